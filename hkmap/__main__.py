@@ -1,0 +1,4 @@
+from hkmap.cli import main
+
+if __name__ == "__main__":
+    main()

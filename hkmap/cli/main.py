@@ -1,0 +1,46 @@
+"""The group `hkmap` and the list of its commands."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from hkmap import __version__
+from hkmap.cli.stream import StreamGroup
+
+
+class _StderrHandler(logging.Handler):
+    """Warnings for people, on whatever stderr is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
+@click.group(cls=StreamGroup, context_settings={"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hkmap")
+def hkmap() -> None:
+    """Turn what people know about where to look into attention maps, and train networks that look there.
+
+    Commands pass records, one JSON object a line: sources print them, filters change them, sinks keep them.
+
+    \b
+    Example:
+      set -o pipefail
+      hkmap cub CUB_200_2011 --bubbles bubbles.csv --split train \\
+        | hkmap bubbles2map --out maps/ | hkmap resize --size 14 --out maps14/ \\
+        | hkmap pack train.h5
+      hkmap train train.h5 --arch resnet18+abn --out run/
+      hkmap finetune train.h5 --from run/ --gamma 1 --out run-ft/
+      hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion
+    """
+    logger = logging.getLogger("hkmap")
+    logger.handlers[:] = [_StderrHandler()]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+
+
+COMMANDS: tuple[click.Command, ...] = ()
+
+for command in COMMANDS:
+    hkmap.add_command(command)

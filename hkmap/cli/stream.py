@@ -1,0 +1,208 @@
+"""What every command shares: its options, the records it reads and writes, and how it ends.
+
+stdout is data, stderr is talk. Exit codes: 0 done, 1 the data or the run failed, 2 called wrongly,
+3 a checking command found something, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from hkmap.errors import HkmapError, UpstreamError
+from hkmap.records import Record, Rejects, dump_record, each, read_records
+
+if TYPE_CHECKING:
+    from hkmap.storage.mapfiles import MapWriter
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+
+
+class StreamCommand(click.Command):
+    """A command with -v and -q."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_louder, help="Say more."),
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quieter, help="Errors only."),
+        ]
+
+
+class StreamGroup(click.Group):
+    """The group: turns every end of a command into its sentence and its exit code."""
+
+    command_class = StreamCommand
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UpstreamError as error:
+            _fail(ctx, str(error), pass_on=error.args[0])
+        except HkmapError as error:
+            _fail(ctx, str(error))
+        except BrokenPipeError:
+            _forget_stdout()      # the reader has seen enough (`| head -1`): no complaint
+            ctx.exit(0)
+        except OSError as error:
+            _fail(ctx, _sentence(error))
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+        except click.exceptions.Exit:
+            raise
+        except click.ClickException:
+            raise
+        except Exception as error:
+            _pass_on(f"{type(error).__name__}: {error}")
+            raise
+
+
+def records_argument(function: Function) -> Function:
+    """Add the argument RECORDS: a file of records, or - for stdin (the default)."""
+    return click.argument("records", type=click.File("rb"), default="-", metavar="[RECORDS]")(function)
+
+
+def error_options(function: Function) -> Function:
+    """Add --on-error and --max-errors, joined into the argument ``rejects``."""
+
+    @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+                  help="What a bad record does: stop the command, or be skipped with a warning.")
+    @click.option("--max-errors", type=click.IntRange(min=0), default=0, show_default=True,
+                  help="With --on-error skip: more skipped records than this end in exit code 1.")
+    @functools.wraps(function)
+    def wrapper(*args: Any, on_error: str, max_errors: int, **kwargs: Any) -> Any:
+        rejects = Rejects(skip=on_error == "skip", max_errors=max_errors)
+        result = function(*args, rejects=rejects, **kwargs)
+        _settle(rejects)
+        return result
+
+    return wrapper  # type: ignore[return-value]
+
+
+def overwrite_option(function: Function) -> Function:
+    """Add --overwrite."""
+    return click.option("--overwrite", is_flag=True, help="Replace what exists under the output's name.")(function)
+
+
+def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:
+    """Yield the records of a command's input; a terminal is nobody's stream."""
+    if stream.isatty():
+        raise click.UsageError("Nothing to read: pipe records in, or name a file of records.")
+    name = getattr(stream, "name", "-")
+    return read_records(stream, "stdin" if name in ("-", "<stdin>", 0) else str(name), rejects)
+
+
+def emit(records: Iterable[Record]) -> None:
+    """Write records to stdout, each flushed, so that the next stage works while this one does."""
+    out = click.get_binary_stream("stdout")
+    for record in records:
+        out.write(dump_record(record))
+        out.flush()
+
+
+def emit_each(stream: IO[bytes], function: Callable[[Record], Record], rejects: Rejects) -> None:
+    """Read records, apply ``function`` to each, write the results."""
+    emit(each(read(stream, rejects), function, rejects))
+
+
+def emit_with_maps(
+    stream: IO[bytes],
+    writer: AbstractContextManager[MapWriter],
+    function: Callable[[Record, MapWriter], Record],
+    rejects: Rejects,
+) -> None:
+    """Like emit_each, for a ``function`` that saves maps by a writer.
+
+    Where the maps are rows of one file, the records wait (on disk) until that file has its final name.
+    """
+    with tempfile.TemporaryFile() as spool:
+        with writer as maps:
+            results = each(read(stream, rejects), lambda record: function(record, maps), rejects)
+            if not maps.deferred:
+                emit(results)
+                return
+            spool.writelines(dump_record(record) for record in results)
+        spool.seek(0)
+        out = click.get_binary_stream("stdout")
+        shutil.copyfileobj(spool, out)
+        out.flush()
+
+
+def map_output_options(function: Function) -> Function:
+    """Add --out, --format and --overwrite, joined into the argument ``writer``."""
+
+    @click.option("--out", type=OUTPUT, required=True, metavar="PATH",
+                  help="Where the maps go: a folder (a file a map), or NAME.h5 (a row a map).")
+    @click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy", show_default=True,
+                  help="In a folder: float32 .npy files, or 16-bit grey .png files.")
+    @overwrite_option
+    @functools.wraps(function)
+    def wrapper(*args: Any, out: Path, suffix: str, overwrite: bool, **kwargs: Any) -> Any:
+        from hkmap.storage.mapfiles import open_writer
+
+        return function(*args, writer=open_writer(out, suffix=suffix, overwrite=overwrite), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _settle(rejects: Rejects) -> None:
+    # The stream was complete as asked for, so no error record: only the exit code and a sentence tell.
+    if rejects.too_many:
+        click.echo(f"Error: {rejects.count} skipped, --max-errors allows {rejects.max_errors}", err=True)
+        click.get_current_context().exit(1)
+    if rejects.count:
+        logging.getLogger("hkmap").warning("%d skipped", rejects.count)
+
+
+def _fail(ctx: click.Context, message: str, pass_on: str | None = None) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    _pass_on(pass_on or message)
+    ctx.exit(1)
+
+
+def _pass_on(message: str) -> None:
+    """Tell the next stage, unless a person reads stdout."""
+    if sys.stdout.isatty():
+        return
+    try:
+        emit([{"error": message}])
+    except OSError:
+        _forget_stdout()          # the next stage is gone already, or the disk is full: stderr has the sentence
+
+
+def _forget_stdout() -> None:
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):      # a test's stdout has none
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _sentence(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
+
+
+def _louder(ctx: click.Context, parameter: click.Parameter, count: int) -> None:
+    if count:
+        logging.getLogger("hkmap").setLevel(logging.INFO if count == 1 else logging.DEBUG)
+
+
+def _quieter(ctx: click.Context, parameter: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        logging.getLogger("hkmap").setLevel(logging.ERROR)

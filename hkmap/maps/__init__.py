@@ -1,0 +1,1 @@
+"""Pure map arithmetic: arrays in, arrays out. No paths here."""

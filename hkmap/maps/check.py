@@ -1,0 +1,29 @@
+"""What a map is, checked once at each border."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.errors import MapError
+
+Map = npt.NDArray[np.float32]
+
+
+def check_map(values: npt.NDArray[np.generic], place: str) -> Map:
+    """Return ``values`` as a map: (height, width), float32, finite, in [0, 1]; raise MapError otherwise.
+
+    ``place`` names the file, record or option in the message.
+    """
+    if values.ndim != 2 or 0 in values.shape:
+        raise MapError(f"{place}: shape {values.shape}, expected (height, width); drop the channel or batch axis")
+    if values.dtype.kind not in "fiub":
+        raise MapError(f"{place}: type {values.dtype}, expected real numbers in [0, 1]")
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise MapError(f"{place}: holds NaN or infinite values, expected [0, 1]; unknown cells belong in a weight map")
+    if low < 0 or high > 1:
+        raise MapError(
+            f"{place}: values span [{low:.3g}, {high:.3g}], expected [0, 1]; divide by the maximum (255 for 8-bit masks)"
+        )
+    return np.ascontiguousarray(values, dtype=np.float32)

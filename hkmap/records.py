@@ -1,0 +1,168 @@
+"""The record, one JSON object on one line, and the stream of records between two commands.
+
+Keys that hkmap does not know are kept and passed on. A last line ``{"error": "..."}`` says that the
+stage before failed: whoever reads it stops too, so a failure never looks like the end of the data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from hkmap.errors import HkmapError, RecordError, UpstreamError
+
+Record = dict[str, Any]
+
+logger = logging.getLogger("hkmap")
+
+
+class Bubble(NamedTuple):
+    """A circle (or, with radius 0, a point) that says where somebody looked; in pixels of the record's frame."""
+
+    x: float
+    y: float
+    radius: float
+    weight: float
+    user: str
+
+
+@dataclass
+class Rejects:
+    """What becomes of a record that cannot be used: the command stops, or skips, warns and counts it."""
+
+    skip: bool = False
+    max_errors: int = 0
+    count: int = 0
+
+    def reject(self, error: HkmapError) -> None:
+        """Raise ``error``, or count it where records may be skipped."""
+        if not self.skip:
+            raise error
+        self.count += 1
+        logger.warning("skipped: %s", error)
+
+    @property
+    def too_many(self) -> bool:
+        return self.count > self.max_errors
+
+
+def parse_record(line: bytes, place: str) -> Record:
+    """Read one line.
+
+    >>> parse_record(b'{"id": "7", "label": 2}', "line 1")
+    {'id': '7', 'label': 2}
+    """
+    try:
+        record = json.loads(line, parse_constant=_refuse_constant)
+    except ValueError as error:        # JSONDecodeError and UnicodeDecodeError are its children
+        raise RecordError(f"{place}: not a JSON object ({error}); expected one record a line") from error
+    if not isinstance(record, dict):
+        raise RecordError(f"{place}: expected a JSON object, got {type(record).__name__}")
+    if set(record) == {"error"}:
+        raise UpstreamError(record["error"])
+    if not isinstance(record.get("id"), str) or not record["id"]:
+        raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {record.get("id")!r}')
+    return record
+
+
+def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterator[Record]:
+    """Yield the records of a stream, one line each; blank lines are passed over.
+
+    Raises RecordError where a line is not a record (unless ``rejects`` skips it), where the stage before
+    reports its failure, and where there is no record at all.
+    """
+    empty = True
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        empty = False
+        try:
+            record = parse_record(line, f"{name} line {number}")
+        except UpstreamError:
+            raise
+        except RecordError as error:
+            rejects.reject(error)
+            continue
+        yield record
+    if empty:
+        raise RecordError(f"{name}: no records; expected one JSON object a line, as `hkmap folder` prints them")
+
+
+def each(records: Iterable[Record], function: Callable[[Record], Record], rejects: Rejects) -> Iterator[Record]:
+    """Apply ``function`` to every record; what raises an HkmapError goes to ``rejects``."""
+    for record in records:
+        try:
+            result = function(record)
+        except HkmapError as error:
+            rejects.reject(error)
+            continue
+        yield result
+
+
+def dump_record(record: Record) -> bytes:
+    """Return the record's line, newline included.
+
+    >>> dump_record({"id": "7", "class": "Großer Ani"}).decode()
+    '{"id": "7", "class": "Großer Ani"}\\n'
+    """
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def frame_of(record: Record) -> tuple[int, int]:
+    """Return (width, height) of the frame in which the record's coordinates are given, in pixels."""
+    size = record.get("size")
+    if not (isinstance(size, list) and len(size) == 2 and all(_is_number(side) and side >= 1 for side in size)):
+        raise _wrong(record, "size", "[width, height] in pixels", size)
+    return int(size[0]), int(size[1])
+
+
+def bubbles_of(record: Record, key: str) -> list[Bubble]:
+    """Return the circles or points under ``key`` ("bubbles" or "points"), checked.
+
+    Weight defaults to 1, user to "". A bubble must have a radius above 0; a point has none (0).
+    """
+    found = record.get(key)
+    if not isinstance(found, list):
+        raise _wrong(record, key, "a list of objects with x and y", found)
+    return [_bubble(record, f"{key}[{index}]", item, needs_radius=key == "bubbles") for index, item in enumerate(found)]
+
+
+def label_of(record: Record) -> int:
+    """Return the record's label, -1 where it has none."""
+    label = record.get("label", -1)
+    if label is None:
+        return -1
+    if not isinstance(label, int) or isinstance(label, bool) or label < -1:
+        raise _wrong(record, "label", "a whole number from 0, or none", label)
+    return label
+
+
+def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> Bubble:
+    if not isinstance(item, dict):
+        raise _wrong(record, place, "an object with x and y", item)
+    for name in ("x", "y"):
+        if not _is_number(item.get(name)):
+            raise _wrong(record, f"{place}.{name}", "a number of pixels", item.get(name))
+    radius = item.get("radius", 0)
+    if not _is_number(radius) or radius < 0 or (needs_radius and radius == 0):
+        raise _wrong(record, f"{place}.radius", "a number of pixels above 0", item.get("radius"))
+    weight = item.get("weight", 1)
+    if not _is_number(weight) or weight < 0:
+        raise _wrong(record, f"{place}.weight", "a number from 0", weight)
+    return Bubble(float(item["x"]), float(item["y"]), float(radius), float(weight), str(item.get("user", "")))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:
+    return RecordError(f'record "{record["id"]}": {key} is {str(got)[:60]}; expected {expected}')
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

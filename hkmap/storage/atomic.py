@@ -1,0 +1,54 @@
+"""Write beside, then rename: nothing half-written ever stands under a final name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hkmap.errors import OutputError
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if ``path`` is there and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; choose another name, or say --overwrite")
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; give it the final name if the body succeeds.
+
+    The folder is made where it is missing. ``durable`` waits until the bytes are on the disk before the rename.
+    Whatever is raised in the body, interrupts included, leaves nothing behind.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        if durable:
+            _sync(beside)
+        refuse_existing(path, overwrite=overwrite)
+        beside.chmod(0o666 & ~_umask())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
