@@ -24,6 +24,6 @@ def check_map(values: npt.NDArray[np.generic], place: str) -> Map:
         raise MapError(f"{place}: holds NaN or infinite values, expected [0, 1]; unknown cells belong in a weight map")
     if low < 0 or high > 1:
         raise MapError(
-            f"{place}: values span [{low:.3g}, {high:.3g}], expected [0, 1]; divide by the maximum (255 for 8-bit masks)"
+            f"{place}: values span [{low:.3g}, {high:.3g}], expected [0, 1]; divide by the maximum (255 if 8-bit)"
         )
     return np.ascontiguousarray(values, dtype=np.float32)

@@ -1,0 +1,76 @@
+"""Shared fixtures: the real data, the command line in this process, and real shell pipelines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hkmap.cli.main import hkmap
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Result:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+
+def lines(records: list[dict[str, Any]]) -> str:
+    """The records as the text that flows in a pipe."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets; the test is skipped where it is absent."""
+    root = Path(os.environ.get("HKMAP_DATA", ROOT.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no real data at {root}; set HKMAP_DATA")
+    return root
+
+
+@pytest.fixture
+def hk() -> Callable[..., Result]:
+    """Run the whole group in this process: ``hk("resize", "--size", 14, stdin=records)``.
+
+    An exception that is not a user's error comes through, as it is a bug.
+    """
+
+    def run(*arguments: object, stdin: list[dict[str, Any]] | str | bytes = b"") -> Result:
+        text = lines(stdin) if isinstance(stdin, list) else stdin
+        result = CliRunner().invoke(hkmap, [str(argument) for argument in arguments], input=text)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Result(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., Result]:
+    """Run a line of bash in a fresh folder, with `hkmap` on the PATH and pipefail set."""
+
+    def run(command: str, **environment: str) -> Result:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail\n{command}"], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "PATH": path, **environment}, timeout=300,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
