@@ -48,7 +48,7 @@ class StreamGroup(click.Group):
 
     command_class = StreamCommand
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: C901 - one line for each way a command ends
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UpstreamError as error:
