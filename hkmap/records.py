@@ -11,11 +11,12 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from hkmap.errors import HkmapError, RecordError, UpstreamError
 
 Record = dict[str, Any]
+Result = TypeVar("Result")
 
 logger = logging.getLogger("hkmap")
 
@@ -92,7 +93,7 @@ def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterato
         raise RecordError(f"{name}: no records; expected one JSON object a line, as `hkmap folder` prints them")
 
 
-def each(records: Iterable[Record], function: Callable[[Record], Record], rejects: Rejects) -> Iterator[Record]:
+def each(records: Iterable[Record], function: Callable[[Record], Result], rejects: Rejects) -> Iterator[Result]:
     """Apply ``function`` to every record; what raises an HkmapError goes to ``rejects``."""
     for record in records:
         try:
@@ -103,13 +104,25 @@ def each(records: Iterable[Record], function: Callable[[Record], Record], reject
         yield result
 
 
+def passed_on(record: Record, policy: str, found: str, remedy: str) -> Record:
+    """Return a record with nothing to work on as it is; where the policy is "error", raise RecordError."""
+    if policy == "error":
+        raise RecordError(f'record "{record["id"]}": {found}; {remedy}')
+    return record
+
+
 def dump_record(record: Record) -> bytes:
     """Return the record's line, newline included.
 
     >>> dump_record({"id": "7", "class": "Großer Ani"}).decode()
     '{"id": "7", "class": "Großer Ani"}\\n'
     """
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return line.encode()
+    except UnicodeEncodeError as error:       # a file name of another encoding, as Python carries it
+        place = f"record {record.get('id')!a}"
+        raise RecordError(f"{place}: a name in it is not UTF-8; rename the file or the folder") from error
 
 
 def frame_of(record: Record) -> tuple[int, int]:
@@ -129,6 +142,38 @@ def bubbles_of(record: Record, key: str) -> list[Bubble]:
     if not isinstance(found, list):
         raise _wrong(record, key, "a list of objects with x and y", found)
     return [_bubble(record, f"{key}[{index}]", item, needs_radius=key == "bubbles") for index, item in enumerate(found)]
+
+
+def boxes_of(record: Record) -> list[tuple[float, float, float, float]]:
+    """Return the record's boxes, checked: (left, top, width, height) in pixels of its frame."""
+    found = record.get("boxes")
+    if not isinstance(found, list):
+        raise _wrong(record, "boxes", "a list of objects with x, y, width and height", found)
+    return [_box(record, f"boxes[{index}]", item) for index, item in enumerate(found)]
+
+
+def polygons_of(record: Record) -> list[list[tuple[float, float]]]:
+    """Return the corners (x, y) of the record's polygons, checked, in pixels of its frame."""
+    found = record.get("polygons")
+    if not isinstance(found, list):
+        raise _wrong(record, "polygons", "a list of objects with points", found)
+    return [_polygon(record, f"polygons[{index}]", item) for index, item in enumerate(found)]
+
+
+def masks_of(record: Record) -> dict[str, str]:
+    """Return the paths of the record's masks by their names, checked."""
+    found = record.get("masks")
+    if not (isinstance(found, dict) and all(isinstance(path, str) and path for path in found.values())):
+        raise _wrong(record, "masks", 'an object of names and paths, such as {"EX": "path.tif"}', found)
+    return found
+
+
+def reference_of(record: Record, key: str) -> str | None:
+    """Return the path or reference under ``key`` ("image", "map", "attention"), None where it has none."""
+    found = record.get(key)
+    if found is None or (isinstance(found, str) and found):
+        return found
+    raise _wrong(record, key, "a path or a reference such as maps/017.npy or maps.h5#17", found)
 
 
 def label_of(record: Record) -> int:
@@ -154,6 +199,25 @@ def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> 
     if not _is_number(weight) or weight < 0:
         raise _wrong(record, f"{place}.weight", "a number from 0", weight)
     return Bubble(float(item["x"]), float(item["y"]), float(radius), float(weight), str(item.get("user", "")))
+
+
+def _box(record: Record, place: str, item: object) -> tuple[float, float, float, float]:
+    sides: list[Any] = [item.get(name) for name in ("x", "y", "width", "height")] if isinstance(item, dict) else [None]
+    if not all(map(_is_number, sides)) or min(sides[2:]) < 0:
+        raise _wrong(record, place, "an object with the numbers x, y, width and height", item)
+    left, top, width, height = map(float, sides)
+    return left, top, width, height
+
+
+def _polygon(record: Record, place: str, item: object) -> list[tuple[float, float]]:
+    points = item.get("points") if isinstance(item, dict) else None
+    if not isinstance(points, list) or not points or not all(_is_point(point) for point in points):
+        raise _wrong(record, place, "an object with points, a list of [x, y]", item)
+    return [(float(x), float(y)) for x, y in points]
+
+
+def _is_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_number(value: object) -> bool:

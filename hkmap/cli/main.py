@@ -7,7 +7,17 @@ import logging
 import click
 
 from hkmap import __version__
+from hkmap.cli.bubbles2map import bubbles2map
+from hkmap.cli.cub import cub
+from hkmap.cli.folder import folder
+from hkmap.cli.idrid import idrid
+from hkmap.cli.info import info
+from hkmap.cli.masks2map import masks2map
+from hkmap.cli.pack import pack
+from hkmap.cli.resize import resize
+from hkmap.cli.show import show
 from hkmap.cli.stream import StreamGroup
+from hkmap.cli.unpack import unpack
 
 
 class _StderrHandler(logging.Handler):
@@ -40,7 +50,7 @@ def hkmap() -> None:
     logger.propagate = False
 
 
-COMMANDS: tuple[click.Command, ...] = ()
+COMMANDS: tuple[click.Command, ...] = (cub, folder, idrid, bubbles2map, masks2map, resize, show, info, pack, unpack)
 
 for command in COMMANDS:
     hkmap.add_command(command)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -25,11 +25,27 @@ from hkmap.records import Record, Rejects, dump_record, each, read_records
 if TYPE_CHECKING:
     from hkmap.storage.mapfiles import MapWriter
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = Callable[..., Any]
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
+
+
+class MapSize(click.ParamType):
+    """A map's (height, width): N, or HEIGHTxWIDTH."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        height, cross, width = str(value).partition("x")
+        sides = (height, width if cross else height)
+        if not all(side.isascii() and side.isdecimal() and int(side) > 0 for side in sides):
+            self.fail(f"{value!r}: expected a side N from 1, or HEIGHTxWIDTH, in map pixels.", param, ctx)
+        return int(sides[0]), int(sides[1])
+
+
+MAP_SIZE = MapSize()
 
 
 class StreamCommand(click.Command):
@@ -70,6 +86,27 @@ class StreamGroup(click.Group):
             raise
 
 
+def root_argument(function: Function) -> Function:
+    """Add a source's argument ROOT, and --absolute, which makes that and every other path of the command absolute."""
+
+    @click.argument("root", type=FOLDER)
+    @click.option("--absolute", is_flag=True,
+                  help="Print absolute paths. By default a path is ROOT as given, and what lies below it.")
+    @functools.wraps(function)
+    def wrapper(*args: Any, absolute: bool, **kwargs: Any) -> Any:
+        if absolute:
+            kwargs = {name: value.absolute() if isinstance(value, Path) else value for name, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def split_option(function: Function) -> Function:
+    """Add a source's --split."""
+    return click.option("--split", type=click.Choice(["train", "test", "all"]), default="all", show_default=True,
+                        help="Print only the images of the data set's own training or test part.")(function)
+
+
 def records_argument(function: Function) -> Function:
     """Add the argument RECORDS: a file of records, or - for stdin (the default)."""
     return click.argument("records", type=click.File("rb"), default="-", metavar="[RECORDS]")(function)
@@ -89,7 +126,7 @@ def error_options(function: Function) -> Function:
         _settle(rejects)
         return result
 
-    return wrapper  # type: ignore[return-value]
+    return wrapper
 
 
 def overwrite_option(function: Function) -> Function:
@@ -107,7 +144,7 @@ def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:
 
 def emit(records: Iterable[Record]) -> None:
     """Write records to stdout, each flushed, so that the next stage works while this one does."""
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     for record in records:
         out.write(dump_record(record))
         out.flush()
@@ -124,38 +161,60 @@ def emit_with_maps(
     function: Callable[[Record, MapWriter], Record],
     rejects: Rejects,
 ) -> None:
-    """Like emit_each, for a ``function`` that saves maps by a writer.
+    """Like emit_each, for a ``function`` that saves maps by a writer."""
+
+    def mapped(maps: MapWriter) -> Iterator[Record]:
+        return each(read(stream, rejects), lambda record: function(record, maps), rejects)
+
+    emit_when_saved(writer, mapped)
+
+
+def emit_when_saved(
+    writer: AbstractContextManager[MapWriter], records: Callable[[MapWriter], Iterable[Record]]
+) -> None:
+    """Write the ``records`` that are made with a map writer, once their map references hold.
 
     Where the maps are rows of one file, the records wait (on disk) until that file has its final name.
     """
     with tempfile.TemporaryFile() as spool:
         with writer as maps:
-            results = each(read(stream, rejects), lambda record: function(record, maps), rejects)
             if not maps.deferred:
-                emit(results)
+                emit(records(maps))
                 return
-            spool.writelines(dump_record(record) for record in results)
+            spool.writelines(dump_record(record) for record in records(maps))
         spool.seek(0)
-        out = click.get_binary_stream("stdout")
+        out = sys.stdout.buffer
         shutil.copyfileobj(spool, out)
         out.flush()
 
 
-def map_output_options(function: Function) -> Function:
-    """Add --out, --format and --overwrite, joined into the argument ``writer``."""
+def print_result(result: dict[str, Any]) -> None:
+    """Write a sink's or the engine's one JSON object to stdout."""
+    emit([result])
 
-    @click.option("--out", type=OUTPUT, required=True, metavar="PATH",
-                  help="Where the maps go: a folder (a file a map), or NAME.h5 (a row a map).")
-    @click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy", show_default=True,
-                  help="In a folder: float32 .npy files, or 16-bit grey .png files.")
-    @overwrite_option
-    @functools.wraps(function)
-    def wrapper(*args: Any, out: Path, suffix: str, overwrite: bool, **kwargs: Any) -> Any:
-        from hkmap.storage.mapfiles import open_writer
 
-        return function(*args, writer=open_writer(out, suffix=suffix, overwrite=overwrite), **kwargs)
+def _map_output(*, required: bool) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        @click.option("--out", type=OUTPUT, required=required, metavar="PATH",
+                      help="Where the maps go: a folder (a file a map), or NAME.h5 (a row a map).")
+        @click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy", show_default=True,
+                      help="In a folder: float32 .npy files, or 16-bit grey .png files.")
+        @overwrite_option
+        @functools.wraps(function)
+        def wrapper(*args: Any, out: Path | None, suffix: str, overwrite: bool, **kwargs: Any) -> Any:
+            from hkmap.storage.mapfiles import open_writer
 
-    return wrapper  # type: ignore[return-value]
+            writer = None if out is None else open_writer(out, suffix=suffix, overwrite=overwrite)
+            return function(*args, writer=writer, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+#: Adds --out, --format and --overwrite, joined into the argument ``writer``; the second gives None without --out.
+map_output_options = _map_output(required=True)
+optional_map_output_options = _map_output(required=False)
 
 
 def _settle(rejects: Rejects) -> None:
@@ -178,7 +237,7 @@ def _pass_on(message: str) -> None:
     if sys.stdout.isatty():
         return
     try:
-        emit([{"error": message}])
+        emit([{"error": message.encode(errors="backslashreplace").decode()}])     # it may name a file in Latin-1
     except OSError:
         _forget_stdout()          # the next stage is gone already, or the disk is full: stderr has the sentence
 

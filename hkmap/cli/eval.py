@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hkmap.cli.options import device_option, from_option, use_maps_option
+from hkmap.cli.progress import track
+from hkmap.cli.stream import EXISTING, StreamCommand, print_result
+
+
+@click.command("eval", cls=StreamCommand)
+@click.argument("shard", type=EXISTING)
+@from_option
+@click.option("--metric", "metrics", multiple=True, required=True,
+              type=click.Choice(["top1", "top5", "mse", "insertion", "deletion"]),
+              help="Repeatable. top1, top5: accuracy. mse: the attention map against the human map. insertion (higher "
+                   "is better), deletion (lower is better): RISE's area under the curve.")
+@use_maps_option
+@click.option("--step", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Pixels that insertion and deletion change at a time. [default: a 28th of the image; 1792 at 224]")
+@click.option("--hold-attention", is_flag=True,
+              help="In insertion and deletion keep the whole image's map, instead of looking anew at each frame.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@device_option
+def evaluate(shard: Path, source: Path, device: str, **options: Any) -> None:
+    """Measure a network on a shard: was it more right, and more honest.
+
+    Prints one JSON object; a table for people goes to stderr. Each metric is the mean over the samples it applies
+    to, and their number stands beside it. Insertion and deletion follow RISE: the class is the network's own answer
+    for the whole image, the score its probability, deleted pixels become the mean colour, the blur is RISE's.
+
+    \b
+    Example:
+      hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
+    """
+    from hkmap.engine import jobs
+    from hkmap.engine.evaluation import EvaluationOptions
+    from hkmap.engine.runs import load_model
+    from hkmap.storage.shards import ShardReader
+
+    reader, model = ShardReader(shard), load_model(source)
+    report = jobs.measure(
+        model, reader, EvaluationOptions(**options), jobs.pick_device(device),
+        watch=lambda rows: track(rows, "evaluating", total=len(reader)),
+    )
+    print_result({"shard": str(shard), "run": str(source), **report})

@@ -1,0 +1,83 @@
+"""Options that the engine's commands share."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hkmap.cli.stream import EXISTING, OUTPUT, Function
+
+
+def from_option(function: Function) -> Function:
+    """Add --from RUN, as the argument ``source``."""
+    return click.option("--from", "source", type=click.Path(exists=True, path_type=Path), required=True, metavar="RUN",
+                        help="A run folder (its best.pt), or one checkpoint such as RUN/last.pt.")(function)
+
+
+def device_option(function: Function) -> Function:
+    """Add --device."""
+    return click.option("--device", default="auto", show_default=True, metavar="NAME",
+                        help="auto (CUDA where there is one), cpu, cuda or cuda:N.")(function)
+
+
+def use_maps_option(function: Function) -> Function:
+    """Add --use-maps."""
+    return click.option("--use-maps", is_flag=True,
+                        help="Put the human map in the place of the predicted one (the paper's section 3).")(function)
+
+
+def training_options(function: Function) -> Function:
+    """Add what training and fine-tuning share, but for the epochs and the learning rate."""
+    options = [
+        click.option("--val", type=EXISTING, help="A shard on which the best epoch is chosen. Never the test set."),
+        click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+                     help="Without --val: the share of the training samples held out. 0: the last epoch is kept."),
+        click.option("--augment", "augmentations", multiple=True, metavar="KIND",
+                     type=click.Choice(["mirror", "crop", "rotate", "intensity"]),
+                     help="Move image and map together, at random: mirror, crop (50 to 100 % of the area), rotate (up "
+                          "to 15 degrees); intensity changes brightness and contrast. Repeatable; default: none."),
+        click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="The paper's."),
+        click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True),
+        click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4, show_default=True),
+        click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
+                     help="bfloat16: automatic mixed precision."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                     help="Fixes the weights, the order, the augmentation and the sham control."),
+        device_option,
+        click.option("--out", type=OUTPUT, required=True, metavar="RUN", help="The run folder to make."),
+        click.option("--resume", is_flag=True, help="Go on after the last whole epoch in --out; same options."),
+        click.option("--overwrite", is_flag=True, help="Replace a run in --out."),
+        click.option("--config", type=EXISTING, is_eager=True, expose_value=False, callback=_read_defaults,
+                     metavar="FILE", help="Take options from a config.toml of a run; those on the line come first."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def epochs_options(*, epochs: int, learning_rate: float) -> Any:
+    """Return a decorator that adds --epochs and --lr with these defaults."""
+
+    def decorate(function: Function) -> Function:
+        @click.option("--epochs", type=click.IntRange(min=1), default=epochs, show_default=True,
+                      help="The learning rate falls to a tenth at a half and at three quarters of them.")
+        @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=learning_rate, show_default=True,
+                      help="The first learning rate (SGD). The paper gives none; the default is ours.")
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    from hkmap.engine.runs import read_config
+
+    ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from hkmap.cli.options import device_option, from_option, use_maps_option
+from hkmap.cli.stream import (
+    StreamCommand,
+    emit,
+    emit_when_saved,
+    error_options,
+    optional_map_output_options,
+    read,
+    records_argument,
+)
+from hkmap.records import Record, Rejects
+
+if TYPE_CHECKING:
+    from hkmap.storage.mapfiles import MapWriter
+
+
+@click.command("predict", cls=StreamCommand)
+@records_argument
+@from_option
+@optional_map_output_options
+@click.option("--key", default="attention", show_default=True, help="The record's key for the attention map.")
+@use_maps_option
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@device_option
+@error_options
+def predict(
+    records: IO[bytes],
+    source: Path,
+    writer: AbstractContextManager[MapWriter] | None,
+    key: str,
+    use_maps: bool,
+    batch_size: int,
+    device: str,
+    rejects: Rejects,
+) -> None:
+    """Add what a network says to records: prediction, confidence and, with --out, where it looked.
+
+    The prediction is a label, counted as the network's training data count it; the confidence its probability.
+
+    \b
+    Example:
+      hkmap unpack test.h5 | hkmap predict --from run/ --out attention/ \\
+        | hkmap show --map map --map attention --out sheet.png
+    """
+    from hkmap.engine.jobs import pick_device
+    from hkmap.engine.prediction import predicted_records
+    from hkmap.engine.runs import load_model
+
+    def predicted(maps: MapWriter | None) -> Iterable[Record]:
+        return predicted_records(
+            model, read(records, rejects), rejects, on, maps=maps, key=key, use_maps=use_maps, batch_size=batch_size
+        )
+
+    model, on = load_model(source), pick_device(device)
+    if writer is None:
+        emit(predicted(None))
+    else:
+        emit_when_saved(writer, predicted)

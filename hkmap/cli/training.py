@@ -1,0 +1,67 @@
+"""What `hkmap train` and `hkmap finetune` do alike: make the run folder, train with progress, print the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hkmap.cli.progress import track
+from hkmap.cli.stream import print_result
+
+if TYPE_CHECKING:
+    from hkmap.engine.runs import TrainedModel
+    from hkmap.engine.training import TrainingOptions
+
+
+def carry_out(
+    model: TrainedModel,
+    optimisation: TrainingOptions,
+    *,
+    shard: Path,
+    val: Path | None,
+    val_share: float,
+    augmentations: tuple[str, ...],
+    device: str,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Train ``model`` on ``shard`` into the run folder ``out`` and print the summary as JSON."""
+    from hkmap.engine import jobs, runs
+    from hkmap.storage.shards import ShardReader
+
+    data = jobs.make_data(
+        model, ShardReader(shard), ShardReader(val) if val else None,
+        val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
+    )
+    if model.control == "shuffled":
+        click.echo("sham control: every image is trained with another image's human map", err=True)
+    config = _options_in_force() | runs.describe(model)
+    runs.open_run(out, config, overwrite=overwrite, resume=resume)
+    steps = jobs.run(model, data, optimisation, jobs.pick_device(device), out, resume=resume)
+    for _ in track(steps, _title(model), total=optimisation.epochs * data.steps(optimisation.batch_size)):
+        pass
+    print_result({"run": str(out), **runs.read_summary(out)})
+
+
+def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
+    """Take the optimiser's options out of a command's, by the names that the library uses."""
+    from hkmap.engine.training import TrainingOptions
+
+    names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision")
+    return TrainingOptions(learning_rate=options.pop("lr"), **{name: options.pop(name) for name in names}, **more)
+
+
+def _title(model: TrainedModel) -> str:
+    return "training, sham control (shuffled maps)" if model.control == "shuffled" else "training"
+
+
+def _options_in_force() -> dict[str, Any]:
+    ctx = click.get_current_context()
+    left_out = ("overwrite", "resume", "out")       # they belong to one call, not to the run
+    options = {name: value for name, value in ctx.params.items() if name not in left_out}
+    return {"command": ctx.info_name} | {
+        name: str(value) if isinstance(value, Path) else value for name, value in options.items()
+    }

@@ -1,0 +1,226 @@
+"""Caltech-UCSD Birds: the release of 2011 and that of 2010, told apart by the files that are there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hkmap.errors import SourceError
+from hkmap.records import Record, Rejects, each
+from hkmap.sources.gaze import gaze_points, read_gaze
+from hkmap.sources.images import natural_order, sized
+from hkmap.sources.tables import BubbleTable, ImageNames, fit_bubbles, read_bubbles
+
+logger = logging.getLogger("hkmap")
+
+RELEASE_2011 = ("images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt")
+RELEASE_2010 = ("lists/train.txt", "lists/test.txt")
+SPLITS = {"0": "test", "1": "train"}
+
+Annotate = Callable[[Record], Record]
+
+
+def cub_records(
+    root: Path,
+    *,
+    split: str = "all",
+    bubbles: BubbleTable | None = None,
+    gaze: Sequence[Path] = (),
+    parts: bool = False,
+    rejects: Rejects,
+) -> Iterator[Record]:
+    """Yield the records of a CUB-200-2011 or CUB-200-2010 root, in the order of its lists.
+
+    ``split`` is train, test or all. ``bubbles`` go under "bubbles", ``gaze`` files or the visible ``parts``
+    under "points"; an image that they do not mention has no such key. Raises SourceError where the folder or
+    an annotation is not as expected; an image that cannot be read goes to ``rejects``.
+    """
+    images = _read_index(root)
+    steps: list[Annotate] = [sized, _boxes(root)]
+    if bubbles is not None:
+        steps.append(_bubbles(root, images, bubbles))
+    if gaze:
+        steps.append(_gaze(images, gaze))
+    if parts:
+        steps.append(_parts(root))
+
+    def complete(record: Record) -> Record:
+        for step in steps:
+            record = step(record)
+        return record
+
+    chosen = [record for record in images if split in ("all", record["split"])]
+    if not chosen:
+        raise SourceError(f"{root}: none of its {len(images)} images is of the split {split}; choose --split all")
+    yield from each(chosen, complete, rejects)
+
+
+def _read_index(root: Path) -> list[Record]:
+    """Return a record for each image, without its size."""
+    for mark, read in (("images.txt", _read_2011), ("lists/train.txt", _read_2010)):
+        if (root / mark).is_file():
+            images = read(root)
+            if not images:
+                raise SourceError(f"{root / mark}: lists no image; unpack the data set again")
+            return images
+    inner = [child.name for child in sorted(root.iterdir()) if any((child / name).is_file() for name in RELEASE_2011)]
+    remedy = f"give {root / inner[0]}" if inner else "give the folder that holds one of them"
+    raise SourceError(
+        f"{root}: no CUB-200-2011 (images.txt) and no CUB-200-2010 (lists/train.txt) here; {remedy}"
+    )
+
+
+def _read_2011(root: Path) -> list[Record]:
+    paths, labels, classes, splits = (_table(root / name, 2) for name in RELEASE_2011)
+    names = {number: name for number, (name,) in classes.items()}
+    images = []
+    for identifier, (path,) in paths.items():
+        number = _value(labels, identifier, root / "image_class_labels.txt")
+        part = _value(splits, identifier, root / "train_test_split.txt")
+        if number not in names or not number.isdecimal() or int(number) < 1:
+            raise SourceError(
+                f"{root / 'image_class_labels.txt'}: image {identifier} has the class {number}, "
+                f"but classes.txt has no such number; expected one of its {len(names)} classes"
+            )
+        if part not in SPLITS:
+            raise SourceError(
+                f"{root / 'train_test_split.txt'}: image {identifier} has {part}; expected 1 (train) or 0 (test)"
+            )
+        images.append(_image(root, identifier, path, (int(number) - 1, names[number], SPLITS[part])))
+    return images
+
+
+def _read_2010(root: Path) -> list[Record]:
+    labels = {name: label for label, name in enumerate(_classes_2010(root))}
+    images: dict[str, Record] = {}
+    for name in RELEASE_2010:
+        for place, line in _lines(root / name):
+            folder, _, file = line.rpartition("/")
+            if folder not in labels:
+                raise SourceError(f'{place}: "{line}" is in none of the {len(labels)} classes; expected CLASS/FILE')
+            identifier = Path(file).stem
+            if identifier in images:
+                raise SourceError(
+                    f"{place}: {line} would have the id {identifier}, as {images[identifier]['image']} has; "
+                    "expected each file name once in the two lists"
+                )
+            images[identifier] = _image(root, identifier, line, (labels[folder], folder, Path(name).stem))
+    return list(images.values())
+
+
+def _classes_2010(root: Path) -> list[str]:
+    """Return the classes in the order of lists/classes.txt, or of the folders of images where it is absent."""
+    listed = root / "lists/classes.txt"
+    if listed.is_file():
+        return [line.split()[-1] for _, line in _lines(listed)]
+    images = root / "images"
+    if not images.is_dir():
+        raise SourceError(f"{images}: missing; CUB-200-2010 keeps a folder for each class there")
+    return sorted((path.name for path in images.iterdir() if path.is_dir()), key=natural_order)
+
+
+def _image(root: Path, identifier: str, path: str, what: tuple[int, str, str]) -> Record:
+    label, name, split = what
+    return {
+        "id": identifier, "image": str(root / "images" / path), "label": label, "class": name, "split": split,
+    }
+
+
+def _boxes(root: Path) -> Annotate:
+    """Return the step that adds "boxes", where the root has bounding_boxes.txt."""
+    path = root / "bounding_boxes.txt"
+    boxes = _table(path, 5) if path.is_file() else {}
+
+    def add(record: Record) -> Record:
+        if record["id"] not in boxes:
+            return record
+        left, top, width, height = _numbers(boxes[record["id"]], f"{path}: image {record['id']}")
+        box = {"x": left, "y": top, "width": width, "height": height, "label": record["class"]}
+        return {**record, "boxes": [box]}
+
+    return add
+
+
+def _bubbles(root: Path, images: Iterable[Record], table: BubbleTable) -> Annotate:
+    folder = f"{root / 'images'}/"
+    names = ImageNames((image["id"], image["image"].removeprefix(folder)) for image in images)
+    bubbles = read_bubbles(table, names)
+
+    def add(record: Record) -> Record:
+        if record["id"] not in bubbles:
+            return record
+        width, height = record["size"]
+        return {**record, "bubbles": fit_bubbles(bubbles[record["id"]], table.frame, (width, height))}
+
+    return add
+
+
+def _gaze(images: Iterable[Record], files: Sequence[Path]) -> Annotate:
+    lines = read_gaze(files, {image["id"] for image in images})
+
+    def add(record: Record) -> Record:
+        if record["id"] not in lines:
+            return record
+        width, height = record["size"]
+        return {**record, "points": gaze_points(lines[record["id"]], (width, height))}
+
+    return add
+
+
+def _parts(root: Path) -> Annotate:
+    """Return the step that adds the visible parts as "points"; the invisible ones all lie at 0 0."""
+    path = root / "parts/part_locs.txt"
+    names = {number: name for number, (name,) in _table(root / "parts/parts.txt", 2).items()}
+    located: dict[str, list[dict[str, Any]]] = {}
+    for place, line in _lines(path):
+        cells = line.split()
+        if len(cells) != 5 or cells[1] not in names or cells[4] not in ("0", "1"):
+            raise SourceError(f'{place}: "{line}"; expected IMAGE PART X Y VISIBLE, with a part of parts.txt')
+        points = located.setdefault(cells[0], [])
+        if cells[4] == "1":
+            x, y = _numbers(cells[2:4], place)
+            points.append({"x": x, "y": y, "name": names[cells[1]]})
+    return lambda record: {**record, "points": located[record["id"]]} if record["id"] in located else record
+
+
+def _table(path: Path, width: int) -> dict[str, list[str]]:
+    """Read lines of ``width`` values as {first value: the others}."""
+    table: dict[str, list[str]] = {}
+    for place, line in _lines(path):
+        first, *others = line.split(maxsplit=width - 1)
+        if len(others) != width - 1:
+            raise SourceError(f'{place}: "{line}"; expected {width} values with blanks between them')
+        if first in table:
+            raise SourceError(f"{place}: {first} comes a second time; expected it once")
+        table[first] = others
+    return table
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each line that is not blank."""
+    if not path.is_file():
+        raise SourceError(
+            f"{path}: missing; CUB-200-2011 has {', '.join(RELEASE_2011)}, CUB-200-2010 {', '.join(RELEASE_2010)}"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not a text file ({error.reason}); unpack the data set again") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{path} line {number}", line.strip()
+
+
+def _value(table: dict[str, list[str]], identifier: str, path: Path) -> str:
+    if identifier not in table:
+        raise SourceError(f"{path}: no line for the image {identifier}; expected one for each of images.txt")
+    return table[identifier][0]
+
+
+def _numbers(cells: Iterable[str], place: str) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError as error:
+        raise SourceError(f"{place}: {error}; expected numbers of pixels") from error
