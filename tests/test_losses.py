@@ -11,48 +11,62 @@ from hkmap.engine.abn import Output
 from hkmap.engine.losses import losses, map_loss
 
 
+def known(*samples: bool) -> torch.Tensor:
+    """Weights (B, 1, 1, 1) of samples that have a map or have none."""
+    return torch.tensor(samples, dtype=torch.float32).view(-1, 1, 1, 1)
+
+
 @pytest.mark.parametrize(("difference", "side", "norm"), [
     (0.3, 7, 2.1), (0.3, 14, 4.2), (0.3, 23, 6.9),     # a uniform difference grows with the side
     (0.0, 14, 0.0), (1.0, 1, 1.0),
 ])
 def test_map_loss_is_the_norm_of_each_sample(difference, side, norm):
     predicted = torch.full((1, 1, side, side), difference)
-    assert map_loss(predicted, torch.zeros_like(predicted), torch.tensor([True])).item() == pytest.approx(norm, rel=1e-6)
+    assert map_loss(predicted, torch.zeros_like(predicted), known(True)).item() == pytest.approx(norm, rel=1e-6)
 
 
 def test_map_loss_worked_by_hand():
     predicted = torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]], [[[0.3, 0.4], [0.0, 0.0]]]])
     human = torch.tensor([[[[0.0, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 1.2]]]])
     # norms 0.5 and sqrt(0.09 + 0.16 + 1.44) = 1.3; the norm of each, not of both, and not its square
-    assert map_loss(predicted, human, torch.tensor([True, True])).item() == pytest.approx((0.5 + 1.3) / 2)
-    assert map_loss(predicted, human, torch.tensor([False, True])).item() == pytest.approx(1.3 / 2)
+    assert map_loss(predicted, human, known(True, True)).item() == pytest.approx((0.5 + 1.3) / 2)
+    assert map_loss(predicted, human, known(False, True)).item() == pytest.approx(1.3 / 2)
 
 
 def test_a_sample_without_a_map_contributes_nothing():
     predicted = torch.rand(3, 1, 4, 4, requires_grad=True)
     human = torch.rand(3, 1, 4, 4)
-    map_loss(predicted, human, torch.tensor([True, False, True])).backward()
+    map_loss(predicted, human, known(True, False, True)).backward()
     assert predicted.grad[1].abs().max() == 0
     assert predicted.grad[0].abs().min() > 0
-    assert map_loss(predicted, human, torch.zeros(3, dtype=torch.bool)) == 0
+    assert map_loss(predicted, human, known(False, False, False)) == 0
+
+
+def test_an_unknown_cell_contributes_nothing():
+    predicted = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
+    weights = torch.tensor([[[[1.0, 1.0], [0.0, 0.25]]]])
+    loss = map_loss(predicted, torch.zeros(1, 1, 2, 2), weights)
+    assert loss.item() == pytest.approx(math.sqrt(0.25 + 0.25 + 0.25 * 0.25))
+    loss.backward()
+    assert predicted.grad[0, 0, 1, 0] == 0
 
 
 def test_map_loss_gradient_is_the_numerical_one():
     predicted = torch.rand(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     human = torch.rand(2, 1, 3, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda m: map_loss(m, human, torch.tensor([True, True])), predicted)
+    assert torch.autograd.gradcheck(lambda m: map_loss(m, human, known(True, True)), predicted)
 
 
 def test_a_map_met_exactly_has_a_gradient_of_zero_not_nan():
     predicted = torch.full((1, 1, 3, 3), 0.5, requires_grad=True)
-    map_loss(predicted, predicted.detach().clone(), torch.tensor([True])).backward()
+    map_loss(predicted, predicted.detach().clone(), known(True)).backward()
     assert torch.equal(predicted.grad, torch.zeros_like(predicted))
 
 
 def test_total_is_equations_1_and_2():
     logits = torch.tensor([[2.0, 0.0]])
     output = Output(logits, torch.zeros(1, 2), torch.full((1, 1, 2, 2), 0.5))
-    parts = losses(output, torch.tensor([0]), torch.zeros(1, 1, 2, 2), torch.tensor([True]))
+    parts = losses(output, torch.tensor([0]), torch.zeros(1, 1, 2, 2), known(True))
     perception, attention = math.log(1 + math.exp(-2)), math.log(2)
     assert parts.perception.item() == pytest.approx(perception)
     assert parts.attention.item() == pytest.approx(attention)
@@ -61,10 +75,11 @@ def test_total_is_equations_1_and_2():
 
 
 def test_a_plain_network_has_only_its_own_cross_entropy():
-    parts = losses(Output(torch.zeros(2, 4), None, None), torch.tensor([0, 1]), torch.zeros(2, 1, 1, 1), torch.ones(2) > 0)
+    output = Output(torch.zeros(2, 4), None, None)
+    parts = losses(output, torch.tensor([0, 1]), torch.zeros(2, 1, 1, 1), known(True, True))
     assert parts.total(gamma=5.0).item() == pytest.approx(math.log(4))
 
 
 def test_bfloat16_maps_are_summed_in_float32():
     predicted = torch.full((1, 1, 64, 64), 0.3, dtype=torch.bfloat16)
-    assert map_loss(predicted, torch.zeros(1, 1, 64, 64), torch.tensor([True])).dtype == torch.float32
+    assert map_loss(predicted, torch.zeros(1, 1, 64, 64), known(True)).dtype == torch.float32

@@ -1,0 +1,245 @@
+"""Kernel density estimates of where people looked: a Gaussian on every bubble, summed, divided by the maximum.
+
+Every sum of N Gaussians over h x w pixels is one matrix product of an (h, N) by an (N, w) matrix, Scott's full
+covariance included, instead of N * h * w exponentials.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.errors import MapError
+from hkmap.maps.check import Map
+from hkmap.records import Bubble, Record, frame_of
+
+Array = npt.NDArray[np.float64]
+
+FIXED_SIGMAS_A_SIDE = 14      # the paper's maps are 14x14: `fixed` is one attention cell wide
+CONDITION_LIMIT = 1e6         # above it the centres count as collinear
+LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _fill_tile
+SMALLEST_EXPONENT = -350.0    # of either factor: clamped terms stay below e^-50 and above the subnormals
+MOST_TILES = 32               # more cost as much as the direct sum
+SMALLEST_PEAK = 1e-6          # of the total weight, 5.3 sigma away: no centre near the image
+EXACT_PEAK = 1e-9             # below it the clamped terms (e^-50) would show, so the direct sum takes over
+LOST_PEAK = 1e-290            # below it float64 runs out
+
+
+class Grid(NamedTuple):
+    """The centres of a map's pixels, in pixels of the image: x (w,) and y (h,)."""
+
+    x: Array
+    y: Array
+
+
+class Precision(NamedTuple):
+    """The inverse [[a, b], [b, c]] of a covariance."""
+
+    a: float
+    b: float
+    c: float
+
+
+def pixel_centres(frame: tuple[int, int], size: tuple[int, int]) -> Grid:
+    """Return where the pixels of a map of ``size`` (height, width) lie in an image of ``frame`` (width, height).
+
+    >>> pixel_centres((8, 4), (2, 2))
+    Grid(x=array([2., 6.]), y=array([1., 3.]))
+    """
+    (frame_width, frame_height), (height, width) = frame, size
+    return Grid((np.arange(width) + 0.5) * frame_width / width, (np.arange(height) + 0.5) * frame_height / height)
+
+
+def kde_map(
+    centres: Array,
+    frame: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    bandwidth: str | float = "scott",
+    radii: Array | None = None,
+    weights: Array | None = None,
+) -> Map:
+    """Return the density of ``centres`` (n, 2), x and y in pixels of the image, as a map with a maximum of 1.
+
+    ``frame`` is (width, height) of the image, ``size`` (height, width) of the map; the density is taken at the
+    centres of the map's pixels. ``weights`` (n,) from 0, all 1 by default. ``bandwidth`` is one of
+
+    - "scott": one covariance for all, as ``scipy.stats.gaussian_kde`` chooses it; fewer than three centres,
+      collinear or coincident ones (condition number of the covariance from 1e6, or a spread so far below a pixel
+      of the map that float64 ends before the next centre of one) are drawn as "fixed";
+    - "radius": sigma = radius / 2 for each bubble, its weight being its peak; needs ``radii`` (n,) above 0;
+    - "fixed": sigma = sqrt(width * height) / 14, one cell of the usual attention map;
+    - a number: sigma in pixels of the image.
+
+    With the last three no sigma is below half a pixel of the map, so that no bubble falls between its pixels.
+
+    Raises MapError without centres, for negative or all-zero weights, a sigma that is not above 0, and where no
+    Gaussian reaches the image.
+    """
+    if weights is None:
+        weights = np.ones(len(centres))
+    _check_weights(weights)
+    seen = weights > 0
+    centres, weights = centres[seen], weights[seen]
+    radii = None if radii is None else radii[seen]
+    grid = pixel_centres(frame, size)
+    exact = scott_kernel(centres, grid, weights) if bandwidth == "scott" else None
+    if exact is not None:
+        return _normalised(exact, centres, frame)
+    sigma = _sigma(bandwidth, frame, radii)
+    return _normalised(_separable(centres, grid, sigma, weights / weights.max()), centres, frame)
+
+
+def bubbles_map(record: Record, bubbles: list[Bubble], size: tuple[int, int], *, bandwidth: str | float) -> Map:
+    """Return kde_map of ``bubbles``, whose coordinates lie in the record's frame; its MapError names the record."""
+    table = np.array([bubble[:4] for bubble in bubbles], dtype=np.float64).reshape(-1, 4)
+    x_and_y, radii, weights = table[:, :2], table[:, 2], table[:, 3]
+    frame = frame_of(record)
+    try:
+        return kde_map(x_and_y, frame, size, bandwidth=bandwidth, radii=radii, weights=weights)
+    except MapError as error:
+        raise MapError(f'record "{record["id"]}": {error}') from error
+
+
+def scott_kernel(centres: Array, grid: Grid, weights: Array) -> Array | None:
+    """Return the sum of Gaussians of Scott's covariance at the pixels of ``grid``, float64 (h, w).
+
+    The peaks of the Gaussians are the ``weights`` (above 0) divided by their sum. Divided by its maximum, the sum is
+    that of ``scipy.stats.gaussian_kde(centres.T, "scott", weights)``. None where Scott's rule gives no usable
+    covariance (fewer than three, collinear or coincident centres).
+    """
+    weights = weights / weights.sum()
+    factor = scott_factor(centres, weights)
+    if factor is None:
+        return None
+    density = _tiled(centres, grid, factor, weights)
+    if density is None or density.max() < EXACT_PEAK:
+        density = _direct(centres, grid, factor, weights)
+    return density if density.max() > LOST_PEAK else None
+
+
+def scott_factor(centres: Array, weights: Array) -> Array | None:
+    """Return the lower Cholesky factor (2, 2) of Scott's covariance in pixels; None where it is of no use.
+
+    The covariance of the weighted centres times n^(-1/3), with n = 1 / sum(weights^2) the effective number
+    (Scott, Multivariate Density Estimation, 1992, in two dimensions; ``weights`` sum to 1).
+    """
+    concentration = float(np.sum(weights**2))
+    if len(centres) < 3 or 1 - concentration < 1e-12:
+        return None
+    covariance = np.cov(centres, rowvar=False, bias=False, aweights=weights)
+    if not np.linalg.cond(covariance) < CONDITION_LIMIT:
+        return None
+    factor: Array = np.linalg.cholesky(covariance) * concentration ** (1 / 6)
+    return factor
+
+
+def _tiled(centres: Array, grid: Grid, factor: Array, weights: Array) -> Array | None:
+    """Sum tile by tile, a tile being some rows; None where a sound tile would be too thin."""
+    precision = _precision(factor)
+    middle = (grid.x[0] + grid.x[-1]) / 2
+    x, centre_x = grid.x - middle, centres[:, 0] - middle
+    row = grid.y[0] * 2                                            # the height of a pixel of the map
+    cross_term = abs(precision.b) * abs(x[0]) * row / 2            # of a tile of one row more than its centre line
+    rows = len(grid.y) if cross_term == 0 else int(min(len(grid.y), LARGEST_CROSS_TERM / cross_term))
+    if rows * MOST_TILES < len(grid.y):
+        return None
+    density = np.empty((len(grid.y), len(grid.x)))
+    for start in range(0, len(grid.y), rows):
+        y = grid.y[start : start + rows]
+        middle_y = (y[0] + y[-1]) / 2
+        moved = np.stack([centre_x, centres[:, 1] - middle_y], axis=1)
+        _fill_tile(density[start : start + rows], moved, Grid(x, y - middle_y), precision, weights)
+    return density
+
+
+def _fill_tile(tile: Array, centres: Array, grid: Grid, precision: Precision, weights: Array) -> None:
+    """Sum the Gaussians over one ``tile`` (h, w) as one product; all coordinates count from the tile's middle.
+
+    With dx = X - x_i and dy = Y - y_i the exponent -a/2 dx^2 - c/2 dy^2 - b dx dy is -b X Y (no bubble in it)
+    + e_x (no Y) + e_y (no X). The tile is so low that |b X Y| <= 150. Each bubble's maximum of e_x goes over to e_y:
+    then e_x <= 0 and, as no exponent is above 0, e_y <= 150, and neither needs to be told below -350: such a term
+    counts at most e^(150 + 150 - 350).
+    """
+    a, b, c = precision
+    x_i, y_i = centres[:, :1], centres[:, 1:]                                       # (n, 1)
+    exponent_x = -a / 2 * (grid.x - x_i) ** 2 + b * grid.x * y_i                    # (n, w)
+    exponent_y = -c / 2 * (grid.y - y_i) ** 2 + b * x_i * grid.y - b * x_i * y_i    # (n, h)
+    highest = exponent_x.max(axis=1, keepdims=True)
+    factor_x = np.exp(np.maximum(exponent_x - highest, SMALLEST_EXPONENT))
+    factor_y = np.exp(np.maximum(exponent_y + highest, SMALLEST_EXPONENT)) * weights[:, None]
+    np.matmul(factor_y.T, factor_x, out=tile)                                       # (h, w)
+    cross = np.outer(-b * grid.y, grid.x)
+    tile *= np.exp(cross, out=cross)        # in place: a fresh array of this size costs more than its exponentials
+
+
+def _direct(centres: Array, grid: Grid, factor: Array, weights: Array) -> Array:
+    """Sum bubble by bubble, for covariances so thin that their tiles would be single rows."""
+    (first, _), (mixed, second) = factor
+    density = np.zeros((len(grid.y), len(grid.x)))
+    for (x_i, y_i), weight in zip(centres, weights, strict=True):
+        u = (grid.x - x_i) / first                              # the whitened coordinates
+        v = ((grid.y - y_i)[:, None] - mixed * u) / second
+        density += weight * np.exp(np.maximum(-0.5 * (u * u + v * v), -700))      # e^-745 and less is subnormal
+    return density
+
+
+def _separable(centres: Array, grid: Grid, sigma: Array | float, weights: Array) -> Map:
+    """Sum isotropic Gaussians whose peaks are ``weights``; ``sigma`` (n,) or one for all, in pixels."""
+    factor_x = _gaussians(grid.x, centres[:, 0], sigma) * weights[:, None].astype(np.float32)
+    factor_y = _gaussians(grid.y, centres[:, 1], sigma)
+    density: Map = factor_y.T @ factor_x
+    return density
+
+
+def _gaussians(pixels: Array, centres: Array, sigma: Array | float) -> Map:
+    half_a_pixel = pixels[0]        # the first centre lies half a pixel from the border
+    wide = np.maximum(sigma, half_a_pixel)
+    exponents = -0.5 * ((pixels - centres[:, None]) / np.broadcast_to(wide, len(centres))[:, None]) ** 2
+    # e^-40 is nothing beside a peak, and float32 subnormals make the product many times slower.
+    factors: Map = np.exp(np.maximum(exponents, -40).astype(np.float32))
+    return factors
+
+
+def _sigma(bandwidth: str | float, frame: tuple[int, int], radii: Array | None) -> Array | float:
+    if bandwidth == "radius":
+        if radii is None or not np.all(radii > 0):
+            raise MapError("bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number")
+        return radii / 2
+    if isinstance(bandwidth, str):      # "fixed", or "scott" where its rule gives nothing
+        return math.sqrt(frame[0] * frame[1]) / FIXED_SIGMAS_A_SIDE
+    if not 0 < bandwidth < math.inf:
+        raise MapError(f"bandwidth {bandwidth:g}: expected a sigma above 0, in pixels of the image")
+    return bandwidth
+
+
+def _normalised(density: npt.NDArray[np.floating], centres: Array, frame: tuple[int, int]) -> Map:
+    peak = density.max()
+    inside = np.all((centres >= 0) & (centres <= frame), axis=1)
+    if peak < SMALLEST_PEAK and not inside.any():
+        x, y = centres[0]
+        raise MapError(
+            f"all {len(centres)} bubbles lie far off the image of {frame[0]}x{frame[1]} pixels, the first at "
+            f"({x:g}, {y:g}); is the frame right?"
+        )
+    values: Map = (density / peak).astype(np.float32)
+    values[values < 1e-30] = 0          # no subnormals for the next stage
+    return values
+
+
+def _check_weights(weights: Array) -> None:
+    if len(weights) == 0:
+        raise MapError("no bubbles, expected at least one; a map of zeros says that there is nothing to look at")
+    if not (np.all(np.isfinite(weights)) and np.all(weights >= 0)):
+        raise MapError(f"weights span [{weights.min():g}, {weights.max():g}], expected finite numbers from 0")
+    if not weights.any():
+        raise MapError(f"all {len(weights)} bubbles have weight 0, expected one above 0; leave the weights out")
+
+
+def _precision(factor: Array) -> Precision:
+    (first, _), (mixed, second) = factor
+    slope = mixed / (first * second)
+    return Precision(1 / first**2 + slope**2, -slope / second, 1 / second**2)

@@ -1,0 +1,82 @@
+"""Lesion masks become a map: the heaviest lesion on each pixel, then pooled to the map's size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.errors import MapError
+from hkmap.maps.check import Map
+from hkmap.maps.resize import resize_map
+
+Mask = npt.NDArray[np.bool_]
+Pooling = Literal["mean", "max"]
+
+BAND = 256      # rows that are held as float32 at a time
+
+
+def masks_map(masks: Iterable[Mask], weights: Sequence[float], size: tuple[int, int], pooling: Pooling) -> Map:
+    """Return a map of ``size`` (height, width) of the union of ``masks``, each (H, W) and True on the lesion.
+
+    A pixel's value is the largest of the ``weights`` (in (0, 1], one for each mask) of the masks that cover it.
+    "mean" takes each cell's mean over the part of the image under it (``resize_map``, so a map larger than the masks
+    is interpolated); "max" its largest pixel, where a pixel belongs to every cell that it touches. The masks are
+    taken one at a time: an iterator that reads them as it goes holds three images of bytes in memory.
+
+    Raises MapError without masks, for a weight outside (0, 1], and for masks of different shapes.
+    """
+    _check_weights(weights)
+    levels = sorted(set(weights))
+    numbers = [np.uint8(1 + levels.index(weight)) for weight in weights]
+    canvas = reduce(_heavier, (mask.view(np.uint8) * number for mask, number in zip(masks, numbers, strict=True)))
+    table = np.zeros(256, np.float32)
+    table[1 : len(levels) + 1] = levels
+    return _mean(canvas, table, size) if pooling == "mean" else _weighted(_highest(canvas, size), table)
+
+
+def _heavier(canvas: npt.NDArray[np.uint8], layer: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if layer.shape != canvas.shape:
+        raise MapError(f"a mask of {_size(layer)} pixels beside one of {_size(canvas)}, expected the same size")
+    return np.maximum(canvas, layer, out=canvas)
+
+
+def _mean(canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], size: tuple[int, int]) -> Map:
+    """Return the cells' means of ``table[canvas]``, the width first and by bands, so that no whole image is float."""
+    width = min(size[1], canvas.shape[1])
+    bands = [canvas[top : top + BAND] for top in range(0, len(canvas), BAND)]
+    narrow = np.concatenate([resize_map(_weighted(band, table), (len(band), width)) for band in bands])
+    return resize_map(narrow, size)
+
+
+def _weighted(canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32]) -> Map:
+    return np.asarray(cv2.LUT(canvas, table), dtype=np.float32)
+
+
+def _highest(canvas: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return the cells' largest values; a pixel on an edge between cells counts in both."""
+    rows = np.stack([canvas[part].max(axis=0) for part in _touched(canvas.shape[0], size[0])])
+    return np.stack([rows[:, part].max(axis=1) for part in _touched(canvas.shape[1], size[1])], axis=1)
+
+
+def _touched(pixels: int, cells: int) -> list[slice]:
+    """Return the pixels that each cell touches, in whole numbers so that no edge is lost to rounding."""
+    return [slice(cell * pixels // cells, -(-(cell + 1) * pixels // cells)) for cell in range(cells)]
+
+
+def _check_weights(weights: Sequence[float]) -> None:
+    if not weights:
+        raise MapError("no masks, expected at least one")
+    if not all(0 < weight <= 1 for weight in weights):
+        raise MapError(f"weights {', '.join(f'{weight:g}' for weight in weights)}: expected each above 0 and up to 1")
+    if len(set(weights)) > 255:
+        raise MapError(f"{len(set(weights))} different weights, expected at most 255; give some lesions the same one")
+
+
+def _size(mask: npt.NDArray[np.generic]) -> str:
+    height, width = mask.shape
+    return f"{width}x{height}"

@@ -1,0 +1,186 @@
+"""Read images and masks: from files, or from the rows of a shard."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from hkmap.errors import ImageError
+from hkmap.storage.references import split_row
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+# The first bytes of a file say what it is; the suffix is the one an unpacked image gets.
+MAGIC = (
+    (re.compile(rb"\xff\xd8\xff"), "jpg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "tif"),
+    (re.compile(rb"BM"), "bmp"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
+    (re.compile(rb"GIF8"), "gif"),
+    (re.compile(rb"\0\0\0\x0cjP  "), "jp2"),
+    (re.compile(rb"P[1-6]\s"), "pnm"),
+)
+
+# In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker.
+_JPEG_MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
+_ORIENTATION = 0x0112
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def image_bytes(reference: str) -> bytes:
+    """Return the encoded image at ``reference``: a path, or a row of a shard ("train.h5#17").
+
+    Raises ImageError if it cannot be read, and ShardError if the shard is damaged.
+    """
+    row = split_row(reference)
+    if row is None:
+        return _file_bytes(Path(reference))
+    # Here, not above: shards decode images too, and h5py costs a quarter of a second that most commands save.
+    from hkmap.storage.shards import open_shard
+
+    path, index = row
+    shard = open_shard(path)
+    if index >= len(shard):
+        raise ImageError(f"{reference}: the shard has {len(shard)} records, counted from 0")
+    return shard.image_bytes(index)
+
+
+def read_image(reference: str) -> Pixels:
+    """Decode the image at ``reference``; (height, width, 3) RGB as displayed."""
+    return decode_image(image_bytes(reference), reference)
+
+
+def decode_image(data: bytes, place: str) -> Pixels:
+    """Decode an image file's bytes: (height, width, 3) RGB, turned as its EXIF says.
+
+    Alpha is dropped, grey becomes three equal channels, 16 bits become 8 by round(v / 257).
+    Raises ImageError, naming ``place``, for what is damaged, cut short or no image.
+    """
+    refuse_damaged(data, place)
+    pixels = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place)
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"{place}: has {pixels.dtype} pixels, expected 8 or 16 bits a channel; convert it to PNG")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) in pixels as displayed, read from the header alone."""
+    with _opened(path, path) as image:
+        # Some versions of Pillow turn the size of a TIFF themselves and some do not: its tags say.
+        tags = getattr(image, "tag_v2", None)
+        width, height = (int(tags[256]), int(tags[257])) if tags else image.size
+        try:
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        except _PILLOW_ERRORS:      # a broken EXIF block turns nothing, in OpenCV neither
+            turned = False
+    return (height, width) if turned else (width, height)
+
+
+def read_mask(path: Path) -> Mask:
+    """Return (height, width), True where there is a lesion: any colour channel or palette index other than 0.
+
+    Alpha is dropped. Raises ImageError; a JPEG is refused, since its noise would count as lesion.
+    """
+    place = str(path)
+    data = _file_bytes(path)
+    refuse_damaged(data, place)
+    if image_suffix(data) == "jpg":
+        raise ImageError(f"{place}: a JPEG, whose noise would count as lesion; apply a threshold and save it as PNG")
+    with _opened(path, io.BytesIO(data)) as image:
+        if image.mode in ("P", "PA", "LA", "RGBA"):     # OpenCV loses the palette's indices and mixes in alpha
+            values = _pillow_values(image, place)
+        else:
+            values = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place)
+    return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2), dtype=np.bool_)
+
+
+def image_suffix(data: bytes) -> str:
+    """Return the suffix that the first bytes stand for ("jpg"), "" where they are no known image.
+
+    >>> image_suffix(b"BM" + bytes(52))
+    'bmp'
+    """
+    return next((suffix for magic, suffix in MAGIC if magic.match(data)), "")
+
+
+def refuse_damaged(data: bytes, place: str) -> None:
+    """Raise ImageError where the bytes are no image, or a JPEG or PNG whose end is missing.
+
+    Decoders keep silent about a missing end: OpenCV before 5 fills the rest of a JPEG with grey.
+    """
+    if not data:
+        raise ImageError(f"{place}: empty (0 bytes), expected an image; copy it again")
+    suffix = image_suffix(data)
+    if not suffix:
+        raise ImageError(f"{place}: starts with {data[:8]!r}, expected an image (JPEG, PNG, TIFF, BMP, WebP or GIF)")
+    if (suffix == "jpg" and not _jpeg_ends(data)) or (suffix == "png" and not _png_ends(data)):
+        end = "end marker" if suffix == "jpg" else "IEND chunk"
+        raise ImageError(f"{place}: cut short at {len(data)} bytes (its {end} is missing); copy it again")
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walk from marker to marker, over the segments (a thumbnail inside one has its own end), to the end marker."""
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        if found[1] == b"\xd9":
+            return True
+        position = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
+    return False
+
+
+def _png_ends(data: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position:position + 4], "big")
+        if data[position + 4:position + 8] == b"IEND":
+            return True
+        position += 12 + length     # length, type, checksum: four bytes each
+    return False
+
+
+def _decode(data: bytes, flags: int, place: str) -> npt.NDArray[Any]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"{place}: cannot be decoded ({str(error.err)[:100]})") from error
+    if pixels is None:
+        raise ImageError(f"{place}: damaged, or of a kind that OpenCV does not decode; open it and save it as PNG")
+    return np.asarray(pixels)
+
+
+def _opened(path: Path, source: io.BytesIO | Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # a large image is no attack here
+            return Image.open(source)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: {error.strerror}; expected an image file") from error
+    except _PILLOW_ERRORS as error:
+        raise ImageError(f"{path}: its header cannot be read ({error}); expected an image") from error
+
+
+def _pillow_values(image: Image.Image, place: str) -> npt.NDArray[np.generic]:
+    try:
+        values = np.asarray(ImageOps.exif_transpose(image))
+    except _PILLOW_ERRORS as error:
+        raise ImageError(f"{place}: cannot be decoded ({error}); open it and save it as PNG") from error
+    return values if values.ndim == 2 else values[..., :-1]
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}; expected an image file") from error

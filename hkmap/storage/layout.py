@@ -1,0 +1,177 @@
+"""The layout of a shard, version 1 (docs/design.md has the table). No other module knows it.
+
+Encoded images, JSON records and ids end to end with offsets between them; maps, weights, labels, has_map and a
+checksum a record as plain arrays; everything contiguous.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hkmap import __version__
+from hkmap.errors import ShardError
+from hkmap.maps.check import Map
+from hkmap.records import Record
+from hkmap.storage.hdf5 import ContiguousFile, Parts, fill_file
+
+FORMAT = "hkmap-shard"
+VERSION = 1
+
+# dataset → (kind of number, number of dimensions, rows beyond one a record)
+_LAYOUT: dict[str, tuple[str, int, int | None]] = {
+    "images/bytes": ("u1", 1, None),
+    "images/offsets": ("<u8", 1, 1),
+    "maps": ("<f4", 3, 0),
+    "has_map": ("?", 1, 0),
+    "labels": ("<i8", 1, 0),
+    "ids/bytes": ("u1", 1, None),
+    "ids/offsets": ("<u8", 1, 1),
+    "records/bytes": ("u1", 1, None),
+    "records/offsets": ("<u8", 1, 1),
+    "crc32": ("<u4", 1, 0),
+}
+_OPTIONAL: dict[str, tuple[str, int, int | None]] = {"weights": ("<f4", 3, 0)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record of a shard, whole: ``map`` and ``weight`` are (height, width); None where there is none."""
+
+    record: Record
+    image_bytes: bytes
+    map: Map | None
+    weight: Map | None
+    label: int
+
+
+class ShardBuilder:
+    """One shard in the making; the parts are spooled on disk, so memory stays small."""
+
+    def __init__(self, folder: Path) -> None:
+        self.parts = Parts(folder)
+        self._images = self.parts.add_strings("images")
+        self._maps = self.parts.add("maps", "<f4", (0, 0))
+        self._has_map = self.parts.add("has_map", "?")
+        self._labels = self.parts.add("labels", "<i8")
+        self._ids = self.parts.add_strings("ids")
+        self._records = self.parts.add_strings("records")
+        self._checksums = self.parts.add("crc32", "<u4")
+
+    @property
+    def count(self) -> int:
+        """How many records it holds."""
+        return self._labels.rows
+
+    def add(self, sample: Sample, text: bytes) -> None:
+        """Append a checked sample, whose record reads ``text`` as JSON."""
+        self._add_weight(sample)
+        if sample.map is None:
+            self._maps.skip()
+        else:
+            self._maps.shape = sample.map.shape
+            self._maps.append(sample.map)
+        self._images.append(sample.image_bytes)
+        self._has_map.append(sample.map is not None)
+        self._labels.append(sample.label)
+        self._ids.append(sample.record["id"].encode())
+        self._records.append(text)
+        self._checksums.append(checksum(sample, text))
+
+    def write(self, path: Path, classes: list[str]) -> str:
+        """Assemble the shard into ``path``, an empty temporary file; return its digest and drop the spools."""
+        digest = fill_file(path, self.parts, {
+            "format": FORMAT, "version": VERSION, "classes": dump_classes(classes),
+            "created_with": f"hkmap {__version__}",
+        })
+        self.close()
+        return digest
+
+    def close(self) -> None:
+        """Drop the spools."""
+        self.parts.close()
+
+    def _add_weight(self, sample: Sample) -> None:
+        weights = self.parts.by_name.get("weights")
+        if weights is None and sample.weight is None:
+            return
+        if weights is None and sample.weight is not None:
+            weights = self.parts.add("weights", "<f4", sample.weight.shape)
+            for _ in range(self.count):      # no weights given: every cell is known
+                weights.append(np.ones(weights.shape, np.float32))
+        assert weights is not None
+        weights.append(np.ones(weights.shape, np.float32) if sample.weight is None else sample.weight)
+
+
+def dump_classes(classes: list[str]) -> str:
+    """Return the attribute for the class names: JSON, as HDF5 cannot hold a list of more than 64 KiB."""
+    return json.dumps(classes, ensure_ascii=False)
+
+
+def checksum(sample: Sample, text: bytes) -> int:
+    """Return the CRC-32 of a sample whose record reads ``text``; the record itself is not looked at."""
+    value = zlib.crc32(sample.image_bytes)
+    value = zlib.crc32(map_bytes(sample), value)
+    value = zlib.crc32(weight_bytes(sample), value)
+    value = zlib.crc32(sample.label.to_bytes(8, "little", signed=True), value)
+    return zlib.crc32(text, value)
+
+
+def map_bytes(sample: Sample) -> bytes:
+    """Return the map as it is stored and summed, nothing where there is none."""
+    return b"" if sample.map is None else sample.map.astype("<f4").tobytes()
+
+
+def weight_bytes(sample: Sample) -> bytes:
+    """Like map_bytes; weights of 1 everywhere are what a record without weights has, so they count as none."""
+    if sample.weight is None or (sample.weight == 1).all():
+        return b""
+    return sample.weight.astype("<f4").tobytes()
+
+
+def check_header(file: ContiguousFile) -> None:
+    """Raise ShardError where the file is no shard, or one of a newer version."""
+    if file.attributes.get("format") != FORMAT:
+        raise ShardError(
+            f'{file.path}: HDF5, but no shard (it lacks the attribute format = "{FORMAT}"); make one with `hkmap pack`'
+        )
+    version = file.attributes.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise ShardError(f"{file.path}: version {version!r}, expected a whole number from 1; the file is damaged")
+    if version > VERSION:
+        raise ShardError(f"{file.path}: shard version {version}, this hkmap reads up to {VERSION}; update hkmap")
+
+
+def check_columns(file: ContiguousFile) -> int:
+    """Return the number of records; raise ShardError where a dataset is missing, or of another type or shape."""
+    count = file.columns["labels"].shape[0] if "labels" in file.columns else 0
+    present = {name: layout for name, layout in _OPTIONAL.items() if name in file.columns}
+    for name, (kind, dimensions, extra) in (_LAYOUT | present).items():
+        column = file.columns.get(name)
+        if column is None:
+            raise ShardError(f"{file.path}: has no dataset {name}; expected a shard of `hkmap pack`, copy it again")
+        expected = np.dtype(kind)
+        rows = column.shape[0] if extra is None else count + extra
+        if column.dtype != expected or len(column.shape) != dimensions or column.shape[0] != rows:
+            raise ShardError(
+                f"{file.path}: {name} is {column.dtype} {column.shape}, expected {expected} with {dimensions} "
+                f"dimensions and {rows} rows; the file is damaged or foreign"
+            )
+    if present and file.columns["weights"].shape != file.columns["maps"].shape:
+        raise ShardError(f"{file.path}: weights and maps differ in size; the file is damaged or foreign")
+    return count
+
+
+def parse_classes(path: Path, text: object) -> list[str]:
+    """Return the class names of the attribute ``text``, which dump_classes wrote."""
+    try:
+        classes = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ShardError(f"{path}: its attribute classes is no JSON list of names; the file is damaged or foreign")
+    return classes

@@ -1,0 +1,185 @@
+"""Save and load maps: .npy files, 16-bit grey .png files, or rows of one .h5 file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hkmap import __version__
+from hkmap.errors import ImageError, MapError, OutputError, ShardError
+from hkmap.maps.check import Map, check_map
+from hkmap.storage.atomic import refuse_existing, replacing
+from hkmap.storage.images import image_suffix, refuse_damaged
+from hkmap.storage.references import split_row
+
+if TYPE_CHECKING:
+    from hkmap.storage.hdf5 import Parts
+
+FORMAT = "hkmap-maps"
+
+
+class MapWriter(Protocol):
+    """Saves maps under the names of their records."""
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the references hold only after the writer's context has ended."""
+
+    def save(self, identifier: str, values: Map) -> str:
+        """Write one map and return its reference; an identifier may come once.
+
+        Raises MapError for what is no map, OutputError for a second map of the same name.
+        """
+
+
+@contextmanager
+def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> Iterator[MapWriter]:
+    """Yield a writer into the folder ``out`` (a file of kind ``suffix``, npy or png, a map), or of one ``NAME.h5``.
+
+    The .h5 file gets its name when the context ends well. Raises OutputError where something is in the way.
+    """
+    if out.suffix != ".h5":
+        yield _FolderWriter(out, suffix, overwrite)
+        return
+    from hkmap.storage.hdf5 import fill_file, spooling  # h5py is slow to load
+
+    refuse_existing(out, overwrite=overwrite)
+    with spooling(out.parent) as parts:
+        yield _RowWriter(out, parts)
+        with replacing(out, overwrite=overwrite, durable=True) as beside:
+            fill_file(beside, parts, {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"})
+
+
+def load_map(reference: str) -> Map:
+    """Load and check the map at ``reference``: a .npy or grey .png file, or "FILE.h5#ROW".
+
+    An 8-bit PNG is divided by 255, a 16-bit one by 65535. Raises MapError.
+    """
+    return check_map(_load(reference, "maps"), reference)
+
+
+def load_weights(reference: str) -> Map:
+    """Like load_map, but a row of a shard that has weights gives the weights of that row."""
+    return check_map(_load(reference, "weights"), reference)
+
+
+def _load(reference: str, dataset: str) -> npt.NDArray[np.generic]:
+    row = split_row(reference)
+    if row is not None:
+        return _load_row(reference, *row, dataset)
+    path = Path(reference)
+    if path.suffix == ".npy":
+        return _load_npy(path)
+    if path.suffix == ".png":
+        return _load_png(path)
+    raise MapError(f"{reference}: expected a map in a .npy or .png file, or a row of an .h5 file (maps.h5#17)")
+
+
+def _load_npy(path: Path) -> npt.NDArray[np.generic]:
+    try:
+        # Mapped, a header that promises more than the file holds is an error before memory is asked for.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except OSError as error:
+        raise MapError(f"{path}: {error.strerror or error}; expected a .npy file") from error
+    except (ValueError, EOFError, TypeError, SyntaxError) as error:
+        raise MapError(f"{path}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
+
+
+def _load_png(path: Path) -> npt.NDArray[np.generic]:
+    try:
+        data = path.read_bytes()
+        refuse_damaged(data, str(path))
+    except OSError as error:
+        raise MapError(f"{path}: {error.strerror}; expected a grey .png file") from error
+    except ImageError as error:
+        raise MapError(str(error)) from error
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or image_suffix(data) != "png":
+        raise MapError(f"{path}: not a PNG that can be decoded; write the map again")
+    if values.ndim != 2:
+        raise MapError(f"{path}: a colour PNG, expected a grey one of 8 or 16 bits; keep the one channel that counts")
+    return np.asarray(values / (65535.0 if values.dtype == np.uint16 else 255.0))
+
+
+def _load_row(reference: str, path: Path, row: int, dataset: str) -> npt.NDArray[np.generic]:
+    from hkmap.storage.hdf5 import open_contiguous  # h5py is slow to load
+
+    try:
+        file = open_contiguous(path)
+        name = dataset if dataset in file.columns else "maps"
+        if name not in file.columns or len(file.columns[name].shape) != 3:
+            raise MapError(f"{path}: has no dataset `maps` (rows, height, width); expected maps or a shard")
+        count = file.columns[name].shape[0]
+        if row >= count:
+            raise MapError(f"{reference}: the file has {count} rows, counted from 0")
+        if "has_map" in file.columns and not file.rows("has_map", row, row + 1)[0]:
+            raise MapError(f"{reference}: this record of the shard has no map")
+        return np.asarray(file.rows(name, row, row + 1)[0])
+    except ShardError as error:
+        raise MapError(str(error)) from error
+
+
+class _FolderWriter:
+    deferred = False
+
+    def __init__(self, folder: Path, suffix: str, overwrite: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: a file; expected a folder for the maps, or NAME.h5")
+        self._folder = folder
+        self._suffix = suffix
+        self._overwrite = overwrite
+        self._seen: set[str] = set()
+
+    def save(self, identifier: str, values: Map) -> str:
+        _refuse_second(identifier, self._seen, self._folder)
+        path = self._folder / f"{quote(identifier, safe='')}.{self._suffix}"
+        checked = check_map(values, f'map of "{identifier}"')
+        with replacing(path, overwrite=self._overwrite) as beside, beside.open("wb") as file:
+            if self._suffix == "npy":
+                np.save(file, checked, allow_pickle=False)
+            else:
+                file.write(_png(checked))
+        return str(path)
+
+
+class _RowWriter:
+    deferred = True
+
+    def __init__(self, out: Path, parts: Parts) -> None:
+        self._out = out
+        self._maps = parts.add("maps", "<f4", (0, 0))
+        self._ids = parts.add_strings("ids")
+        self._seen: set[str] = set()
+
+    def save(self, identifier: str, values: Map) -> str:
+        from hkmap.storage.hdf5 import refuse_two_sizes
+
+        _refuse_second(identifier, self._seen, self._out)
+        checked = check_map(values, f'map of "{identifier}"')
+        row = self._maps.rows
+        self._maps.shape = self._maps.shape if row else checked.shape
+        refuse_two_sizes(checked.shape, self._maps.shape, f'map of "{identifier}"')
+        self._maps.append(checked)
+        self._ids.append(identifier.encode())
+        return f"{self._out}#{row}"
+
+
+def _refuse_second(identifier: str, seen: set[str], out: Path) -> None:
+    if identifier in seen:
+        raise OutputError(f'record "{identifier}": comes twice, and {out} holds one map of a name; make the ids unique')
+    seen.add(identifier)
+
+
+def _png(values: Map) -> bytes:
+    # float64: in float32, v * 65535 is not exact enough to round
+    levels = np.rint(values.astype(np.float64) * 65535).astype(np.uint16)
+    written, data = cv2.imencode(".png", levels)
+    assert written      # encoding to memory has no input that can fail
+    return data.tobytes()

@@ -1,0 +1,142 @@
+"""Records in, shards out, and back: what `hkmap pack`, `hkmap unpack` and `hkmap info` do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from hkmap.errors import OutputError, RecordError
+from hkmap.records import Record, reference_of
+from hkmap.storage.atomic import replacing
+from hkmap.storage.images import image_bytes, image_suffix
+from hkmap.storage.layout import Sample
+from hkmap.storage.mapfiles import load_map, load_weights, open_writer
+from hkmap.storage.shards import ShardReader, ShardWriter, content_digest, verify_digest
+
+
+def pack_record(writer: ShardWriter, record: Record) -> None:
+    """Add a record with the image, the map and the weights that it refers to; the last two may be missing."""
+    image, values, weights = (reference_of(record, key) for key in ("image", "map", "weights"))
+    if image is None:
+        raise RecordError(f'record "{record["id"]}": has no image; expected the path of its image under "image"')
+    writer.add(
+        record, image_bytes(image), load_map(values) if values else None, load_weights(weights) if weights else None
+    )
+
+
+def check_count(writer: ShardWriter, expected: int | None) -> None:
+    """Raise RecordError if another number of records was packed than ``expected``."""
+    if expected is not None and writer.count != expected:
+        raise RecordError(f"{writer.count} records packed, expected {expected}; no shard is left, see what came before")
+
+
+def summary_of(writer: ShardWriter) -> dict[str, Any]:
+    """Return what was written, once the writer's context has ended; map_size is [height, width]."""
+    return {
+        "shards": [
+            {"path": str(shard.path), "records": shard.count, "sha256": shard.digest} for shard in writer.written
+        ],
+        "records": writer.count,
+        "maps": writer.map_count,
+        "map_size": list(writer.map_size) or None,
+        "classes": writer.classes,
+    }
+
+
+def read_classes(path: Path) -> list[str]:
+    """Read class names, UTF-8, one a line in the order of the labels; raise RecordError for a blank or repeated one."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 text ({error}); expected one class name a line") from error
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            raise RecordError(f"{path} line {number}: {name or 'blank'!r}, expected one class name a line, each once")
+    return names
+
+
+def unpack_records(paths: Iterable[Path]) -> Iterator[Record]:
+    """Yield the records of shards; their images and maps are references to rows of the shards."""
+    for reference, sample in _samples(paths):
+        yield _record(sample, reference, reference, reference)
+
+
+def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterator[Record]:
+    """Like unpack_records, with the parts written as files: OUT/images, OUT/maps and OUT/weights (.npy)."""
+    seen: set[str] = set()
+    with (
+        open_writer(out / "maps", overwrite=overwrite) as maps,
+        open_writer(out / "weights", overwrite=overwrite) as weights,
+    ):
+        for _, sample in _samples(paths):
+            name = sample.record["id"]
+            if name in seen:
+                raise OutputError(f'record "{name}": is in two of the shards; unpack them into a folder each')
+            seen.add(name)
+            yield _record(
+                sample,
+                _save_image(out / "images", sample, overwrite=overwrite),
+                maps.save(name, sample.map) if sample.map is not None else "",
+                weights.save(name, sample.weight) if _weighted(sample) and sample.weight is not None else "",
+            )
+
+
+def describe_shard(path: Path) -> dict[str, Any]:
+    """Return what a shard holds, after a check of every byte; map_size is [height, width], sizes are in bytes.
+
+    Raises ShardError where the file's digest or a record's checksum does not fit.
+    """
+    digest = verify_digest(path)
+    reader = ShardReader(path)
+    counts = np.bincount(reader.labels[reader.labels >= 0], minlength=len(reader.classes))
+    return {
+        "path": str(path),
+        "version": reader.attributes["version"],
+        "created_with": reader.attributes.get("created_with", ""),
+        "records": len(reader),
+        "maps": int(reader.has_map.sum()),
+        "map_size": list(reader.map_size) if reader.has_map.any() else None,
+        "weights": reader.has_weights,
+        "image_bytes": reader.image_total,
+        "file_bytes": path.stat().st_size,
+        "classes": [
+            {"label": label, "class": name, "records": int(count)}
+            for label, (name, count) in enumerate(zip(reader.classes, counts, strict=True))
+        ],
+        "unlabelled": int((reader.labels < 0).sum()),
+        "sha256": digest,
+        "content_sha256": content_digest(reader),
+    }
+
+
+def _samples(paths: Iterable[Path]) -> Iterator[tuple[str, Sample]]:
+    for path in paths:
+        reader = ShardReader(path)
+        for index in range(len(reader)):
+            yield f"{path}#{index}", reader.read(index)
+
+
+def _record(sample: Sample, image: str, values: str, weights: str) -> Record:
+    """The record as it was packed, its parts found where they are now."""
+    record = {**sample.record, "image": image}
+    if sample.map is not None:
+        record["map"] = values
+    if _weighted(sample):
+        record["weights"] = weights
+    return record
+
+
+def _weighted(sample: Sample) -> bool:
+    """Whether the record came with weights; the others in a shard with weights have 1 everywhere."""
+    return sample.weight is not None and bool(sample.record.get("weights"))
+
+
+def _save_image(folder: Path, sample: Sample, *, overwrite: bool) -> str:
+    path = folder / f"{quote(sample.record['id'], safe='')}.{image_suffix(sample.image_bytes)}"
+    with replacing(path, overwrite=overwrite) as beside:
+        beside.write_bytes(sample.image_bytes)
+    return str(path)

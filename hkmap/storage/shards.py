@@ -1,0 +1,390 @@
+"""Read and write shards: self-contained HDF5 files of images, maps and labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.errors import ImageError, OutputError, RecordError, ShardError
+from hkmap.maps.check import Map, check_map
+from hkmap.records import Record, dump_record, frame_of, label_of, parse_record
+from hkmap.storage.atomic import refuse_existing, replacing
+from hkmap.storage.hdf5 import ContiguousFile, file_digest, refuse_two_sizes, replace_attribute, version_of
+from hkmap.storage.images import Pixels, decode_image
+from hkmap.storage.layout import (
+    Sample,
+    ShardBuilder,
+    check_columns,
+    check_header,
+    checksum,
+    dump_classes,
+    map_bytes,
+    parse_classes,
+    weight_bytes,
+)
+
+logger = logging.getLogger("hkmap")
+
+# What differs between two copies of the same content: where its parts lie.
+PATH_KEYS = frozenset({"image", "map", "masks", "weights", "annotator_maps"})
+_MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
+
+
+class ShardReader:
+    """Reads a shard by record number, from 0; usable from many threads, and picklable.
+
+    Opening checks the layout, so that no damaged number is trusted later; raises ShardError. Whatever touches
+    a record's image checks the record's checksum.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = ContiguousFile(path)
+        check_header(self._file)
+        self._count = check_columns(self._file)
+        self.classes = parse_classes(path, self._file.attributes.get("classes"))
+        self.labels: npt.NDArray[np.int64] = self._file.whole("labels")
+        self.has_map: npt.NDArray[np.bool_] = self._file.whole("has_map").view(np.uint8) != 0
+        self._offsets = {name: self._checked_offsets(name) for name in ("images", "ids", "records")}
+        self._checksums = self._file.whole("crc32")
+        self._check_values()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardReader, (self.path,)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The file's attributes: format, version, created_with."""
+        return dict(self._file.attributes)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the maps; (0, 0) where no record has one."""
+        height, width = self._file.columns["maps"].shape[1:]
+        return height, width
+
+    @property
+    def image_total(self) -> int:
+        """How many bytes the encoded images take together."""
+        return self._file.columns["images/bytes"].shape[0]
+
+    @property
+    def has_weights(self) -> bool:
+        return "weights" in self._file.columns
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of all records, in order."""
+        content = self._file.read("ids/bytes", 0, self._file.columns["ids/bytes"].shape[0])
+        try:
+            return [content[start:stop].decode() for start, stop in self._spans("ids")]
+        except UnicodeDecodeError as error:
+            raise ShardError(f"{self.path}: an id is no UTF-8 text; the file is damaged, copy it again") from error
+
+    @cached_property
+    def maps(self) -> npt.NDArray[np.float32]:
+        """(records, height, width), in memory from the first use on; zeros where has_map is False."""
+        return np.asarray(self._file.whole("maps"), dtype=np.float32)
+
+    def read(self, index: int) -> Sample:
+        """Return record ``index`` whole; raise ShardError where its checksum does not fit."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"record {index} of {self._count}")
+        image, text = self._string("images", index), self._string("records", index)
+        weight = self._row("weights", index) if self.has_weights else None
+        has_map = bool(self.has_map[index])
+        bare = Sample({}, image, self._row("maps", index) if has_map else None, weight, int(self.labels[index]))
+        if checksum(bare, text) != self._checksums[index]:
+            raise ShardError(f"{self._place(index)}: its checksum does not fit, so the file is damaged; copy it again")
+        record = parse_record(text, self._place(index))
+        if record["id"] != self.ids[index]:
+            raise ShardError(f"{self._place(index)}: the record calls itself {record['id']!r}; the file is damaged")
+        return Sample(record, image, bare.map, weight if has_map else None, bare.label)
+
+    def image_bytes(self, index: int) -> bytes:
+        """Return the encoded image, as it was packed."""
+        return self.read(index).image_bytes
+
+    def image(self, index: int) -> Pixels:
+        """Return the decoded image, (height, width, 3) RGB."""
+        return decode_image(self.image_bytes(index), f"{self.path}#{index}")
+
+    def map(self, index: int) -> Map | None:
+        """Return the map, (height, width); None where the record has none."""
+        return self.read(index).map
+
+    def record(self, index: int) -> Record:
+        """Return the record as it was packed."""
+        return self.read(index).record
+
+    def _place(self, index: int) -> str:
+        return f'{self.path}#{index} (record "{self.ids[index]}")'
+
+    def _row(self, name: str, index: int) -> Map:
+        return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)
+
+    def _string(self, name: str, index: int) -> bytes:
+        offsets = self._offsets[name]
+        return self._file.read(f"{name}/bytes", int(offsets[index]), int(offsets[index + 1]))
+
+    def _spans(self, name: str) -> Iterator[tuple[int, int]]:
+        offsets = self._offsets[name].tolist()
+        return pairwise(offsets)
+
+    def _checked_offsets(self, name: str) -> npt.NDArray[np.uint64]:
+        offsets = self._file.whole(f"{name}/offsets")
+        end = self._file.columns[f"{name}/bytes"].shape[0]
+        if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
+            raise ShardError(f"{self.path}: {name}/offsets do not rise from 0 to {end}: damaged; copy it again")
+        return np.asarray(offsets, dtype=np.uint64)
+
+    def _check_values(self) -> None:
+        if self._count and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise ShardError(
+                f"{self.path}: labels from {self.labels.min()} to {self.labels.max()} for {len(self.classes)} classes; "
+                "the file is damaged, copy it again"
+            )
+        if self.has_map.any() and 0 in self.map_size:
+            raise ShardError(f"{self.path}: some records have maps, but maps are {self.map_size}; the file is damaged")
+
+
+def open_shard(path: Path) -> ShardReader:
+    """Open ``path``, or return the open reader if it is among the last few and has not been replaced since."""
+    return _recent(path.absolute(), version_of(path))
+
+
+@lru_cache(maxsize=8)
+def _recent(path: Path, version: tuple[int, ...]) -> ShardReader:
+    return ShardReader(path)
+
+
+@dataclass
+class WrittenShard:
+    """A shard that is complete, though it has its name only when the writer's context has ended."""
+
+    path: Path
+    beside: Path
+    classes: list[str]
+    count: int
+    digest: str
+
+
+class ShardWriter:
+    """Writes records into one shard or, with ``shard_size``, into shards of so many records each.
+
+    One shard is ``path``; several are NAME-00000.h5, NAME-00001.h5, and so on. All get their names when the
+    context ends well; anything else leaves nothing behind. ``classes`` are the names of the labels from 0; without
+    them they are learnt from the records. ``overwrite`` replaces a former series of shards whole, so that none of
+    its files stays among the new ones. Raises OutputError where something is in the way.
+    """
+
+    def __init__(
+        self, path: Path, *, classes: list[str] | None = None, shard_size: int | None = None, overwrite: bool = False
+    ) -> None:
+        if path.suffix != ".h5":
+            raise OutputError(f"{path}: a shard's name ends in .h5; call it {path.stem}.h5")
+        self._path = path
+        self._shard_size = shard_size
+        self._overwrite = overwrite
+        self._classes = _Classes(classes)
+        self._ids: set[str] = set()
+        self.map_size: tuple[int, ...] = ()
+        self.map_count = 0
+        self.written: list[WrittenShard] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ShardWriter:
+        self._former = _series(self._path) if self._shard_size else [self._path]
+        for path in self._former:
+            refuse_existing(path, overwrite=self._overwrite)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            if not self.count:
+                raise RecordError(f"{self._path}: no record left to pack; see the warnings before this")
+            if self._builder.count:
+                self._finish()
+            self._agree_on_classes()
+        self._remove_former()
+
+    @property
+    def count(self) -> int:
+        """How many records were added."""
+        return len(self._ids)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the labels so far, "" where one is not known."""
+        return self._classes.names()
+
+    def add(self, record: Record, image: bytes, values: Map | None, weight: Map | None = None) -> None:
+        """Append a record with its encoded image, its map and the map's weights, both (height, width), or None.
+
+        Everything is checked first, and a record that raises leaves no trace: RecordError, ImageError (also for an
+        image that does not decode), MapError, ShardError for a label without a class, OutputError for a map of
+        another size than the first.
+        """
+        place = f'record "{record["id"]}"'
+        if record["id"] in self._ids:
+            raise RecordError(f"{place}: this id comes twice; every record needs its own")
+        text = _json(record, place)
+        _check_size(record, decode_image(image, f"{place}: image {record.get('image', '')}"), place)
+        sample = self._sample(record, image, values, weight)
+        self._classes.learn(record, sample.label)
+        self._keep(sample, text)
+
+    def _sample(self, record: Record, image: bytes, values: Map | None, weight: Map | None) -> Sample:
+        place = f'record "{record["id"]}"'
+        label = label_of(record)
+        if values is None:
+            if weight is not None:
+                raise RecordError(f"{place}: has weights but no map; weights say which cells of a map count")
+            return Sample(record, image, None, None, label)
+        checked = check_map(values, f"{place}: map")
+        refuse_two_sizes(checked.shape, self.map_size or checked.shape, place)
+        if weight is not None:
+            weight = check_map(weight, f"{place}: weights")
+            refuse_two_sizes(weight.shape, checked.shape, f"{place}: weights")
+        return Sample(record, image, checked, weight, label)
+
+    def _keep(self, sample: Sample, text: bytes) -> None:
+        if self._builder.count == self._shard_size:
+            self._finish()
+            self._begin()
+        self._builder.add(sample, text)
+        self._ids.add(sample.record["id"])
+        if sample.map is not None:
+            self.map_size = sample.map.shape
+            self.map_count += 1
+
+    def _begin(self) -> None:
+        self._builder = ShardBuilder(self._path.parent)
+        self._stack.callback(self._builder.close)
+
+    def _finish(self) -> None:
+        path = _numbered(self._path, len(self.written)) if self._shard_size else self._path
+        beside = self._stack.enter_context(replacing(path, overwrite=self._overwrite, durable=True))
+        digest = self._builder.write(beside, self.classes)
+        self.written.append(WrittenShard(path, beside, self.classes, self._builder.count, digest))
+
+    def _agree_on_classes(self) -> None:
+        """A label that came late has its name in the earlier shards too."""
+        for shard in self.written:
+            if shard.classes != self.classes:
+                shard.digest = replace_attribute(shard.beside, "classes", dump_classes(self.classes))
+
+    def _remove_former(self) -> None:
+        for path in set(self._former) - {shard.path for shard in self.written}:
+            logger.warning("%s: removed, as it belonged to the shards that were replaced", path)
+            path.unlink()
+
+
+class _Classes:
+    """The names of the labels: given once for all, or learnt from the records."""
+
+    def __init__(self, given: list[str] | None) -> None:
+        self._given = given
+        self._names = dict(enumerate(given or []))
+        self._count = len(self._names)
+
+    def names(self) -> list[str]:
+        return [self._names.get(label, "") for label in range(self._count)]
+
+    def learn(self, record: Record, label: int) -> None:
+        place = f'record "{record["id"]}"'
+        name = record.get("class")
+        if name is not None and not isinstance(name, str):
+            raise RecordError(f"{place}: class is {str(name)[:60]}; expected a name")
+        if self._given is not None and label >= len(self._given):
+            raise ShardError(f"{place}: label {label} is beyond the {len(self._given)} classes, counted from 0")
+        if label > _MAX_LABEL:
+            raise ShardError(f"{place}: label {label}, expected at most {_MAX_LABEL}; number the classes from 0")
+        if label < 0:
+            return
+        if name and self._names.setdefault(label, name) != name:
+            raise ShardError(
+                f'{place}: label {label} is class "{name}", but it was "{self._names[label]}" before; '
+                "one label has one name: renumber one of the sources"
+            )
+        self._count = max(self._count, label + 1)
+
+
+def verify_digest(path: Path) -> str:
+    """Return the sha256 of everything after the first 512 bytes; raise ShardError if the file states another.
+
+    This asks nothing of libhdf5, which may hang or crash on a damaged file: call it first.
+    """
+    stated, found = file_digest(path)
+    if stated != found:
+        raise ShardError(f"{path}: its bytes have the sha256 {found[:12]}…, expected {stated[:12]}…; copy it again")
+    return found
+
+
+def content_digest(reader: ShardReader) -> str:
+    """Return a sha256 over what the shard holds, paths aside: a shard unpacked and packed again has the same."""
+    digest = hashlib.sha256()
+    for index in range(len(reader)):
+        sample = reader.read(index)
+        record = {key: value for key, value in sample.record.items() if key not in PATH_KEYS}
+        text = json.dumps(record, sort_keys=True).encode()
+        for piece in (text, sample.image_bytes, map_bytes(sample), weight_bytes(sample)):
+            digest.update(len(piece).to_bytes(8, "little"))
+            digest.update(piece)
+        digest.update(sample.label.to_bytes(8, "little", signed=True))
+    return digest.hexdigest()
+
+
+def _json(record: Record, place: str) -> bytes:
+    try:
+        return dump_record(record).rstrip(b"\n")
+    except ValueError as error:      # what JSON's escapes and exponents can smuggle in: half a character, 1e999
+        raise RecordError(f"{place}: cannot be written as JSON in UTF-8 ({error}); mend its text or number") from error
+
+
+def _check_size(record: Record, pixels: Pixels, place: str) -> None:
+    """Refuse a frame that lies the other way round than the image; another scale of it is a frame all right."""
+    if record.get("size") is None:
+        return
+    (width, height), (rows, columns) = frame_of(record), pixels.shape[:2]
+    if _alike(width / height, rows / columns) and not _alike(width / height, columns / rows):
+        raise ImageError(
+            f"{place}: its size is {width}x{height} (width x height), but the image is {columns}x{rows} once turned as "
+            "its EXIF says; give the coordinates in the image as it is displayed"
+        )
+
+
+def _alike(one: float, other: float) -> bool:
+    return abs(one / other - 1) < 0.01      # a scaled frame is rounded to whole pixels
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number:05d}.h5")
+
+
+def _series(path: Path) -> list[Path]:
+    pattern = re.compile(re.escape(path.stem) + r"-[0-9]{5}\.h5")
+    return sorted(other for other in path.parent.glob("*.h5") if pattern.fullmatch(other.name))

@@ -1,0 +1,256 @@
+"""Maps in files: what goes in comes back, and nothing else is taken for a map."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from hkmap.errors import MapError, OutputError, ShardError
+from hkmap.maps.check import Map
+from hkmap.storage.hdf5 import ContiguousFile
+from hkmap.storage.mapfiles import load_map, load_weights, open_writer
+
+MAPS = np.random.default_rng(0).random((5, 14, 9), dtype=np.float32)
+MAPS[0] = 0
+MAPS[1, 0, 0] = 1
+
+
+def save_all(out: Path, suffix: str = "npy", **options: Any) -> list[str]:
+    with open_writer(out, suffix=suffix, **options) as writer:
+        return [writer.save(f"a/{index}", values) for index, values in enumerate(MAPS)]
+
+
+@pytest.mark.parametrize(("name", "suffix", "error"), [
+    ("maps", "npy", 0), ("maps.h5", "npy", 0), ("maps", "png", 0.5001 / 65535),
+])
+def test_maps_come_back(name: str, suffix: str, error: float, tmp_path: Path) -> None:
+    references = save_all(tmp_path / "new" / name, suffix)
+    for reference, values in zip(references, MAPS, strict=True):
+        loaded = load_map(reference)
+        assert loaded.dtype == np.float32
+        assert np.abs(loaded - values).max() <= error
+    assert np.array_equal(load_map(references[0]), MAPS[0])      # 0 and 1 come back exactly from a .png too
+    assert load_map(references[1])[0, 0] == 1
+
+
+def test_the_names_are_quoted_ids(tmp_path: Path) -> None:
+    assert save_all(tmp_path / "maps")[3] == str(tmp_path / "maps" / "a%2F3.npy")
+    assert save_all(tmp_path / "rows.h5")[3] == f"{tmp_path / 'rows.h5'}#3"
+
+
+def test_only_rows_of_a_file_are_deferred(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "maps") as writer:
+        assert not writer.deferred
+    with open_writer(tmp_path / "maps.h5") as writer:
+        assert writer.deferred
+        writer.save("x", MAPS[0])
+        assert not (tmp_path / "maps.h5").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.h5"]
+
+
+def test_png_is_sixteen_bit_grey_and_rounds(tmp_path: Path) -> None:
+    with open_writer(tmp_path, suffix="png") as writer:
+        reference = writer.save("x", MAPS[2])
+    pixels = cv2.imread(reference, cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    assert pixels.dtype == np.uint16
+    assert np.array_equal(pixels, np.rint(MAPS[2].astype(np.float64) * 65535))
+
+
+def test_an_eight_bit_grey_png_is_divided_by_255(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "m.png"), np.array([[0, 51, 255]], np.uint8))
+    assert load_map(str(tmp_path / "m.png")) == pytest.approx(np.array([[0, 0.2, 1]]))
+
+
+@pytest.mark.parametrize("name", ["maps", "maps.h5"])
+def test_what_the_writer_refuses(name: str, tmp_path: Path) -> None:
+    with open_writer(tmp_path / name, overwrite=True) as writer:
+        writer.save("x", MAPS[1])
+        with pytest.raises(OutputError, match=r'record "x": comes twice, and .* holds one map of a name'):
+            writer.save("x", MAPS[1])
+        for values, sentence in [(MAPS[1] * 255, "values span"), (MAPS[1] * np.nan, "NaN"), (MAPS, "shape")]:
+            with pytest.raises(MapError, match=rf'^map of "y\d": .*{sentence}'):
+                writer.save(f"y{sentence.count('a')}", values)
+
+
+def test_one_file_holds_maps_of_one_size(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "maps.h5") as writer:
+        writer.save("x", MAPS[0])
+        with pytest.raises(OutputError, match=r'map of "y": 9x14 \(height x width\), but the file\'s maps are 14x9; .*'
+                                              "hkmap resize"):
+            writer.save("y", MAPS[0].T)
+        assert writer.save("z", MAPS[1]).endswith("#1")
+    assert np.array_equal(load_map(f"{tmp_path}/maps.h5#1"), MAPS[1])
+
+
+@pytest.mark.parametrize(("name", "there"), [("maps", "maps/a%2F0.npy"), ("maps.h5", "maps.h5")])
+def test_nothing_is_overwritten_unasked(name: str, there: str, tmp_path: Path) -> None:
+    save_all(tmp_path / name)
+    before = (tmp_path / there).read_bytes()
+    with pytest.raises(OutputError, match="exists already; choose another name, or say --overwrite"):
+        save_all(tmp_path / name)
+    assert (tmp_path / there).read_bytes() == before
+    save_all(tmp_path / name, overwrite=True)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "maps").write_text("")
+    with pytest.raises(OutputError, match=r"maps: a file; expected a folder for the maps, or NAME\.h5"):
+        save_all(tmp_path / "maps")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OutputError])
+def test_a_run_that_stops_leaves_no_rows(stop: type[BaseException], tmp_path: Path) -> None:
+    def run() -> None:
+        with open_writer(tmp_path / "maps.h5") as writer:
+            writer.save("x", MAPS[0])
+            raise stop
+
+    with pytest.raises(stop):
+        run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_npy(path: Path, values: object) -> None:
+    np.save(path, np.asarray(values), allow_pickle=True)
+
+
+def write_promise(path: Path) -> None:
+    """A header that promises 4 TB."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
+
+
+def write_png(path: Path, *shape: int) -> None:
+    cv2.imwrite(str(path), np.zeros(shape, np.uint8))
+
+
+def write_h5(path: Path, **datasets: Any) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+
+
+BAD: list[tuple[str, Callable[[Path], object], str]] = [
+    ("m.npy", lambda p: None, "No such file or directory; expected a .npy file"),
+    ("m.npy", lambda p: p.write_text(""), "no plain .npy array"),
+    ("m.npy", lambda p: p.write_text("0,1\n"), "no plain .npy array"),
+    ("m.npy", lambda p: p.write_bytes(pickle.dumps([1])), "no plain .npy array .* without pickle"),
+    ("m.npy", lambda p: write_npy(p, np.array([{}], object)), "no plain .npy array .* without pickle"),
+    ("m.npy", write_promise, "no plain .npy array"),
+    ("m.npy", lambda p: write_npy(p, np.zeros((1, 3, 3))), r"shape \(1, 3, 3\), expected \(height, width\)"),
+    ("m.npy", lambda p: write_npy(p, [[0, np.nan]]), "holds NaN or infinite values"),
+    ("m.npy", lambda p: write_npy(p, [[0, 255]]), r"values span \[0, 255\], expected \[0, 1\]; divide by"),
+    ("m.npy", lambda p: write_npy(p, [[-0.1, 1]]), r"values span \[-0.1, 1\]"),
+    ("m.npy", lambda p: write_npy(p, [[1j]]), "type complex128, expected real numbers"),
+    ("m.png", lambda p: None, "No such file or directory; expected a grey .png file"),
+    ("m.png", lambda p: p.write_text(""), r"empty \(0 bytes\)"),
+    ("m.png", lambda p: write_png(p, 3, 3, 3), "a colour PNG, expected a grey one"),
+    ("m.png", lambda p: write_png(p, 3, 3, 4), "a colour PNG, expected a grey one"),
+    ("m.png", lambda p: p.write_bytes(cv2.imencode(".jpg", np.zeros((3, 3), np.uint8))[1]), "not a PNG that can be"),
+    ("m.csv", lambda p: p.write_text("0,1"), "expected a map in a .npy or .png file, or a row of an .h5 file"),
+    ("m.h5", lambda p: write_h5(p, maps=MAPS), "expected a map in a .npy or .png file, or a row of an .h5 file"),
+    ("m.h5#0", lambda p: None, "No such file or directory; expected an HDF5 file"),
+    ("m.h5#0", lambda p: p.write_bytes(b""), r"empty \(0 bytes\), expected an HDF5 file"),
+    ("m.h5#0", lambda p: p.write_bytes(b"x" * 999), "999 bytes without the signature of HDF5"),
+    ("m.h5#0", lambda p: write_h5(p, other=MAPS), r"has no dataset `maps` \(rows, height, width\)"),
+    ("m.h5#0", lambda p: write_h5(p, maps=MAPS[0]), r"has no dataset `maps` \(rows, height, width\)"),
+    ("m.h5#0", lambda p: write_h5(p, maps=MAPS * 9), "values span"),
+    ("m.h5#5", lambda p: write_h5(p, maps=MAPS), "the file has 5 rows, counted from 0"),
+    ("m.h5#0", lambda p: write_h5(p, maps=h5py.SoftLink("/x")), "maps is a soft or external link"),
+    ("m.h5#0", lambda p: write_h5(p, maps=h5py.ExternalLink("x.h5", "/x")), "maps is a soft or external link"),
+    ("m.h5#0", lambda p: write_h5(p, maps=np.float32(1)), r"maps holds float32 \(\), expected rows of plain numbers"),
+    ("m.h5#0", lambda p: write_h5(p, maps="text"), "maps holds object"),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "sentence"), BAD)
+def test_what_is_no_map_gets_its_sentence(
+    name: str, write: Callable[[Path], object], sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / name.partition("#")[0])
+    with pytest.raises(MapError, match=rf"m\.(npy|png|csv|h5)(#\d)?: .*{sentence}"):
+        load_map(str(tmp_path / name))
+
+
+def test_chunks_are_refused_and_plain_hdf5_of_others_is_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("maps", data=MAPS, chunks=True)
+    with pytest.raises(MapError, match="maps is chunked or kept elsewhere"):
+        load_map(f"{tmp_path}/m.h5#0")
+    write_h5(tmp_path / "n.h5", maps=MAPS.astype(np.float64), deep=MAPS)
+    assert np.array_equal(load_map(f"{tmp_path}/n.h5#4"), MAPS[4])
+    assert np.array_equal(load_weights(f"{tmp_path}/n.h5#4"), MAPS[4])      # no weights there: its maps
+
+
+def test_external_storage_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("maps", (1, 2, 2), "f4", external=[(str(tmp_path / "raw"), 0, 16)])
+    with pytest.raises(MapError, match="maps is chunked or kept elsewhere"):
+        load_map(f"{tmp_path}/m.h5#0")
+
+
+def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
+    reference = f"{tmp_path}/maps.h5#0"
+    for values in (MAPS[1], MAPS[2], MAPS[3]):
+        with open_writer(tmp_path / "maps.h5", overwrite=True) as writer:
+            writer.save("x", values)
+        assert np.array_equal(load_map(reference), values)
+
+
+def test_many_files_in_turn_stay_within_the_limit_of_open_ones(tmp_path: Path) -> None:
+    def rows(number: int) -> str:
+        with open_writer(tmp_path / f"{number}.h5") as writer:
+            return writer.save("x", MAPS[number % 5])
+
+    references = [rows(number) for number in range(20)]
+    before = len(os.listdir("/dev/fd"))
+    for number, reference in enumerate(references * 2):
+        assert np.array_equal(load_map(reference), MAPS[number % 20 % 5])
+    assert len(os.listdir("/dev/fd")) <= before + 9
+
+
+def test_plain_reads_where_pread_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_all(tmp_path / "maps.h5")
+    monkeypatch.delattr(os, "pread")
+    file = ContiguousFile(tmp_path / "maps.h5")
+    assert np.array_equal(file.whole("maps"), MAPS)
+    assert np.array_equal(file.rows("maps", 2, 4), MAPS[2:4])
+
+
+def test_a_file_cut_while_it_is_open(tmp_path: Path) -> None:
+    save_all(tmp_path / "maps.h5")
+    file = ContiguousFile(tmp_path / "maps.h5")
+    os.truncate(tmp_path / "maps.h5", 600)
+    with pytest.raises(ShardError, match="ends at byte .* it was longer when it was opened; open it again"):
+        file.whole("maps")
+
+
+def test_files_are_the_same_for_the_same_maps(tmp_path: Path) -> None:
+    save_all(tmp_path / "a.h5")
+    save_all(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_any_hdf5_program_reads_the_rows(tmp_path: Path) -> None:
+    save_all(tmp_path / "maps.h5")
+    with h5py.File(tmp_path / "maps.h5") as file:
+        assert file.attrs["format"] == "hkmap-maps"
+        assert np.array_equal(file["maps"][:], MAPS)
+        assert bytes(file["ids/bytes"][:]) == b"a/0a/1a/2a/3a/4"
+        assert file["ids/offsets"][:].tolist() == [0, 3, 6, 9, 12, 15]
+
+
+def test_a_map_is_the_same_through_any_layout_of_memory(tmp_path: Path) -> None:
+    views: list[Map] = [MAPS[1][::-1, ::-1], np.asfortranarray(MAPS[1]), MAPS[1].T]
+    with open_writer(tmp_path / "maps") as writer:
+        for index, view in enumerate(views):
+            assert np.array_equal(load_map(writer.save(str(index), view)), view)
