@@ -9,14 +9,18 @@ import click
 from hkmap import __version__
 from hkmap.cli.bubbles2map import bubbles2map
 from hkmap.cli.cub import cub
+from hkmap.cli.eval import evaluate
+from hkmap.cli.finetune import finetune
 from hkmap.cli.folder import folder
 from hkmap.cli.idrid import idrid
 from hkmap.cli.info import info
 from hkmap.cli.masks2map import masks2map
 from hkmap.cli.pack import pack
+from hkmap.cli.predict import predict
 from hkmap.cli.resize import resize
 from hkmap.cli.show import show
 from hkmap.cli.stream import StreamGroup
+from hkmap.cli.train import train
 from hkmap.cli.unpack import unpack
 
 
@@ -50,7 +54,12 @@ def hkmap() -> None:
     logger.propagate = False
 
 
-COMMANDS: tuple[click.Command, ...] = (cub, folder, idrid, bubbles2map, masks2map, resize, show, info, pack, unpack)
+COMMANDS: tuple[click.Command, ...] = (
+    cub, folder, idrid,
+    bubbles2map, masks2map, resize, predict,
+    pack, unpack, info, show,
+    train, finetune, evaluate,
+)
 
 for command in COMMANDS:
     hkmap.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def use_maps_option(function: Function) -> Function:
 
 def training_options(function: Function) -> Function:
     """Add what training and fine-tuning share, but for the epochs and the learning rate."""
-    options = [
+    options: list[Callable[[Function], Function]] = [
         click.option("--val", type=EXISTING, help="A shard on which the best epoch is chosen. Never the test set."),
         click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
                      help="Without --val: the share of the training samples held out. 0: the last epoch is kept."),

@@ -1,0 +1,48 @@
+# `make` lists what there is. Each target makes .venv and installs what it needs.
+PYTHON ?= python3
+SEEDS ?= 0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak check docs bench gpu-check clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.installed  ## run the whole pipeline on embedded data; SEEDS="0 1 2" repeats it
+	PATH="$(CURDIR)/$(BIN):$$PATH" SEEDS="$(SEEDS)" bash examples/demo.sh
+
+test: check  ## lint, types and the whole suite, with branch coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+soak: .venv/.developing  ## the long fault and resume runs
+	$(BIN)/python -m pytest -m soak
+
+check: .venv/.developing  ## lint and types alone
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: .venv/.developing  ## write docs/commands.md anew from --help
+	$(BIN)/python docs/generate_commands.py > docs/commands.md.part
+	mv docs/commands.md.part docs/commands.md
+
+bench: .venv/.developing  ## time the kernels against their peers and floors; prints JSON
+	$(BIN)/python benchmarks/kernels.py
+
+gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU against CUDA, and one small run; prints JSON
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py
+
+clean:  ## remove what the other targets made
+	rm -rf .venv demo build *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch first, alone: the pinned build, before another package can ask for a newer one
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+.venv/.developing: .venv/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The main job on embedded data, as a user would type it: digits with a decoy, people's bubbles, three arms, a table.
+#
+#   make demo                       one seed
+#   make demo SEEDS="0 1 2"         several; the table then shows means
+#
+# Everything is written below DEMO (default: demo), which is made anew.
+set -euo pipefail
+DEMO=${DEMO:-demo}
+SEEDS=${SEEDS:-0}
+EPOCHS=${EPOCHS:-15}
+NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 48}
+here=$(cd "$(dirname "$0")" && pwd)
+
+step() {     # show a command, then run it
+    printf '\n$ %s\n' "$1" >&2
+    eval "$1"
+}
+
+rm -rf "$DEMO"
+mkdir -p "$DEMO"
+for seed in $SEEDS; do
+    d=$DEMO/seed$seed
+    step "python $here/decoy_digits.py $d/digits --seed $seed"
+    mkdir -p "$d/results"
+    for split in train test; do
+        step "hkmap cub $d/digits --bubbles $d/digits/bubbles.csv --split $split \\
+    | hkmap bubbles2map --bandwidth radius --size 48 --out $d/maps-$split.h5 \\
+    | hkmap resize --size 24 --normalise max --out $d/maps24-$split.h5 \\
+    | hkmap pack $d/$split.h5"
+    done
+
+    step "hkmap train $d/train.h5 $NETWORK --epochs $EPOCHS --seed $seed --out $d/run"
+    finetune="hkmap finetune $d/train.h5 --from $d/run --epochs $EPOCHS --seed $seed"
+    step "$finetune --gamma 0 --out $d/run-labels"
+    step "$finetune --gamma 1 --out $d/run-human"
+    step "$finetune --gamma 1 --control shuffled --out $d/run-shuffled"
+    for arm in labels human shuffled; do
+        step "hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion > $d/results/$arm.json"
+    done
+    step "hkmap unpack $d/test.h5 | head -12 \\
+    | hkmap predict --from $d/run --key before --out $d/before \\
+    | hkmap predict --from $d/run-human --key after --out $d/after \\
+    | hkmap show --map map --map before --map after --columns 3 --out $d/sheet.png"
+done
+step "python $here/demo_table.py $DEMO"

@@ -1,0 +1,97 @@
+"""The Attention Branch Network (Fukui et al., CVPR 2019): a network that says where it looks.
+
+The extractor's features go to the attention branch, which classifies them and draws the attention map, and,
+weighted by that map, to the perception branch, which gives the answer. The map is made in the forward pass,
+so a person's map can take its place, and a loss can pull it towards a person's map.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Output(NamedTuple):
+    """What a forward pass gives; the last two are None for a network without attention branch."""
+
+    logits: Tensor                      # (B, K), the perception branch's
+    attention_logits: Tensor | None     # (B, K), the attention branch's
+    attention: Tensor | None            # (B, 1, h, w) in [0, 1]: the map that weighted the features
+
+
+class AttentionBranch(nn.Module):
+    """Class maps from the features; from these the branch's own logits and the attention map.
+
+    ``stage`` is the backbone's last stage with stride 1, ``channels`` what it gives out.
+    """
+
+    def __init__(self, stage: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stage = stage
+        self.stage_norm = nn.BatchNorm2d(channels)
+        self.class_conv = nn.Conv2d(channels, classes, 1, bias=False)
+        self.class_norm = nn.BatchNorm2d(classes)
+        self.logit_conv = nn.Conv2d(classes, classes, 1, bias=False)
+        # The paper's text says 1x1; its author states that the published numbers used 3x3.
+        self.map_conv = nn.Conv2d(classes, 1, 3, padding=1, bias=False)
+        self.map_norm = nn.BatchNorm2d(1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        # no ReLU between stage_norm and class_conv
+        class_maps = torch.relu(self.class_norm(self.class_conv(self.stage_norm(self.stage(features)))))
+        logits = self.logit_conv(class_maps).mean((2, 3))                  # (B, K)
+        attention = torch.sigmoid(self.map_norm(self.map_conv(class_maps)))    # (B, 1, h, w)
+        return logits, attention
+
+
+class PerceptionBranch(nn.Module):
+    """The backbone's last stage, average pooling and the classifier."""
+
+    def __init__(self, stage: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stage = stage
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc(self.stage(features).mean((2, 3)))      # (B, K)
+
+
+class AttentionBranchNetwork(nn.Module):
+    """Extractor, attention branch (or None: a plain network) and perception branch.
+
+    ``gate`` is "residual", x * (1 + M) as in the paper, where a map of zeros leaves the features as they are,
+    or "product", x * M, where a map can hide a region.
+    """
+
+    def __init__(
+        self, *, extractor: nn.Module, attention: AttentionBranch | None, perception: nn.Module, gate: str = "residual"
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.attention = attention
+        self.perception = perception
+        self.gate = gate
+
+    def forward(self, images: Tensor, attention: Tensor | None = None) -> Output:
+        """Classify images (B, 3, H, W); a given map (B, 1, h, w) takes the place of the predicted one.
+
+        h and w are the features' own height and width.
+        """
+        features = self.extractor(images)      # (B, C, h, w)
+        if self.attention is None:
+            if attention is not None:
+                raise ValueError("a network without attention branch has no place for a map")
+            return Output(self.perception(features), None, None)
+        attention_logits, predicted = self.attention(features)
+        used = predicted if attention is None else attention.to(features.dtype)
+        gate = 1 + used if self.gate == "residual" else used
+        return Output(self.perception(features * gate), attention_logits, used)
+
+
+def place(network: Module, device: torch.device) -> Module:
+    """Move a network to the device, its convolutions channels last, which is the faster layout on CPU and CUDA."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

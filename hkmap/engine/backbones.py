@@ -1,0 +1,165 @@
+"""Residual networks (He et al., CVPR 2016), cut where the Attention Branch Network cuts them.
+
+All stages but the last are the extractor; the last stage is built twice, with stride 1 for the attention
+branch and with stride 2 for the perception branch. Bottlenecks put the stride on the 3x3 convolution.
+Names inside (conv1, bn1, layer1, downsample.0, ...) are torchvision's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hkmap.engine.abn import AttentionBranch, AttentionBranchNetwork, PerceptionBranch
+from hkmap.errors import RunError
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels_in, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; the last is four times as wide."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        channels_out = channels * self.expansion
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels_in, channels_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + self.downsample(x))
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+#: backbone → (block, blocks in each stage)
+BACKBONES: dict[str, tuple[Block, tuple[int, ...]]] = {
+    "resnet8": (BasicBlock, (1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+ARCHITECTURES = [name + suffix for name in BACKBONES for suffix in ("", "+abn")]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that is needed to build a network again.
+
+    ``name`` is a backbone, with ``+abn`` for the attention branch. ``stem`` is "standard" (7x7 convolution with
+    stride 2, then pooling with stride 2) or "small" (3x3, stride 1: for images of 32 to 64 pixels). ``width`` is
+    the channels of the first stage; each stage doubles it. ``gate`` is "residual" (x * (1 + M), the paper's) or
+    "product" (x * M).
+    """
+
+    name: str
+    classes: int
+    stem: str = "standard"
+    width: int = 64
+    gate: str = "residual"
+
+    @property
+    def attention(self) -> bool:
+        return self.name.endswith("+abn")
+
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return (height, width) of the attention map of an image of that (height, width).
+
+        >>> Architecture("resnet50+abn", 1000).map_size((224, 360))
+        (14, 23)
+        """
+        halvings = len(_backbone(self.name)[1]) - 2 + (2 if self.stem == "standard" else 0)
+        height, width = (-(-side // 2**halvings) for side in image_size)
+        return height, width
+
+
+def build(architecture: Architecture) -> AttentionBranchNetwork:
+    """Build a network with fresh weights: Kaiming normal (fan out) for convolutions, as the ABN authors do."""
+    block, depths = _backbone(architecture.name)
+    channels = [architecture.width * 2**stage for stage in range(len(depths))]
+    layers = _stem(architecture.stem, channels[0])
+    channels_in = channels[0]
+    for index, depth in enumerate(depths[:-1]):
+        layers[f"layer{index + 1}"] = _stage(block, channels_in, channels[index], depth, 1 if index == 0 else 2)
+        channels_in = channels[index] * block.expansion
+    channels_out = channels[-1] * block.expansion
+    attention = None
+    if architecture.attention:
+        stage = _stage(block, channels_in, channels[-1], depths[-1], 1)
+        attention = AttentionBranch(stage, channels_out, architecture.classes)
+    perception = PerceptionBranch(
+        _stage(block, channels_in, channels[-1], depths[-1], 2), channels_out, architecture.classes
+    )
+    model = AttentionBranchNetwork(
+        extractor=nn.Sequential(layers), attention=attention, perception=perception, gate=architecture.gate
+    )
+    _initialise(model)
+    return model
+
+
+def _backbone(name: str) -> tuple[Block, tuple[int, ...]]:
+    backbone = name.removesuffix("+abn")
+    if backbone not in BACKBONES:
+        raise RunError(f'architecture "{name}" is unknown; expected one of {", ".join(ARCHITECTURES)}')
+    return BACKBONES[backbone]
+
+
+def _stem(kind: str, channels: int) -> OrderedDict[str, nn.Module]:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    size, stride, padding = (7, 2, 3) if kind == "standard" else (3, 1, 1)
+    layers["conv1"] = nn.Conv2d(3, channels, size, stride, padding, bias=False)
+    layers["bn1"] = nn.BatchNorm2d(channels)
+    layers["relu"] = nn.ReLU(inplace=True)
+    if kind == "standard":
+        layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
+    return layers
+
+
+def _stage(block: Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:
+    blocks = [block(channels_in, channels, stride)]
+    blocks += [block(channels * block.expansion, channels, 1) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
+
+
+@torch.no_grad()
+def _initialise(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

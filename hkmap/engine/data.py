@@ -1,0 +1,188 @@
+"""From shards (or records) to batches: decoding in threads, one view for image and map, normalising on the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hkmap.engine.views import (
+    AUGMENTATIONS,
+    Image,
+    Preprocessing,
+    change_intensity,
+    plain_view,
+    random_view,
+    view_image,
+    view_map,
+)
+from hkmap.errors import RunError
+from hkmap.maps.check import Map
+from hkmap.storage.images import decode_image
+from hkmap.storage.shards import ShardReader
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Example(NamedTuple):
+    """One sample as the network wants it, on the host."""
+
+    image: Image                # (H, W, 3) RGB
+    map: Map | None             # (h, w) of the attention's size; None where nobody drew one
+    weight: Map | None          # (h, w) how well each cell of the map is known; None is 1 everywhere
+    label: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch on the host; images stay uint8 until they are on the device."""
+
+    images: Tensor              # (B, H, W, 3) uint8
+    maps: Tensor                # (B, 1, h, w) float32 in [0, 1]
+    weights: Tensor             # (B, 1, h, w) float32 in [0, 1]; 0 where nobody knows, as in all of a missing map
+    labels: Tensor              # (B,) int64
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to the device, without waiting for it where the host's memory is pinned."""
+
+        def copy(tensor: Tensor) -> Tensor:
+            host = tensor.pin_memory() if device.type == "cuda" else tensor
+            return host.to(device, non_blocking=True)
+
+        return Batch(copy(self.images), copy(self.maps), copy(self.weights), copy(self.labels))
+
+
+class ShardExamples:
+    """The samples of a shard, seen through a preprocessing and, in training, random views.
+
+    What sample ``index`` looks like in an epoch depends on the seed, the epoch and the index alone, never on
+    threads or on where training was resumed. ``map_of`` (n,) names the sample whose map each sample gets.
+    """
+
+    def __init__(
+        self,
+        shard: ShardReader,
+        preprocessing: Preprocessing,
+        map_size: tuple[int, int],
+        *,
+        augmentations: tuple[str, ...] = (),
+        seed: int = 0,
+        map_of: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        if unknown := set(augmentations) - set(AUGMENTATIONS):
+            raise RunError(f"augmentation {sorted(unknown)} is unknown; expected any of {', '.join(AUGMENTATIONS)}")
+        self.shard = shard
+        self.preprocessing = preprocessing
+        self.map_size = map_size
+        self.augmentations = augmentations
+        self.seed = seed
+        self.map_of = np.arange(len(shard)) if map_of is None else map_of
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def example(self, index: int, epoch: int | None = None) -> Example:
+        """Return sample ``index`` as it is seen in ``epoch``; without an epoch, unaugmented."""
+        sample = self.shard.read(index)
+        image = decode_image(sample.image_bytes, f"{self.shard.path}#{index}")
+        size = (image.shape[0], image.shape[1])
+        if epoch is None or not self.augmentations:
+            view = plain_view(self.preprocessing, size)
+        else:
+            generator = np.random.default_rng([self.seed, epoch, index])
+            view = random_view(self.preprocessing, size, self.augmentations, generator)
+            if "intensity" in self.augmentations:
+                image = change_intensity(image, generator)
+        owner = int(self.map_of[index])
+        drawn = sample if owner == index else self.shard.read(owner)
+        return Example(
+            image=view_image(image, view, self.preprocessing.size),
+            map=None if drawn.map is None else view_map(drawn.map, view, self.map_size),
+            weight=None if drawn.weight is None else view_map(drawn.weight, view, self.map_size),
+            label=sample.label,
+        )
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the order in which an epoch visits ``count`` samples; it depends on the seed and the epoch alone."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.int64]:
+    """Return, for every sample, the sample whose map it gets in the sham control: always another one.
+
+    The samples with a map stand in a random circle and each takes its neighbour's; the others keep none.
+    """
+    circle = np.flatnonzero(has_map)
+    if len(circle) < 2:
+        raise RunError(f"--control shuffled exchanges maps between samples and needs two with a map, got {len(circle)}")
+    circle = np.random.default_rng(seed).permutation(circle)
+    owner = np.arange(len(has_map))
+    owner[circle] = np.roll(circle, 1)
+    return owner
+
+
+def batches(
+    indices: Sequence[int] | npt.NDArray[np.int64],
+    example: Callable[[int], Example],
+    map_size: tuple[int, int],
+    batch_size: int,
+    *,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Yield the examples at ``indices`` in batches, in order, decoded ahead by ``threads``."""
+    for examples in ahead(chunks(indices, batch_size), lambda index: example(int(index)), threads=threads):
+        yield collate(examples, map_size)
+
+
+def collate(examples: Sequence[Example], map_size: tuple[int, int]) -> Batch:
+    """Stack examples into a batch."""
+    zeros, ones = np.zeros(map_size, np.float32), np.ones(map_size, np.float32)
+    maps = [zeros if item.map is None else item.map for item in examples]
+    weights = [zeros if item.map is None else ones if item.weight is None else item.weight for item in examples]
+    return Batch(
+        images=torch.from_numpy(np.stack([item.image for item in examples])),
+        maps=torch.from_numpy(np.stack(maps))[:, None],
+        weights=torch.from_numpy(np.stack(weights))[:, None],
+        labels=torch.tensor([item.label for item in examples], dtype=torch.int64),
+    )
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn uint8 (B, H, W, 3) into the network's input (B, 3, H, W), channels last in memory, on its device."""
+    mean = torch.tensor(preprocessing.mean, dtype=dtype, device=images.device) * 255
+    std = torch.tensor(preprocessing.std, dtype=dtype, device=images.device) * 255
+    return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of ``size``; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def ahead(
+    chunks: Iterable[list[Item]], function: Callable[[Item], Result], *, threads: int, depth: int = 2
+) -> Iterator[list[Result]]:
+    """Yield each chunk's results in order, while threads work on the next ``depth`` chunks."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="hkmap-decode")
+    waiting: deque[list[Future[Result]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append([pool.submit(function, item) for item in chunk])
+            if len(waiting) > depth:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,185 @@
+"""A whole run from its parts: the data, the network, the folder. What `hkmap train` and `hkmap finetune` do."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.data import ShardExamples, exchange_maps
+from hkmap.engine.evaluation import EvaluationOptions, evaluate, pixel_step
+from hkmap.engine.runs import TrainedModel, load_model
+from hkmap.engine.training import Step, Training, TrainingOptions, Validation, fit
+from hkmap.engine.views import Preprocessing
+from hkmap.errors import RunError
+from hkmap.storage.atomic import replacing
+from hkmap.storage.shards import ShardReader
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples to train on, and those on which the best epoch is chosen, if any."""
+
+    examples: ShardExamples
+    indices: npt.NDArray[np.int64]
+    validation: Validation | None
+
+    def steps(self, batch_size: int) -> int:
+        """Return the steps of one epoch."""
+        return -(-len(self.indices) // batch_size)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that "auto", "cpu", "cuda" or "cuda:1" names; auto is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunError(f'--device "{name}" is unknown; expected auto, cpu, cuda or cuda:N') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(f"--device {name}: this machine has no CUDA device that torch can use; say --device cpu")
+    return device
+
+
+def new_model(
+    architecture: Architecture, preprocessing: Preprocessing, class_names: Sequence[str], seed: int
+) -> TrainedModel:
+    """Return an untrained network; the seed fixes its weights."""
+    if not class_names:
+        raise RunError("the training shard has no labels; expected records with a label, as `hkmap folder` gives them")
+    torch.manual_seed(seed)
+    return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
+
+
+def make_data(
+    model: TrainedModel,
+    shard: ShardReader,
+    val: ShardReader | None,
+    *,
+    val_share: float = 0.0,
+    augmentations: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Data:
+    """Return the data of a run; ``val_share`` of the shard is held out for validation where ``val`` is None.
+
+    With model.control "shuffled" every training image gets another image's human map.
+    """
+    check_classes(model, shard)
+    if np.any(shard.labels < 0):
+        record = shard.ids[int(np.argmax(shard.labels < 0))]
+        raise RunError(f'{shard.path}: record "{record}" has no label; training needs one for each')
+    map_size = model.architecture.map_size(model.preprocessing.size)
+    map_of = exchange_maps(shard.has_map, seed) if model.control == "shuffled" else None
+    examples = ShardExamples(
+        shard, model.preprocessing, map_size, augmentations=augmentations, seed=seed, map_of=map_of
+    )
+    indices = np.arange(len(shard))
+    if val is not None:
+        check_classes(model, val)
+        held_out = ShardExamples(val, model.preprocessing, map_size)
+        return Data(examples, indices, Validation(held_out, np.flatnonzero(val.labels >= 0)))
+    if val_share == 0:
+        return Data(examples, indices, None)
+    # a stream of its own, so that the split does not follow the order of the first epoch
+    mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
+    count = min(max(1, round(val_share * len(shard))), len(shard) - 1)
+    validation = Validation(ShardExamples(shard, model.preprocessing, map_size), np.sort(mixed[:count]))
+    return Data(examples, np.sort(mixed[count:]), validation)
+
+
+def check_classes(model: TrainedModel, shard: ShardReader) -> None:
+    """Raise RunError where the shard's labels are not the network's."""
+    known = model.class_names
+    if len(shard.labels) and int(shard.labels.max()) >= len(known):
+        raise RunError(
+            f"{shard.path}: label {int(shard.labels.max())} is beyond the network's {len(known)} classes; "
+            "pack all shards with the same --classes"
+        )
+    for label, (ours, theirs) in enumerate(zip(known, shard.classes, strict=False)):
+        if ours and theirs and ours != theirs:
+            raise RunError(
+                f'{shard.path}: label {label} is "{theirs}", for the network it is "{ours}"; '
+                "pack all shards with the same --classes"
+            )
+
+
+def run(
+    model: TrainedModel,
+    data: Data,
+    options: TrainingOptions,
+    device: torch.device,
+    folder: Path,
+    *,
+    resume: bool = False,
+) -> Iterator[Step]:
+    """Train ``model`` into ``folder``, yielding every Step; ``resume`` goes on after the last whole epoch there."""
+    if options.gamma > 0 and not data.examples.shard.has_map[data.indices].any():
+        place = data.examples.shard.path
+        raise RunError(f"{place}: no training sample has a map; the map loss needs some, or say --gamma 0")
+    if resume:
+        last = load_model(folder / "last.pt")
+        model.network.load_state_dict(last.network.state_dict())
+        model.state.update(last.state)
+    training = Training(model.network, options, device)
+    if resume:
+        training.load_state(model.state)
+        _cut_log(folder / "log.jsonl", training.step)
+    yield from fit(model, training, data.examples, data.indices, validation=data.validation, folder=folder)
+
+
+def measure(
+    model: TrainedModel,
+    shard: ShardReader,
+    options: EvaluationOptions,
+    device: torch.device,
+    *,
+    watch: Callable[[Iterable[dict[str, float]]], Iterable[dict[str, float]]] = iter,
+) -> dict[str, Any]:
+    """Return the mean of each metric, over how many samples each was taken, and how it was measured.
+
+    ``watch`` may wrap the samples' figures to show progress. A metric that applies to no sample is None.
+    """
+    check_classes(model, shard)
+    examples = ShardExamples(shard, model.preprocessing, model.architecture.map_size(model.preprocessing.size))
+    found: dict[str, list[float]] = {name: [] for name in options.metrics}
+    for figures in watch(evaluate(model.network, examples, options, device)):
+        for name, value in figures.items():
+            found[name].append(value)
+    return {
+        "samples": len(shard),
+        "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},
+        "counts": {name: len(values) for name, values in found.items()},
+        "control": model.control,
+        "settings": {
+            "use_maps": options.use_maps,
+            "step": pixel_step(options, model.preprocessing.size),
+            "hold_attention": options.hold_attention,
+            "blur": "rise",
+            "image_size": list(model.preprocessing.size),
+            "map_size": list(examples.map_size),
+            "device": device.type,
+        },
+    }
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the lines of an unfinished epoch, which will be trained again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with replacing(path, overwrite=True) as beside:
+        beside.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:          # a line cut short by a kill
+        return float("inf")

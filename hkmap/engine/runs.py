@@ -1,0 +1,172 @@
+"""The run folder: config.toml, last.pt, best.pt, log.jsonl, summary.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hkmap.engine.abn import AttentionBranchNetwork
+from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.views import Preprocessing
+from hkmap.errors import RunError
+from hkmap.storage.atomic import replacing
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHECKPOINT_VERSION = 1
+RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with all that is needed to use it: no flags, no other file.
+
+    ``control`` is "none" or "shuffled": whether its human maps were other images' (the sham control).
+    ``state`` is what training needs to go on: optimizer, position, best score so far.
+    """
+
+    network: AttentionBranchNetwork
+    architecture: Architecture
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    control: str
+    state: dict[str, Any]
+
+
+def save_model(path: Path, model: TrainedModel) -> None:
+    """Write a checkpoint beside its name, then rename; an older one of the same name is replaced."""
+    content = {
+        "format": "hkmap-checkpoint",
+        "version": CHECKPOINT_VERSION,
+        "architecture": asdict(model.architecture),
+        "preprocessing": asdict(model.preprocessing),
+        "class_names": list(model.class_names),
+        "control": model.control,
+        "weights": model.network.state_dict(),
+        "state": model.state,
+    }
+    with replacing(path, overwrite=True, durable=True) as beside:
+        torch.save(content, beside)
+
+
+def load_model(path: Path) -> TrainedModel:
+    """Load a run folder's best.pt, or the checkpoint that ``path`` names; on the CPU.
+
+    Raises RunError where there is none, or where it is not hkmap's. Nothing in the file is executed.
+    """
+    file = path / "best.pt" if path.is_dir() else path
+    if not file.is_file():
+        raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its best.pt or last.pt")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:      # a damaged file fails in zipfile, pickle or torch, each in its own way
+        reason = type(error).__name__
+        raise RunError(f"{file}: not a readable checkpoint ({reason}); copy it again, or train again") from error
+    if not isinstance(content, dict) or content.get("format") != "hkmap-checkpoint":
+        raise RunError(f"{file}: not an hkmap checkpoint; expected one that `hkmap train` or `hkmap finetune` wrote")
+    if content["version"] > CHECKPOINT_VERSION:
+        newer = content["version"]
+        raise RunError(f"{file}: version {newer}, this hkmap reads up to {CHECKPOINT_VERSION}; update hkmap")
+    preprocessing = content["preprocessing"]
+    preprocessing["mean"], preprocessing["std"] = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+    architecture = Architecture(**content["architecture"])
+    network = build(architecture)
+    network.load_state_dict(content["weights"])
+    return TrainedModel(
+        network=network.eval(),
+        architecture=architecture,
+        preprocessing=Preprocessing(**preprocessing),
+        class_names=tuple(content["class_names"]),
+        control=content["control"],
+        state=content["state"],
+    )
+
+
+def describe(model: TrainedModel) -> dict[str, Any]:
+    """Return what config.toml tells of a network beyond a command's options."""
+    architecture, preprocessing = model.architecture, model.preprocessing
+    return {
+        "arch": architecture.name,
+        "stem": architecture.stem,
+        "width": architecture.width,
+        "gate": architecture.gate,
+        "input": list(preprocessing.size),
+        "fit": preprocessing.fit,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "channels": "RGB",
+        "control": model.control,
+        "classes": list(model.class_names),
+    }
+
+
+def open_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
+    """Make the run's folder and write its config.toml.
+
+    Raises RunError where a run is there and may be neither replaced nor resumed, and where a run to be resumed
+    had other options.
+    """
+    if resume:
+        _check_resumable(folder, config)
+        return
+    if any((folder / name).exists() for name in RUN_FILES):
+        if not overwrite:
+            raise RunError(f"{folder}: holds a run already; choose another --out, or say --overwrite or --resume")
+        for name in RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder / "config.toml", config)
+
+
+def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
+    if not (folder / "last.pt").is_file() or not (folder / "config.toml").is_file():
+        raise RunError(f"{folder}: no run to resume; expected last.pt and config.toml of one, leave --resume away")
+    before = read_config(folder / "config.toml")
+    now = {name: value for name, value in config.items() if value is not None}
+    differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if differing:
+        name = differing[0]
+        raise RunError(
+            f"{folder}: {name} is {now.get(name)!r}, the run to resume had {before.get(name)!r}; "
+            f"repeat its options by --config {folder / 'config.toml'}"
+        )
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what `fit` wrote of the finished run."""
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def write_config(path: Path, options: dict[str, Any]) -> None:
+    """Write options as a flat TOML file; None is left out, as TOML has no word for it."""
+    # JSON's scalars and lists of them are TOML's; only DEL must be escaped in the one and not in the other.
+    rows = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
+        for key, value in options.items()
+        if value is not None
+    ]
+    with replacing(path, overwrite=True) as beside:
+        beside.write_text("".join(rows), encoding="utf-8")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read what write_config wrote."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: not a TOML file ({error})") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one JSON object, readable by people."""
+    with replacing(path, overwrite=True) as beside:
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,221 @@
+"""Training and fine-tuning: a generator of Steps, and the run folder that keeps what came of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from hkmap.engine.abn import AttentionBranchNetwork, place
+from hkmap.engine.data import ShardExamples, batches, epoch_order, normalise
+from hkmap.engine.evaluation import accuracy
+from hkmap.engine.losses import losses
+from hkmap.engine.runs import TrainedModel, save_model, write_json
+from hkmap.errors import RunError
+
+UPDATES = ("all", "both", "attention")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to optimise: SGD with momentum, the learning rate divided by ten at a half and three quarters (the paper's).
+
+    ``update`` is "all", or for fine-tuning "both" (attention and perception branch) or "attention"; what is not
+    updated keeps its batch-norm statistics too. ``gamma`` scales the map loss. ``precision`` is "float32" or
+    "bfloat16" (autocast).
+    """
+
+    epochs: int
+    batch_size: int = 16
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    gamma: float = 0.0
+    update: str = "all"
+    seed: int = 0
+    precision: str = "float32"
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimisation step reports; losses are means over its batch, ``loss`` is what was minimised.
+
+    ``validation`` is there at the last step of an epoch, where there is something to validate on.
+    """
+
+    epoch: int                  # from 1
+    step: int                   # from 1, over the whole run
+    loss: float
+    loss_attention: float
+    loss_perception: float
+    loss_map: float             # without gamma
+    accuracy: float             # share of the batch
+    learning_rate: float
+    epoch_ends: bool = False
+    validation: dict[str, float] | None = None
+
+
+def learning_rate(options: TrainingOptions, epoch: int) -> float:
+    """Return the learning rate of an epoch (from 1).
+
+    >>> [learning_rate(TrainingOptions(epochs=4, learning_rate=1.0), epoch) for epoch in (1, 2, 3, 4)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+    drops = sum(epoch > share * options.epochs for share in (0.5, 0.75))
+    return options.learning_rate / 10**drops
+
+
+def trained_modules(network: AttentionBranchNetwork, update: str) -> list[nn.Module]:
+    """Return the parts of a network that ``update`` names."""
+    if update == "all":
+        return [network]
+    if network.attention is None:
+        raise RunError("the network has no attention branch to fine-tune; train one with an --arch that ends in +abn")
+    return [network.attention, network.perception] if update == "both" else [network.attention]
+
+
+class Training:
+    """A network being optimised, with what has to persist from step to step."""
+
+    def __init__(self, network: AttentionBranchNetwork, options: TrainingOptions, device: torch.device) -> None:
+        self.options = options
+        self.device = device
+        self.network = place(network, device)
+        self.modules = trained_modules(network, options.update)
+        network.requires_grad_(False)
+        for module in self.modules:
+            module.requires_grad_(True)
+        self.optimizer = torch.optim.SGD(
+            [parameter for parameter in network.parameters() if parameter.requires_grad],
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        )
+        self.epoch = 0          # epochs done
+        self.step = 0           # steps done
+
+    def state(self) -> dict[str, Any]:
+        """Return what load_state needs to go on as if there had been no break."""
+        return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "step": self.step}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["epoch"], state["step"]
+
+    def run_epoch(self, examples: ShardExamples, indices: npt.NDArray[np.int64]) -> Iterator[Step]:
+        """Train one epoch on the samples ``indices``; yield a Step for each batch."""
+        options, epoch = self.options, self.epoch + 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(options, epoch)
+        self.network.eval()                 # what is frozen keeps its batch-norm statistics
+        for module in self.modules:
+            module.train()
+        order = indices[epoch_order(len(indices), options.seed, epoch)]
+        last = -(-len(order) // options.batch_size)
+        stream = batches(
+            order,
+            lambda index: examples.example(index, epoch),
+            examples.map_size,
+            options.batch_size,
+            threads=options.threads,
+        )
+        for number, batch in enumerate(stream, start=1):
+            batch = batch.to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+                output = self.network(normalise(batch.images, examples.preprocessing))
+                parts = losses(output, batch.labels, batch.maps, batch.weights)
+            loss = parts.total(options.gamma)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.step += 1
+            right = (output.logits.argmax(1) == batch.labels).float().mean()
+            # one copy to the host a step, for all that it reports
+            figures = torch.stack([loss, parts.attention, parts.perception, parts.map, right]).tolist()
+            if number == last:
+                self.epoch = epoch
+            yield self._step(epoch, figures, epoch_ends=number == last)
+
+    def _step(self, epoch: int, figures: list[float], *, epoch_ends: bool) -> Step:
+        loss, loss_attention, loss_perception, loss_map, right = figures
+        if not math.isfinite(loss):
+            raise RunError(f"the loss became {loss} at step {self.step}; try a lower --lr or --gamma")
+        rate = learning_rate(self.options, epoch)
+        return Step(epoch, self.step, loss, loss_attention, loss_perception, loss_map, right, rate, epoch_ends)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The samples on which the best epoch is chosen; never the test set's."""
+
+    examples: ShardExamples
+    indices: npt.NDArray[np.int64]
+
+
+def fit(
+    model: TrainedModel,
+    training: Training,
+    examples: ShardExamples,
+    indices: npt.NDArray[np.int64],
+    *,
+    validation: Validation | None,
+    folder: Path,
+) -> Iterator[Step]:
+    """Train to the last epoch, yielding every Step, and keep the run in ``folder``.
+
+    log.jsonl gets a line a step, last.pt and best.pt (the highest validation accuracy, then the lowest loss;
+    without validation the last epoch) are replaced after each epoch, summary.json is written at the end.
+    """
+    best: dict[str, Any] | None = model.state.get("best")
+    began = time.monotonic()
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
+        step: Step | None = None
+        while training.epoch < training.options.epochs:
+            for step in training.run_epoch(examples, indices):
+                if step.epoch_ends:
+                    step = _validated(step, training, validation)
+                    found = _as_best(step)
+                    better = best is None or validation is None or _rank(found) > _rank(best)
+                    best = found if better or best is None else best
+                    _save(model, training, folder, best, better=better)
+                log.write(json.dumps(asdict(step)) + "\n")
+                log.flush()
+                yield step
+    if best is not None:
+        summary = {"epochs": training.epoch, "steps": training.step, "best": best, "control": model.control,
+                   "seconds": round(time.monotonic() - began, 1)}
+        write_json(folder / "summary.json", summary)
+
+
+def _validated(step: Step, training: Training, validation: Validation | None) -> Step:
+    if validation is None:
+        return step
+    figures = accuracy(
+        training.network, validation.examples, validation.indices, training.device, training.options.batch_size
+    )
+    return replace(step, validation=figures)
+
+
+def _as_best(step: Step) -> dict[str, Any]:
+    return {"epoch": step.epoch, "validation": step.validation, "loss": step.loss}
+
+
+def _rank(best: dict[str, Any]) -> tuple[float, float]:
+    return best["validation"]["top1"], -best["validation"]["loss"]
+
+
+def _save(model: TrainedModel, training: Training, folder: Path, best: dict[str, Any], *, better: bool) -> None:
+    now = replace(model, state={**training.state(), "best": best})
+    save_model(folder / "last.pt", now)
+    if better:
+        save_model(folder / "best.pt", now)

@@ -1,0 +1,88 @@
+"""Weights of others: torchvision's ResNets, and the ABN authors' checkpoints, by their names for things."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hkmap.errors import RunError
+
+logger = logging.getLogger("hkmap")
+
+#: ours → the ABN authors'; theirs are torchvision's wherever torchvision has the part
+_PREFIXES = {
+    "extractor.": "",
+    "attention.stage_norm.": "bn_att.",
+    "attention.stage.": "att_layer4.",
+    "attention.class_conv.": "att_conv.",
+    "attention.class_norm.": "bn_att2.",
+    "attention.logit_conv.": "att_conv2.",
+    "attention.map_conv.": "att_conv3.",
+    "attention.map_norm.": "bn_att3.",
+    "perception.stage.": "layer4.",
+    "perception.fc.": "fc.",
+}
+_OF_CLASSES = ("attention.class_", "attention.logit_conv.", "attention.map_", "perception.fc.")
+_ONLY_ABN = (*_OF_CLASSES, "attention.stage_norm.")
+_MULTI_TASK = ("layer4_att.", "depth_conv.", "output_per.")
+
+
+def author_name(name: str) -> str:
+    """Return the ABN authors' name of one of our parameters or buffers.
+
+    >>> author_name("attention.stage.0.conv1.weight"), author_name("extractor.layer1.0.bn1.bias")
+    ('att_layer4.0.conv1.weight', 'layer1.0.bn1.bias')
+    """
+    ours = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
+    return _PREFIXES[ours] + name.removeprefix(ours)
+
+
+def load_weights(network: nn.Module, path: Path) -> list[str]:
+    """Load a checkpoint's weights into ``network`` and return the names of what stays fresh.
+
+    A plain ResNet's layer4 starts the perception and the attention branch's stage (they differ only in stride).
+    Parts that depend on the classes stay fresh where the file has another number of them. Raises RunError where
+    the file does not fit otherwise. Nothing in the file is executed.
+    """
+    given = _read(path)
+    if multi_task := sorted(name for name in given if name.startswith(_MULTI_TASK)):
+        raise RunError(f"{path}: a multi-task ABN ({multi_task[0]}), which is another network; expected a plain ABN")
+    if not any(name.startswith("att_layer4.") for name in given):
+        given |= {f"att_{name}": value for name, value in given.items() if name.startswith("layer4.")}
+    own = network.state_dict()
+    fresh = []
+    for name, value in own.items():
+        found = given.get(author_name(name))
+        if found is not None and found.shape == value.shape:
+            own[name] = found
+        elif name.startswith(_OF_CLASSES) or (found is None and name.startswith(_ONLY_ABN)):
+            fresh.append(name)
+        elif not name.endswith("num_batches_tracked"):      # old files lack it
+            got = "nothing" if found is None else f"shape {tuple(found.shape)}"
+            raise RunError(
+                f"{path}: has {got} for {author_name(name)}, expected shape {tuple(value.shape)}; is --arch the file's?"
+            )
+    network.load_state_dict(own)
+    if fresh:
+        logger.warning("%s: these start fresh: %s", path, ", ".join(fresh))
+    return fresh
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    # some of the authors' files hold an accuracy as a numpy scalar; the guard stays on for everything else
+    allowed: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:      # a damaged or foreign file fails in zipfile, pickle or torch, each in its own way
+        raise RunError(f"{path}: not a checkpoint that can be read safely ({type(error).__name__})") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise RunError(f"{path}: expected a state dict of tensors, or one under the key state_dict")
+    return {name.removeprefix("module."): value for name, value in content.items()}
