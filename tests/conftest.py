@@ -74,3 +74,32 @@ def shell(tmp_path: Path) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def make_shard(tmp_path: Path) -> Callable[..., Path]:
+    """Write a shard of small generated images: a bright square whose place tells the label, a map over the square."""
+
+    def make(
+        name: str, count: int = 12, *, side: int = 16, classes: int = 2, maps: int | None = None, seed: int = 0
+    ) -> Path:
+        import cv2
+        import numpy as np
+
+        from hkmap.storage.shards import ShardWriter
+
+        rng = np.random.default_rng(seed)
+        with ShardWriter(tmp_path / name) as writer:
+            for number in range(count):
+                label = number % classes
+                image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+                values = np.zeros((8, 8), np.float32)
+                row, column = divmod(label, 2)
+                image[row * side // 2 : (row + 1) * side // 2, column * side // 2 : (column + 1) * side // 2] += 150
+                values[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] = 1
+                record = {"id": f"{name}-{number}", "image": "x.png", "label": label, "class": f"class {label}"}
+                drawn = values if maps is None or number < maps else None
+                writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, None)
+        return tmp_path / name
+
+    return make

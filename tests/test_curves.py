@@ -15,7 +15,7 @@ def literal_curve(network, start, finish, saliency, step, chosen):
     """One pixel after the other, one image after the other, in numpy and in the order of the protocol."""
     values = saliency.numpy()
     height, width = values.shape
-    places = sorted(((-values[i, j], i * width + j) for i in range(height) for j in range(width)))
+    places = sorted((-values[i, j], i * width + j) for i in range(height) for j in range(width))
     frame, scores = start.clone(), []
     for number, (_, place) in enumerate(places):
         if number % step == 0:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hkmap.cli.options import device_option, from_option, use_maps_option
+from hkmap.cli.options import device_option, from_option, use_maps_option, warn_of_control
 from hkmap.cli.progress import track
 from hkmap.cli.stream import EXISTING, StreamCommand, print_result
 
@@ -45,4 +46,17 @@ def evaluate(shard: Path, source: Path, device: str, **options: Any) -> None:
         model, reader, EvaluationOptions(**options), jobs.pick_device(device),
         watch=lambda rows: track(rows, "evaluating", total=len(reader)),
     )
+    warn_of_control(model)
+    _print_table(report)
     print_result({"shard": str(shard), "run": str(source), **report})
+
+
+def _print_table(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "mean", "samples")
+    for name, value in report["metrics"].items():
+        table.add_row(name, "none applies" if value is None else f"{value:.4f}", str(report["counts"][name]))
+    if logging.getLogger("hkmap").getEffectiveLevel() < logging.ERROR:      # not under -q
+        Console(stderr=True).print(table)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hkmap.cli.stream import EXISTING, OUTPUT, Function
+
+if TYPE_CHECKING:
+    from hkmap.engine.runs import TrainedModel
+
 
 
 def from_option(function: Function) -> Function:
@@ -74,6 +78,12 @@ def epochs_options(*, epochs: int, learning_rate: float) -> Any:
         return wrapper
 
     return decorate
+
+
+def warn_of_control(model: TrainedModel) -> None:
+    """Say on stderr that a network is a sham control, if it is one."""
+    if model.control == "shuffled":
+        click.echo("sham control: this network learnt from maps of other images", err=True)
 
 
 def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.options import device_option, from_option, use_maps_option
+from hkmap.cli.options import device_option, from_option, use_maps_option, warn_of_control
 from hkmap.cli.stream import (
     StreamCommand,
     emit,
@@ -61,6 +61,7 @@ def predict(
         )
 
     model, on = load_model(source), pick_device(device)
+    warn_of_control(model)
     if writer is None:
         emit(predicted(None))
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hkmap.cli.options import warn_of_control
 from hkmap.cli.progress import track
 from hkmap.cli.stream import print_result
 
@@ -30,18 +31,20 @@ def carry_out(
 ) -> None:
     """Train ``model`` on ``shard`` into the run folder ``out`` and print the summary as JSON."""
     from hkmap.engine import jobs, runs
+    from hkmap.engine.training import fit
     from hkmap.storage.shards import ShardReader
 
     data = jobs.make_data(
         model, ShardReader(shard), ShardReader(val) if val else None,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
     )
-    if model.control == "shuffled":
-        click.echo("sham control: every image is trained with another image's human map", err=True)
-    config = _options_in_force() | runs.describe(model)
-    runs.open_run(out, config, overwrite=overwrite, resume=resume)
-    steps = jobs.run(model, data, optimisation, jobs.pick_device(device), out, resume=resume)
-    for _ in track(steps, _title(model), total=optimisation.epochs * data.steps(optimisation.batch_size)):
+    warn_of_control(model)
+    training = jobs.prepare(model, data, optimisation, jobs.pick_device(device))
+    runs.open_run(out, _options_in_force() | runs.describe(model), overwrite=overwrite, resume=resume)
+    if resume:
+        jobs.go_on(model, training, out)
+    remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
+    for _ in track(fit(model, training, data, out), "training", total=remaining):
         pass
     print_result({"run": str(out), **runs.read_summary(out)})
 
@@ -52,10 +55,6 @@ def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOption
 
     names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision")
     return TrainingOptions(learning_rate=options.pop("lr"), **{name: options.pop(name) for name in names}, **more)
-
-
-def _title(model: TrainedModel) -> str:
-    return "training, sham control (shuffled maps)" if model.control == "shuffled" else "training"
 
 
 def _options_in_force() -> dict[str, Any]:

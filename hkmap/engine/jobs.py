@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hkmap.engine.backbones import Architecture, build
 from hkmap.engine.data import ShardExamples, exchange_maps
 from hkmap.engine.evaluation import EvaluationOptions, evaluate, pixel_step
 from hkmap.engine.runs import TrainedModel, load_model
-from hkmap.engine.training import Step, Training, TrainingOptions, Validation, fit
+from hkmap.engine.training import Data, Training, TrainingOptions, Validation
 from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
 from hkmap.storage.atomic import replacing
 from hkmap.storage.shards import ShardReader
-
-
-@dataclass(frozen=True)
-class Data:
-    """The samples to train on, and those on which the best epoch is chosen, if any."""
-
-    examples: ShardExamples
-    indices: npt.NDArray[np.int64]
-    validation: Validation | None
-
-    def steps(self, batch_size: int) -> int:
-        """Return the steps of one epoch."""
-        return -(-len(self.indices) // batch_size)
 
 
 def pick_device(name: str) -> torch.device:
@@ -112,28 +97,21 @@ def check_classes(model: TrainedModel, shard: ShardReader) -> None:
             )
 
 
-def run(
-    model: TrainedModel,
-    data: Data,
-    options: TrainingOptions,
-    device: torch.device,
-    folder: Path,
-    *,
-    resume: bool = False,
-) -> Iterator[Step]:
-    """Train ``model`` into ``folder``, yielding every Step; ``resume`` goes on after the last whole epoch there."""
-    if options.gamma > 0 and not data.examples.shard.has_map[data.indices].any():
-        place = data.examples.shard.path
-        raise RunError(f"{place}: no training sample has a map; the map loss needs some, or say --gamma 0")
-    if resume:
-        last = load_model(folder / "last.pt")
-        model.network.load_state_dict(last.network.state_dict())
-        model.state.update(last.state)
-    training = Training(model.network, options, device)
-    if resume:
-        training.load_state(model.state)
-        _cut_log(folder / "log.jsonl", training.step)
-    yield from fit(model, training, data.examples, data.indices, validation=data.validation, folder=folder)
+def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device) -> Training:
+    """Return the training of ``model``, ready to begin; raise RunError where the data or the network do not fit."""
+    shard = data.examples.shard
+    if options.gamma > 0 and not shard.has_map[data.indices].any():
+        raise RunError(f"{shard.path}: no training sample has a map; the map loss needs some, or say --gamma 0")
+    return Training(model.network, options, device)
+
+
+def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
+    """Set a training to where the run in ``folder`` stood after its last whole epoch."""
+    last = load_model(folder / "last.pt")
+    model.network.load_state_dict(last.network.state_dict())
+    model.state.update(last.state)
+    training.load_state(last.state)
+    _cut_log(folder / "log.jsonl", training.step)
 
 
 def measure(

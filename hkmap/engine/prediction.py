@@ -16,7 +16,7 @@ from hkmap.engine.runs import TrainedModel
 from hkmap.engine.views import plain_view, view_image, view_map
 from hkmap.errors import HkmapError, RecordError, RunError
 from hkmap.maps.check import Map
-from hkmap.records import Record, Rejects
+from hkmap.records import Record, Rejects, reference_of
 from hkmap.storage.images import read_image
 from hkmap.storage.mapfiles import MapWriter, load_map
 
@@ -73,6 +73,8 @@ def predicted_records(
         raise RunError("the network has no attention branch, so there are no maps to save; leave --out away")
     for found in predict(model, records, rejects, device, **options):
         added: Record = {"prediction": found.label, "confidence": found.confidence}
+        if model.control != "none":
+            added["control"] = model.control
         if maps is not None and found.attention is not None:
             added[key] = maps.save(found.record["id"], found.attention)
         yield found.record | added
@@ -106,11 +108,13 @@ def _maps(attention: Tensor | None, count: int) -> list[Map | None]:
 
 def _example(model: TrainedModel, record: Record, use_maps: bool) -> tuple[Record, Example | HkmapError]:
     try:
-        if not isinstance(record.get("image"), str):
+        reference = reference_of(record, "image")
+        drawn = reference_of(record, "map") if use_maps else None
+        if reference is None:
             raise RecordError(f'record "{record["id"]}": no key "image" with a path; the network needs an image')
-        image = read_image(record["image"])
+        image = read_image(reference)
         view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
-        values = load_map(record["map"]) if use_maps and "map" in record else None
+        values = None if drawn is None else load_map(drawn)
         example = Example(
             image=view_image(image, view, model.preprocessing.size),
             map=None if values is None else view_map(values, view, map_size(model)),

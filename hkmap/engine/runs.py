@@ -130,7 +130,7 @@ def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
     if not (folder / "last.pt").is_file() or not (folder / "config.toml").is_file():
         raise RunError(f"{folder}: no run to resume; expected last.pt and config.toml of one, leave --resume away")
     before = read_config(folder / "config.toml")
-    now = {name: value for name, value in config.items() if value is not None}
+    now = {name: json.loads(json.dumps(value)) for name, value in config.items() if value is not None}
     differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     if differing:
         name = differing[0]

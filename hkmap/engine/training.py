@@ -162,15 +162,20 @@ class Validation:
     indices: npt.NDArray[np.int64]
 
 
-def fit(
-    model: TrainedModel,
-    training: Training,
-    examples: ShardExamples,
-    indices: npt.NDArray[np.int64],
-    *,
-    validation: Validation | None,
-    folder: Path,
-) -> Iterator[Step]:
+@dataclass(frozen=True)
+class Data:
+    """The samples to train on, and those to validate on, if any."""
+
+    examples: ShardExamples
+    indices: npt.NDArray[np.int64]
+    validation: Validation | None
+
+    def steps(self, batch_size: int) -> int:
+        """Return the steps of one epoch."""
+        return -(-len(self.indices) // batch_size)
+
+
+def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> Iterator[Step]:
     """Train to the last epoch, yielding every Step, and keep the run in ``folder``.
 
     log.jsonl gets a line a step, last.pt and best.pt (the highest validation accuracy, then the lowest loss;
@@ -181,20 +186,19 @@ def fit(
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
         step: Step | None = None
         while training.epoch < training.options.epochs:
-            for step in training.run_epoch(examples, indices):
+            for step in training.run_epoch(data.examples, data.indices):
                 if step.epoch_ends:
-                    step = _validated(step, training, validation)
+                    step = _validated(step, training, data.validation)
                     found = _as_best(step)
-                    better = best is None or validation is None or _rank(found) > _rank(best)
+                    better = best is None or data.validation is None or _rank(found) > _rank(best)
                     best = found if better or best is None else best
                     _save(model, training, folder, best, better=better)
                 log.write(json.dumps(asdict(step)) + "\n")
                 log.flush()
                 yield step
     if best is not None:
-        summary = {"epochs": training.epoch, "steps": training.step, "best": best, "control": model.control,
-                   "seconds": round(time.monotonic() - began, 1)}
-        write_json(folder / "summary.json", summary)
+        summary = {"epochs": training.epoch, "steps": training.step, "best": best, "control": model.control}
+        write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
 
 
 def _validated(step: Step, training: Training, validation: Validation | None) -> Step:

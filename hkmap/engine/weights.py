@@ -60,9 +60,11 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
         found = given.get(author_name(name))
         if found is not None and found.shape == value.shape:
             own[name] = found
+        elif name.endswith("num_batches_tracked"):      # old files lack it
+            continue
         elif name.startswith(_OF_CLASSES) or (found is None and name.startswith(_ONLY_ABN)):
             fresh.append(name)
-        elif not name.endswith("num_batches_tracked"):      # old files lack it
+        else:
             got = "nothing" if found is None else f"shape {tuple(found.shape)}"
             raise RunError(
                 f"{path}: has {got} for {author_name(name)}, expected shape {tuple(value.shape)}; is --arch the file's?"

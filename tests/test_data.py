@@ -1,0 +1,108 @@
+"""Batches: what a sample looks like depends on the seed, the epoch and its index alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hkmap.engine.data import ShardExamples, batches, collate, epoch_order, exchange_maps, normalise
+from hkmap.engine.views import Preprocessing
+from hkmap.errors import ImageError, RunError
+from hkmap.storage.shards import ShardReader
+
+
+@pytest.fixture
+def examples(make_shard):
+    shard = ShardReader(make_shard("a.h5", 10, maps=6))
+    return ShardExamples(shard, Preprocessing(16, 16), (4, 4), augmentations=("mirror", "crop", "intensity"), seed=5)
+
+
+def test_batches_hold_every_sample_in_order(examples):
+    found = list(batches(range(10), examples.example, (4, 4), 4))
+    assert [len(batch.labels) for batch in found] == [4, 4, 2]
+    assert torch.cat([batch.labels for batch in found]).tolist() == [0, 1] * 5
+    first = found[0]
+    assert first.images.shape == (4, 16, 16, 3)
+    assert first.images.dtype == torch.uint8
+    assert first.maps.shape == first.weights.shape == (4, 1, 4, 4)
+    known = torch.cat([batch.weights for batch in found]).flatten(1).sum(1) > 0
+    assert known.tolist() == [True] * 6 + [False] * 4          # "no map" is not "an empty map"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_samples_look_depends_on_seed_epoch_and_index_alone(examples, threads):
+    def images(indices, epoch):
+        stream = batches(indices, lambda index: examples.example(index, epoch), (4, 4), 3, threads=threads)
+        return torch.cat([batch.images for batch in stream])
+
+    once = images(range(10), 1)
+    assert torch.equal(once, images(range(10), 1))
+    assert torch.equal(once[[7, 2]], images([7, 2], 1))
+    assert not torch.equal(once, images(range(10), 2))
+
+
+def test_without_an_epoch_nothing_is_augmented(examples):
+    image = examples.example(3).image
+    assert np.array_equal(image, examples.shard.image(3))
+
+
+def test_an_epochs_order_is_a_permutation_that_seed_and_epoch_fix():
+    order = epoch_order(50, 1, 2)
+    assert sorted(order) == list(range(50))
+    assert np.array_equal(order, epoch_order(50, 1, 2))
+    assert not np.array_equal(order, epoch_order(50, 1, 3))
+    assert not np.array_equal(order, epoch_order(50, 2, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sham_control_gives_every_image_anothers_map(seed):
+    has_map = np.array([True, False, True, True, True, False, True])
+    owner = exchange_maps(has_map, seed)
+    annotated = np.flatnonzero(has_map)
+    assert sorted(owner[annotated]) == list(annotated)      # each map is used once
+    assert (owner[annotated] != annotated).all()            # never by its own image
+    assert list(owner[~has_map]) == list(np.flatnonzero(~has_map))
+
+
+def test_the_sham_control_needs_two_maps():
+    with pytest.raises(RunError, match="needs two with a map, got 1"):
+        exchange_maps(np.array([True, False]), 0)
+
+
+def test_exchanged_maps_arrive_at_the_other_image(make_shard):
+    shard = ShardReader(make_shard("b.h5", 4))
+    swapped = ShardExamples(shard, Preprocessing(16, 16), (8, 8), map_of=np.array([1, 0, 3, 2]))
+    assert np.array_equal(swapped.example(0).map, shard.map(1))
+    assert np.array_equal(swapped.example(0).image, shard.image(0))
+    assert swapped.example(0).label == 0
+
+
+def test_normalise_is_the_textbook_formula_channels_last():
+    preprocessing = Preprocessing()
+    images = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
+    found = normalise(images, preprocessing)
+    wanted = (images.double() / 255 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
+    assert found.shape == (2, 3, 5, 4)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(found.permute(0, 2, 3, 1).double(), wanted, atol=1e-5)
+
+
+def test_a_batch_stays_whole_on_its_way_to_the_device(examples):
+    batch = collate([examples.example(0), examples.example(9)], (4, 4))
+    moved = batch.to(torch.device("cpu"))
+    assert torch.equal(moved.maps, batch.maps)
+    assert torch.equal(moved.weights, batch.weights)
+
+
+def test_a_failure_in_a_thread_reaches_the_reader():
+    def broken(index):
+        raise ImageError(f"image {index} is damaged")
+
+    with pytest.raises(ImageError, match="image 0 is damaged"):
+        list(batches(range(8), broken, (4, 4), 2))
+
+
+def test_an_unknown_augmentation_is_refused(examples):
+    with pytest.raises(RunError, match=r"\['blur'\] is unknown; expected any of mirror"):
+        ShardExamples(examples.shard, Preprocessing(16, 16), (4, 4), augmentations=("blur",))

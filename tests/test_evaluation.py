@@ -1,0 +1,177 @@
+"""`hkmap eval` and `hkmap predict`: figures worked the slow way, a person's map in the place of the predicted one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hkmap.engine.data import normalise
+from hkmap.engine.evaluation import EvaluationOptions, auc, deletion, insertion, pixel_step
+from hkmap.engine.maps import resize_maps
+from hkmap.engine.runs import load_model
+from hkmap.storage.mapfiles import load_map
+from hkmap.storage.shards import ShardReader
+
+SMALL = ["--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4", "--epochs", "3"]
+ALL = [word for name in ("top1", "top5", "mse", "insertion", "deletion") for word in ("--metric", name)]
+
+
+@pytest.fixture
+def run(hk, make_shard, tmp_path):
+    shard = make_shard("test.h5", 10, classes=3, maps=7)
+    result = hk("train", shard, "--arch", "resnet8+abn", *SMALL, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    return tmp_path / "run", shard
+
+
+def clean_pass(folder, shard):
+    """The network, its input images and its output on the whole shard."""
+    model, reader = load_model(folder), ShardReader(shard)
+    images = normalise(torch.from_numpy(np.stack([reader.image(i) for i in range(len(reader))])), model.preprocessing)
+    with torch.no_grad():
+        return model.network, images, model.network(images), reader
+
+
+def test_all_metrics_are_what_they_say(hk, run):
+    folder, shard = run
+    result = hk("eval", shard, "--from", folder, *ALL, "--step", 40)
+    assert result.exit_code == 0, result.stderr
+    report = result.records[0]
+    network, images, output, reader = clean_pass(folder, shard)
+    answers = output.logits.argmax(1)
+    assert report["metrics"]["top1"] == pytest.approx(np.mean(answers.numpy() == reader.labels))
+    assert report["metrics"]["top5"] == 1.0                                # of three classes
+    distances = [
+        np.mean((output.attention[i, 0].numpy() - reader.map(i)) ** 2) for i in range(10) if reader.has_map[i]
+    ]
+    assert report["metrics"]["mse"] == pytest.approx(np.mean(distances), rel=1e-5)
+    assert report["counts"] == {"top1": 10, "top5": 10, "mse": 7, "insertion": 10, "deletion": 10}
+    for name, measure in (("insertion", insertion), ("deletion", deletion)):
+        areas = []
+        for i, image in enumerate(images):
+            def score(frames, chosen=answers[i]):
+                return network(frames).logits.softmax(1)[:, chosen]
+
+            saliency = resize_maps(output.attention[i : i + 1], (16, 16))[0, 0]
+            with torch.no_grad():
+                areas.append(auc(measure(score, image, saliency, 40)).item())
+        assert report["metrics"][name] == pytest.approx(np.mean(areas), abs=1e-5)
+    assert report["settings"]["step"] == 40
+    assert report["settings"]["blur"] == "rise"
+    assert "insertion" in result.stderr      # the table for people
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_batch_size_changes_no_figure(hk, run, batch_size):
+    folder, shard = run
+    wanted = hk("eval", shard, "--from", folder, *ALL).records[0]["metrics"]
+    found = hk("eval", shard, "--from", folder, *ALL, "--batch-size", batch_size).records[0]["metrics"]
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_holding_the_attention_gives_other_curves(hk, run):
+    folder, shard = run
+    options = ["--from", folder, "--metric", "insertion"]
+    anew = hk("eval", shard, *options).records[0]
+    held = hk("eval", shard, *options, "--hold-attention").records[0]
+    assert held["settings"]["hold_attention"]
+    assert held["metrics"] != anew["metrics"]
+
+
+def test_a_packed_map_equal_to_the_predicted_one_changes_nothing(hk, run, tmp_path):
+    folder, shard = run
+    unpacked = hk("unpack", shard, "--out", tmp_path / "files").stdout
+    predicted = hk("predict", "--from", folder, "--out", tmp_path / "attention.h5", stdin=unpacked).records
+    own = [{**record, "map": record["attention"]} for record in predicted]
+    assert hk("pack", tmp_path / "own.h5", stdin=own).exit_code == 0
+    options = [tmp_path / "own.h5", "--from", folder, "--metric", "top1", "--metric", "mse", "--metric", "insertion"]
+    plain, given = hk("eval", *options, "--hold-attention"), hk("eval", *options, "--use-maps")
+    assert plain.records[0]["metrics"] == given.records[0]["metrics"]
+    assert plain.records[0]["metrics"]["mse"] == 0
+    again = hk("predict", "--from", folder, "--use-maps", stdin=own).records
+    assert [record["confidence"] for record in again] == [record["confidence"] for record in predicted]
+
+
+def test_an_edited_map_changes_the_answer_of_its_sample_alone(hk, run, tmp_path):
+    folder, shard = run
+    stream = hk("unpack", shard).stdout
+    plain = hk("predict", "--from", folder, stdin=stream).records
+    used = hk("predict", "--from", folder, "--use-maps", stdin=stream).records
+    differs = [a["confidence"] != b["confidence"] for a, b in zip(plain, used, strict=True)]
+    assert differs == [True] * 7 + [False] * 3      # the last three have no map
+
+
+def test_predict_adds_what_the_network_says(hk, run, tmp_path):
+    folder, shard = run
+    records = hk("unpack", shard, "--out", tmp_path / "files").records
+    records[0]["note"] = "kept"
+    found = hk("predict", "--from", folder, "--out", tmp_path / "maps", "--key", "after", stdin=records).records
+    _, _, output, _ = clean_pass(folder, shard)
+    assert [record["prediction"] for record in found] == output.logits.argmax(1).tolist()
+    confidences = output.logits.softmax(1).max(1).values.tolist()
+    assert [record["confidence"] for record in found] == pytest.approx(confidences, abs=1e-5)
+    assert np.allclose(load_map(found[4]["after"]), output.attention[4, 0], atol=1e-5)
+    assert found[0]["note"] == "kept"
+    assert "attention" not in found[0]
+
+
+def test_predict_without_out_saves_no_map(hk, run):
+    folder, shard = run
+    found = hk("predict", "--from", folder, "--batch-size", 3, stdin=hk("unpack", shard).stdout)
+    assert len(found.records) == 10
+    assert "attention" not in found.records[0]
+
+
+def test_predict_skips_a_bad_image_and_counts_it(hk, run, tmp_path):
+    folder, shard = run
+    records = hk("unpack", shard, "--out", tmp_path / "files").records
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    records[3]["image"] = str(tmp_path / "broken.png")
+    del records[5]["image"]
+    stopped = hk("predict", "--from", folder, stdin=records)
+    assert stopped.exit_code == 1
+    assert "broken.png" in stopped.stderr
+    skipped = hk("predict", "--from", folder, "--on-error", "skip", "--max-errors", 2, stdin=records)
+    assert skipped.exit_code == 0
+    assert len(skipped.records) == 8
+    assert 'no key "image" with a path' in skipped.stderr
+
+
+def test_a_metric_that_applies_to_no_sample_is_null(hk, make_shard, tmp_path):
+    shard = make_shard("bare.h5", 6, maps=0)
+    hk("train", shard, "--arch", "resnet8+abn", *SMALL, "--out", tmp_path / "run")
+    result = hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse", "--metric", "top1")
+    assert result.records[0]["metrics"]["mse"] is None
+    assert result.records[0]["counts"] == {"mse": 0, "top1": 6}
+    assert "none applies" in result.stderr
+    assert hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse", "-q").stderr == ""
+
+
+def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
+    shard = make_shard("plain.h5", 6)
+    hk("train", shard, "--arch", "resnet8", *SMALL, "--out", tmp_path / "run")
+    assert hk("eval", shard, "--from", tmp_path / "run", "--metric", "top1").exit_code == 0
+    for options in (["--metric", "insertion"], ["--metric", "top1", "--use-maps"]):
+        result = hk("eval", shard, "--from", tmp_path / "run", *options)
+        assert result.exit_code == 1
+        assert "has no attention branch, so it has no map; only top1 and top5" in result.stderr
+    stream = hk("unpack", shard).stdout
+    saved = hk("predict", "--from", tmp_path / "run", "--out", tmp_path / "maps", stdin=stream)
+    assert "no maps to save; leave --out away" in saved.stderr
+    used = hk("predict", "--from", tmp_path / "run", "--use-maps", stdin=stream)
+    assert "no map can take its map's place" in used.stderr
+
+
+@pytest.mark.parametrize(("size", "step"), [((224, 224), 1792), ((48, 48), 83), ((360, 360), 4629)])
+def test_the_default_step_is_a_28th_of_the_image(size, step):
+    assert pixel_step(EvaluationOptions(()), size) == step
+    assert pixel_step(EvaluationOptions((), step=224), size) == 224
+
+
+def test_stdout_is_one_json_object(hk, run):
+    folder, shard = run
+    result = hk("eval", shard, "--from", folder / "last.pt", "--metric", "top1")
+    assert json.loads(result.stdout)["run"].endswith("last.pt")

@@ -1,0 +1,291 @@
+"""Runs from start to end on small shards: what is kept, what is frozen, what goes on after a break."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hkmap.engine import jobs
+from hkmap.engine.backbones import Architecture
+from hkmap.engine.runs import RUN_FILES, load_model, read_config
+from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
+from hkmap.engine.views import Preprocessing
+from hkmap.errors import RunError
+from hkmap.storage.shards import ShardReader
+
+SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_model(path).network.state_dict()
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """The parts (extractor, attention, perception) of which some tensor differs by a bit."""
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture
+def run(hk, make_shard, tmp_path):
+    """A trained run and its shard."""
+    shard = make_shard("train.h5", 12, maps=9)
+    result = hk("train", shard, *SMALL, "--epochs", 2, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    return tmp_path / "run", shard, result
+
+
+def test_train_keeps_a_run(run):
+    folder, _, result = run
+    assert {path.name for path in folder.iterdir()} == set(RUN_FILES)
+    steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [(step["epoch"], step["step"]) for step in steps] == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6)]
+    assert all(math.isfinite(step["loss"]) for step in steps)
+    assert result.records[0]["steps"] == 6
+    config = read_config(folder / "config.toml")
+    assert config["arch"] == "resnet8+abn"
+    assert config["classes"] == ["class 0", "class 1"]
+    assert config["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_train_learns(hk, make_shard, tmp_path):
+    shard, test = make_shard("train.h5", 32), make_shard("test.h5", 32, seed=9)
+    hk("train", shard, *SMALL, "--epochs", 8, "--lr", 0.05, "--val", test, "--out", tmp_path / "run")
+    result = hk("eval", test, "--from", tmp_path / "run", "--metric", "top1")
+    assert result.records[0]["metrics"]["top1"] > 0.9
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(hk, run, tmp_path):
+    folder, shard, _ = run
+    hk("train", shard, *SMALL, "--epochs", 2, "--out", tmp_path / "again")
+    hk("train", shard, *SMALL, "--epochs", 2, "--seed", 1, "--out", tmp_path / "other")
+    assert changed(weights_of(folder), weights_of(tmp_path / "again")) == set()
+    assert changed(weights_of(folder), weights_of(tmp_path / "other")) == {"extractor", "attention", "perception"}
+
+
+@pytest.mark.parametrize(("update", "parts"), [("both", {"attention", "perception"}), ("attention", {"attention"})])
+def test_finetune_changes_what_it_says_and_not_a_bit_more(hk, run, tmp_path, update, parts):
+    folder, shard, _ = run
+    result = hk("finetune", shard, "--from", folder, "--update", update, "--epochs", 2, "--out", tmp_path / "tuned")
+    assert result.exit_code == 0, result.stderr
+    before, after = weights_of(folder), weights_of(tmp_path / "tuned")
+    assert changed(before, after) == parts
+    buffers = [name for name in before if "running_" in name and name.startswith("extractor")]
+    assert buffers
+    assert all(torch.equal(before[name], after[name]) for name in buffers)
+
+
+def test_finetune_moves_the_attention_towards_the_human_maps(hk, make_shard, tmp_path):
+    shard = make_shard("train.h5", 16)
+    hk("train", shard, *SMALL, "--epochs", 1, "--out", tmp_path / "run")
+    distances = {}
+    for gamma in (0, 5):
+        out = tmp_path / f"gamma{gamma}"
+        hk("finetune", shard, "--from", tmp_path / "run", "--gamma", gamma, "--epochs", 8, "--lr", 0.05, "--out", out)
+        distances[gamma] = hk("eval", shard, "--from", out, "--metric", "mse").records[0]["metrics"]["mse"]
+    assert distances[5] < 0.5 * distances[0]
+
+
+def test_the_sham_control_says_so_in_every_output(hk, run, tmp_path):
+    folder, shard, _ = run
+    out = tmp_path / "sham"
+    result = hk("finetune", shard, "--from", folder, "--control", "shuffled", "--epochs", 1, "--out", out)
+    assert "sham control" in result.stderr
+    assert result.records[0]["control"] == "shuffled"
+    assert json.loads((out / "summary.json").read_text())["control"] == "shuffled"
+    assert read_config(out / "config.toml")["control"] == "shuffled"
+    evaluated = hk("eval", shard, "--from", out, "--metric", "top1")
+    assert evaluated.records[0]["control"] == "shuffled"
+    assert "sham control" in evaluated.stderr
+    predicted = hk("predict", "--from", out, stdin=hk("unpack", shard).stdout)
+    assert all(record["control"] == "shuffled" for record in predicted.records)
+
+
+@pytest.mark.parametrize("augment", [[], ["--augment", "mirror", "--augment", "crop"]])
+def test_resume_is_bit_equal_to_an_unbroken_run(hk, run, tmp_path, monkeypatch, augment):
+    _, shard, _ = run
+    command = ["train", shard, *SMALL, *augment, "--epochs", 4, "--val-share", 0.25, "--out"]
+    assert hk(*command, tmp_path / "whole").exit_code == 0
+
+    broken = Training.run_epoch
+
+    def interrupted(self, examples, indices):
+        for step in broken(self, examples, indices):
+            if step.step == 8:      # in the middle of epoch 3
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(Training, "run_epoch", interrupted)
+    assert hk(*command, tmp_path / "broken").exit_code == 130
+    monkeypatch.undo()
+    result = hk(*command, tmp_path / "broken", "--resume")
+    assert result.exit_code == 0, result.stderr
+    for name in ("last.pt", "best.pt"):
+        assert changed(weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "broken" / name)) == set()
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "broken")]
+    assert logs[0] == logs[1]
+
+
+def test_resume_refuses_other_options_and_a_folder_without_a_run(hk, run, tmp_path):
+    folder, shard, _ = run
+    other = hk("train", shard, *SMALL, "--epochs", 2, "--lr", 0.5, "--out", folder, "--resume")
+    assert other.exit_code == 1
+    assert "lr is 0.5, the run to resume had 0.01" in other.stderr
+    empty = hk("train", shard, *SMALL, "--epochs", 2, "--out", tmp_path / "empty", "--resume")
+    assert "no run to resume" in empty.stderr
+
+
+def test_a_run_is_not_overwritten_unasked(hk, run):
+    folder, shard, _ = run
+    again = hk("train", shard, *SMALL, "--epochs", 1, "--out", folder)
+    assert again.exit_code == 1
+    assert "holds a run already; choose another --out, or say --overwrite or --resume" in again.stderr
+    assert hk("train", shard, *SMALL, "--epochs", 1, "--out", folder, "--overwrite").exit_code == 0
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_config_repeats_a_run(hk, run, tmp_path):
+    folder, shard, _ = run
+    result = hk("train", "--config", folder / "config.toml", shard, "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.stderr
+    assert changed(weights_of(folder), weights_of(tmp_path / "again")) == set()
+
+
+def test_val_share_holds_samples_out_and_best_is_chosen_on_them(hk, run, tmp_path):
+    _, shard, _ = run
+    result = hk("train", shard, *SMALL, "--epochs", 3, "--val-share", 0.34, "--out", tmp_path / "held")
+    assert result.exit_code == 0
+    steps = [json.loads(line) for line in (tmp_path / "held/log.jsonl").read_text().splitlines()]
+    assert len(steps) == 3 * 2      # 8 of 12 samples, 4 a batch
+    figures = [(step["validation"]["top1"], -step["validation"]["loss"]) for step in steps if step["epoch_ends"]]
+    assert result.records[0]["best"]["epoch"] == 1 + figures.index(max(figures))
+
+
+def test_held_out_samples_are_never_trained_on(make_shard):
+    shard = ShardReader(make_shard("train.h5", 12))
+    model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
+    data = jobs.make_data(model, shard, None, val_share=0.25, seed=3)
+    assert data.validation is not None
+    assert sorted([*data.indices, *data.validation.indices]) == list(range(12))
+    assert len(data.validation.indices) == 3
+
+
+def test_bfloat16_trains(hk, run, tmp_path):
+    folder, shard, _ = run
+    half = ["--precision", "bfloat16", "--epochs", 1]
+    result = hk("finetune", shard, "--from", folder, *half, "--out", tmp_path / "half")
+    assert result.exit_code == 0, result.stderr
+    assert math.isfinite(result.records[0]["best"]["loss"])
+
+
+def test_a_plain_network_trains_and_cannot_be_finetuned(hk, run, tmp_path):
+    _, shard, _ = run
+    plain = ["--arch", "resnet8", *SMALL[2:]]
+    assert hk("train", shard, *plain, "--epochs", 1, "--out", tmp_path / "plain").exit_code == 0
+    result = hk("finetune", shard, "--from", tmp_path / "plain", "--epochs", 1, "--out", tmp_path / "no")
+    assert result.exit_code == 1
+    assert "no attention branch to fine-tune; train one with an --arch that ends in +abn" in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_learning_rate_falls_at_a_half_and_three_quarters():
+    options = TrainingOptions(epochs=300, learning_rate=1.0)
+    assert [learning_rate(options, epoch) for epoch in (1, 150, 151, 225, 226, 300)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(hk, run, tmp_path):
+    _, shard, _ = run
+    result = hk("train", shard, *SMALL, "--epochs", 3, "--lr", 1e30, "--out", tmp_path / "wild")
+    assert result.exit_code == 1
+    assert "try a lower --lr or --gamma" in result.stderr
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["--arch", "vgg16"], '"vgg16" is unknown; expected one of resnet8'),
+    (["--device", "abacus"], '--device "abacus" is unknown; expected auto, cpu, cuda or cuda:N'),
+    (["--weights", __file__], "not a checkpoint that can be read safely"),
+])
+def test_a_wrong_option_is_a_sentence(hk, run, tmp_path, arguments, sentence):
+    _, shard, _ = run
+    result = hk("train", shard, *SMALL, "--epochs", 1, *arguments, "--out", tmp_path / "no")
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert not (tmp_path / "no" / "last.pt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_asking_for_cuda_without_one_is_a_sentence(hk, run, tmp_path):
+    _, shard, _ = run
+    result = hk("train", shard, *SMALL, "--device", "cuda", "--out", tmp_path / "no")
+    assert result.exit_code == 1
+    assert "no CUDA device that torch can use; say --device cpu" in result.stderr
+
+
+def test_maps_are_asked_for_where_there_are_none(hk, make_shard, tmp_path):
+    shard = make_shard("bare.h5", 8, maps=0)
+    assert hk("train", shard, *SMALL, "--epochs", 1, "--out", tmp_path / "run").exit_code == 0
+    result = hk("finetune", shard, "--from", tmp_path / "run", "--epochs", 1, "--out", tmp_path / "no")
+    assert "no training sample has a map; the map loss needs some, or say --gamma 0" in result.stderr
+    labels = hk("finetune", shard, "--from", tmp_path / "run", "--gamma", 0, "--epochs", 1, "--out", tmp_path / "yes")
+    assert labels.exit_code == 0
+
+
+def test_classes_that_do_not_fit_are_refused(hk, run, make_shard, tmp_path):
+    folder, _, _ = run
+    more = make_shard("more.h5", 8, classes=4)
+    result = hk("eval", more, "--from", folder, "--metric", "top1")
+    assert result.exit_code == 1
+    assert "label 3 is beyond the network's 2 classes; pack all shards with the same --classes" in result.stderr
+
+
+def test_class_names_that_differ_are_refused(make_shard):
+    shard = ShardReader(make_shard("train.h5", 4))
+    model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), ["class 0", "dog"], 0)
+    with pytest.raises(RunError, match='label 1 is "class 1", for the network it is "dog"'):
+        jobs.check_classes(model, shard)
+
+
+def test_a_shard_without_labels_trains_nothing():
+    with pytest.raises(RunError, match="the training shard has no labels"):
+        jobs.new_model(Architecture("resnet8+abn", 0), Preprocessing(), [], 0)
+
+
+def test_a_sample_without_a_label_is_named(make_shard, monkeypatch):
+    shard = ShardReader(make_shard("train.h5", 4))
+    shard.labels = np.array([0, 1, -1, 1])
+    model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
+    with pytest.raises(RunError, match=r'record "train.h5-2" has no label'):
+        jobs.make_data(model, shard, None)
+
+
+@pytest.mark.parametrize(("content", "sentence"), [
+    (b"", "not a readable checkpoint"),
+    (b"PK\x03\x04 cut off", "not a readable checkpoint"),
+])
+def test_a_damaged_checkpoint_is_a_sentence(tmp_path, content, sentence):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(RunError, match=sentence):
+        load_model(tmp_path / "last.pt")
+
+
+def test_foreign_and_newer_checkpoints_are_refused(run, tmp_path):
+    folder, _, _ = run
+    content = torch.load(folder / "last.pt", weights_only=True)
+    torch.save({**content, "version": 99}, tmp_path / "newer.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(RunError, match="version 99, this hkmap reads up to 1; update hkmap"):
+        load_model(tmp_path / "newer.pt")
+    with pytest.raises(RunError, match="not an hkmap checkpoint"):
+        load_model(tmp_path / "foreign.pt")
+    with pytest.raises(RunError, match="no such checkpoint; expected a run folder"):
+        load_model(tmp_path)
+
+
+def test_a_step_is_what_the_log_holds(run):
+    folder, _, _ = run
+    first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+    assert Step(**first).step == 1
