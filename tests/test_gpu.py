@@ -1,0 +1,99 @@
+"""CPU and CUDA agree. Skipped where there is no CUDA device; `make gpu-check` runs it where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hkmap.engine.abn import place
+from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.evaluation import deletion, insertion
+from hkmap.engine.losses import losses
+from hkmap.engine.maps import resize_maps
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-4}
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch):
+    """float32 without TF32's short mantissa, in convolutions and products."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.fixture(params=["resnet18+abn", "resnet50+abn"])
+def networks(request):
+    torch.manual_seed(0)
+    architecture = Architecture(request.param, 10, width=16)
+    network = build(architecture)
+    twin = build(architecture)
+    twin.load_state_dict(network.state_dict())
+    return place(network, torch.device("cpu")), place(twin, torch.device("cuda"))
+
+
+def test_logits_and_attention_agree(networks):
+    images = torch.randn(4, 3, 96, 96)
+    with torch.no_grad():
+        host, device = (network.eval()(images.to(next(network.parameters()).device)) for network in networks)
+    for ours, theirs in zip(host, device, strict=True):
+        torch.testing.assert_close(ours, theirs.cpu(), **TOLERANCE)
+
+
+def test_losses_and_gradients_agree(networks):
+    images, labels = torch.randn(4, 3, 96, 96), torch.tensor([0, 3, 3, 9])
+    maps, weights = torch.rand(4, 1, 6, 6), torch.tensor([1.0, 1.0, 0.0, 1.0]).view(4, 1, 1, 1).expand(4, 1, 6, 6)
+    found = []
+    for network in networks:
+        on = next(network.parameters()).device
+        parts = losses(network.train()(images.to(on)), labels.to(on), maps.to(on), weights.to(on))
+        parts.total(1.0).backward()
+        gradient = network.attention.map_conv.weight.grad
+        found.append([*(part.detach().cpu() for part in parts), gradient.cpu()])
+    torch.testing.assert_close(*found, **TOLERANCE)
+
+
+@pytest.mark.parametrize("measure", [insertion, deletion])
+def test_curves_agree_and_stay_on_the_device(networks, measure):
+    image, saliency = torch.randn(3, 64, 64), torch.randint(0, 9, (64, 64)) / 8
+    curves = []
+    for network in networks:
+        on = next(network.parameters()).device
+        with torch.no_grad():
+            scores = measure(
+                lambda frames, network=network: network.eval()(frames).logits.softmax(1)[:, 2],
+                image.to(on), saliency.to(on), 200,
+            )
+        assert scores.device.type == on.type
+        curves.append(scores.cpu())
+    torch.testing.assert_close(*curves, rtol=0, atol=1e-4)
+
+
+def test_resized_maps_agree():
+    maps = torch.rand(3, 1, 56, 56)
+    for size in ((14, 14), (23, 23), (224, 224)):
+        torch.testing.assert_close(resize_maps(maps, size), resize_maps(maps.cuda(), size).cpu(), rtol=0, atol=1e-6)
+
+
+def test_bfloat16_autocast_runs_on_the_device(networks):
+    network = networks[1].eval()
+    with torch.autocast("cuda", torch.bfloat16), torch.no_grad():
+        output = network(torch.randn(2, 3, 64, 64, device="cuda"))
+    assert torch.isfinite(output.logits).all()
+
+
+def test_train_finetune_and_eval_run_on_the_device(hk, make_shard, tmp_path):
+    shard = make_shard("t.h5", 16)
+    small = ["--arch", "resnet8+abn", "--stem", "small", "--width", 8, "--image-size", 16, "--epochs", 2]
+    assert hk("train", shard, *small, "--device", "cuda", "--out", tmp_path / "run").exit_code == 0
+    tuned = ["--from", tmp_path / "run", "--epochs", 1, "--device", "cuda", "--out", tmp_path / "tuned"]
+    assert hk("finetune", shard, *tuned).exit_code == 0
+    metrics = ["--metric", "top1", "--metric", "insertion", "--metric", "mse"]
+    found = [
+        hk("eval", shard, "--from", tmp_path / "tuned", *metrics, "--device", device).records[0]["metrics"]
+        for device in ("cpu", "cuda")
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
