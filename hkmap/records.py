@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -59,13 +59,13 @@ def parse_record(line: bytes, place: str) -> Record:
     """
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
-    except ValueError as error:        # JSONDecodeError and UnicodeDecodeError are its children
+    except (ValueError, RecursionError) as error:   # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise RecordError(f"{place}: not a JSON object ({error}); expected one record a line") from error
     if not isinstance(record, dict):
         raise RecordError(f"{place}: expected a JSON object, got {type(record).__name__}")
-    if set(record) == {"error"}:
-        raise UpstreamError(record["error"])
-    if not isinstance(record.get("id"), str) or not record["id"]:
+    if "error" in record and "id" not in record:        # whatever a filter such as jq has added to it
+        raise UpstreamError(str(record["error"]))
+    if not _is_text(record.get("id")):
         raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {record.get("id")!r}')
     return record
 
@@ -117,12 +117,13 @@ def dump_record(record: Record) -> bytes:
     >>> dump_record({"id": "7", "class": "Großer Ani"}).decode()
     '{"id": "7", "class": "Großer Ani"}\\n'
     """
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    place = f"record {record.get('id')!a}"
     try:
-        return line.encode()
+        return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError as error:       # a file name of another encoding, as Python carries it
-        place = f"record {record.get('id')!a}"
         raise RecordError(f"{place}: a name in it is not UTF-8; rename the file or the folder") from error
+    except (ValueError, RecursionError) as error:       # what JSON can say and not take back: 1e999 is infinite
+        raise RecordError(f"{place}: cannot be written as JSON in UTF-8 ({error}); mend its text or number") from error
 
 
 def frame_of(record: Record) -> tuple[int, int]:
@@ -163,7 +164,7 @@ def polygons_of(record: Record) -> list[list[tuple[float, float]]]:
 def masks_of(record: Record) -> dict[str, str]:
     """Return the paths of the record's masks by their names, checked."""
     found = record.get("masks")
-    if not (isinstance(found, dict) and all(isinstance(path, str) and path for path in found.values())):
+    if not (isinstance(found, dict) and all(map(_is_path, found.values()))):
         raise _wrong(record, "masks", 'an object of names and paths, such as {"EX": "path.tif"}', found)
     return found
 
@@ -171,7 +172,7 @@ def masks_of(record: Record) -> dict[str, str]:
 def reference_of(record: Record, key: str) -> str | None:
     """Return the path or reference under ``key`` ("image", "map", "attention"), None where it has none."""
     found = record.get(key)
-    if found is None or (isinstance(found, str) and found):
+    if found is None or _is_path(found):
         return found
     raise _wrong(record, key, "a path or a reference such as maps/017.npy or maps.h5#17", found)
 
@@ -220,8 +221,18 @@ def _is_point(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is a string, not empty, that UTF-8 can hold: JSON's escapes also write half characters."""
+    return isinstance(value, str) and bool(value) and value.encode(errors="ignore").decode() == value
+
+
+def _is_path(value: object) -> bool:
+    return _is_text(value) and "\0" not in str(value)
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # math.isfinite cannot take all of JSON's whole numbers, which have no end
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:

@@ -135,10 +135,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_broken_exif_block_turns_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "odd.jpg"
-    path.write_bytes(encoded(RED_ABOVE_BLUE, "JPEG", exif=b"Exif\0\0" + b"II*\0\xff\xff\xff\x7f"))
-    assert image_size(path) == (24, 40)
-    assert read_image(str(path)).shape == (40, 24, 3)
+    path = tmp_path / "odd"
+    for kind in ("JPEG", "PNG"):
+        for exif in (b"II*\0\xff\xff\xff\x7f", b"II*\0", b"no exif"):
+            path.write_bytes(encoded(RED_ABOVE_BLUE, kind, exif=b"Exif\0\0" + exif))
+            assert image_size(path) == (24, 40)
+            assert read_image(str(path)).shape == (40, 24, 3)
 
 
 def masks() -> dict[str, tuple[bytes, np.ndarray[Any, Any]]]:
@@ -204,7 +206,8 @@ def test_masks_that_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("data", "suffix"), [
     (encoded(RED_ABOVE_BLUE, "JPEG"), "jpg"), (encoded(RED_ABOVE_BLUE), "png"),
-    (encoded(RED_ABOVE_BLUE, "TIFF"), "tif"), (encoded(RED_ABOVE_BLUE, "WEBP"), "webp"), (encoded(RED_ABOVE_BLUE, "GIF"), "gif"), (b"text", ""),
+    (encoded(RED_ABOVE_BLUE, "TIFF"), "tif"), (encoded(RED_ABOVE_BLUE, "WEBP"), "webp"),
+    (encoded(RED_ABOVE_BLUE, "GIF"), "gif"), (b"text", ""),
 ])
 def test_the_first_bytes_give_the_suffix(data: bytes, suffix: str) -> None:
     assert image_suffix(data) == suffix

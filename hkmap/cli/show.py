@@ -57,7 +57,8 @@ def show(
     \b
     Example:
       hkmap show maps.jsonl --out maps.png
-      hkmap predict test.h5 --from run/ --out maps/ | hkmap show --map map --map attention --out both.png
+      hkmap unpack test.h5 | hkmap predict --from run/ --out maps/ \\
+        | hkmap show --map map --map attention --out both.png
     """
     from hkmap.report.sheets import contact_sheet, draw_tile
     from hkmap.storage.atomic import refuse_existing

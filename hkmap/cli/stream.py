@@ -64,6 +64,18 @@ class StreamGroup(click.Group):
 
     command_class = StreamCommand
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of a pipeline, in which they were added."""
+        return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; the variable of an option is called after the option: HKMAP_PREDICT_FROM for --from."""
+        super().add_command(cmd, name)
+        for option in cmd.params:
+            if isinstance(option, click.Option):
+                own = max(option.opts, key=len).removeprefix("--")
+                option.envvar = f"HKMAP_{name or cmd.name}_{own}".replace("-", "_").upper()
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -78,6 +90,7 @@ class StreamGroup(click.Group):
             _fail(ctx, _sentence(error))
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
+            _pass_on("interrupted")       # Ctrl-C reaches every stage, `kill -INT` only this one
             ctx.exit(130)
         except (click.exceptions.Exit, click.ClickException):
             raise
@@ -139,6 +152,8 @@ def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:
     if stream.isatty():
         raise click.UsageError("Nothing to read: pipe records in, or name a file of records.")
     name = getattr(stream, "name", "-")
+    if str(name).endswith(".h5"):
+        raise click.UsageError(f"{name}: a shard, expected a file of records; say `hkmap unpack {name} | hkmap ...`.")
     return read_records(stream, "stdin" if name in ("-", "<stdin>", 0) else str(name), rejects)
 
 

@@ -3,45 +3,34 @@
 Every dataset is contiguous. The file is made with room for its data but without them; the bytes are then
 copied to the datasets' offsets, so a full disk is an ordinary OSError and memory stays small. A reader asks
 libhdf5 for the offsets once and fetches bytes by itself.
-
-The user block (the first 512 bytes) holds, as text, the size of the file, the sha256 of all that follows, and the
-sha256 of its structure: what follows without the large datasets. libhdf5 may hang or crash on a damaged structure,
-so a reader compares that one, a few kilobytes, before it lets libhdf5 open the file.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
-import re
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
+from hkmap.storage.userblock import USER_BLOCK, holes_of, refuse_damaged_structure, seal
 
-USER_BLOCK = 512
 _SLACK = 1 << 16      # libhdf5's own structures, more than they ever take, attributes aside
-_LARGE = 1 << 16      # bytes; smaller datasets count as structure
-_MOST_HOLES = 6
-_DIGEST_LINE = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
-_STRUCTURE_LINE = re.compile(rb"^size ([0-9]+) structure ([0-9a-f]{64}) without ([0-9+,]*)$", re.MULTILINE)
 
 Attributes = Mapping[str, str | int]
-Hole = tuple[int, int]      # where a large dataset begins and ends in the file
 
 
 @dataclass
@@ -139,29 +128,27 @@ def fill_file(path: Path, parts: Parts, attributes: Attributes) -> str:
             part.spool.seek(0)
             shutil.copyfileobj(part.spool, file, 1 << 20)
     ends = [(offsets[name], offsets[name] + part.finished_bytes()) for name, part in parts.by_name.items()]
-    return _seal(path, _large(ends))
+    return seal(path, ends)
+
+
+@contextmanager
+def written_as(path: Path) -> Iterator[None]:
+    """Name ``path``, not a spool without a name, in the OSError of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        said = f"{os.strerror(error.errno)}; nothing is left of it, as it needs room twice while it is written"
+        raise OSError(error.errno, said, str(path)) from error
 
 
 def replace_attribute(path: Path, name: str, value: str) -> str:
     """Change one attribute of a file that has no final name yet; return its new digest."""
-    with path.open("rb") as begin:
-        stated = _structure_stated(begin.read(USER_BLOCK))
-    assert stated is not None      # fill_file wrote it
+    holes = holes_of(path)
     with h5py.File(path, "r+") as file:
         file.attrs[name] = value
-    return _seal(path, stated.holes)
-
-
-def file_digest(path: Path) -> tuple[str, str]:
-    """Return (the sha256 that the user block states, the sha256 that the bytes have); without libhdf5.
-
-    Raises ShardError where the user block states none.
-    """
-    with path.open("rb") as file:
-        stated = _DIGEST_LINE.search(file.read(USER_BLOCK))
-        if stated is None:
-            raise ShardError(f"{path}: its first {USER_BLOCK} bytes hold no sha256; expected a file that hkmap wrote")
-        return stated[1].decode(), _digest(file, [(USER_BLOCK, file.seek(0, os.SEEK_END))])
+    return seal(path, holes)
 
 
 @dataclass(frozen=True)
@@ -194,7 +181,7 @@ class ContiguousFile:
         weakref.finalize(self, os.close, self._descriptor)
         self._lock = threading.Lock()
         self.size = os.fstat(self._descriptor).st_size
-        self._refuse_damaged_structure()
+        refuse_damaged_structure(path)
         try:
             with h5py.File(path, "r") as file:
                 self.attributes = {name: _plain(value) for name, value in file.attrs.items()}
@@ -216,17 +203,6 @@ class ContiguousFile:
     def whole(self, name: str) -> npt.NDArray[Any]:
         """Return a whole dataset; its size was checked against the file's."""
         return self.rows(name, 0, self.columns[name].shape[0])
-
-    def _refuse_damaged_structure(self) -> None:
-        stated = _structure_stated(self._once(0, USER_BLOCK))
-        if stated is None:      # written by another program: libhdf5 has to cope
-            return
-        if self.size < stated.size:
-            raise ShardError(f"{self.path}: cut short at {self.size} of {stated.size} bytes; copy it again")
-        with self.path.open("rb") as file:
-            found = _digest(file, _around(stated.holes, stated.size))
-        if found != stated.digest:
-            raise ShardError(f"{self.path}: its structure does not have the sha256 it states: damaged; copy it again")
 
     def _bytes(self, offset: int, count: int) -> bytes:
         pieces = []
@@ -293,64 +269,6 @@ def _lay_out(path: Path, parts: Parts, attributes: Attributes) -> dict[str, int]
     return offsets
 
 
-class _Structure(NamedTuple):
-    size: int
-    digest: str
-    holes: list[Hole]
-
-
-def _seal(path: Path, holes: list[Hole]) -> str:
-    """Write the user block of a file that is complete but for it; return the file's digest."""
-    with path.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        structure = _digest(file, _around(holes, size))
-        digest = _digest(file, [(USER_BLOCK, size)])
-        without = ",".join(f"{start}+{stop - start}" for start, stop in holes)
-        text = f"HDF5 of hkmap, from byte {USER_BLOCK} on\nsha256 {digest}\n"
-        text += f"size {size} structure {structure} without {without}\n"
-        file.seek(0)
-        file.write(text.encode().ljust(USER_BLOCK - 1) + b"\n")
-    return digest
-
-
-def _structure_stated(user_block: bytes) -> _Structure | None:
-    line = _STRUCTURE_LINE.search(user_block)
-    if line is None:
-        return None
-    pairs = [pair.partition(b"+") for pair in line[3].split(b",") if pair]
-    holes = [(int(start or b"0"), int(start or b"0") + int(length or b"0")) for start, _, length in pairs]
-    return _Structure(int(line[1]), line[2].decode(), holes)
-
-
-def _large(ends: list[Hole]) -> list[Hole]:
-    """The largest stretches of the file that are data, neighbours joined, in order; few, as the user block is small."""
-    joined: list[Hole] = []
-    for start, stop in sorted(end for end in ends if end[1] - end[0] >= _LARGE):
-        before = joined.pop() if joined and start - joined[-1][1] < USER_BLOCK else (start, stop)
-        joined.append((before[0], stop))
-    return sorted(sorted(joined, key=lambda hole: hole[0] - hole[1])[:_MOST_HOLES])
-
-
-def _around(holes: list[Hole], size: int) -> Iterator[Hole]:
-    """What lies between the holes, from the end of the user block to the end of the file."""
-    begin = USER_BLOCK
-    for start, stop in holes:
-        if begin <= start <= stop <= size:      # else the user block itself is damaged: nothing will fit its digest
-            yield begin, start
-            begin = stop
-    yield begin, size
-
-
-def _digest(file: IO[bytes], stretches: Iterable[Hole]) -> str:
-    digest = hashlib.sha256()
-    for start, stop in stretches:
-        file.seek(start)
-        while start < stop and (piece := file.read(min(stop - start, 1 << 20))):
-            digest.update(piece)
-            start += len(piece)
-    return digest.hexdigest()
-
-
 def _columns(group: h5py.Group, prefix: str, path: Path, size: int) -> Iterator[tuple[str, Column]]:
     for key in group:
         name = f"{prefix}{key}"
@@ -372,7 +290,7 @@ def _column(dataset: h5py.Dataset, name: str, path: Path, size: int) -> Column:
     bytes_needed = dataset.dtype.itemsize * math.prod(dataset.shape)
     offset = dataset.id.get_offset() if bytes_needed else 0
     if offset is None or offset + bytes_needed > size:
-        raise ShardError(f"{path}: {name} reaches beyond the end of the file ({size} bytes); copy the file again")
+        raise ShardError(f"{path}: {name} was never written, or lies beyond the file's {size} bytes; copy it again")
     return Column(offset, dataset.shape, dataset.dtype)
 
 
@@ -381,7 +299,7 @@ def _unreadable(path: Path, size: int, error: Exception) -> str:
         return f"{path}: cut short at {size} bytes (its header says more); copy it again"
     if size == 0:
         return f"{path}: empty (0 bytes), expected an HDF5 file; copy it again"
-    if "signature" in str(error):
+    if "file signature" in str(error):
         return f"{path}: {size} bytes without the signature of HDF5; expected a file that hkmap wrote, and whole"
     return f"{path}: damaged HDF5 ({str(error)[:100]}); copy it again"
 

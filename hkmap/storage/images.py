@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ MAGIC = (
 # In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker.
 _JPEG_MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 _ORIENTATION = 0x0112
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 def image_bytes(reference: str) -> bytes:
@@ -77,13 +78,14 @@ def decode_image(data: bytes, place: str) -> Pixels:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) in pixels as displayed, read from the header alone."""
-    with _opened(path, path) as image:
+    with _opened(path, path) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         # Some versions of Pillow turn the size of a TIFF themselves and some do not: its tags say.
         tags = getattr(image, "tag_v2", None)
         width, height = (int(tags[256]), int(tags[257])) if tags else image.size
-        try:
+        try:      # a broken EXIF block turns nothing, in OpenCV neither
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        except _PILLOW_ERRORS:      # a broken EXIF block turns nothing, in OpenCV neither
+        except _PILLOW_ERRORS:
             turned = False
     return (height, width) if turned else (width, height)
 

@@ -148,12 +148,13 @@ def check_header(file: ContiguousFile) -> None:
 
 def check_columns(file: ContiguousFile) -> int:
     """Return the number of records; raise ShardError where a dataset is missing, or of another type or shape."""
-    count = file.columns["labels"].shape[0] if "labels" in file.columns else 0
+    missing = _LAYOUT.keys() - file.columns.keys()
+    if missing:
+        raise ShardError(f"{file.path}: has no dataset {min(missing)}; expected a shard of `hkmap pack`, copy it again")
+    count = file.columns["labels"].shape[0]
     present = {name: layout for name, layout in _OPTIONAL.items() if name in file.columns}
     for name, (kind, dimensions, extra) in (_LAYOUT | present).items():
-        column = file.columns.get(name)
-        if column is None:
-            raise ShardError(f"{file.path}: has no dataset {name}; expected a shard of `hkmap pack`, copy it again")
+        column = file.columns[name]
         expected = np.dtype(kind)
         rows = column.shape[0] if extra is None else count + extra
         if column.dtype != expected or len(column.shape) != dimensions or column.shape[0] != rows:

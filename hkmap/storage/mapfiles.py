@@ -48,12 +48,12 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
     if out.suffix != ".h5":
         yield _FolderWriter(out, suffix, overwrite)
         return
-    from hkmap.storage.hdf5 import fill_file, spooling  # h5py is slow to load
+    from hkmap.storage.hdf5 import fill_file, spooling, written_as  # h5py is slow to load
 
     refuse_existing(out, overwrite=overwrite)
     with spooling(out.parent) as parts:
         yield _RowWriter(out, parts)
-        with replacing(out, overwrite=overwrite, durable=True) as beside:
+        with written_as(out), replacing(out, overwrite=overwrite, durable=True) as beside:
             fill_file(beside, parts, {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"})
 
 
@@ -138,14 +138,14 @@ class _FolderWriter:
         self._seen: set[str] = set()
 
     def save(self, identifier: str, values: Map) -> str:
-        _refuse_second(identifier, self._seen, self._folder)
+        checked = _checked(identifier, values, self._seen, self._folder)
         path = self._folder / f"{quote(identifier, safe='')}.{self._suffix}"
-        checked = check_map(values, f'map of "{identifier}"')
         with replacing(path, overwrite=self._overwrite) as beside, beside.open("wb") as file:
             if self._suffix == "npy":
                 np.save(file, checked, allow_pickle=False)
             else:
                 file.write(_png(checked))
+        self._seen.add(identifier)
         return str(path)
 
 
@@ -159,22 +159,23 @@ class _RowWriter:
         self._seen: set[str] = set()
 
     def save(self, identifier: str, values: Map) -> str:
-        from hkmap.storage.hdf5 import refuse_two_sizes
+        from hkmap.storage.hdf5 import refuse_two_sizes, written_as
 
-        _refuse_second(identifier, self._seen, self._out)
-        checked = check_map(values, f'map of "{identifier}"')
+        checked = _checked(identifier, values, self._seen, self._out)
         row = self._maps.rows
         self._maps.shape = self._maps.shape if row else checked.shape
         refuse_two_sizes(checked.shape, self._maps.shape, f'map of "{identifier}"')
-        self._maps.append(checked)
-        self._ids.append(identifier.encode())
+        with written_as(self._out):
+            self._maps.append(checked)
+            self._ids.append(identifier.encode())
+        self._seen.add(identifier)
         return f"{self._out}#{row}"
 
 
-def _refuse_second(identifier: str, seen: set[str], out: Path) -> None:
+def _checked(identifier: str, values: Map, seen: set[str], out: Path) -> Map:
     if identifier in seen:
         raise OutputError(f'record "{identifier}": comes twice, and {out} holds one map of a name; make the ids unique')
-    seen.add(identifier)
+    return check_map(values, f'map of "{identifier}"')
 
 
 def _png(values: Map) -> bytes:

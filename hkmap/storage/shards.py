@@ -22,7 +22,7 @@ from hkmap.errors import ImageError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, dump_record, frame_of, label_of, parse_record
 from hkmap.storage.atomic import refuse_existing, replacing
-from hkmap.storage.hdf5 import ContiguousFile, file_digest, refuse_two_sizes, replace_attribute, version_of
+from hkmap.storage.hdf5 import ContiguousFile, refuse_two_sizes, replace_attribute, version_of, written_as
 from hkmap.storage.images import Pixels, decode_image
 from hkmap.storage.layout import (
     Sample,
@@ -35,6 +35,7 @@ from hkmap.storage.layout import (
     parse_classes,
     weight_bytes,
 )
+from hkmap.storage.userblock import file_digest
 
 logger = logging.getLogger("hkmap")
 
@@ -226,8 +227,7 @@ class ShardWriter:
         with self._stack:
             if not self.count:
                 raise RecordError(f"{self._path}: no record left to pack; see the warnings before this")
-            if self._builder.count:
-                self._finish()
+            self._finish()
             self._agree_on_classes()
         self._remove_former()
 
@@ -251,7 +251,7 @@ class ShardWriter:
         place = f'record "{record["id"]}"'
         if record["id"] in self._ids:
             raise RecordError(f"{place}: this id comes twice; every record needs its own")
-        text = _json(record, place)
+        text = dump_record(record).rstrip(b"\n")
         _check_size(record, decode_image(image, f"{place}: image {record.get('image', '')}"), place)
         sample = self._sample(record, image, values, weight)
         self._classes.learn(record, sample.label)
@@ -275,7 +275,8 @@ class ShardWriter:
         if self._builder.count == self._shard_size:
             self._finish()
             self._begin()
-        self._builder.add(sample, text)
+        with written_as(self._path):
+            self._builder.add(sample, text)
         self._ids.add(sample.record["id"])
         if sample.map is not None:
             self.map_size = sample.map.shape
@@ -288,7 +289,8 @@ class ShardWriter:
     def _finish(self) -> None:
         path = _numbered(self._path, len(self.written)) if self._shard_size else self._path
         beside = self._stack.enter_context(replacing(path, overwrite=self._overwrite, durable=True))
-        digest = self._builder.write(beside, self.classes)
+        with written_as(self._path):
+            digest = self._builder.write(beside, self.classes)
         self.written.append(WrittenShard(path, beside, self.classes, self._builder.count, digest))
 
     def _agree_on_classes(self) -> None:
@@ -356,13 +358,6 @@ def content_digest(reader: ShardReader) -> str:
             digest.update(piece)
         digest.update(sample.label.to_bytes(8, "little", signed=True))
     return digest.hexdigest()
-
-
-def _json(record: Record, place: str) -> bytes:
-    try:
-        return dump_record(record).rstrip(b"\n")
-    except ValueError as error:      # what JSON's escapes and exponents can smuggle in: half a character, 1e999
-        raise RecordError(f"{place}: cannot be written as JSON in UTF-8 ({error}); mend its text or number") from error
 
 
 def _check_size(record: Record, pixels: Pixels, place: str) -> None:

@@ -1,0 +1,538 @@
+"""Shards as files: what went in comes out, and every damage has its sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
+from hkmap.maps.check import Map
+from hkmap.storage.images import image_bytes, read_image
+from hkmap.storage.layout import dump_classes
+from hkmap.storage.mapfiles import load_map, load_weights
+from hkmap.storage.shards import ShardReader, ShardWriter, content_digest, open_shard, verify_digest
+
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
+MAPS = RANDOM.random((6, 3, 4), dtype=np.float32)
+WEIGHTS = RANDOM.random((6, 3, 4), dtype=np.float32)
+
+
+def png(index: int) -> bytes:
+    return bytes(cv2.imencode(".png", PIXELS[index][..., ::-1])[1])
+
+
+def record(index: int, **keys: Any) -> dict[str, Any]:
+    return {"id": f"bird/{index}", "image": f"photos/{index}.png", "label": index % 3, "class": "abc"[index % 3],
+            "size": [10, 12], "extra": {"ü": [index]}, **keys}
+
+
+def no_class(index: int, label: int | None) -> dict[str, Any]:
+    return {"id": f"{index}", "image": "x.png", "label": label}
+
+
+def write(path: Path, *, count: int = 6, without: tuple[int, ...] = (), weighted: tuple[int, ...] = (),
+          **options: Any) -> list[Path]:
+    with ShardWriter(path, **options) as writer:
+        for index in range(count):
+            weight = WEIGHTS[index] if index in weighted else None
+            writer.add(record(index), png(index), None if index in without else MAPS[index], weight)
+    return [shard.path for shard in writer.written]
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    return write(tmp_path / "train.h5")[0]
+
+
+def test_what_went_in_comes_out(shard: Path) -> None:
+    reader = ShardReader(shard)
+    assert len(reader) == 6
+    assert reader.classes == ["a", "b", "c"]
+    assert reader.ids == [f"bird/{index}" for index in range(6)]
+    assert reader.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert reader.labels.dtype == np.int64
+    assert reader.has_map.tolist() == [True] * 6
+    assert reader.map_size == (3, 4)
+    assert reader.maps.dtype == np.float32
+    assert np.array_equal(reader.maps, MAPS)
+    assert not reader.has_weights
+    assert reader.attributes["format"] == "hkmap-shard"
+    for index in range(6):
+        sample = reader.read(index)
+        assert sample.record == reader.record(index) == record(index)
+        assert sample.image_bytes == reader.image_bytes(index) == png(index)
+        assert np.array_equal(reader.image(index), PIXELS[index])
+        values = reader.map(index)
+        assert values is not None
+        assert np.array_equal(values, MAPS[index])
+        assert sample.weight is None
+        assert sample.label == index % 3
+
+
+def test_the_layout_is_the_documented_one(shard: Path) -> None:
+    """Any HDF5 program finds version 1 as docs/design.md describes it."""
+    with h5py.File(shard) as file:
+        assert dict(file.attrs, created_with="") == {
+            "format": "hkmap-shard", "version": 1, "classes": '["a", "b", "c"]', "created_with": ""}
+        starts = file["images/offsets"][:]
+        assert bytes(file["images/bytes"][starts[2]:starts[3]]) == png(2)
+        assert np.array_equal(file["maps"][:], MAPS)
+        assert file["has_map"][:].tolist() == [True] * 6
+        assert file["labels"].dtype == np.int64
+        starts = file["records/offsets"][:]
+        assert json.loads(bytes(file["records/bytes"][starts[4]:starts[5]])) == record(4)
+        assert file["crc32"].dtype == np.uint32
+        assert all(file[name].chunks is None for name in ("maps", "images/bytes", "labels"))
+        assert file.userblock_size == 512
+        assert "weights" not in file
+    assert shard.read_bytes()[:512].isascii()
+
+
+def test_no_map_is_not_an_empty_map(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train.h5") as writer:
+        for index, values in enumerate([None, None, np.zeros((3, 4), np.float32), MAPS[3], None]):
+            writer.add(record(index), png(index), values)
+    reader = ShardReader(tmp_path / "train.h5")
+    assert reader.has_map.tolist() == [False, False, True, True, False]
+    assert reader.maps.shape == (5, 3, 4)
+    assert not reader.maps[[0, 1, 2, 4]].any()
+    assert reader.map(1) is None
+    assert np.array_equal(load_map(f"{tmp_path}/train.h5#3"), MAPS[3])
+    with pytest.raises(MapError, match=r"train\.h5#4: this record of the shard has no map"):
+        load_map(f"{tmp_path}/train.h5#4")
+
+
+def test_a_shard_may_have_no_maps_at_all(tmp_path: Path) -> None:
+    write(tmp_path / "train.h5", without=tuple(range(6)))
+    reader = ShardReader(tmp_path / "train.h5")
+    assert reader.map_size == (0, 0)
+    assert reader.maps.shape == (6, 0, 0)
+    assert reader.read(5).map is None
+
+
+@pytest.mark.parametrize("weighted", [(0, 1, 2, 3, 4, 5), (3,), (0,)])
+def test_records_without_weights_count_everywhere(weighted: tuple[int, ...], tmp_path: Path) -> None:
+    write(tmp_path / "train.h5", weighted=weighted, without=(5,) if 5 not in weighted else ())
+    reader = ShardReader(tmp_path / "train.h5")
+    assert reader.has_weights
+    for index in range(6):
+        weight = reader.read(index).weight
+        if reader.has_map[index]:
+            assert weight is not None
+            assert np.array_equal(weight, WEIGHTS[index] if index in weighted else np.ones((3, 4)))
+            assert np.array_equal(load_weights(f"{tmp_path}/train.h5#{index}"), weight)
+        else:
+            assert weight is None
+
+
+def test_a_reference_into_a_shard_reads_image_and_map(shard: Path) -> None:
+    assert image_bytes(f"{shard}#4") == png(4)
+    assert np.array_equal(read_image(f"{shard}#4"), PIXELS[4])
+    assert np.array_equal(load_map(f"{shard}#4"), MAPS[4])
+    with pytest.raises(ImageError, match=r"train\.h5#6: the shard has 6 records, counted from 0"):
+        image_bytes(f"{shard}#6")
+    with pytest.raises(MapError, match=r"train\.h5#6: the file has 6 rows, counted from 0"):
+        load_map(f"{shard}#6")
+    with pytest.raises(ShardError, match=r"gone\.h5: No such file"):
+        image_bytes("gone.h5#6")
+
+
+@pytest.mark.parametrize("index", [-1, 6])
+def test_there_is_no_record_beyond_the_end(index: int, shard: Path) -> None:
+    with pytest.raises(IndexError):
+        ShardReader(shard).read(index)
+
+
+def test_a_replaced_shard_is_read_anew(shard: Path) -> None:
+    assert open_shard(shard) is open_shard(shard)
+    with ShardWriter(shard, overwrite=True) as writer:
+        writer.add(record(5), png(5), None)
+    assert image_bytes(f"{shard}#0") == png(5)
+
+
+def test_readers_travel_to_other_processes_and_threads(shard: Path) -> None:
+    reader = pickle.loads(pickle.dumps(ShardReader(shard)))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: reader.image_bytes(number % 6), range(600)))
+    assert found == [png(number % 6) for number in range(600)]
+
+
+def test_classes(tmp_path: Path) -> None:
+    def classes(name: str, labels: list[int | None], given: list[str] | None = None) -> list[str]:
+        with ShardWriter(tmp_path / name, classes=given) as writer:
+            for index, label in enumerate(labels):
+                writer.add(no_class(index, label), png(0), None)
+        assert ShardReader(tmp_path / name).labels.tolist() == [-1 if label is None else label for label in labels]
+        return ShardReader(tmp_path / name).classes
+
+    assert classes("none.h5", [None, -1]) == []
+    assert classes("holes.h5", [2, None]) == ["", "", ""]
+    assert classes("given.h5", [1], ["cat", "Großer Ani", "owl"]) == ["cat", "Großer Ani", "owl"]
+    many = [f"a rather long name of a class {number}" for number in range(20_000)]
+    assert classes("many.h5", [19_999], many) == many
+
+
+BAD: list[tuple[dict[str, Any], type[HkmapError], str]] = [
+    ({"id": "bird/0"}, RecordError, r'record "bird/0": this id comes twice; every record needs its own'),
+    ({"label": 1, "class": "owl"}, ShardError, r'label 1 is class "owl", but it was "b" before; one label has one'),
+    ({"label": 100_000}, ShardError, "label 100000, expected at most 99999; number the classes from 0"),
+    ({"label": "b"}, RecordError, "label is b; expected a whole number"),
+    ({"label": 1, "class": 4}, RecordError, "class is 4; expected a name"),
+    ({"size": [12, 10]}, ImageError, r"its size is 12x10 \(width x height\), but the image is 10x12 once turned as"),
+    ({"size": [120, 100]}, ImageError, "give the coordinates in the image as it is displayed"),
+    ({"size": "12x10"}, RecordError, "size is 12x10; expected"),
+    ({"extra": float("inf")}, RecordError, "cannot be written as JSON in UTF-8"),
+    ({"extra": "\ud800"}, RecordError, "a name in it is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("keys", "kind", "sentence"), BAD)
+def test_a_bad_record_is_refused_and_leaves_no_trace(
+    keys: dict[str, Any], kind: type[HkmapError], sentence: str, tmp_path: Path
+) -> None:
+    with ShardWriter(tmp_path / "train.h5") as writer:
+        for index in (0, 1):
+            writer.add(record(index), png(index), MAPS[index])
+        with pytest.raises(kind, match=sentence):
+            writer.add(record(2, **keys), png(2), MAPS[2])
+        writer.add(record(3), png(3), MAPS[3])
+    assert ShardReader(tmp_path / "train.h5").ids == ["bird/0", "bird/1", "bird/3"]
+    assert ShardReader(tmp_path / "train.h5").classes == ["a", "b"]
+    assert np.array_equal(ShardReader(tmp_path / "train.h5").maps[2], MAPS[3])
+
+
+@pytest.mark.parametrize(("image", "values", "weight", "sentence"), [
+    (png(2)[:-30], MAPS[2], None, r'record "bird/2": image photos/2.png: cut short at \d+ bytes'),
+    (b"text", MAPS[2], None, 'record "bird/2": image photos/2.png: starts with'),
+    (png(2), MAPS[2] * 2, None, 'record "bird/2": map: values span'),
+    (png(2), MAPS[2] * np.nan, None, 'record "bird/2": map: holds NaN'),
+    (png(2), MAPS[2].T, None, r'record "bird/2": 4x3 \(height x width\), but the file\'s maps are 3x4'),
+    (png(2), None, WEIGHTS[2], 'record "bird/2": has weights but no map'),
+    (png(2), MAPS[2], WEIGHTS[2].T, r'record "bird/2": weights: 4x3 \(height x width\), but the file\'s maps are 3x4'),
+    (png(2), MAPS[2], WEIGHTS[2] * 2, 'record "bird/2": weights: values span'),
+])
+def test_bad_parts_are_refused(image: bytes, values: Map, weight: Map, sentence: str, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train.h5") as writer:
+        writer.add(record(0), png(0), MAPS[0])
+        with pytest.raises(HkmapError, match=sentence):
+            writer.add(record(2), image, values, weight)
+    assert len(ShardReader(tmp_path / "train.h5")) == 1
+
+
+def test_a_label_beyond_the_given_classes(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train.h5", classes=["a", "b"]) as writer:
+        writer.add(record(0), png(0), None)
+        with pytest.raises(ShardError, match=r'record "bird/2": label 2 is beyond the 2 classes, counted from 0'):
+            writer.add(record(2), png(2), None)
+
+
+@pytest.mark.parametrize("size", [[10, 12], [100, 120], [7, 8], [224, 224], None])
+def test_a_frame_may_have_another_scale(size: list[int] | None, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train.h5") as writer:
+        writer.add(record(0, size=size), png(0), None)
+    assert ShardReader(tmp_path / "train.h5").record(0)["size"] == size
+
+
+# --- names of shards --------------------------------------------------------------------------------------------
+
+
+def test_shards_roll_over(tmp_path: Path) -> None:
+    paths = write(tmp_path / "train.h5", shard_size=4, without=(0, 1, 2, 3))
+    assert [path.name for path in paths] == ["train-00000.h5", "train-00001.h5"]
+    readers = [ShardReader(path) for path in paths]
+    assert [reader.ids for reader in readers] == [[f"bird/{i}" for i in range(4)], ["bird/4", "bird/5"]]
+    assert readers[1].map_size == (3, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train-00000.h5", "train-00001.h5"]
+    for path in paths:
+        verify_digest(path)
+
+
+def test_all_shards_of_a_run_agree_on_the_classes(tmp_path: Path) -> None:
+    paths = write(tmp_path / "train.h5", shard_size=1)
+    assert [ShardReader(path).classes for path in paths] == [["a", "b", "c"]] * 6
+    for path in paths:
+        verify_digest(path)
+
+
+def test_a_former_series_is_replaced_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "train.h5", shard_size=2)
+    (tmp_path / "train-1.h5").write_text("another file")
+    with pytest.raises(OutputError, match=r"train-00000\.h5: exists already"):
+        write(tmp_path / "train.h5", shard_size=5)
+    write(tmp_path / "train.h5", shard_size=5, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train-00000.h5", "train-00001.h5", "train-1.h5"]
+    assert "train-00002.h5: removed, as it belonged to the shards that were replaced" in caplog.text
+
+
+def test_a_shard_ends_in_h5(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"train\.hdf5: a shard's name ends in \.h5; call it train\.h5"):
+        ShardWriter(tmp_path / "train.hdf5")
+
+
+def test_nothing_is_overwritten_unasked(shard: Path) -> None:
+    before = shard.read_bytes()
+    with pytest.raises(OutputError, match="exists already; choose another name, or say --overwrite"):
+        write(shard)
+    assert shard.read_bytes() == before
+    write(shard, count=1, overwrite=True)
+    assert len(ShardReader(shard)) == 1
+
+
+@pytest.mark.parametrize("shard_size", [None, 1])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ImageError, OSError])
+def test_a_run_that_stops_leaves_nothing(stop: type[BaseException], shard_size: int | None, tmp_path: Path) -> None:
+    def run() -> None:
+        with ShardWriter(tmp_path / "train.h5", shard_size=shard_size) as writer:
+            for index in range(3):
+                writer.add(record(index), png(index), MAPS[index])
+            raise stop
+
+    with pytest.raises(stop):
+        run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("hkmap.storage.hdf5.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"No space left on device; nothing is left of it, .*: '.*/train\.h5'"):
+        write(tmp_path / "train.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_record_at_all_is_no_shard(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"train\.h5: no record left to pack"), ShardWriter(tmp_path / "train.h5"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- damage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("keep", "sentence"), [
+    (0, r"empty \(0 bytes\), expected an HDF5 file; copy it again"),
+    (100, "100 bytes without the signature of HDF5; expected a file that hkmap wrote, and whole"),
+    (600, r"cut short at 600 of \d+ bytes; copy it again"),
+    (2500, r"cut short at 2500 of \d+ bytes; copy it again"),
+    (0.5, "cut short at"), (0.99, "cut short at"), (-1, "cut short at"),
+])
+def test_a_shard_cut_short(keep: float, sentence: str, shard: Path) -> None:
+    size = shard.stat().st_size
+    os.truncate(shard, int(keep * size) if 0 < keep < 1 else int(keep) % size)
+    with pytest.raises(ShardError, match=rf"train\.h5: .*{sentence}"):
+        ShardReader(shard)
+
+
+def test_a_foreign_file_cut_short(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["maps"] = np.zeros((100, 100))
+    os.truncate(tmp_path / "x.h5", 5000)
+    with pytest.raises(ShardError, match=r"x\.h5: cut short at 5000 bytes \(its header says more\); copy it again"):
+        ShardReader(tmp_path / "x.h5")
+
+
+def test_files_that_are_no_shards(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"gone\.h5: No such file or directory; expected an HDF5 file"):
+        ShardReader(tmp_path / "gone.h5")
+    with pytest.raises(ShardError, match=r"gone\.h5: No such file"):
+        open_shard(tmp_path / "gone.h5")
+    (tmp_path / "x.h5").write_bytes(b"text" * 500)
+    with pytest.raises(ShardError, match="2000 bytes without the signature of HDF5"):
+        ShardReader(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["images"] = np.zeros((3, 3))
+        file.attrs["format"] = [1, 2]
+    with pytest.raises(ShardError, match=r'y\.h5: HDF5, but no shard \(it lacks the attribute format = "hkmap-shard"'):
+        ShardReader(tmp_path / "y.h5")
+    with pytest.raises(ShardError, match=r"y\.h5: its first 512 bytes hold no sha256"):
+        verify_digest(tmp_path / "y.h5")
+
+
+def test_foreign_files_with_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        place = file.create_dataset("maps", data=np.zeros((2, 3, 4), np.float32)).id.get_offset()
+    whole = path.read_bytes()
+    before, after = (start.to_bytes(8, "little") + (96).to_bytes(8, "little") for start in (place, place + 4000))
+    assert before in whole      # where the dataset lies, and its size
+    path.write_bytes(whole.replace(before, after))
+    with pytest.raises(ShardError, match=r"x\.h5: (damaged HDF5 |maps was never written, or lies beyond the file's)"):
+        ShardReader(path)      # by libhdf5 itself, if it is a recent one
+    path.write_bytes(whole.replace(b"HEAP", b"XXXX"))
+    with pytest.raises(ShardError, match=r"x\.h5: damaged HDF5 \(.*\); copy it again"):
+        ShardReader(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("maps", (2, 3, 4), "f4")
+    with pytest.raises(ShardError, match=r"x\.h5: maps was never written, or lies beyond the file's \d+ bytes"):
+        ShardReader(path)
+
+
+def rewrite(shard: Path, change: Callable[[h5py.File], object]) -> None:
+    """Change a shard as another program would: by libhdf5, and without a user block."""
+    other = shard.with_name("other.h5")
+    with h5py.File(shard) as old, h5py.File(other, "w") as new:
+        for name in old:
+            old.copy(name, new)
+        new.attrs.update(old.attrs)
+        change(new)
+    other.replace(shard)
+
+
+def replace(name: str, values: Any) -> Callable[[h5py.File], object]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = values
+
+    return change
+
+
+FOREIGN: list[tuple[Callable[[h5py.File], object], str]] = [
+    (lambda f: f.attrs.update(version=2), "shard version 2, this hkmap reads up to 1; update hkmap"),
+    (lambda f: f.attrs.update(version="x"), "version 'x', expected a whole number from 1"),
+    (lambda f: f.attrs.update(version=0), "version 0, expected a whole number from 1"),
+    (lambda f: f.attrs.update(classes="a,b"), "its attribute classes is no JSON list of names"),
+    (lambda f: f.attrs.update(classes='["a", 1]'), "its attribute classes is no JSON list of names"),
+    (lambda f: f.attrs.pop("classes"), "its attribute classes is no JSON list of names"),
+    (lambda f: f.attrs.update(classes='["a"]'), "labels from 0 to 2 for 1 classes"),
+    (lambda f: f.pop("crc32"), "has no dataset crc32"),
+    (lambda f: f.pop("labels"), "has no dataset labels"),
+    (replace("labels", np.zeros(6, np.int32)), r"labels is int32 \(6,\), expected int64 with 1 dimensions and 6 rows"),
+    (replace("has_map", np.zeros(5, bool)), r"has_map is bool \(5,\), expected bool with 1 dimensions and 6 rows"),
+    (replace("maps", np.zeros((6, 3), "f4")), r"maps is float32 \(6, 3\), expected float32 with 3 dimensions"),
+    (replace("maps", np.zeros((6, 0, 0), "f4")), r"some records have maps, but maps are \(0, 0\)"),
+    (lambda f: f.create_dataset("weights", data=np.zeros((6, 1, 1), "f4")), "weights and maps differ in size"),
+    (replace("ids/offsets", np.array([0, 6, 12, 9, 24, 30, 36], "u8")), "ids/offsets do not rise from 0 to 36"),
+    (replace("ids/offsets", np.array([1, 6, 12, 18, 24, 30, 36], "u8")), "ids/offsets do not rise from 0 to 36"),
+    (replace("images/offsets", np.arange(7, dtype="u8")), "images/offsets do not rise from 0 to"),
+    (replace("ids/bytes", np.full(36, 255, np.uint8)), "an id is no UTF-8 text"),
+    (replace("ids/bytes", np.full(36, 65, np.uint8)), "the record calls itself 'bird/0'"),
+    (replace("maps", h5py.ExternalLink("elsewhere.h5", "/maps")), "maps is a soft or external link"),
+    (replace("images/bytes", h5py.SoftLink("/maps")), "images/bytes is a soft or external link"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), FOREIGN)
+def test_what_does_not_fit_the_layout_is_refused(
+    change: Callable[[h5py.File], object], sentence: str, shard: Path
+) -> None:
+    rewrite(shard, change)
+    with pytest.raises(ShardError, match=rf"train\.h5(#0 .*)?: {sentence}"):
+        ShardReader(shard).read(0)
+
+
+def test_what_another_program_writes_in_this_layout_is_read(shard: Path) -> None:
+    before = content_digest(ShardReader(shard))
+    rewrite(shard, lambda file: file.create_group("notes/deep"))
+    assert content_digest(ShardReader(shard)) == before
+
+
+def test_a_record_that_is_no_json_is_a_sentence(shard: Path) -> None:
+    import zlib
+
+    with h5py.File(shard) as file:
+        text = bytearray(file["records/bytes"][:].tobytes())
+        start, stop = file["records/offsets"][:2]
+        text[0] = ord("[")
+        parts = (png(0), MAPS[0].tobytes(), (0).to_bytes(8, "little"), bytes(text[start:stop]))
+        sums = file["crc32"][:]
+        sums[0] = zlib.crc32(b"".join(parts))
+    rewrite(shard, lambda f: (replace("records/bytes", np.frombuffer(bytes(text), "u1"))(f), replace("crc32", sums)(f)))
+    with pytest.raises(RecordError, match=r'train\.h5#0 \(record "bird/0"\): not a JSON object'):
+        ShardReader(shard).read(0)
+
+
+def offsets_of(path: Path) -> dict[str, int]:
+    with h5py.File(path) as file:
+        return {name: file[name].id.get_offset() for name in (
+            "images/bytes", "maps", "labels", "has_map", "records/bytes", "crc32", "weights")}
+
+
+@pytest.mark.parametrize("name", ["images/bytes", "maps", "labels", "has_map", "records/bytes", "crc32", "weights"])
+def test_a_flipped_bit_in_the_data_is_found_and_named(name: str, tmp_path: Path) -> None:
+    """In a small shard the structure's digest covers the data too, so it is taken away here."""
+    path, = write(tmp_path / "train.h5", weighted=(1, 2))
+    data = bytearray(path.read_bytes())
+    data[:512] = bytes(512)
+    data[offsets_of(path)[name]] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r'train\.h5#0 \(record "bird/0"\): its checksum does not fit, so the'):
+        ShardReader(path).image(0)
+    assert ShardReader(path).read(1).image_bytes == png(1)
+
+
+def test_a_flipped_bit_anywhere_is_found(shard: Path) -> None:
+    data = shard.read_bytes()
+    for position in random.Random(0).sample(range(512 * 8, len(data) * 8), 200):
+        changed = bytearray(data)
+        changed[position // 8] ^= 1 << position % 8
+        shard.write_bytes(changed)
+        with pytest.raises(ShardError, match="structure does not have the sha256 it states"):
+            ShardReader(shard)
+        with pytest.raises(ShardError, match=r"train\.h5: its bytes have the sha256 .*…, expected .*…; copy it again"):
+            verify_digest(shard)
+
+
+def test_a_damaged_user_block_never_hides_the_content(shard: Path) -> None:
+    data, before = shard.read_bytes(), content_digest(ShardReader(shard))
+    length = len(data[:512].rstrip())
+    for position in range(length):
+        changed = bytearray(data)
+        changed[position] ^= 2
+        shard.write_bytes(changed)
+        try:
+            found = content_digest(ShardReader(shard))
+        except ShardError:
+            continue
+        assert found == before
+
+
+def test_large_data_is_left_to_the_checksums(tmp_path: Path) -> None:
+    """Opening a large shard reads its structure, not its images; a flipped bit there is found with its record."""
+    noise = [bytes(cv2.imencode(".png", RANDOM.integers(0, 256, (200, 200, 3), dtype=np.uint8))[1]) for _ in range(2)]
+    maps = RANDOM.random((2, 200, 200), dtype=np.float32)
+    with ShardWriter(tmp_path / "train.h5") as writer:
+        for index in (0, 1):
+            writer.add(record(index, size=None), noise[index], maps[index])
+    stated = (tmp_path / "train.h5").read_bytes()[:512].decode()
+    assert stated.split("without ")[1].count("+") in (1, 2)      # images and maps, perhaps side by side
+    whole = (tmp_path / "train.h5").read_bytes()
+    (tmp_path / "train.h5").write_bytes(whole.replace(b"without ", b"without 9"))
+    with pytest.raises(ShardError, match="structure does not have the sha256 it states"):
+        ShardReader(tmp_path / "train.h5")
+    data = bytearray(whole)
+    data[data.index(noise[1]) + 1000] ^= 1
+    (tmp_path / "train.h5").write_bytes(data)
+    reader = ShardReader(tmp_path / "train.h5")
+    assert reader.read(0).image_bytes == noise[0]
+    with pytest.raises(ShardError, match=r'train\.h5#1 \(record "bird/1"\): its checksum does not fit'):
+        reader.read(1)
+
+
+def test_the_digest_of_the_content_leaves_paths_aside(tmp_path: Path) -> None:
+    def digest(name: str, *, values: Map = MAPS[0], weight: Map | None = None, **keys: Any) -> str:
+        with ShardWriter(tmp_path / name) as writer:
+            writer.add(record(0, **keys), png(0), values, weight)
+        return content_digest(ShardReader(tmp_path / name))
+
+    first = digest("a.h5", map="maps/0.npy", masks={"EX": "x.tif"})
+    assert digest("b.h5", image="elsewhere.png", map="b.h5#0", weights="w.npy") == first
+    assert digest("c.h5", weight=np.ones((3, 4), np.float32)) == first
+    others = [digest("d.h5", values=MAPS[1]), digest("e.h5", weight=WEIGHTS[0]), digest("f.h5", extra=1),
+              digest("g.h5", label=2, **{"class": "c"}), digest("h.h5", id="x")]
+    assert len({first, *others}) == 6
+
+
+def test_class_names_are_json() -> None:
+    assert dump_classes(["a", "ü"]) == '["a", "ü"]'
