@@ -8,13 +8,13 @@ import torch
 
 from hkmap.engine.data import ShardExamples, batches, collate, epoch_order, exchange_maps, normalise
 from hkmap.engine.views import Preprocessing
-from hkmap.errors import ImageError, RunError
-from hkmap.storage.shards import ShardReader
+from hkmap.errors import ImageError, RunError, ShardError
+from hkmap.storage.sequence import ShardSequence
 
 
 @pytest.fixture
 def examples(make_shard):
-    shard = ShardReader(make_shard("a.h5", 10, maps=6))
+    shard = ShardSequence([make_shard("a.h5", 10, maps=6)])
     return ShardExamples(shard, Preprocessing(16, 16), (4, 4), augmentations=("mirror", "crop", "intensity"), seed=5)
 
 
@@ -44,7 +44,7 @@ def test_a_samples_look_depends_on_seed_epoch_and_index_alone(examples, threads)
 
 def test_without_an_epoch_nothing_is_augmented(examples):
     image = examples.example(3).image
-    assert np.array_equal(image, examples.shard.image(3))
+    assert np.array_equal(image, examples.shards.shards[0].image(3))
 
 
 def test_an_epochs_order_is_a_permutation_that_seed_and_epoch_fix():
@@ -71,10 +71,10 @@ def test_the_sham_control_needs_two_maps():
 
 
 def test_exchanged_maps_arrive_at_the_other_image(make_shard):
-    shard = ShardReader(make_shard("b.h5", 4))
+    shard = ShardSequence([make_shard("b.h5", 4)])
     swapped = ShardExamples(shard, Preprocessing(16, 16), (8, 8), map_of=np.array([1, 0, 3, 2]))
-    assert np.array_equal(swapped.example(0).map, shard.map(1))
-    assert np.array_equal(swapped.example(0).image, shard.image(0))
+    assert np.array_equal(swapped.example(0).map, shard.read(1).map)
+    assert np.array_equal(swapped.example(0).image, shard.shards[0].image(0))
     assert swapped.example(0).label == 0
 
 
@@ -105,4 +105,32 @@ def test_a_failure_in_a_thread_reaches_the_reader():
 
 def test_an_unknown_augmentation_is_refused(examples):
     with pytest.raises(RunError, match=r"\['blur'\] is unknown; expected any of mirror"):
-        ShardExamples(examples.shard, Preprocessing(16, 16), (4, 4), augmentations=("blur",))
+        ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4), augmentations=("blur",))
+
+
+def test_several_shards_are_one_sequence(make_shard):
+    paths = [make_shard("a.h5", 3), make_shard("b.h5", 5, classes=3, maps=2)]
+    both = ShardSequence(paths)
+    apart = [ShardSequence([path]) for path in paths]
+    assert len(both) == 8
+    assert both.labels.tolist() == [*apart[0].labels, *apart[1].labels]
+    assert both.has_map.tolist() == [True] * 5 + [False] * 3
+    assert both.classes == ["class 0", "class 1", "class 2"]
+    for index, (shard, row) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]):
+        assert both.read(index).record == apart[shard].read(row).record
+        assert both.place(index) == f"{paths[shard]}#{row}"
+
+
+def test_a_record_in_two_shards_is_refused(make_shard):
+    path = make_shard("a.h5", 3)
+    with pytest.raises(ShardError, match=r'record "a.h5-0" is in .*a.h5 too; name each shard once'):
+        ShardSequence([path, path])
+
+
+def test_shards_that_disagree_on_a_class_are_refused(make_shard, tmp_path, hk):
+    path = make_shard("a.h5", 3)
+    records = hk("unpack", path).records
+    renamed = [{**record, "id": f"other {record['id']}", "class": f"dog {record['label']}"} for record in records]
+    assert hk("pack", tmp_path / "b.h5", stdin=renamed).exit_code == 0
+    with pytest.raises(ShardError, match='label 0 is "dog 0", in another shard "class 0"; pack all shards with'):
+        ShardSequence([path, tmp_path / "b.h5"])

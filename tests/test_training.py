@@ -16,7 +16,7 @@ from hkmap.engine.runs import RUN_FILES, load_model, read_config
 from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
 from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
-from hkmap.storage.shards import ShardReader
+from hkmap.storage.sequence import ShardSequence
 
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
 
@@ -166,7 +166,7 @@ def test_val_share_holds_samples_out_and_best_is_chosen_on_them(hk, run, tmp_pat
 
 
 def test_held_out_samples_are_never_trained_on(make_shard):
-    shard = ShardReader(make_shard("train.h5", 12))
+    shard = ShardSequence([make_shard("train.h5", 12)])
     model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
     data = jobs.make_data(model, shard, None, val_share=0.25, seed=3)
     assert data.validation is not None
@@ -243,7 +243,7 @@ def test_classes_that_do_not_fit_are_refused(hk, run, make_shard, tmp_path):
 
 
 def test_class_names_that_differ_are_refused(make_shard):
-    shard = ShardReader(make_shard("train.h5", 4))
+    shard = ShardSequence([make_shard("train.h5", 4)])
     model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), ["class 0", "dog"], 0)
     with pytest.raises(RunError, match='label 1 is "class 1", for the network it is "dog"'):
         jobs.check_classes(model, shard)
@@ -255,10 +255,10 @@ def test_a_shard_without_labels_trains_nothing():
 
 
 def test_a_sample_without_a_label_is_named(make_shard, monkeypatch):
-    shard = ShardReader(make_shard("train.h5", 4))
+    shard = ShardSequence([make_shard("train.h5", 4)])
     shard.labels = np.array([0, 1, -1, 1])
     model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
-    with pytest.raises(RunError, match=r'record "train.h5-2" has no label'):
+    with pytest.raises(RunError, match=r"train.h5#2: has no label"):
         jobs.make_data(model, shard, None)
 
 
@@ -289,3 +289,13 @@ def test_a_step_is_what_the_log_holds(run):
     folder, _, _ = run
     first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
     assert Step(**first).step == 1
+
+
+def test_shards_that_rolled_over_train_as_one(hk, run, tmp_path):
+    folder, shard, _ = run
+    rolled = hk("pack", tmp_path / "part.h5", "--shard-size", 5, stdin=hk("unpack", shard).stdout)
+    paths = [part["path"] for part in rolled.records[0]["shards"]]
+    assert len(paths) == 3
+    hk("train", *paths, *SMALL, "--epochs", 2, "--out", tmp_path / "again")
+    assert changed(weights_of(folder), weights_of(tmp_path / "again")) == set()
+    assert hk("eval", *paths, "--from", folder, "--metric", "top1").records[0]["samples"] == 12

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import device_option, from_option, use_maps_option, warn_of_control
+from hkmap.cli.options import device_option, from_option, shards_argument, use_maps_option, warn_of_control
 from hkmap.cli.progress import track
-from hkmap.cli.stream import EXISTING, StreamCommand, print_result
+from hkmap.cli.stream import StreamCommand, print_result
 
 
 @click.command("eval", cls=StreamCommand)
-@click.argument("shard", type=EXISTING)
+@shards_argument
 @from_option
 @click.option("--metric", "metrics", multiple=True, required=True,
               type=click.Choice(["top1", "top5", "mse", "insertion", "deletion"]),
@@ -25,8 +25,8 @@ from hkmap.cli.stream import EXISTING, StreamCommand, print_result
               help="In insertion and deletion keep the whole image's map, instead of looking anew at each frame.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @device_option
-def evaluate(shard: Path, source: Path, device: str, **options: Any) -> None:
-    """Measure a network on a shard: was it more right, and more honest.
+def evaluate(shards: tuple[Path, ...], source: Path, device: str, **options: Any) -> None:
+    """Measure a network on shards: was it more right, and more honest.
 
     Prints one JSON object; a table for people goes to stderr. Each metric is the mean over the samples it applies
     to, and their number stands beside it. Insertion and deletion follow RISE: the class is the network's own answer
@@ -39,16 +39,16 @@ def evaluate(shard: Path, source: Path, device: str, **options: Any) -> None:
     from hkmap.engine import jobs
     from hkmap.engine.evaluation import EvaluationOptions
     from hkmap.engine.runs import load_model
-    from hkmap.storage.shards import ShardReader
+    from hkmap.storage.sequence import ShardSequence
 
-    reader, model = ShardReader(shard), load_model(source)
+    reader, model = ShardSequence(shards), load_model(source)
     report = jobs.measure(
         model, reader, EvaluationOptions(**options), jobs.pick_device(device),
         watch=lambda rows: track(rows, "evaluating", total=len(reader)),
     )
     warn_of_control(model)
     _print_table(report)
-    print_result({"shard": str(shard), "run": str(source), **report})
+    print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})
 
 
 def _print_table(report: dict[str, Any]) -> None:

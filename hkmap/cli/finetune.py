@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import epochs_options, from_option, training_options
-from hkmap.cli.stream import EXISTING, StreamCommand
+from hkmap.cli.options import epochs_options, from_option, shards_argument, training_options
+from hkmap.cli.stream import StreamCommand
 from hkmap.cli.training import carry_out, optimisation_options
 
 
 @click.command("finetune", cls=StreamCommand)
-@click.argument("shard", type=EXISTING)
+@shards_argument
 @from_option
 @click.option("--gamma", type=click.FloatRange(min=0), default=1.0, show_default=True,
               help="Scale of the map loss, gamma * ||M' - M||. The norm grows with the map's side: 1 at 14 x 14 is "
@@ -23,7 +23,9 @@ from hkmap.cli.training import carry_out, optimisation_options
                    "shows too does not come from where people look.")
 @epochs_options(epochs=30, learning_rate=0.01)
 @training_options
-def finetune(shard: Path, source: Path, gamma: float, update: str, control: str, **options: Any) -> None:
+def finetune(
+    shards: tuple[Path, ...], source: Path, gamma: float, update: str, control: str, **options: Any
+) -> None:
     """Fine-tune a network so that it looks where people look (the paper's step 4).
 
     The feature extractor is frozen, its batch-norm statistics too. Samples without a map train on their label alone.
@@ -37,4 +39,4 @@ def finetune(shard: Path, source: Path, gamma: float, update: str, control: str,
     from hkmap.engine.runs import load_model
 
     model = replace(load_model(source), control=control, state={})
-    carry_out(model, optimisation_options(options, gamma=gamma, update=update), shard=shard, **options)
+    carry_out(model, optimisation_options(options, gamma=gamma, update=update), shards=shards, **options)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 
 
+def shards_argument(function: Function) -> Function:
+    """Add the argument SHARD..., one or several, read as one."""
+    return click.argument("shards", type=EXISTING, nargs=-1, required=True, metavar="SHARD...")(function)
+
+
 def from_option(function: Function) -> Function:
     """Add --from RUN, as the argument ``source``."""
     return click.option("--from", "source", type=click.Path(exists=True, path_type=Path), required=True, metavar="RUN",
@@ -37,7 +42,8 @@ def use_maps_option(function: Function) -> Function:
 def training_options(function: Function) -> Function:
     """Add what training and fine-tuning share, but for the epochs and the learning rate."""
     options: list[Callable[[Function], Function]] = [
-        click.option("--val", type=EXISTING, help="A shard on which the best epoch is chosen. Never the test set."),
+        click.option("--val", type=EXISTING, multiple=True, metavar="SHARD",
+                     help="A shard on which the best epoch is chosen; repeatable. Never the test set."),
         click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
                      help="Without --val: the share of the training samples held out. 0: the last epoch is kept."),
         click.option("--augment", "augmentations", multiple=True, metavar="KIND",

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import epochs_options, training_options
+from hkmap.cli.options import epochs_options, shards_argument, training_options
 from hkmap.cli.stream import EXISTING, StreamCommand
 from hkmap.cli.training import carry_out, optimisation_options
 
 
 @click.command("train", cls=StreamCommand)
-@click.argument("shard", type=EXISTING)
+@shards_argument
 @click.option("--arch", default="resnet18+abn", show_default=True, metavar="NAME",
               help="resnet8, 18, 34, 50, 101 or 152 (resnet50, say), with +abn for the attention branch.")
 @click.option("--stem", type=click.Choice(["standard", "small"]), default="standard", show_default=True,
@@ -29,8 +29,8 @@ from hkmap.cli.training import carry_out, optimisation_options
 @epochs_options(epochs=90, learning_rate=0.01)
 @training_options
 def train(
-    shard: Path, arch: str, stem: str, width: int, gate: str, image_size: int, fit: str, weights: Path | None,
-    **options: Any,
+    shards: tuple[Path, ...], arch: str, stem: str, width: int, gate: str, image_size: int, fit: str,
+    weights: Path | None, **options: Any,
 ) -> None:
     """Train a network on images and labels (without their maps), with SGD.
 
@@ -45,12 +45,12 @@ def train(
     from hkmap.engine.jobs import new_model
     from hkmap.engine.views import Preprocessing
     from hkmap.engine.weights import load_weights
-    from hkmap.storage.shards import ShardReader
+    from hkmap.storage.sequence import ShardSequence
 
     optimisation = optimisation_options(options)
-    classes = ShardReader(shard).classes
+    classes = ShardSequence(shards).classes
     architecture = Architecture(arch, len(classes), stem=stem, width=width, gate=gate)
     model = new_model(architecture, Preprocessing(image_size, image_size, fit), classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights)
-    carry_out(model, optimisation, shard=shard, **options)
+    carry_out(model, optimisation, shards=shards, **options)

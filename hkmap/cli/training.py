@@ -20,8 +20,8 @@ def carry_out(
     model: TrainedModel,
     optimisation: TrainingOptions,
     *,
-    shard: Path,
-    val: Path | None,
+    shards: tuple[Path, ...],
+    val: tuple[Path, ...],
     val_share: float,
     augmentations: tuple[str, ...],
     device: str,
@@ -29,13 +29,13 @@ def carry_out(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Train ``model`` on ``shard`` into the run folder ``out`` and print the summary as JSON."""
+    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON."""
     from hkmap.engine import jobs, runs
     from hkmap.engine.training import fit
-    from hkmap.storage.shards import ShardReader
+    from hkmap.storage.sequence import ShardSequence
 
     data = jobs.make_data(
-        model, ShardReader(shard), ShardReader(val) if val else None,
+        model, ShardSequence(shards), ShardSequence(val) if val else None,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
     )
     warn_of_control(model)
@@ -61,6 +61,10 @@ def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
     left_out = ("overwrite", "resume", "out")       # they belong to one call, not to the run
     options = {name: value for name, value in ctx.params.items() if name not in left_out}
-    return {"command": ctx.info_name} | {
-        name: str(value) if isinstance(value, Path) else value for name, value in options.items()
-    }
+    return {"command": ctx.info_name, **{name: _as_toml(value) for name, value in options.items()}}
+
+
+def _as_toml(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_toml(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

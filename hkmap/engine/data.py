@@ -27,7 +27,7 @@ from hkmap.engine.views import (
 from hkmap.errors import RunError
 from hkmap.maps.check import Map
 from hkmap.storage.images import decode_image
-from hkmap.storage.shards import ShardReader
+from hkmap.storage.sequence import ShardSequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ class Batch:
 
 
 class ShardExamples:
-    """The samples of a shard, seen through a preprocessing and, in training, random views.
+    """The samples of shards, seen through a preprocessing and, in training, random views.
 
     What sample ``index`` looks like in an epoch depends on the seed, the epoch and the index alone, never on
     threads or on where training was resumed. ``map_of`` (n,) names the sample whose map each sample gets.
@@ -70,7 +70,7 @@ class ShardExamples:
 
     def __init__(
         self,
-        shard: ShardReader,
+        shards: ShardSequence,
         preprocessing: Preprocessing,
         map_size: tuple[int, int],
         *,
@@ -80,20 +80,20 @@ class ShardExamples:
     ) -> None:
         if unknown := set(augmentations) - set(AUGMENTATIONS):
             raise RunError(f"augmentation {sorted(unknown)} is unknown; expected any of {', '.join(AUGMENTATIONS)}")
-        self.shard = shard
+        self.shards = shards
         self.preprocessing = preprocessing
         self.map_size = map_size
         self.augmentations = augmentations
         self.seed = seed
-        self.map_of = np.arange(len(shard)) if map_of is None else map_of
+        self.map_of = np.arange(len(shards)) if map_of is None else map_of
 
     def __len__(self) -> int:
-        return len(self.shard)
+        return len(self.shards)
 
     def example(self, index: int, epoch: int | None = None) -> Example:
         """Return sample ``index`` as it is seen in ``epoch``; without an epoch, unaugmented."""
-        sample = self.shard.read(index)
-        image = decode_image(sample.image_bytes, f"{self.shard.path}#{index}")
+        sample = self.shards.read(index)
+        image = decode_image(sample.image_bytes, self.shards.place(index))
         size = (image.shape[0], image.shape[1])
         if epoch is None or not self.augmentations:
             view = plain_view(self.preprocessing, size)
@@ -103,7 +103,7 @@ class ShardExamples:
             if "intensity" in self.augmentations:
                 image = change_intensity(image, generator)
         owner = int(self.map_of[index])
-        drawn = sample if owner == index else self.shard.read(owner)
+        drawn = sample if owner == index else self.shards.read(owner)
         return Example(
             image=view_image(image, view, self.preprocessing.size),
             map=None if drawn.map is None else view_map(drawn.map, view, self.map_size),

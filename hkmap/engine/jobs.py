@@ -19,7 +19,7 @@ from hkmap.engine.training import Data, Training, TrainingOptions, Validation
 from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
 from hkmap.storage.atomic import replacing
-from hkmap.storage.shards import ShardReader
+from hkmap.storage.sequence import ShardSequence
 
 
 def pick_device(name: str) -> torch.device:
@@ -47,27 +47,27 @@ def new_model(
 
 def make_data(
     model: TrainedModel,
-    shard: ShardReader,
-    val: ShardReader | None,
+    shards: ShardSequence,
+    val: ShardSequence | None,
     *,
     val_share: float = 0.0,
     augmentations: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Data:
-    """Return the data of a run; ``val_share`` of the shard is held out for validation where ``val`` is None.
+    """Return the data of a run; ``val_share`` of the shards is held out for validation where ``val`` is None.
 
     With model.control "shuffled" every training image gets another image's human map.
     """
-    check_classes(model, shard)
-    if np.any(shard.labels < 0):
-        record = shard.ids[int(np.argmax(shard.labels < 0))]
-        raise RunError(f'{shard.path}: record "{record}" has no label; training needs one for each')
+    check_classes(model, shards)
+    if np.any(shards.labels < 0):
+        place = shards.place(int(np.argmax(shards.labels < 0)))
+        raise RunError(f"{place}: has no label; training needs one for each record")
     map_size = model.architecture.map_size(model.preprocessing.size)
-    map_of = exchange_maps(shard.has_map, seed) if model.control == "shuffled" else None
+    map_of = exchange_maps(shards.has_map, seed) if model.control == "shuffled" else None
     examples = ShardExamples(
-        shard, model.preprocessing, map_size, augmentations=augmentations, seed=seed, map_of=map_of
+        shards, model.preprocessing, map_size, augmentations=augmentations, seed=seed, map_of=map_of
     )
-    indices = np.arange(len(shard))
+    indices = np.arange(len(shards))
     if val is not None:
         check_classes(model, val)
         held_out = ShardExamples(val, model.preprocessing, map_size)
@@ -76,32 +76,32 @@ def make_data(
         return Data(examples, indices, None)
     # a stream of its own, so that the split does not follow the order of the first epoch
     mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
-    count = min(max(1, round(val_share * len(shard))), len(shard) - 1)
-    validation = Validation(ShardExamples(shard, model.preprocessing, map_size), np.sort(mixed[:count]))
+    count = min(max(1, round(val_share * len(shards))), len(shards) - 1)
+    validation = Validation(ShardExamples(shards, model.preprocessing, map_size), np.sort(mixed[:count]))
     return Data(examples, np.sort(mixed[count:]), validation)
 
 
-def check_classes(model: TrainedModel, shard: ShardReader) -> None:
-    """Raise RunError where the shard's labels are not the network's."""
+def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
+    """Raise RunError where the shards' labels are not the network's."""
     known = model.class_names
-    if len(shard.labels) and int(shard.labels.max()) >= len(known):
+    if len(shards) and int(shards.labels.max()) >= len(known):
         raise RunError(
-            f"{shard.path}: label {int(shard.labels.max())} is beyond the network's {len(known)} classes; "
+            f"{shards.name}: label {int(shards.labels.max())} is beyond the network's {len(known)} classes; "
             "pack all shards with the same --classes"
         )
-    for label, (ours, theirs) in enumerate(zip(known, shard.classes, strict=False)):
+    for label, (ours, theirs) in enumerate(zip(known, shards.classes, strict=False)):
         if ours and theirs and ours != theirs:
             raise RunError(
-                f'{shard.path}: label {label} is "{theirs}", for the network it is "{ours}"; '
+                f'{shards.name}: label {label} is "{theirs}", for the network it is "{ours}"; '
                 "pack all shards with the same --classes"
             )
 
 
 def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device) -> Training:
     """Return the training of ``model``, ready to begin; raise RunError where the data or the network do not fit."""
-    shard = data.examples.shard
-    if options.gamma > 0 and not shard.has_map[data.indices].any():
-        raise RunError(f"{shard.path}: no training sample has a map; the map loss needs some, or say --gamma 0")
+    shards = data.examples.shards
+    if options.gamma > 0 and not shards.has_map[data.indices].any():
+        raise RunError(f"{shards.name}: no training sample has a map; the map loss needs some, or say --gamma 0")
     return Training(model.network, options, device)
 
 
@@ -116,7 +116,7 @@ def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
 
 def measure(
     model: TrainedModel,
-    shard: ShardReader,
+    shards: ShardSequence,
     options: EvaluationOptions,
     device: torch.device,
     *,
@@ -126,14 +126,14 @@ def measure(
 
     ``watch`` may wrap the samples' figures to show progress. A metric that applies to no sample is None.
     """
-    check_classes(model, shard)
-    examples = ShardExamples(shard, model.preprocessing, model.architecture.map_size(model.preprocessing.size))
+    check_classes(model, shards)
+    examples = ShardExamples(shards, model.preprocessing, model.architecture.map_size(model.preprocessing.size))
     found: dict[str, list[float]] = {name: [] for name in options.metrics}
     for figures in watch(evaluate(model.network, examples, options, device)):
         for name, value in figures.items():
             found[name].append(value)
     return {
-        "samples": len(shard),
+        "samples": len(shards),
         "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},
         "counts": {name: len(values) for name, values in found.items()},
         "control": model.control,
