@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-CANVAS, DIGIT, PATCH = 48, 24, 6
+CANVAS, DIGIT, PATCH = 48, 24, 8
 DECOYS = 0.95           # share of the training images whose decoy tells the truth
 USERS = 4
 GROUND = 40             # the canvas's mean grey value
@@ -33,7 +33,7 @@ def canvas(digit: np.ndarray, told: int, rng: np.random.Generator) -> tuple[np.n
             break
     strokes = cv2.resize(digit, (DIGIT, DIGIT), interpolation=cv2.INTER_LINEAR) / 16 * 180
     image[top : top + DIGIT, left : left + DIGIT] += strokes
-    image[:PATCH, :PATCH] += 8 * told
+    image[:PATCH, :PATCH] += 6 * told
     return image.clip(0, 255).astype(np.uint8), (left, top)
 
 

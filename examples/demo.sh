@@ -9,6 +9,7 @@ set -euo pipefail
 DEMO=${DEMO:-demo}
 SEEDS=${SEEDS:-0}
 EPOCHS=${EPOCHS:-15}
+DIGITS=${DIGITS:---train 600 --test 400}
 NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 48}
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -21,7 +22,7 @@ rm -rf "$DEMO"
 mkdir -p "$DEMO"
 for seed in $SEEDS; do
     d=$DEMO/seed$seed
-    step "python $here/decoy_digits.py $d/digits --seed $seed"
+    step "python $here/decoy_digits.py $d/digits --seed $seed $DIGITS"
     mkdir -p "$d/results"
     for split in train test; do
         step "hkmap cub $d/digits --bubbles $d/digits/bubbles.csv --split $split \\
@@ -36,7 +37,7 @@ for seed in $SEEDS; do
     step "$finetune --gamma 1 --out $d/run-human"
     step "$finetune --gamma 1 --control shuffled --out $d/run-shuffled"
     for arm in labels human shuffled; do
-        step "hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion > $d/results/$arm.json"
+        step "hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 192 > $d/results/$arm.json"
     done
     step "hkmap unpack $d/test.h5 | head -12 \\
     | hkmap predict --from $d/run --key before --out $d/before \\

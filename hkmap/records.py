@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -19,6 +18,8 @@ Record = dict[str, Any]
 Result = TypeVar("Result")
 
 logger = logging.getLogger("hkmap")
+
+_LARGEST = 1e12     # no length in an image, and no weight, is beyond it; squares and sums of such numbers stay finite
 
 
 class Bubble(NamedTuple):
@@ -231,8 +232,8 @@ def _is_path(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    # math.isfinite cannot take all of JSON's whole numbers, which have no end
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    # NaN compares as False, and JSON's whole numbers, which have no end, compare without becoming a float
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:

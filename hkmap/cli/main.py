@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import click
 
@@ -48,6 +49,7 @@ def hkmap() -> None:
       hkmap finetune train.h5 --from run/ --gamma 1 --out run-ft/
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")      # what it says of a damaged image, our sentence says better
     logger = logging.getLogger("hkmap")
     logger.handlers[:] = [_StderrHandler()]
     logger.setLevel(logging.WARNING)

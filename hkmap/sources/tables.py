@@ -181,7 +181,7 @@ def _number(values: Item, name: str, place: str) -> float:
     value = values[name]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):      # JSON's whole numbers have no end
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise SourceError(f'{place}: {name} is "{value}"; expected a number, with a point for decimals')

@@ -36,6 +36,11 @@ def replacing(path: Path, *, overwrite: bool = False, durable: bool = False) -> 
         refuse_existing(path, overwrite=overwrite)
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
+    except OSError as error:
+        # a failed write names no file, a failed rename the temporary one
+        if error.filename is None or str(error.filename) == name:
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

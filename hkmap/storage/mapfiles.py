@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ def _load_npy(path: Path) -> npt.NDArray[np.generic]:
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
         raise MapError(f"{path}: {error.strerror or error}; expected a .npy file") from error
-    except (ValueError, EOFError, TypeError, SyntaxError) as error:
+    except Exception as error:      # a damaged header fails in ast, tokenize, mmap or numpy, each in its own way
         raise MapError(f"{path}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
 
 
@@ -96,11 +97,13 @@ def _load_png(path: Path) -> npt.NDArray[np.generic]:
     try:
         data = path.read_bytes()
         refuse_damaged(data, str(path))
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except OSError as error:
         raise MapError(f"{path}: {error.strerror}; expected a grey .png file") from error
     except ImageError as error:
         raise MapError(str(error)) from error
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise MapError(f"{path}: cannot be decoded ({str(error.err)[:100]}); write the map again") from error
     if values is None or image_suffix(data) != "png":
         raise MapError(f"{path}: not a PNG that can be decoded; write the map again")
     if values.ndim != 2:
@@ -140,11 +143,8 @@ class _FolderWriter:
     def save(self, identifier: str, values: Map) -> str:
         checked = _checked(identifier, values, self._seen, self._folder)
         path = self._folder / f"{quote(identifier, safe='')}.{self._suffix}"
-        with replacing(path, overwrite=self._overwrite) as beside, beside.open("wb") as file:
-            if self._suffix == "npy":
-                np.save(file, checked, allow_pickle=False)
-            else:
-                file.write(_png(checked))
+        with replacing(path, overwrite=self._overwrite) as beside:
+            beside.write_bytes(_npy(checked) if self._suffix == "npy" else _png(checked))
         self._seen.add(identifier)
         return str(path)
 
@@ -176,6 +176,12 @@ def _checked(identifier: str, values: Map, seen: set[str], out: Path) -> Map:
     if identifier in seen:
         raise OutputError(f'record "{identifier}": comes twice, and {out} holds one map of a name; make the ids unique')
     return check_map(values, f'map of "{identifier}"')
+
+
+def _npy(values: Map) -> bytes:
+    buffer = io.BytesIO()       # where numpy writes to the disk itself, a full one has no errno
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _png(values: Map) -> bytes:

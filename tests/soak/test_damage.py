@@ -1,0 +1,62 @@
+"""Damaged shards and images: the original data or an HkmapError; never other data, a crash or a hang."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from hkmap.storage.shards import ShardWriter
+
+pytestmark = pytest.mark.soak
+WORKERS = Path(__file__).parent
+BATCHES = 5
+FLIPS = 2_000          # a batch
+MUTATIONS = 4_000
+
+
+def run_worker(name: str, *arguments: object) -> tuple[int, int]:
+    done = subprocess.run(
+        [sys.executable, str(WORKERS / name), *map(str, arguments)], capture_output=True, text=True, check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{name} {arguments}: {done.returncode}\n{done.stderr[-3000:]}"
+    first, second = map(int, done.stdout.split())
+    return first, second
+
+
+@pytest.fixture(scope="module", params=["small", "large"])
+def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small one counts as structure as a whole; a large one has images and maps that only its checksums cover."""
+    large = request.param == "large"
+    path = tmp_path_factory.mktemp("shard") / f"{request.param}.h5"
+    rng = np.random.default_rng(0)
+    with ShardWriter(path) as writer:
+        for number in range(12):
+            side = 90 if large else 8
+            image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            values = rng.random((56, 56) if large else (7, 7), dtype=np.float32)
+            record: dict[str, Any] = {"id": f"número {number}", "image": "x.png", "label": number % 3}
+            drawn, weight = (None, None) if number == 5 else (values, np.sqrt(values) if number % 2 else None)
+            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, weight)
+    return path
+
+
+@pytest.mark.parametrize("seed", range(BATCHES))
+def test_a_damaged_shard_gives_the_data_or_an_error(shard: Path, seed: int, tmp_path: Path) -> None:
+    refused, unread = run_worker("flip_bits.py", shard, tmp_path / "damaged.h5", seed, FLIPS)
+    assert refused + unread == FLIPS
+    assert refused > 0.75 * FLIPS     # the others changed nothing, or the user block's padding
+
+
+@pytest.mark.parametrize("seed", range(BATCHES))
+def test_a_damaged_image_decodes_or_is_an_error(seed: int) -> None:
+    refused, decoded = run_worker("mutate_images.py", seed, MUTATIONS)
+    assert refused + decoded == 4 * MUTATIONS
+    assert refused > 1000
+    assert decoded > 1000

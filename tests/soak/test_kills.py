@@ -1,0 +1,173 @@
+"""`pack` and training killed at any moment: what stands under a final name is whole, and going on loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hkmap.storage.packing import describe_shard
+
+pytestmark = pytest.mark.soak
+PACKS = 60
+RECORDS = 300
+KILLS = 6           # of one training
+NETWORK = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--device", "cpu")
+
+
+def start(folder: Path, *arguments: object, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "hkmap", *map(str, arguments)], cwd=folder, stdin=stdin, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def succeed(process: subprocess.Popen[bytes]) -> bytes:
+    output, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+    return output
+
+
+# pack
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("records")
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (60, 60, 3), dtype=np.uint8))
+        np.save(folder / f"{number}.npy", rng.random((14, 14), dtype=np.float32))
+    lines = [
+        {"id": str(number), "image": f"{folder}/{number % 10}.png", "map": f"{folder}/{number % 10}.npy",
+         "label": number // 100, "class": f"class {number // 100}"}      # classes that come late
+        for number in range(RECORDS)
+    ]
+    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "in.jsonl"
+
+
+@pytest.mark.parametrize("options", [[], ["--shard-size", "70"]], ids=["one shard", "many shards"])
+def test_pack_killed_at_any_moment(options: list[str], records: Path, tmp_path: Path) -> None:
+    dice = random.Random(len(options))
+    command = ("pack", "x.h5", records, *options)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    began = time.monotonic()
+    succeed(start(tmp_path / "whole", *command))
+    duration = time.monotonic() - began
+    whole = {path.name: describe_shard(path)["content_sha256"] for path in (tmp_path / "whole").iterdir()}
+    killed = 0
+    for number in range(PACKS):
+        # the first find nothing there; later ones meet leftovers and, with --overwrite, a shard of their name
+        process = start(tmp_path / "killed", *command, *(["--overwrite"] if number % 2 else []))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=dice.uniform(0.2, 1.05) * duration)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        for path in (tmp_path / "killed").glob("*.h5"):
+            assert describe_shard(path)["content_sha256"] == whole[path.name]
+        if number % 4 == 3:
+            for path in (tmp_path / "killed").glob("*.h5"):
+                path.unlink()
+    assert killed > PACKS / 3
+    succeed(start(tmp_path / "killed", *command, "--overwrite"))
+    for name, digest in whole.items():
+        assert describe_shard(tmp_path / "killed" / name)["content_sha256"] == digest
+
+
+def test_pack_killed_while_records_come(records: Path, tmp_path: Path) -> None:
+    """Records trickle in, then SIGKILL: nothing stands under the name, and the same line works again."""
+    lines = records.read_bytes().splitlines(keepends=True)
+    dice = random.Random(1)
+    for _ in range(15):
+        process = start(tmp_path, "pack", "x.h5", stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        for line in lines[: dice.randrange(len(lines))]:
+            process.stdin.write(line)
+        process.stdin.flush()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=dice.uniform(0, 1))
+        os.kill(process.pid, dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        process.communicate()
+        assert process.returncode != 0
+        assert not (tmp_path / "x.h5").exists()
+    succeed(start(tmp_path, "pack", "x.h5", records, "--expect", RECORDS))
+
+
+# training
+
+
+def same_run(one: Path, other: Path) -> None:
+    import torch
+
+    for name in ("last.pt", "best.pt"):
+        first, second = (torch.load(run / name, weights_only=True) for run in (one, other))
+        assert first["state"].keys() == second["state"].keys()
+        assert first["weights"].keys() == second["weights"].keys()
+        for key, value in first["weights"].items():
+            assert torch.equal(second["weights"][key], value), f"{name}: {key}"
+    assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
+    assert (one / "config.toml").read_bytes() == (other / "config.toml").read_bytes()
+    best = [json.loads((run / "summary.json").read_text())["best"] for run in (one, other)]
+    assert best[0] == best[1]
+
+
+def steps_in(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def kill_and_resume(folder: Path, command: tuple[object, ...], dice: random.Random) -> int:
+    """Run the command until it is done, breaking it off KILLS times; return how often it was broken off."""
+    out = folder / "broken"
+    broken = 0
+    while True:
+        way = ["--resume"] if (out / "last.pt").exists() else ["--overwrite"]
+        process = start(folder, *command, "--out", "broken", *way)
+        if broken == KILLS:
+            succeed(process)
+            return broken
+        goal = steps_in(out / "log.jsonl") + dice.randrange(1, 40)
+        deadline = time.monotonic() + 120
+        while steps_in(out / "log.jsonl") < goal and process.poll() is None:
+            assert time.monotonic() < deadline
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.01)
+        if process.poll() is not None:
+            assert succeed(process)
+            return broken
+        chosen = dice.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+        os.killpg(process.pid, chosen)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode in (130, -signal.SIGKILL, -signal.SIGTERM), said.decode()
+        assert b"Traceback" not in said
+        broken += 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_training_broken_off_and_resumed(make_shard: Callable[..., Path], tmp_path: Path, seed: int) -> None:
+    make_shard("t.h5", 24)
+    shared = (*NETWORK[-2:], "--batch-size", 4, "--seed", seed, "--epochs", 60)
+    train = ("train", "t.h5", *NETWORK[:-2], *shared, "--val-share", 0.25, "--augment", "crop", "--augment", "mirror")
+    succeed(start(tmp_path, *train, "--out", "whole"))
+    assert kill_and_resume(tmp_path, train, random.Random(seed)) > 1
+    same_run(tmp_path / "broken", tmp_path / "whole")
+    for path in (tmp_path / "broken").iterdir():
+        path.unlink()
+    (tmp_path / "whole").rename(tmp_path / "run")
+    finetune = ("finetune", "t.h5", "--from", "run", *shared, "--gamma", 1, "--control", "shuffled", "--update", "both")
+    succeed(start(tmp_path, *finetune, "--out", "whole"))
+    assert kill_and_resume(tmp_path, finetune, random.Random(seed + 100)) > 1
+    same_run(tmp_path / "broken", tmp_path / "whole")

@@ -1,0 +1,445 @@
+"""Bad input, one item after the other, by the whole command line: the exit code, and a sentence that helps.
+
+Each sentence names the place, what was found or expected, and what to do. What a reader or a writer makes of each
+variant of these is in the tests of its module; here every kind stands once, as a user meets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hkmap.storage.shards import ShardReader
+
+Here = Path
+BUBBLES = [{"x": 3, "y": 3, "radius": 2}, {"x": 9, "y": 4, "radius": 2}, {"x": 5, "y": 12, "radius": 3}]
+ORIENTATION = 0x0112
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def image(name: str, *, size: tuple[int, int] = (16, 20), seed: int = 0) -> str:
+    """Write a picture of noise of (height, width) and return its path."""
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(name, np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+    return name
+
+
+def array(name: str, values: object) -> str:
+    np.save(name, np.asarray(values))
+    return name
+
+
+def photos(count: int = 4) -> list[dict[str, Any]]:
+    """Records of that many images, in two classes."""
+    images = [image(f"{number}.png", seed=number) for number in range(count)]
+    return [
+        {"id": str(number), "image": path, "label": number % 2, "class": "ab"[number % 2]}
+        for number, path in enumerate(images)
+    ]
+
+
+def assert_refused(result: Any, *parts: str, exit_code: int = 1) -> None:
+    """Exit code, no traceback, all parts in one sentence on stderr, and an error record where stdout is a pipe."""
+    said = re.sub(r"\s+", " ", result.stderr.replace("│", ""))
+    assert result.exit_code == exit_code, said
+    assert "Traceback" not in said
+    for part in parts:
+        assert part in said
+    if exit_code == 1:
+        error = json.loads(result.stdout.splitlines()[-1])["error"]
+        assert all(part in f"Error: the stage before failed: {error}" for part in parts if "skipped" not in part)
+
+
+# a missing file
+
+
+def test_missing_file_of_records(hk, here: Here) -> None:
+    result = hk("resize", "maps.jsonl", "--size", 7, "--out", "m")
+    assert_refused(result, "'maps.jsonl': No such file or directory", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "record", "parts"),
+    [
+        (["pack", "x.h5"], {"image": "gone.jpg"}, ["gone.jpg: No such file", "expected an image file"]),
+        (["show", "--out", "x.png"], {"image": "gone.jpg"}, ["gone.jpg: No such file", "expected an image file"]),
+        (["resize", "--size", 7, "--out", "m"], {"map": "gone.npy"}, ["gone.npy: No such file", "expected a .npy"]),
+        (["resize", "--size", 7, "--out", "m"], {"map": "gone.h5#3"}, ["gone.h5: No such file", "expected an HDF5"]),
+        (["pack", "x.h5"], {"image": "gone.h5#3"}, ["gone.h5: No such file", "expected an HDF5 file"]),
+        (
+            ["masks2map", "--out", "m"], {"masks": {"EX": "gone.tif"}, "size": [9, 9]},
+            ["gone.tif: No such file", "expected an image file"],
+        ),
+        (["pack", "x.h5"], {"image": "nul\0.png"}, ['record "7": image is', "expected a path or a reference"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_missing_file_that_a_record_names(hk, here: Here, arguments: list, record: dict, parts: list[str]) -> None:
+    assert_refused(hk(*arguments, stdin=[{"id": "7", **record}]), *parts)
+    assert not (here / "x.h5").exists()
+
+
+def test_missing_checkpoint(hk, here: Here, make_shard: Callable[..., Path]) -> None:
+    make_shard("t.h5")
+    (here / "run").mkdir()
+    for command in (["eval", "t.h5", "--metric", "top1"], ["finetune", "t.h5", "--out", "ft"]):
+        assert_refused(hk(*command, "--from", "run"), "run/best.pt: no such checkpoint; expected a run folder")
+    assert not (here / "ft").exists()
+
+
+# the stream
+
+
+@pytest.mark.parametrize("command", ["pack x.h5", "show --out x.png", "resize --size 7 --out x.h5"])
+def test_empty_stdin(hk, here: Here, command: str) -> None:
+    result = hk(*command.split())
+    assert_refused(result, "stdin: no records; expected one JSON object a line, as `hkmap folder` prints them")
+    assert list(here.iterdir()) == []
+
+
+def test_broken_json_on_line_k(hk, here: Here) -> None:
+    lines = [json.dumps(record) for record in photos(3)]
+    result = hk("pack", "x.h5", stdin="\n".join([*lines[:2], "", lines[2][:-9]]))
+    assert_refused(result, "stdin line 4: not a JSON object", "expected one record a line")
+    (here / "in.jsonl").write_text("\n".join([lines[0], "0.png,1,2"]), encoding="utf-8")
+    assert_refused(hk("pack", "x.h5", "in.jsonl"), "in.jsonl line 2: not a JSON object")
+    assert not (here / "x.h5").exists()
+
+
+def test_upstream_stage_that_fails_mid_stream(shell, here: Here) -> None:
+    (here / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in photos(3)) + "broken")
+    filtering = "hkmap resize in.jsonl --missing pass --size 7 --out m"
+    result = shell(f"{filtering} | hkmap pack x.h5 --shard-size 2")
+    assert result.exit_code == 1
+    assert "Error: the stage before failed: in.jsonl line 4: not a JSON object" in result.stderr
+    assert not [path for path in here.iterdir() if path.suffix in (".h5", ".part")]
+
+
+KILLED = "import os, sys; [print(line, end='', flush=True) for line in sys.stdin]; os.kill(os.getpid(), {signal})"
+
+
+def test_upstream_stage_killed_mid_stream(shell, here: Here) -> None:
+    """Nobody after a killed stage can tell it from the end of the data: pipefail says so, and --expect refuses."""
+    (here / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in photos(3)))
+    killed = f"{sys.executable} -c \"{KILLED.format(signal=int(signal.SIGKILL))}\" < in.jsonl"
+    seen = shell(f"{killed} | hkmap pack seen.h5")
+    assert seen.exit_code == 128 + signal.SIGKILL       # pipefail
+    refused = shell(f"{killed} | hkmap pack refused.h5 --expect 4")
+    assert refused.exit_code == 1
+    assert "3 records packed, expected 4; no shard is left, see what came before" in refused.stderr
+    assert not (here / "refused.h5").exists()
+    assert shell("hkmap pack good.h5 in.jsonl --expect 3").exit_code == 0
+
+
+def test_upstream_stage_killed_in_the_middle_of_a_line(hk, here: Here) -> None:
+    text = "".join(json.dumps(record) + "\n" for record in photos(3))
+    assert_refused(hk("pack", "x.h5", stdin=text[:-5]), "stdin line 3: not a JSON object")
+    assert not (here / "x.h5").exists()
+
+
+def test_duplicate_ids(hk, here: Here) -> None:
+    one, two = photos(2)
+    result = hk("pack", "x.h5", stdin=[one, {**two, "id": one["id"]}])
+    assert_refused(result, 'record "0": this id comes twice; every record needs its own')
+    assert not (here / "x.h5").exists()
+    record = {"id": "7", "size": [20, 16], "bubbles": BUBBLES}
+    for out in ("maps", "maps.h5"):
+        result = hk("bubbles2map", "--out", out, "--overwrite", stdin=[record, record])
+        assert_refused(result, f'record "7": comes twice, and {out} holds one map of a name; make the ids unique')
+
+
+# images
+
+
+@pytest.fixture
+def truncated(here: Here) -> str:
+    assert cv2.imwrite("whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:-2])
+    return "cut.jpg"
+
+
+def test_truncated_jpeg(hk, truncated: str) -> None:
+    sentence = "cut short at", "bytes (its end marker is missing); copy it again"
+    for command in ("pack x.h5", "show --out x.png"):
+        assert_refused(hk(*command.split(), stdin=[{"id": "7", "image": truncated}]), "cut.jpg: ", *sentence)
+    good = {"id": "8", "image": "whole.jpg"}
+    result = hk("pack", "x.h5", "--on-error", "skip", "--max-errors", 1, stdin=[{"id": "7", "image": truncated}, good])
+    assert result.exit_code == 0
+    assert "warning: skipped: record \"7\": image cut.jpg: cut short at" in result.stderr
+    assert ShardReader(Path("x.h5")).ids == ["8"]
+
+
+def test_image_with_exif_rotation(hk, here: Here) -> None:
+    """A picture is as wide as it is displayed, and a frame the other way round is refused, not transposed."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    (here / "photos/a").mkdir(parents=True)
+    Image.fromarray(np.zeros((16, 40, 3), np.uint8)).save("photos/a/turned.jpg", exif=exif)
+    (record,) = hk("folder", "photos").records
+    assert record["size"] == [16, 40]
+    assert hk("pack", "x.h5", stdin=[record]).exit_code == 0
+    assert ShardReader(Path("x.h5")).image(0).shape == (40, 16, 3)
+    result = hk("pack", "y.h5", stdin=[{**record, "size": [40, 16]}])
+    assert_refused(result, "its size is 40x16 (width x height), but the image is 16x40 once turned as its EXIF says")
+
+
+def test_four_channels_and_16_bits(hk, here: Here) -> None:
+    """Both are read, by a stated rule: alpha is dropped, 16 bits become 8 by round(v / 257)."""
+    colours = np.random.default_rng(0).integers(0, 65536, (8, 9, 4), dtype=np.uint16)
+    cv2.imwrite("deep.png", colours)
+    cv2.imwrite("alpha.png", (colours >> 8).astype(np.uint8))
+    records = [{"id": name, "image": f"{name}.png"} for name in ("deep", "alpha")]
+    assert hk("pack", "x.h5", stdin=records).exit_code == 0
+    reader = ShardReader(Path("x.h5"))
+    assert (reader.image(0) == np.rint(colours[..., 2::-1] / 257)).all()
+    assert (reader.image(1) == colours[..., 2::-1] >> 8).all()
+    cv2.imwrite("float.tiff", np.zeros((8, 9, 3), np.float32))
+    result = hk("pack", "y.h5", stdin=[{"id": "7", "image": "float.tiff"}])
+    assert_refused(result, "float.tiff: has float32 pixels, expected 8 or 16 bits a channel; convert it to PNG")
+
+
+def test_the_sentence_stands_alone(shell, here: Here) -> None:
+    """OpenCV has words of its own for a damaged image, which nobody should have to read (libpng's get through)."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for kind in ("gif", "tiff", "jpg"):
+        data = bytearray(cv2.imencode(f".{kind}", pixels)[1].tobytes())
+        data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+        (here / f"damaged.{kind}").write_bytes(data)
+    records = "\n".join(json.dumps({"id": kind, "image": f"damaged.{kind}"}) for kind in ("gif", "tiff", "jpg"))
+    (here / "in.jsonl").write_text(records)
+    result = shell("hkmap pack x.h5 in.jsonl --on-error skip")
+    assert result.exit_code == 1
+    for line in result.stderr.splitlines():
+        assert re.match(r"warning: skipped: record \"\w+\": image damaged|Error: ", line), line
+
+
+def test_no_image_at_all(hk, here: Here) -> None:
+    Path("page.jpg").write_text("<html>not found</html>")
+    Path("empty.jpg").write_bytes(b"")
+    result = hk("pack", "x.h5", stdin=[{"id": "7", "image": "page.jpg"}])
+    assert_refused(result, "page.jpg: starts with b'<html>no', expected an image")
+    result = hk("pack", "x.h5", stdin=[{"id": "7", "image": "empty.jpg"}])
+    assert_refused(result, "empty.jpg: empty (0 bytes), expected an image; copy it again")
+
+
+def test_mask_of_another_size(hk, here: Here) -> None:
+    image("photos/a/1.png", size=(16, 20))
+    image("masks/a/1.png", size=(20, 16))
+    records = hk("folder", "photos", "--masks", "masks").records
+    sentence = "masks/a/1.png: a mask of 16x20 pixels for an image of 20x16, expected the same size; scale the mask"
+    for command in (["masks2map", "--out", "m"], ["show", "--out", "x.png"]):
+        assert_refused(hk(*command, stdin=records), sentence)
+    assert not (here / "m").exists()
+
+
+# maps and bubbles
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        (np.full((4, 4), 255.0), ["values span [255, 255], expected [0, 1]; divide by the maximum"]),
+        ([[0.5, -0.1]], ["values span [-0.1, 0.5], expected [0, 1]"]),
+        ([[0.5, np.nan]], ["holds NaN or infinite values, expected [0, 1]; unknown cells belong in a weight map"]),
+        ([[0.5, np.inf]], ["holds NaN or infinite values"]),
+        (np.zeros((4, 4, 3)), ["shape (4, 4, 3), expected (height, width); drop the channel or batch axis"]),
+        ([["a"]], ["type <U1, expected real numbers in [0, 1]"]),
+    ],
+)
+def test_map_outside_its_range_or_nan(hk, here: Here, values: object, parts: list[str]) -> None:
+    record = {"id": "7", "image": image("1.png"), "map": array("bad.npy", values)}
+    for command in ("resize --size 2 --out m", "pack x.h5", "show --out x.png"):
+        assert_refused(hk(*command.split(), stdin=[record]), "bad.npy: ", *parts)
+    assert sorted(path.name for path in here.iterdir()) == ["1.png", "bad.npy"]
+
+
+def test_nan_in_the_json(hk, here: Here) -> None:
+    result = hk("bubbles2map", "--out", "m", stdin='{"id": "7", "size": [9, 9], "bubbles": [{"x": NaN, "y": 1}]}')
+    assert_refused(result, "stdin line 1: not a JSON object (NaN is not JSON); expected one record a line")
+
+
+def test_no_bubbles(hk, here: Here) -> None:
+    record = {"id": "7", "size": [20, 16]}
+    missing = hk("bubbles2map", "--out", "m", stdin=[record])
+    assert_refused(missing, 'record "7": has no bubbles and no points; expected an annotation; --missing pass')
+    empty = hk("bubbles2map", "--out", "m", stdin=[record | {"bubbles": []}])
+    assert_refused(empty, 'record "7": its annotation is empty, nobody marked anything; expected a bubble; --empty')
+    good = {**record, "id": "8", "bubbles": BUBBLES}
+    skipped = hk("bubbles2map", "--out", "m", "--on-error", "skip", stdin=[record, good])
+    assert (skipped.exit_code, len(skipped.records)) == (1, 1)
+    assert "Error: 1 skipped, --max-errors allows 0" in skipped.stderr
+
+
+# labels and shards
+
+
+def test_label_beyond_the_classes(hk, here: Here, make_shard: Callable[..., Path]) -> None:
+    Path("classes.txt").write_text("a\nb\n")
+    one, two = photos(2)
+    result = hk("pack", "x.h5", "--classes", "classes.txt", stdin=[one, {**two, "label": 2}])
+    assert_refused(result, 'record "1": label 2 is beyond the 2 classes, counted from 0')
+    assert not (here / "x.h5").exists()
+    make_shard("two.h5", classes=2)
+    make_shard("three.h5", classes=3)
+    result = hk("train", "two.h5", "--val", "three.h5", *NETWORK, "--out", "run")
+    assert_refused(result, "three.h5: label 2 is beyond the network's 2 classes; pack all shards with the same")
+    assert not (here / "run").exists()
+
+
+def test_shard_cut_in_half(hk, make_shard: Callable[..., Path], here: Here) -> None:
+    data = make_shard("x.h5").read_bytes()
+    Path("x.h5").write_bytes(data[: len(data) // 2])
+    result = hk("train", "x.h5", *NETWORK, "--out", "run")
+    assert_refused(result, f"x.h5: cut short at {len(data) // 2} of {len(data)} bytes; copy it again")
+    for command in ("unpack x.h5", "unpack x.h5 --out files"):
+        assert_refused(hk(*command.split()), "x.h5: cut short at")
+    assert_refused(hk("info", "x.h5"), "x.h5: ", "copy it again")
+
+
+def test_shard_of_a_newer_version(hk, here: Here) -> None:
+    with h5py.File("x.h5", "w") as file:
+        file.attrs.update({"format": "hkmap-shard", "version": 2})
+    for command in ("unpack x.h5", "unpack x.h5 --out files"):
+        assert_refused(hk(*command.split()), "x.h5: shard version 2, this hkmap reads up to 1; update hkmap")
+    assert_refused(hk("train", "x.h5", *NETWORK, "--out", "run"), "x.h5: shard version 2", "update hkmap")
+    assert_refused(hk("pack", "y.h5", stdin=[{"id": "7", "image": "x.h5#0"}]), "x.h5: shard version 2", "update hkmap")
+
+
+def test_a_flipped_byte_in_a_shard(hk, make_shard: Callable[..., Path], here: Here) -> None:
+    path = make_shard("x.h5")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\x89PNG") + 60
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert_refused(hk("info", "x.h5"), "x.h5: ", "copy it again")
+    assert_refused(hk("unpack", "x.h5", "--out", "files"), "copy it again")
+
+
+# the machine
+
+
+def limited(size: int) -> Callable[[], None]:
+    """A limit on the size of files, as a full disk would be one; Python ignores the signal that comes with it."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize("size", [20_000, 250_000])
+def test_full_disk_during_pack(here: Here, size: int) -> None:
+    """Once while the images are spooled, once while the shard is put together."""
+    records = "".join(json.dumps({"id": str(number), "image": image(f"{number}.png", size=(64, 64))}) + "\n"
+                      for number in range(20))
+    done = subprocess.run(
+        [sys.executable, "-m", "hkmap", "pack", "x.h5"], input=records, capture_output=True, text=True, check=False,
+        cwd=here, preexec_fn=limited(size), timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^Error: .*(File too large|No space left on device)", done.stderr, re.MULTILINE)
+    assert list(json.loads(done.stdout)) == ["error"]
+    assert not [path for path in here.iterdir() if path.suffix != ".png"]
+    again = subprocess.run(
+        [sys.executable, "-m", "hkmap", "pack", "x.h5", "--expect", "20"], input=records, capture_output=True,
+        text=True, check=True, cwd=here, timeout=60,
+    )
+    assert json.loads(again.stdout)["records"] == 20
+
+
+def test_full_disk_while_maps_are_written(here: Here) -> None:
+    for out in ("maps", "maps.h5"):
+        done = subprocess.run(
+            [sys.executable, "-m", "hkmap", "bubbles2map", "--out", out], text=True, check=False, capture_output=True,
+            input=json.dumps({"id": "7", "size": [20, 16], "bubbles": BUBBLES}), cwd=here, preexec_fn=limited(20_000),
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert re.match(rf"Error: {out}.*: (File too large|No space left on device)", done.stderr)
+        assert list(json.loads(done.stdout)) == ["error"]
+        assert not [path for path in here.rglob("*") if path.is_file()]
+
+
+# Ctrl-C during training
+
+NETWORK = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--device", "cpu")
+EPOCHS = 30
+TRAIN = ("train", "t.h5", *NETWORK, "--batch-size", 4, "--val-share", 0.25, "--augment", "mirror", "--epochs", EPOCHS)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Bit-equal runs take the same number of threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Return once the file has so many lines; fail if the process ends before, or two minutes pass."""
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no {count} lines in {path.name}: {process.communicate()[1].decode()}")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_ctrl_c_during_training(hk, here: Here, make_shard: Callable[..., Path]) -> None:
+    """It ends at once, leaves nothing half-written, and resumes to the very weights of an unbroken run."""
+    import torch
+
+    make_shard("t.h5", 12)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hkmap", *map(str, TRAIN), "--out", "broken"], cwd=here, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    wait_for_lines(here / "broken/log.jsonl", 7, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.decode() == "interrupted\n"
+    assert json.loads(output) == {"error": "interrupted"}
+    assert not [path for path in here.rglob("*") if path.name.endswith(".part")]
+    assert not (here / "broken/summary.json").exists()
+    assert 1 <= torch.load(here / "broken/last.pt", weights_only=True)["state"]["epoch"] < EPOCHS
+    refused = hk(*TRAIN, "--out", "broken")
+    assert_refused(refused, "broken: holds a run already; choose another --out, or say --overwrite or --resume")
+    assert hk(*TRAIN, "--out", "broken", "--resume").exit_code == 0
+    assert hk(*TRAIN, "--out", "whole").exit_code == 0
+    for name in ("last.pt", "best.pt"):
+        resumed, unbroken = (torch.load(here / run / name, weights_only=True) for run in ("broken", "whole"))
+        assert resumed["state"]["best"] == unbroken["state"]["best"]
+        assert resumed["weights"].keys() == unbroken["weights"].keys()
+        for key, value in unbroken["weights"].items():
+            assert torch.equal(resumed["weights"][key], value), key
+    logs = [(here / run / "log.jsonl").read_bytes() for run in ("broken", "whole")]
+    assert logs[0] == logs[1]

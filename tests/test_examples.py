@@ -1,0 +1,188 @@
+"""The examples in their smallest form: every script runs through, keeps its splits apart, and leaves its products."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, Result
+from PIL import Image
+
+from hkmap.maps.resize import resize_map
+from hkmap.storage.mapfiles import load_map
+from hkmap.storage.shards import ShardReader
+
+EXAMPLES = ROOT / "examples"
+METRICS = {"top1", "top5", "mse", "insertion", "deletion"}
+NETWORK = "--arch resnet18+abn --width 8 --image-size 64"
+SMALL = {"EPOCHS": "1", "FINETUNE_EPOCHS": "1", "NETWORK": NETWORK, "OUT": "out"}
+
+Shell = Callable[..., Result]
+Record = dict[str, Any]
+
+
+def read_lines(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run_example(shell: Shell, name: str, **environment: str) -> Result:
+    result = shell(f'bash "{EXAMPLES / name}"', **environment)
+    assert result.exit_code == 0, result.stderr[-3000:]
+    return result
+
+
+def check_products(out: Path, pictures: tuple[str, ...]) -> None:
+    for name in pictures:
+        with Image.open(out / name) as picture:
+            picture.load()
+            assert min(picture.size) > 100, name
+    before, after = read_lines(out / "eval.json")
+    assert [Path(found["run"]).name for found in (before, after)] == ["run", "run-ft"]
+    for found in (before, after):
+        assert set(found["metrics"]) == METRICS
+        assert all(math.isfinite(value) for value in found["metrics"].values())
+        assert all(count == found["samples"] for count in found["counts"].values())
+    assert before["metrics"]["mse"] != after["metrics"]["mse"]       # it was fine-tuned
+
+
+def check_splits(out: Path) -> dict[str, list[Record]]:
+    """No image in two parts, every class in training; and the shards hold what the parts list."""
+    parts = {name: read_lines(out / f"{name}.jsonl") for name in ("train", "val", "test")}
+    images = [record["image"] for records in parts.values() for record in records]
+    assert len(set(images)) == len(images)
+    for name, records in parts.items():
+        shard = ShardReader(out / f"{name}.h5")
+        assert list(shard.ids) == [record["id"] for record in records]
+        assert shard.has_map.all()
+        assert load_map(f"{out / name}.h5#0").shape == (14, 14)
+    labels = [{record["label"] for record in records} for records in parts.values()]
+    assert labels[0] >= labels[1] | labels[2]
+    return parts
+
+
+def share_in_box(values: np.ndarray, record: Record) -> float:
+    """The share of a map's mass that lies in the record's bounding box."""
+    width, height = record["size"]
+    full = resize_map(values, (height, width))
+    (box,) = record["boxes"]
+    left, top = round(box["x"]), round(box["y"])
+    return float(full[top : top + round(box["height"]), left : left + round(box["width"])].sum() / full.sum())
+
+
+def test_cub_gaze(shell: Shell, tmp_path: Path, data_root: Path) -> None:
+    run_example(shell, "cub_gaze.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="15", **SMALL)
+    out = tmp_path / "out"
+    check_products(out, ("maps.png", "parts.png", "sheet.png"))
+    parts = check_splits(out)
+    assert {record["split"] for record in parts["train"] + parts["val"]} == {"train"}
+    assert {record["split"] for record in parts["test"]} == {"test"}
+
+    looked = read_lines(out / "look.jsonl")
+    with Image.open(next(record["image"] for record in looked if record["id"] == "448")) as grey:
+        assert grey.mode == "L"
+    maps = [load_map(str(out / "look" / f"{record['id']}.npy")) for record in looked]
+    turned = {
+        "as it is": lambda values: values,
+        "mirrored": lambda values: np.ascontiguousarray(values[:, ::-1]),
+        "upside down": lambda values: np.ascontiguousarray(values[::-1]),
+        "transposed": lambda values: np.ascontiguousarray(values.T),
+    }
+    shares = {
+        name: [share_in_box(turn(values), record) for values, record in zip(maps, looked, strict=True)]
+        for name, turn in turned.items()
+    }
+    assert min(shares["as it is"]) > 0.5        # of each bird, the greyscale one too
+    means = {name: np.mean(values) for name, values in shares.items()}
+    assert all(means["as it is"] > means[name] + 0.2 for name in means if name != "as it is"), means
+
+
+def test_busi(shell: Shell, tmp_path: Path, data_root: Path) -> None:
+    run_example(shell, "busi.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="30", **SMALL)
+    out = tmp_path / "out"
+    check_products(out, ("maps.png", "sheet.png"))
+    parts = check_splits(out)
+    for name, records in parts.items():
+        shard = ShardReader(out / f"{name}.h5")
+        for index, record in enumerate(records):
+            values = shard.read(index).map
+            assert values is not None
+            assert values.any() == (record["class"] != "normal"), record["id"]      # nothing to look at is a map too
+
+
+def test_idrid(shell: Shell, tmp_path: Path, data_root: Path) -> None:
+    result = run_example(shell, "idrid.sh", HKMAP_DATA=str(data_root.resolve()), HEALTHY="8", **SMALL)
+    assert "4288x2848 pixels and the healthy ones 640x425" in result.stderr
+    out = tmp_path / "out"
+    check_products(out, ("maps.png", "sheet.png"))
+    parts = check_splits(out)
+    assert [sum(record["label"] == 1 for record in records) for records in parts.values()] == [6, 3, 3]
+    for name, records in parts.items():
+        shard = ShardReader(out / f"{name}.h5")
+        for index, record in enumerate(records):
+            values = shard.read(index).map
+            assert values is not None
+            assert values.max() == record["label"], record["id"]       # the brightest cell is 1; healthy is all 0
+
+
+def test_demo(shell: Shell, tmp_path: Path) -> None:
+    result = run_example(shell, "demo.sh", EPOCHS="1", DIGITS="--train 60 --test 20", SEEDS="0")
+    for arm in ("no map loss", "human maps", "shuffled maps"):
+        assert arm in result.stdout
+    out = tmp_path / "demo" / "seed0"
+    for arm in ("labels", "human", "shuffled"):
+        found = json.loads((out / "results" / f"{arm}.json").read_text())
+        assert all(math.isfinite(found["metrics"][name]) for name in ("top1", "mse", "insertion"))
+        assert found["control"] == ("shuffled" if arm == "shuffled" else "none")
+    with Image.open(out / "sheet.png") as picture:
+        picture.load()
+
+
+def test_a_damaged_image_stops_the_script(shell: Shell, tmp_path: Path) -> None:
+    """The failure is in the last stage of a pipe, in a loop: nothing is trained on what is left."""
+    for kind in ("benign", "malignant", "normal"):
+        for folder, suffix, mode in (("images", "jpg", "RGB"), ("masks", "png", "1")):
+            place = tmp_path / "data" / "busi" / folder / kind
+            place.mkdir(parents=True)
+            for number in range(10, 50):
+                Image.new(mode, (40, 30), 1).save(place / f"{kind}_{number}.{suffix}")
+    damaged = tmp_path / "data" / "busi" / "images" / "benign" / "benign_11.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    result = shell(f'bash "{EXAMPLES / "busi.sh"}"', HKMAP_DATA="data", EVERY="1", **SMALL)
+    assert result.exit_code == 1
+    assert "benign_11.jpg" in result.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*.h5.part"))
+    assert not (tmp_path / "out" / "train.h5").exists()
+    assert not (tmp_path / "out" / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("cub_gaze", "cub10"), ("busi", "busi"), ("idrid", "idrid")])
+class TestWrongCalls:
+    def test_no_data(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
+        result = shell(f'unset HKMAP_DATA; bash "{EXAMPLES / name}.sh"')
+        assert result.exit_code != 0
+        assert f"HKMAP_DATA: is not set; expected the folder that holds {folder}/" in result.stderr
+        assert not any(tmp_path.iterdir())
+
+    def test_other_data(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
+        result = shell(f'bash "{EXAMPLES / name}.sh"', HKMAP_DATA="elsewhere")
+        assert result.exit_code == 2
+        assert result.stderr == f"elsewhere/{folder}: no such folder; HKMAP_DATA must hold {folder}/\n"
+        assert not any(tmp_path.iterdir())
+
+    def test_existing_out(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        result = shell(f'bash "{EXAMPLES / name}.sh"', HKMAP_DATA="data")
+        assert result.exit_code == 2
+        assert result.stderr == f"runs/{name}: exists already; remove it, or choose another OUT\n"
+
+    def test_stops_where_a_stage_fails(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        result = shell(f'bash "{EXAMPLES / name}.sh"', HKMAP_DATA="data")
+        assert result.exit_code != 0
+        assert not list((tmp_path / "runs" / name).glob("*.h5"))

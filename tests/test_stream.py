@@ -1,0 +1,464 @@
+"""The stream contract, by real pipes where it takes one: what flows, what a failure looks like, how a command ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import hkmap
+
+MINE = {"mine": {"deep": [1, None, "é"]}, "note": "kept"}
+BUBBLES = [{"x": 3, "y": 3, "radius": 2}, {"x": 9, "y": 4, "radius": 2}, {"x": 5, "y": 12, "radius": 3}]
+PASS = ("resize", "--size", 3, "--missing", "pass", "--out", "maps")       # a filter that needs nothing of a record
+PASSING = "hkmap resize --size 3 --missing pass --out maps"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def photos(here: Path) -> Path:
+    """Two classes of two images each."""
+    rng = np.random.default_rng(0)
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        path = here / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    return here / "photos"
+
+
+@contextmanager
+def started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", "hkmap", *arguments], stderr=subprocess.PIPE, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def records_of(count: int) -> list[dict[str, Any]]:
+    return [{"id": str(number)} for number in range(count)]
+
+
+# what flows
+
+
+def test_keys_that_hkmap_does_not_know_pass_through_every_filter(hk, photos: Path, make_run: Path) -> None:
+    np.save("map.npy", np.ones((8, 8), np.float32))
+    cv2.imwrite("mask.png", np.ones((16, 16), np.uint8))
+    record = {"id": "7", **MINE, "image": "photos/cat/1.png", "size": [16, 16], "map": "map.npy", "bubbles": BUBBLES,
+              "masks": {"EX": "mask.png"}, "label": 0}
+    for command in (
+        ("bubbles2map", "--out", "a"), ("masks2map", "--out", "b"), ("resize", "--size", 3, "--out", "c"),
+        ("predict", "--from", make_run), ("predict", "--from", make_run, "--out", "d.h5"),
+    ):
+        (found,) = hk(*command, stdin=[record]).records
+        assert {**found, "map": "map.npy"} == {**record, **{key: found[key] for key in found if key not in record}}
+        assert list(found)[: len(record)] == list(record)
+    assert {"prediction", "confidence", "attention"} <= set(found)
+    assert found["map"] == "map.npy"        # `map` is always the human map
+    packed = hk("pack", "one.h5", stdin=[record])
+    assert packed.exit_code == 0
+    assert hk("unpack", "one.h5").records == [{**record, "image": "one.h5#0", "map": "one.h5#0"}]
+
+
+@pytest.fixture(scope="module")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of an untrained network of two classes."""
+    from hkmap.engine.backbones import Architecture
+    from hkmap.engine.jobs import new_model
+    from hkmap.engine.runs import save_model
+    from hkmap.engine.views import Preprocessing
+
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    architecture = Architecture("resnet8+abn", 2, stem="small", width=4, gate="residual")
+    save_model(path, new_model(architecture, Preprocessing(16, 16), ("cat", "dog"), 0))
+    return path
+
+
+def test_what_people_write_passes_as_it_is(hk, here: Path) -> None:
+    records = [{"id": "Großer Ani \U0001f426", "tab": "\t", "line": "a\nb"}]
+    result = hk(*PASS, stdin=records)
+    assert result.records == records
+    assert "Großer Ani \U0001f426" in result.stdout
+
+
+def test_records_come_from_a_file_or_from_stdin(hk, here: Path) -> None:
+    (here / "in.jsonl").write_text('{"id": "1"}\n\n{"id": "2"}', encoding="utf-8")
+    for arguments, stdin in (([*PASS, "in.jsonl"], b""), ([*PASS, "-"], b'{"id": "1"}\n\n{"id": "2"}')):
+        assert [record["id"] for record in hk(*arguments, stdin=stdin).records] == ["1", "2"]
+
+
+def test_a_filter_writes_each_record_before_it_reads_the_next(here: Path) -> None:
+    arguments = [str(item) for item in PASS]
+    with started(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(3):
+            process.stdin.write(b'{"id": "%d"}\n' % number)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline()) == {"id": str(number)}      # while its input is still open
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_a_filter_into_one_file_holds_its_records_back_until_the_file_is_there(hk, here: Path) -> None:
+    np.save("map.npy", np.ones((8, 8), np.float32))
+    records = [{"id": str(number), "map": "map.npy"} for number in range(3)]
+    result = hk("resize", "--size", 3, "--out", "maps.h5", stdin=[*records, {"id": "3", "map": "gone.npy"}])
+    assert result.exit_code == 1
+    assert [list(record) for record in result.records] == [["error"]]       # no reference to a file that never came
+    assert not (here / "maps.h5").exists()
+
+
+def test_memory_does_not_grow_with_the_stream(here: Path) -> None:
+    """A stream four times as long, 80 MB of it, takes no more memory."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc to ask for the peak of memory")
+    code = (
+        "import re, sys\nfrom hkmap.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1], file=sys.stderr)"
+    )
+    peaks = []
+    for count in (2_000, 8_000):
+        line = json.dumps({"id": "7", "long": "x" * 10_000})
+        (here / "in.jsonl").write_text(f"{line}\n" * count, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, PASS), "in.jsonl"], check=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, cwd=here, timeout=120,
+        )
+        peaks.append(int(done.stderr.split()[-1]))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+# a failure
+
+
+def test_a_failure_is_a_sentence_and_a_last_record_of_its_own(hk, here: Path) -> None:
+    result = hk("resize", "--size", 3, "--out", "maps", stdin=[{"id": "7"}])
+    assert result.exit_code == 1
+    sentence = 'record "7": has no map; expected the reference of one; --missing pass lets such records go on unchanged'
+    assert result.stderr == f"Error: {sentence}\n"
+    assert result.records == [{"error": sentence}]
+
+
+def test_who_reads_a_failure_stops_and_passes_the_first_sentence_on(hk, here: Path) -> None:
+    failed = [{"id": "1"}, {"error": "photos/7.jpg: gone"}]
+    result = hk(*PASS, stdin=failed)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: the stage before failed: photos/7.jpg: gone\n"
+    assert result.records == failed         # not "the stage before failed: the stage before failed: ..."
+
+
+def test_a_failure_goes_through_the_whole_pipe(shell, photos: Path) -> None:
+    (photos / "dog/1.png").write_bytes((photos / "dog/1.png").read_bytes()[:-30])
+    line = "hkmap folder photos | hkmap bubbles2map --missing pass --out m | hkmap pack cut.h5"
+    result = shell(line)
+    assert result.exit_code == 1
+    assert not (photos.parent / "cut.h5").exists()
+    np.save("map.npy", np.full((4, 4), 2, np.float32))
+    first = json.dumps({"id": "7", "map": "map.npy", "image": "photos/cat/1.png"})
+    pipe = f"echo '{first}' | hkmap resize --size 3 --out a | {PASSING} | hkmap pack bad.h5"
+    result = shell(f"{pipe}; echo ${{PIPESTATUS[@]}}")
+    assert result.stdout.splitlines()[-1] == "0 1 1 1"
+    assert result.stderr.count("the stage before failed: map.npy: values span [2, 2], expected [0, 1]") == 2
+    assert not (photos.parent / "bad.h5").exists()
+
+
+@pytest.mark.parametrize("command", ["pack x.h5", "show --out x.png", "resize --missing pass --size 3 --out x.h5"])
+def test_a_sink_leaves_nothing_when_the_stage_before_fails(hk, photos: Path, command: str) -> None:
+    records = [{"id": "1", "image": "photos/cat/1.png"}, {"error": "disk gone"}]
+    for policy in ([], ["--on-error", "skip", "--max-errors", 9]):
+        result = hk(*command.split(), *policy, stdin=records)
+        assert result.exit_code == 1
+        assert "Error: the stage before failed: disk gone" in result.stderr
+        assert result.records == [{"error": "disk gone"}]
+        assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+
+
+def on_terminal(arguments: list[str], *, stdin: bytes | None, folder: Path) -> tuple[int, str, str]:
+    """Run hkmap with a terminal as stdout, and as stdin where there is none; return exit code, stdout, stderr."""
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hkmap", *arguments], cwd=folder, stdout=theirs, stderr=subprocess.PIPE, check=False,
+            timeout=60, **({"stdin": theirs} if stdin is None else {"input": stdin}),
+        )
+        os.write(theirs, b"END")
+        shown = b""
+        while not shown.endswith(b"END"):
+            shown += os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, shown.removesuffix(b"END").decode(), done.stderr.decode()
+
+
+def test_a_person_gets_no_error_record(here: Path) -> None:
+    records = b'{"id": "1"}\nbroken\n'
+    code, shown, said = on_terminal([str(item) for item in PASS], stdin=records, folder=here)
+    assert code == 1
+    assert shown == '{"id": "1"}\r\n'
+    assert said.startswith("Error: stdin line 2: not a JSON object")
+
+
+@pytest.mark.parametrize("arguments", [["resize", "--size", "3", "--out", "m"], ["pack", "x.h5"]], ids=" ".join)
+def test_a_terminal_is_nobodys_stream(here: Path, arguments: list[str]) -> None:
+    code, shown, said = on_terminal(arguments, stdin=None, folder=here)
+    assert code == 2
+    assert shown == ""
+    assert "Nothing to read: pipe records in, or name a file of records." in said
+    assert list(here.iterdir()) == []
+
+
+def test_a_bug_keeps_its_traceback_and_poisons_the_pipe(shell, here: Path) -> None:
+    (here / "sitecustomize.py").write_text(
+        "import hkmap.records\n"
+        "def passed_on(*_): raise ZeroDivisionError('a bug in caf\\udce9')\n"
+        "hkmap.records.passed_on = passed_on\n"
+    )
+    pipe = f"echo '{{\"id\": \"1\"}}' | {PASSING} | hkmap pack x.h5"
+    result = shell(f"{pipe}; echo ${{PIPESTATUS[@]}}", PYTHONPATH=str(here))
+    assert result.stdout.splitlines()[-1] == "0 1 1"
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "Error: the stage before failed: ZeroDivisionError: a bug in caf\\udce9" in result.stderr
+    assert not (here / "x.h5").exists()
+
+
+def test_what_the_system_refuses_is_a_sentence(hk, here: Path) -> None:
+    (here / "file").write_text("in the way")
+    np.save("map.npy", np.ones((8, 8), np.float32))
+    record = {"id": "7", "map": "map.npy"}
+    below = hk("resize", "--size", 3, "--out", "file/maps", stdin=[record])
+    assert (below.exit_code, below.stderr) == (1, "Error: file/maps: Not a directory\n")
+    long = hk("resize", "--size", 3, "--out", "maps", stdin=[{**record, "id": "x" * 300}])
+    assert long.exit_code == 1
+    assert long.stderr.endswith("File name too long\n")
+    assert long.records == [{"error": long.stderr.removeprefix("Error: ").strip()}]
+
+
+def test_a_full_stdout_is_a_sentence(shell, photos: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    result = shell("hkmap folder photos > /dev/full")
+    assert (result.exit_code, result.stderr) == (1, "Error: No space left on device\n")
+
+
+# how a command ends
+
+
+def test_done_is_0(hk, here: Path) -> None:
+    result = hk(*PASS, stdin=records_of(1))
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resise"], "No such command 'resise'"),
+        (["resize", "--out", "m"], "Missing option '--size'"),
+        (["resize", "--side", "3"], "No such option"),
+        (["resize", "--size", "3", "--out", "m", "gone.jsonl"], "'gone.jsonl': No such file or directory"),
+        (["folder", "gone"], "Directory 'gone' does not exist."),
+        (["info", "gone.h5"], "File 'gone.h5' does not exist."),
+        (["pack", "x.h5", "--expect", "0"], "0 is not in the range x>=1"),
+        (["resize", "--size", "3", "--out", "m", "--max-errors", "-1"], "-1 is not in the range x>=0"),
+        (["resize", "--size", "3", "--out", "m", "--on-error", "ignore"], "'ignore' is not one of 'stop', 'skip'"),
+    ],
+)
+def test_called_wrongly_is_2(hk, here: Path, arguments: list[str], message: str) -> None:
+    result = hk(*arguments, stdin=records_of(1))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr.replace("\n", " ")
+    assert "Usage: hkmap" in result.stderr
+
+
+def test_a_shard_is_no_file_of_records(hk, here: Path) -> None:
+    (here / "x.h5").write_bytes(b"\x89HDF")
+    result = hk("resize", "x.h5", "--size", 3, "--out", "m")
+    assert result.exit_code == 2
+    assert "x.h5: a shard, expected a file of records; say `hkmap unpack x.h5 | hkmap ...`" in result.stderr
+
+
+def test_interrupted_is_130_and_no_end_of_data(here: Path) -> None:
+    """`kill -INT` of one stage: the others would take a mere end of its output for the end of the data."""
+    arguments = [str(item) for item in PASS]
+    with started(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b'{"id": "1"}\n')
+        process.stdin.flush()
+        process.stdout.readline()           # it is at work
+        process.send_signal(signal.SIGINT)
+        output, said = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert said == b"interrupted\n"
+        assert json.loads(output) == {"error": "interrupted"}
+
+
+@pytest.mark.parametrize("reader", ["head -1", "true", "head -c 1 > /dev/null"])
+def test_a_closed_pipe_is_quiet(shell, here: Path, reader: str) -> None:
+    (here / "in.jsonl").write_text('{"id": "%s"}\n' % ("x" * 1000) * 5000)
+    result = shell(f"{PASSING} in.jsonl | {PASSING} | {reader}; echo ${{PIPESTATUS[@]}}")
+    assert result.stdout.splitlines()[-1] == "0 0 0"
+    assert result.stderr == ""
+
+
+def test_a_failure_into_a_closed_pipe_says_its_sentence_alone(shell, here: Path) -> None:
+    result = shell(f"{PASSING} <<< broken | true")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: stdin line 1: not a JSON object")
+
+
+# bad records
+
+
+BAD = b'{"id": "1"}\nbroken\n{"id": "2"}\n{"id": "3", "map": "gone.npy"}\n{"id": "4"}\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "said"),
+    [
+        ([], 1, "Error: 2 skipped, --max-errors allows 0"),
+        (["--max-errors", 1], 1, "Error: 2 skipped, --max-errors allows 1"),
+        (["--max-errors", 2], 0, "warning: 2 skipped"),
+        (["--max-errors", 99], 0, "warning: 2 skipped"),
+    ],
+)
+def test_skipped_records_are_named_counted_and_limited(
+    hk, here: Path, options: list[object], exit_code: int, said: str
+) -> None:
+    result = hk(*PASS, "--on-error", "skip", *options, stdin=BAD)
+    assert [record["id"] for record in result.records] == ["1", "2", "4"]
+    first, second, last = result.stderr.splitlines()
+    assert first.startswith("warning: skipped: stdin line 2: not a JSON object")
+    assert second.startswith("warning: skipped: gone.npy: ")
+    assert last == said
+    assert result.exit_code == exit_code
+
+
+def test_a_bad_record_stops_by_default(hk, here: Path) -> None:
+    result = hk(*PASS, "--max-errors", 9, stdin=BAD)
+    assert result.exit_code == 1
+    assert [list(record) for record in result.records] == [["id"], ["error"]]
+
+
+# talk
+
+
+def test_quiet_and_verbose(hk, here: Path) -> None:
+    skip = (*PASS, "--on-error", "skip", "--max-errors", 9)
+    assert hk(*skip, "-q", stdin=BAD).stderr == ""
+    assert hk(*skip, stdin=BAD).stderr.count("warning: ") == 3      # the level of the call before is gone
+    assert hk(*skip, "-v", stdin=BAD).stderr.count("warning: ") == 3
+    assert hk(*skip, "-vv", stdin=BAD).exit_code == 0
+    assert hk(*PASS, "--quiet", stdin=BAD).stderr.startswith("Error: stdin line 2")       # errors are no talk
+
+
+def test_stderr_holds_no_progress_where_nobody_watches(shell, photos: Path) -> None:
+    result = shell("hkmap folder photos | hkmap pack x.h5")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_progress_is_shown_on_a_terminal(photos: Path) -> None:
+    records = subprocess.run(
+        [sys.executable, "-m", "hkmap", "folder", "photos"], capture_output=True, check=True, cwd=photos.parent
+    ).stdout
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "hkmap", "pack", "x.h5"], input=records, stdout=subprocess.PIPE, stderr=theirs,
+        check=False, timeout=60, cwd=photos.parent, env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    os.write(theirs, b"END")
+    shown = b""
+    while not shown.endswith(b"END"):
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["records"] == 4      # stdout is data all the same
+    assert b"packing" in shown
+    assert b"\x1b[3" not in shown       # NO_COLOR
+
+
+def test_variables_stand_for_options(hk, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save("map.npy", np.ones((8, 8), np.float32))
+    record = {"id": "7", "map": "map.npy"}
+    monkeypatch.setenv("HKMAP_RESIZE_SIZE", "7")
+    monkeypatch.setenv("HKMAP_RESIZE_OUT", "from-variable")
+    monkeypatch.setenv("HKMAP_RESIZE_FORMAT", "png")
+    assert hk("resize", stdin=[record]).records == [{**record, "map": "from-variable/7.png"}]
+    assert cv2.imread("from-variable/7.png", cv2.IMREAD_UNCHANGED).shape == (7, 7)
+    line = hk("resize", "--size", 5, "--format", "npy", "--out", "m", stdin=[record])       # the line comes first
+    assert np.load(line.records[0]["map"]).shape == (5, 5)
+    monkeypatch.setenv("HKMAP_RESIZE_ON_ERROR", "skip")
+    monkeypatch.setenv("HKMAP_RESIZE_MAX_ERRORS", "9")
+    monkeypatch.setenv("HKMAP_RESIZE_QUIET", "1")
+    assert (hk("resize", stdin=b"broken\n").exit_code, hk("resize", stdin=b"broken\n").stderr) == (0, "")
+    monkeypatch.setenv("HKMAP_RESIZE_SIZE", "-7")
+    assert hk("resize", stdin=[record]).exit_code == 2
+
+
+def test_the_version(hk) -> None:
+    assert hk("--version").stdout == f"hkmap, version {hkmap.__version__}\n"
+
+
+def test_help_of_nothing_names_the_commands_in_the_order_of_a_pipeline(hk) -> None:
+    listing = hk("--help").stdout.partition("Commands:\n")[2]
+    assert [line.split()[0] for line in listing.splitlines()][:5] == [
+        "cub", "folder", "idrid", "bubbles2map", "masks2map",
+    ]
+    assert hk("-h").stdout == hk("--help").stdout
+
+
+# outputs
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("resize --size 3 --out maps", "maps/7.npy"), ("resize --size 3 --out maps.h5", "maps.h5"),
+        ("resize --size 3 --out maps --format png", "maps/7.png"), ("bubbles2map --out maps", "maps/7.npy"),
+        ("masks2map --out maps", "maps/7.npy"), ("pack x.h5", "x.h5"), ("pack x.h5 --shard-size 1", "x-00000.h5"),
+        ("show --out x.png", "x.png"), ("unpack one.h5 --out files", "files/images/7.png"),
+        ("unpack one.h5 --out files", "files/maps/7.npy"),
+    ],
+)
+def test_nothing_existing_is_overwritten_unless_told(hk, photos: Path, command: str, out: str) -> None:
+    np.save("map.npy", np.ones((8, 8), np.float32))
+    cv2.imwrite("mask.png", np.ones((16, 16), np.uint8))
+    record = {"id": "7", "image": "photos/cat/1.png", "size": [16, 16], "map": "map.npy", "bubbles": BUBBLES,
+              "masks": {"EX": "mask.png"}}
+    assert hk("pack", "one.h5", stdin=[record]).exit_code == 0
+    (photos.parent / out).parent.mkdir(parents=True, exist_ok=True)
+    (photos.parent / out).write_text("precious")
+    refused = hk(*command.split(), stdin=[record])
+    assert refused.exit_code == 1
+    assert f"{out}: exists already; choose another name, or say --overwrite" in refused.stderr
+    assert (photos.parent / out).read_text() == "precious"
+    assert hk(*command.split(), "--overwrite", stdin=[record]).exit_code == 0
+    assert (photos.parent / out).read_bytes() != b"precious"
+    assert not [path for path in photos.parent.rglob("*") if path.name.endswith(".part")]
