@@ -223,16 +223,18 @@ def test_four_channels_and_16_bits(hk, here: Here) -> None:
 def test_the_sentence_stands_alone(shell, here: Here) -> None:
     """OpenCV has words of its own for a damaged image, which nobody should have to read (libpng's get through)."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    for kind in ("gif", "tiff", "jpg"):
-        data = bytearray(cv2.imencode(f".{kind}", pixels)[1].tobytes())
-        data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
-        (here / f"damaged.{kind}").write_bytes(data)
-    records = "\n".join(json.dumps({"id": kind, "image": f"damaged.{kind}"}) for kind in ("gif", "tiff", "jpg"))
+    kinds = ("gif", "tiff", "bmp", "webp")
+    for kind in kinds:
+        data = cv2.imencode(f".{kind}", pixels)[1].tobytes()
+        (here / f"damaged.{kind}").write_bytes(data[: len(data) // 3])
+    records = "\n".join(json.dumps({"id": kind, "image": f"damaged.{kind}"}) for kind in kinds)
     (here / "in.jsonl").write_text(records)
     result = shell("hkmap pack x.h5 in.jsonl --on-error skip")
     assert result.exit_code == 1
-    for line in result.stderr.splitlines():
-        assert re.match(r"warning: skipped: record \"\w+\": image damaged|Error: ", line), line
+    *skipped, last = result.stderr.splitlines()
+    assert len(skipped) == len(kinds)
+    assert all(re.match(r"warning: skipped: record \"\w+\": image damaged", line) for line in skipped)
+    assert last.startswith("Error: x.h5: no record left to pack")
 
 
 def test_no_image_at_all(hk, here: Here) -> None:
@@ -273,6 +275,21 @@ def test_map_outside_its_range_or_nan(hk, here: Here, values: object, parts: lis
     for command in ("resize --size 2 --out m", "pack x.h5", "show --out x.png"):
         assert_refused(hk(*command.split(), stdin=[record]), "bad.npy: ", *parts)
     assert sorted(path.name for path in here.iterdir()) == ["1.png", "bad.npy"]
+
+
+def test_damaged_map_file(hk, here: Here) -> None:
+    data = bytearray(Path(array("header.npy", np.zeros((4, 4)))).read_bytes())
+    data[data.index(b"}")] = 0          # numpy meets it in tokenize
+    Path("header.npy").write_bytes(data)
+    array("cut.npy", np.zeros((4, 4)))
+    Path("cut.npy").write_bytes(Path("cut.npy").read_bytes()[:-4])
+    assert cv2.imwrite("huge.png", np.zeros((4, 4), np.uint8))
+    data = bytearray(Path("huge.png").read_bytes())
+    data[16:24] = (1 << 30).to_bytes(4, "big") * 2      # more than OpenCV decodes
+    Path("huge.png").write_bytes(data)
+    for name, remedy in (("header.npy", "save it with numpy.save"), ("cut.npy", "numpy.save"), ("huge.png", "again")):
+        result = hk("resize", "--size", 2, "--out", "m", stdin=[{"id": "7", "map": name}])
+        assert_refused(result, f"{name}: ", remedy)
 
 
 def test_nan_in_the_json(hk, here: Here) -> None:
