@@ -11,6 +11,8 @@ SEEDS=${SEEDS:-0}
 EPOCHS=${EPOCHS:-15}
 DIGITS=${DIGITS:---train 600 --test 400}
 NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 48}
+# The network is so small that a second thread costs more in waiting than it brings, above all on a busy machine.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 here=$(cd "$(dirname "$0")" && pwd)
 
 step() {     # show a command, then run it
