@@ -13,7 +13,7 @@ set -euo pipefail      # pipefail: a pipe fails if any of its stages does, awk a
 OUT=${OUT:-runs/cub_gaze}
 EVERY=${EVERY:-1}
 EPOCHS=${EPOCHS:-8}
-FINETUNE_EPOCHS=${FINETUNE_EPOCHS:-6}
+FINETUNE_EPOCHS=${FINETUNE_EPOCHS:-4}
 NETWORK=${NETWORK:---arch resnet18+abn --image-size 160}
 [ ! -e "$OUT" ] || { echo "$OUT: exists already; remove it, or choose another OUT" >&2; exit 2; }
 mkdir -p "$OUT"

@@ -20,8 +20,11 @@ step() {     # show a command, then run it
     eval "$1"
 }
 
+# Only a folder that an earlier demo made is removed.
+[ ! -e "$DEMO" ] || [ -e "$DEMO/.made-by-demo" ] || { echo "$DEMO: exists, and no demo made it; say DEMO=..." >&2; exit 2; }
 rm -rf "$DEMO"
 mkdir -p "$DEMO"
+touch "$DEMO/.made-by-demo"
 for seed in $SEEDS; do
     d=$DEMO/seed$seed
     step "python $here/decoy_digits.py $d/digits --seed $seed $DIGITS"

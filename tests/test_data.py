@@ -21,6 +21,7 @@ def examples(make_shard):
 def test_batches_hold_every_sample_in_order(examples):
     found = list(batches(range(10), examples.example, (4, 4), 4))
     assert [len(batch.labels) for batch in found] == [4, 4, 2]
+    assert [len(batch.labels) for batch in batches(range(9), examples.example, (4, 4), 4)] == [4, 5]    # no lone last
     assert torch.cat([batch.labels for batch in found]).tolist() == [0, 1] * 5
     first = found[0]
     assert first.images.shape == (4, 16, 16, 3)

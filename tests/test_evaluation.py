@@ -48,7 +48,10 @@ def test_all_metrics_are_what_they_say(hk, run):
         np.mean((output.attention[i, 0].numpy() - reader.map(i)) ** 2) for i in range(10) if reader.has_map[i]
     ]
     assert report["metrics"]["mse"] == pytest.approx(np.mean(distances), rel=1e-5)
-    assert report["counts"] == {"top1": 10, "top5": 10, "mse": 7, "insertion": 10, "deletion": 10}
+    squares = [np.mean(reader.map(i) ** 2) for i in range(10) if reader.has_map[i]]
+    assert report["metrics"]["mse_of_zeros"] == pytest.approx(np.mean(squares), rel=1e-5)
+    counts = {"top1": 10, "top5": 10, "mse": 7, "mse_of_zeros": 7, "insertion": 10, "deletion": 10}
+    assert report["counts"] == counts
     for name, measure in (("insertion", insertion), ("deletion", deletion)):
         areas = []
         for i, image in enumerate(images):
@@ -145,7 +148,7 @@ def test_a_metric_that_applies_to_no_sample_is_null(hk, make_shard, tmp_path):
     hk("train", shard, "--arch", "resnet8+abn", *SMALL, "--out", tmp_path / "run")
     result = hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse", "--metric", "top1")
     assert result.records[0]["metrics"]["mse"] is None
-    assert result.records[0]["counts"] == {"mse": 0, "top1": 6}
+    assert result.records[0]["counts"] == {"mse": 0, "mse_of_zeros": 0, "top1": 6}
     assert "none applies" in result.stderr
     assert hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse", "-q").stderr == ""
 

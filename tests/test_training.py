@@ -299,3 +299,21 @@ def test_shards_that_rolled_over_train_as_one(hk, run, tmp_path):
     hk("train", *paths, *SMALL, "--epochs", 2, "--out", tmp_path / "again")
     assert changed(weights_of(folder), weights_of(tmp_path / "again")) == set()
     assert hk("eval", *paths, "--from", folder, "--metric", "top1").records[0]["samples"] == 12
+
+
+def test_a_lone_last_sample_and_a_single_sample(hk, make_shard, tmp_path):
+    """Batch norm cannot learn from one sample whose last feature map is 1 x 1."""
+    tiny = ["--arch", "resnet18+abn", "--width", 2, "--image-size", 32, "--batch-size", 4, "--epochs", 1]
+    lone = hk("train", make_shard("nine.h5", 9), *tiny, "--out", tmp_path / "nine")
+    assert lone.exit_code == 0, lone.stderr
+    assert lone.records[0]["steps"] == 2
+    single = hk("train", make_shard("one.h5", 1), *tiny, "--out", tmp_path / "one")
+    assert single.exit_code == 1
+    assert "1 sample to train on; batch norm needs at least two" in single.stderr
+    assert not (tmp_path / "one").exists()
+
+
+def test_validation_tells_the_map_mse_too(hk, run, tmp_path):
+    _, shard, _ = run
+    result = hk("train", shard, *SMALL, "--epochs", 1, "--val", shard, "--out", tmp_path / "validated")
+    assert set(result.records[0]["best"]["validation"]) == {"top1", "loss", "mse"}

@@ -16,7 +16,8 @@ from hkmap.cli.stream import StreamCommand, print_result
 @from_option
 @click.option("--metric", "metrics", multiple=True, required=True,
               type=click.Choice(["top1", "top5", "mse", "insertion", "deletion"]),
-              help="Repeatable. top1, top5: accuracy. mse: the attention map against the human map. insertion (higher "
+              help="Repeatable. top1, top5: accuracy. mse: the attention map against the human map, with "
+                   "the mse of a map of zeros beside it. insertion (higher "
                    "is better), deletion (lower is better): RISE's area under the curve.")
 @use_maps_option
 @click.option("--step", type=click.IntRange(min=1), metavar="PIXELS",

@@ -50,7 +50,8 @@ def training_options(function: Function) -> Function:
                      type=click.Choice(["mirror", "crop", "rotate", "intensity"]),
                      help="Move image and map together, at random: mirror, crop (50 to 100 % of the area), rotate (up "
                           "to 15 degrees); intensity changes brightness and contrast. Repeatable; default: none."),
-        click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="The paper's."),
+        click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True,
+                     help="Samples a step; 16 is the paper's. A lone last sample joins the batch before."),
         click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True),
         click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4, show_default=True),
         click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,

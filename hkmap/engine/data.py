@@ -26,6 +26,7 @@ from hkmap.engine.views import (
 )
 from hkmap.errors import RunError
 from hkmap.maps.check import Map
+from hkmap.maps.weights import Weighted, change_weighted
 from hkmap.storage.images import decode_image
 from hkmap.storage.sequence import ShardSequence
 
@@ -104,12 +105,11 @@ class ShardExamples:
                 image = change_intensity(image, generator)
         owner = int(self.map_of[index])
         drawn = sample if owner == index else self.shards.read(owner)
-        return Example(
-            image=view_image(image, view, self.preprocessing.size),
-            map=None if drawn.map is None else view_map(drawn.map, view, self.map_size),
-            weight=None if drawn.weight is None else view_map(drawn.weight, view, self.map_size),
-            label=sample.label,
-        )
+        values, weight = None, None
+        if drawn.map is not None:
+            seen = Weighted(drawn.map, drawn.weight)
+            values, weight = change_weighted(seen, lambda cells: view_map(cells, view, self.map_size))
+        return Example(view_image(image, view, self.preprocessing.size), values, weight, sample.label)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -139,8 +139,11 @@ def batches(
     *,
     threads: int = 2,
 ) -> Iterator[Batch]:
-    """Yield the examples at ``indices`` in batches, in order, decoded ahead by ``threads``."""
-    for examples in ahead(chunks(indices, batch_size), lambda index: example(int(index)), threads=threads):
+    """Yield the examples at ``indices`` in batches, in order, decoded ahead by ``threads``.
+
+    A lone last example joins the batch before: batch norm cannot learn from one.
+    """
+    for examples in ahead(_batched(indices, batch_size), lambda index: example(int(index)), threads=threads):
         yield collate(examples, map_size)
 
 
@@ -162,6 +165,23 @@ def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype =
     mean = torch.tensor(preprocessing.mean, dtype=dtype, device=images.device) * 255
     std = torch.tensor(preprocessing.std, dtype=dtype, device=images.device) * 255
     return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
+
+
+def count_batches(count: int, batch_size: int) -> int:
+    """Return how many batches ``batches`` makes of ``count`` samples.
+
+    >>> [count_batches(count, 4) for count in (1, 4, 5, 6, 8, 9)]
+    [1, 1, 1, 2, 2, 2]
+    """
+    alone = count % batch_size == 1 and count > 1
+    return -(-count // batch_size) - alone
+
+
+def _batched(indices: Sequence[int] | npt.NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
+    number = count_batches(len(indices), batch_size)
+    for index in range(number):
+        stop = len(indices) if index == number - 1 else (index + 1) * batch_size
+        yield list(indices[index * batch_size : stop])
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -24,7 +24,6 @@ from hkmap.engine.maps import resize_maps
 from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
 
-METRICS = ("top1", "top5", "mse", "insertion", "deletion")
 Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of each (m,)
 FRAMES = 28                              # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
 
@@ -117,16 +116,24 @@ def accuracy(
     device: torch.device,
     batch_size: int,
 ) -> dict[str, float]:
-    """Return top1 (a share) and loss (cross entropy) of the perception branch on the samples ``indices``."""
-    right, loss = 0.0, 0.0
+    """Return what training is validated by, on the samples ``indices``.
+
+    top1 (a share) and loss (cross entropy) of the perception branch and, where there are human maps, mse.
+    """
+    right, loss, distances = 0.0, 0.0, []
     network.eval()
     with torch.inference_mode():
         for batch in batches(indices, examples.example, examples.map_size, batch_size):
             batch = batch.to(device)
-            logits = network(normalise(batch.images, examples.preprocessing)).logits.float()
+            output = network(normalise(batch.images, examples.preprocessing))
+            if output.attention is not None:
+                distances += map_distances(output.attention, batch).tolist()
+            logits = output.logits.float()
             right += (logits.argmax(1) == batch.labels).sum().item()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum").item()
-    return {"top1": right / len(indices), "loss": loss / len(indices)}
+    figures = {"top1": right / len(indices), "loss": loss / len(indices)}
+    known = [distance for distance in distances if math.isfinite(distance)]
+    return figures | ({"mse": math.fsum(known) / len(known)} if known else {})
 
 
 def evaluate(
@@ -136,8 +143,8 @@ def evaluate(
 
     top1 and top5 are 0 or 1 (a sample without a label has none). mse is the mean square difference between the
     network's own map and the human map, both in [0, 1], at the network's map size, over the cells that somebody knows
-    (a sample without a human map has none). insertion and deletion are the AUC of the probability of the class that
-    the network gives the whole image.
+    (a sample without a human map has none); mse_of_zeros comes with it. insertion and deletion are the AUC of the
+    probability of the class that the network gives the whole image.
     """
     if network.attention is None and (options.use_maps or not {"top1", "top5"}.issuperset(options.metrics)):
         raise RunError("the network has no attention branch, so it has no map; only top1 and top5 can be measured")
@@ -146,8 +153,19 @@ def evaluate(
     for batch in batches(indices, examples.example, examples.map_size, options.batch_size):
         with torch.inference_mode():        # not around the yield: it would stay on in the caller
             columns = _evaluate_batch(network, batch.to(device), examples.preprocessing, options)
-        for row in zip(*(columns[name] for name in options.metrics), strict=True):
-            yield {name: value for name, value in zip(options.metrics, row, strict=True) if math.isfinite(value)}
+        for row in zip(*columns.values(), strict=True):
+            yield {name: value for name, value in zip(columns, row, strict=True) if math.isfinite(value)}
+
+
+def reported(metrics: tuple[str, ...]) -> list[str]:
+    """Return the metrics asked for and, after mse, what a network would score that looks nowhere.
+
+    Human maps are dark over most of an image, so a low mse alone does not say that anything was learnt.
+
+    >>> reported(("top1", "mse"))
+    ['top1', 'mse', 'mse_of_zeros']
+    """
+    return [name for metric in metrics for name in ((metric, "mse_of_zeros") if metric == "mse" else (metric,))]
 
 
 def pixel_step(options: EvaluationOptions, image_size: tuple[int, int]) -> int:
@@ -160,6 +178,12 @@ def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
     return torch.where(batch.weights > 0, batch.maps.to(predicted.dtype), predicted)
 
 
+def map_distances(attention: Tensor, batch: Batch) -> Tensor:
+    """Return each sample's mean square difference (B,) from its human map, over the known cells; NaN without a map."""
+    square = (attention - batch.maps).square()
+    return (batch.weights * square).sum((1, 2, 3)) / batch.weights.sum((1, 2, 3))
+
+
 def _evaluate_batch(
     network: AttentionBranchNetwork, batch: Batch, preprocessing: Preprocessing, options: EvaluationOptions
 ) -> dict[str, list[float]]:
@@ -170,13 +194,13 @@ def _evaluate_batch(
         used = network(images, put_maps(own.attention, batch))
     columns = {"top1": _among(used.logits, batch.labels, 1), "top5": _among(used.logits, batch.labels, 5)}
     if own.attention is not None:
-        square = (own.attention - batch.maps).square()
-        columns["mse"] = (batch.weights * square).sum((1, 2, 3)) / batch.weights.sum((1, 2, 3))      # NaN: no map
+        columns["mse"] = map_distances(own.attention, batch)
+        columns["mse_of_zeros"] = map_distances(torch.zeros_like(own.attention), batch)
     for name, measure in (("insertion", insertion), ("deletion", deletion)):
         if name in options.metrics:
             areas = [_area(measure, network, images, used, row, options) for row in range(len(images))]
             columns[name] = torch.stack(areas)
-    return {name: column.tolist() for name, column in columns.items() if name in options.metrics}
+    return {name: columns[name].tolist() for name in reported(options.metrics)}
 
 
 def _among(logits: Tensor, labels: Tensor, k: int) -> Tensor:

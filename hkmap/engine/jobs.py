@@ -13,7 +13,7 @@ import torch
 
 from hkmap.engine.backbones import Architecture, build
 from hkmap.engine.data import ShardExamples, exchange_maps
-from hkmap.engine.evaluation import EvaluationOptions, evaluate, pixel_step
+from hkmap.engine.evaluation import EvaluationOptions, evaluate, pixel_step, reported
 from hkmap.engine.runs import TrainedModel, load_model
 from hkmap.engine.training import Data, Training, TrainingOptions, Validation
 from hkmap.engine.views import Preprocessing
@@ -102,6 +102,8 @@ def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: t
     shards = data.examples.shards
     if options.gamma > 0 and not shards.has_map[data.indices].any():
         raise RunError(f"{shards.name}: no training sample has a map; the map loss needs some, or say --gamma 0")
+    if len(data.indices) < 2:
+        raise RunError(f"{shards.name}: {len(data.indices)} sample to train on; batch norm needs at least two")
     return Training(model.network, options, device)
 
 
@@ -128,7 +130,7 @@ def measure(
     """
     check_classes(model, shards)
     examples = ShardExamples(shards, model.preprocessing, model.architecture.map_size(model.preprocessing.size))
-    found: dict[str, list[float]] = {name: [] for name in options.metrics}
+    found: dict[str, list[float]] = {name: [] for name in reported(options.metrics)}
     for figures in watch(evaluate(model.network, examples, options, device)):
         for name, value in figures.items():
             found[name].append(value)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import ShardExamples, batches, epoch_order, normalise
+from hkmap.engine.data import ShardExamples, batches, count_batches, epoch_order, normalise
 from hkmap.engine.evaluation import accuracy
 from hkmap.engine.losses import losses
 from hkmap.engine.runs import TrainedModel, save_model, write_json
@@ -121,7 +121,7 @@ class Training:
         for module in self.modules:
             module.train()
         order = indices[epoch_order(len(indices), options.seed, epoch)]
-        last = -(-len(order) // options.batch_size)
+        last = count_batches(len(order), options.batch_size)
         stream = batches(
             order,
             lambda index: examples.example(index, epoch),
@@ -172,7 +172,7 @@ class Data:
 
     def steps(self, batch_size: int) -> int:
         """Return the steps of one epoch."""
-        return -(-len(self.indices) // batch_size)
+        return count_batches(len(self.indices), batch_size)
 
 
 def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> Iterator[Step]:
