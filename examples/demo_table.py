@@ -34,9 +34,12 @@ def main() -> None:
     table.add_column("fine-tuned with", no_wrap=True)
     for name in ("accuracy ↑", "map MSE ↓", "insertion ↑"):
         table.add_column(name, justify="right")
+    if seeds > 1:
+        table.add_column("accuracies, seed by seed")
     for arm, title in ARMS.items():
         means = (mean(run[name] for run in results[arm]) for name in ("top1", "mse", "insertion"))
-        table.add_row(title, *(f"{value:.3f}" for value in means))
+        one_by_one = [" ".join(f"{run['top1']:.3f}" for run in results[arm])] if seeds > 1 else []
+        table.add_row(title, *(f"{value:.3f}" for value in means), *one_by_one)
     Console(width=100).print(table)
     print(f"picture: {folder}/seed*/sheet.png (image with bubbles, human map, attention before, attention after)")
 
