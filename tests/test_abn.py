@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from hkmap.engine.backbones import ARCHITECTURES, Architecture, build
+from hkmap.engine.backbones import ARCHITECTURES, Architecture, BasicBlock, build
 from hkmap.engine.weights import author_name
 from hkmap.errors import RunError
 
@@ -122,3 +125,28 @@ def test_an_unknown_architecture_names_the_known_ones():
     with pytest.raises(RunError, match=r'"vgg16\+abn" is unknown; expected one of resnet8'):
         build(Architecture("vgg16+abn", 5))
     assert "resnet50+abn" in ARCHITECTURES
+
+
+def test_a_shortcut_that_takes_every_other_pixel_is_the_strided_convolution():
+    block = BasicBlock(6, 12, 2).eval()
+    strided = torch.nn.Conv2d(6, 12, 1, 2, bias=False)
+    strided.weight = block.downsample[0].weight
+    for side in (8, 9):
+        x = torch.randn(2, 6, side, side)
+        own = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x)))))
+        assert torch.allclose(block(x), torch.relu(own + block.downsample[1](strided(x))), atol=1e-6)
+
+
+def test_odd_batches_through_narrow_networks_leave_the_memory_whole():
+    """In a process of its own: torch's crash would take the tests with it."""
+    code = """
+import torch
+from hkmap.engine.abn import place
+from hkmap.engine.backbones import Architecture, build
+torch.set_num_threads(2)
+network = place(build(Architecture("resnet8+abn", 2, "small", 4)), torch.device("cpu")).train()
+for _ in range(60):
+    output = network(torch.randn(5, 3, 16, 16).contiguous(memory_format=torch.channels_last))
+    (output.logits.square().mean() + output.attention.square().mean()).backward()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
