@@ -18,7 +18,7 @@ from hkmap.storage.mapfiles import load_map
 from hkmap.storage.shards import ShardReader
 
 EXAMPLES = ROOT / "examples"
-METRICS = {"top1", "top5", "mse", "insertion", "deletion"}
+METRICS = {"top1", "top5", "mse", "mse_of_zeros", "insertion", "deletion"}
 NETWORK = "--arch resnet18+abn --width 8 --image-size 64"
 SMALL = {"EPOCHS": "1", "FINETUNE_EPOCHS": "1", "NETWORK": NETWORK, "OUT": "out"}
 HEAD = {"beak", "crown", "forehead", "nape", "throat", "left eye", "right eye"}
