@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from hkmap.errors import HkmapError, RecordError, UpstreamError
 
 Record = dict[str, Any]
+MaskReference = str | dict[str, Any]       # a path, PATH#VALUE, or COCO's run lengths {"size", "counts"}
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 logger = logging.getLogger("hkmap")
@@ -94,11 +97,11 @@ def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterato
         raise RecordError(f"{name}: no records; expected one JSON object a line, as `hkmap folder` prints them")
 
 
-def each(records: Iterable[Record], function: Callable[[Record], Result], rejects: Rejects) -> Iterator[Result]:
-    """Apply ``function`` to every record; what raises an HkmapError goes to ``rejects``."""
-    for record in records:
+def each(items: Iterable[Item], function: Callable[[Item], Result], rejects: Rejects) -> Iterator[Result]:
+    """Apply ``function`` to every record, or what is to be one; what raises an HkmapError goes to ``rejects``."""
+    for item in items:
         try:
-            result = function(record)
+            result = function(item)
         except HkmapError as error:
             rejects.reject(error)
             continue
@@ -162,11 +165,19 @@ def polygons_of(record: Record) -> list[list[tuple[float, float]]]:
     return [_polygon(record, f"polygons[{index}]", item) for index, item in enumerate(found)]
 
 
-def masks_of(record: Record) -> dict[str, str]:
-    """Return the paths of the record's masks by their names, checked."""
-    found = record.get("masks")
-    if not (isinstance(found, dict) and all(map(_is_path, found.values()))):
-        raise _wrong(record, "masks", 'an object of names and paths, such as {"EX": "path.tif"}', found)
+def labels_of(record: Record, key: str) -> list[str]:
+    """Return what each of the shapes under ``key`` ("boxes" or "polygons") is called, "" where it has no label."""
+    found = record.get(key)
+    if not (isinstance(found, list) and all(isinstance(item, dict) for item in found)):
+        raise _wrong(record, key, "a list of objects", found)
+    return [str(item.get("label", "")) for item in found]
+
+
+def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
+    """Return the references of the record's masks ("masks", or "unknown") by their names, checked."""
+    found = record.get(key)
+    if not (isinstance(found, dict) and all(_is_path(value) or _is_rle(value) for value in found.values())):
+        raise _wrong(record, key, 'an object of names and paths, such as {"EX": "path.tif"}', found)
     return found
 
 
@@ -178,6 +189,31 @@ def reference_of(record: Record, key: str) -> str | None:
     raise _wrong(record, key, "a path or a reference such as maps/017.npy or maps.h5#17", found)
 
 
+def annotator_maps_of(record: Record) -> dict[str, str]:
+    """Return the map references of single annotators by their names, checked; empty where the record has none."""
+    found = record.get("annotator_maps")
+    if found is None:
+        return {}
+    if not (isinstance(found, dict) and all(map(_is_text, found)) and all(map(_is_path, found.values()))):
+        raise _wrong(record, "annotator_maps", 'names and map references, such as {"3": "maps/017@3.npy"}', found)
+    return found
+
+
+def with_annotators(record: Record, references: dict[str, str]) -> Record:
+    """Return the record with these references of its annotators' maps; without any, as it is."""
+    return {**record, "annotator_maps": references} if references else record
+
+
+def with_new_map(record: Record, reference: str) -> Record:
+    """Return the record with a map that was drawn anew; the weights and annotators' maps of an older one go.
+
+    >>> with_new_map({"id": "7", "map": "a.npy", "weights": "w.npy"}, "b.npy")
+    {'id': '7', 'map': 'b.npy'}
+    """
+    kept = {key: value for key, value in record.items() if key not in ("weights", "annotator_maps")}
+    return {**kept, "map": reference}
+
+
 def label_of(record: Record) -> int:
     """Return the record's label, -1 where it has none."""
     label = record.get("label", -1)
@@ -186,6 +222,15 @@ def label_of(record: Record) -> int:
     if not isinstance(label, int) or isinstance(label, bool) or label < -1:
         raise _wrong(record, "label", "a whole number from 0, or none", label)
     return label
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a value for a message, however large or deeply nested the value is.
+
+    >>> shown("x"), shown([[1, [2, [3, [4, [5, [6, [7]]]]]]], "x"])
+    ('x', "[[1, [2, [3, [4, [5, [...]]]]]], 'x']")
+    """
+    return (value if isinstance(value, str) else reprlib.repr(value))[:60]
 
 
 def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> Bubble:
@@ -200,7 +245,8 @@ def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> 
     weight = item.get("weight", 1)
     if not _is_number(weight) or weight < 0:
         raise _wrong(record, f"{place}.weight", "a number from 0", weight)
-    return Bubble(float(item["x"]), float(item["y"]), float(radius), float(weight), str(item.get("user", "")))
+    user = "" if item.get("user") is None else str(item["user"])
+    return Bubble(float(item["x"]), float(item["y"]), float(radius), float(weight), user)
 
 
 def _box(record: Record, place: str, item: object) -> tuple[float, float, float, float]:
@@ -231,13 +277,18 @@ def _is_path(value: object) -> bool:
     return _is_text(value) and "\0" not in str(value)
 
 
+def _is_rle(value: object) -> bool:
+    """Whether it has the form of run lengths; what they say is checked where they are decoded."""
+    return isinstance(value, dict) and isinstance(value.get("size"), list) and isinstance(value.get("counts"), str)
+
+
 def _is_number(value: object) -> bool:
     # NaN compares as False, and JSON's whole numbers, which have no end, compare without becoming a float
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:
-    return RecordError(f'record "{record["id"]}": {key} is {str(got)[:60]}; expected {expected}')
+    return RecordError(f'record "{record["id"]}": {key} is {shown(got)}; expected {expected}')
 
 
 def _refuse_constant(name: str) -> NoReturn:

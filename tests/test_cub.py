@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 SIZES = {"1": (40, 30), "2": (30, 40), "7": (20, 20)}
@@ -299,3 +301,29 @@ def test_a_bubble_table_of_the_miniature_by_path(hk: Callable, data_root: Path, 
     table = write(tmp_path / "bubbles.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     records = hk("cub", data_root / "cub10/CUB_200_2011", "--bubbles", table).records
     assert all(len(record["bubbles"]) == 1 for record in records)
+
+
+def test_boxes_and_outlines_of_2010(hk: Callable, cub2010: Path, tmp_path: Path) -> None:
+    folder = cub2010 / "annotations-mat/001.Ani"
+    folder.mkdir(parents=True)
+    outline = np.zeros((30, 40), np.uint8)
+    outline[4:9, 2:20] = 1
+    sides = {"left": np.uint16(3), "top": 5.0, "right": 20.0, "bottom": 9.0}
+    scipy.io.savemat(folder / "Ani_01.mat", {"bbox": sides, "seg": outline})
+    first, second, _ = hk("cub", cub2010).records
+    assert first["boxes"] == [{"x": 2, "y": 4, "width": 18, "height": 5, "label": "001.Ani"}]
+    assert first["masks"] == {"bird": f"{folder}/Ani_01.mat#seg"}
+    assert "masks" not in second
+    [drawn] = hk("masks2map", "--size", "30x40", "--out", tmp_path / "maps", stdin=[first]).records
+    assert np.array_equal(np.load(drawn["map"]), outline)
+
+
+@pytest.mark.parametrize("sides", [{"left": 3.0}, {"left": 3, "top": 5, "right": 2, "bottom": 9}, 7.0, "box",
+                                   {"left": "a", "top": 1, "right": 2, "bottom": 3}])
+def test_a_wrong_box_of_2010_is_named(hk: Callable, cub2010: Path, sides: object) -> None:
+    (cub2010 / "annotations-mat/001.Ani").mkdir(parents=True)
+    scipy.io.savemat(cub2010 / "annotations-mat/001.Ani/Ani_01.mat", {"bbox": sides})
+    result = hk("cub", cub2010)
+    assert result.exit_code == 1
+    assert "Ani_01.mat: bbox is" in result.stderr
+    assert "expected the numbers left, top, right and bottom" in result.stderr

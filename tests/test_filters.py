@@ -56,7 +56,7 @@ def masks(here: Path) -> dict[str, str]:
     ("options", "bandwidth"),
     [
         ([], "scott"), (["--bandwidth", "radius"], "radius"), (["--bandwidth", "fixed"], "fixed"),
-        (["--bandwidth", 4.5], 4.5),
+        (["--bandwidth", "cv"], "cv"), (["--bandwidth", 4.5], 4.5),
     ],
 )
 def test_bubbles2map_saves_the_density_and_refers_to_it(hk, here: Path, options: list, bandwidth: str | float) -> None:
@@ -75,7 +75,7 @@ def test_the_size_is_a_side_or_height_and_width(hk, here: Path, size: str, shape
 
 @pytest.mark.parametrize("size", ["0", "-1", "14x", "x14", "14x0", "1.5", "a", "", "3x4x5", "²"])
 def test_another_size_is_called_wrongly(hk, here: Path, size: str) -> None:
-    for command in ("bubbles2map", "masks2map", "resize"):
+    for command in ("bubbles2map", "points2map", "boxes2map", "masks2map", "resize"):
         result = hk(command, "--out", "maps", "--size", size)
         assert result.exit_code == 2
         assert "expected a side N from 1, or HEIGHTxWIDTH" in result.stderr.replace("\n", " ")
@@ -85,7 +85,7 @@ def test_another_size_is_called_wrongly(hk, here: Path, size: str) -> None:
 def test_another_bandwidth_is_called_wrongly(hk, here: Path, bandwidth: str) -> None:
     result = hk("bubbles2map", "--out", "maps", "--bandwidth", bandwidth)
     assert result.exit_code == 2
-    assert "expected scott, radius, fixed, or a number of image pixels above 0" in result.stderr
+    assert "expected scott, radius, fixed, cv, or a number of image pixels above 0" in result.stderr
 
 
 def test_maps_become_rows_of_one_file_or_png(hk, here: Path) -> None:
@@ -98,12 +98,12 @@ def test_maps_become_rows_of_one_file_or_png(hk, here: Path) -> None:
         assert load_map(picture["map"]) == pytest.approx(load_map(row["map"]), abs=1 / 65535)
 
 
-def test_bubbles_come_before_points_unless_told(hk, here: Path) -> None:
+def test_bubbles2map_draws_bubbles_before_points_and_points2map_only_points(hk, here: Path) -> None:
     points = [{"x": 40, "y": 30, "weight": 300}]
     record = bubble_record(points=points)
     default = hk("bubbles2map", "--out", "a", stdin=[record]).records[0]
     assert (load_map(default["map"]) == kde_map(TABLE[:, :2], (50, 40), (224, 224), weights=TABLE[:, 3])).all()
-    chosen = hk("bubbles2map", "--out", "b", "--key", "points", stdin=[record]).records[0]
+    chosen = hk("points2map", "--out", "b", stdin=[record]).records[0]
     del record["bubbles"]
     only = hk("bubbles2map", "--out", "c", stdin=[record]).records[0]
     expected = kde_map(np.array([[40.0, 30]]), (50, 40), (224, 224))
@@ -123,7 +123,6 @@ def test_a_gaze_point_weighs_its_duration(hk, here: Path) -> None:
     ("record", "options", "message"),
     [
         ({"id": "7", "size": [50, 40]}, [], "has no bubbles and no points; expected an annotation; --missing pass"),
-        (bubble_record(), ["--key", "points"], 'record "7": has no points; expected an annotation'),
         (bubble_record(bubbles=[]), [], "its annotation is empty, nobody marked anything; expected a bubble; --empty"),
         (bubble_record(size=None), [], "size is None; expected [width, height] in pixels"),
         (bubble_record(bubbles=[{"x": 1}]), [], "bubbles[0].y is None; expected a number of pixels"),
@@ -134,6 +133,10 @@ def test_a_gaze_point_weighs_its_duration(hk, here: Path) -> None:
         (
             bubble_record(bubbles=[{"x": 900, "y": 900, "radius": 5}]), [],
             'record "7": all 1 bubbles lie far off the image of 50x40 pixels, the first at (900, 900); is the frame',
+        ),
+        (
+            bubble_record(bubbles=BUBBLES * 2), ["--normalise", "none"],
+            "the sum of the bubbles reaches 4.06, expected at most 1 where nothing is normalised; lower their weights",
         ),
         (
             bubble_record(bubbles=[{"x": 9, "y": 9, "radius": 5, "weight": 0}]), ["--empty", "zeros"],
@@ -167,6 +170,38 @@ def test_bad_records_can_be_skipped(hk, here: Path) -> None:
     assert result.exit_code == 0
     assert [(record["id"], record["map"]) for record in result.records] == [("a", "m.h5#0"), ("c", "m.h5#1")]
     assert 'skipped: record "b"' in result.stderr
+
+
+@pytest.mark.parametrize("normalise", ["max", "minmax", "sum", "none"])
+def test_bubbles2map_normalises_as_told(hk, here: Path, normalise: str) -> None:
+    light = [{**bubble, "weight": 0.3} for bubble in BUBBLES]
+    record = bubble_record(bubbles=light)
+    assert hk("bubbles2map", "--out", "maps", "--normalise", normalise, stdin=[record]).exit_code == 0
+    expected = kde_map(TABLE[:, :2], (50, 40), (224, 224), weights=np.full(3, 0.3), normalise=normalise)
+    assert (load_map("maps/7.npy") == expected).all()
+
+
+def test_every_user_has_an_equal_say(hk, here: Path) -> None:
+    points = [{"x": 10, "y": 20, "user": "ada", "weight": 400}, {"x": 40, "y": 20, "user": "ben"}]
+    more = [*points, {"x": 40, "y": 20, "user": "ben", "weight": 3}]
+    options = ("--equal-users", "--bandwidth", 3, "--size", "40x50")
+    for out, record in (("a", {"points": points}), ("b", {"points": more})):
+        made = hk("points2map", "--out", out, *options, stdin=[{"id": "7", "size": [50, 40], **record}]).records[0]
+        values = load_map(made["map"])
+        assert values[20, 40] == pytest.approx(values[20, 10], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (bubble_record(), 'record "7": has no points; expected an annotation; --missing pass'),
+        ({"id": "7", "size": [50, 40], "points": []}, "its annotation is empty, nobody marked anything"),
+    ],
+)
+def test_what_points2map_cannot_draw_is_an_error(hk, here: Path, record: dict, message: str) -> None:
+    result = hk("points2map", "--out", "maps", stdin=[record])
+    assert result.exit_code == 1
+    assert message in result.stderr
 
 
 # masks2map
@@ -239,16 +274,16 @@ def test_not_annotated_and_no_lesion_are_two_things(hk, here: Path) -> None:
     assert not load_map("a/empty.npy").any()
     assert load_map("a/black.npy").shape == (7, 7)
     assert hk(*arguments, "--empty", "pass", "--out", "b", stdin=records).records == records
-    for record, masks_named in ((records[1], "none"), (records[2], "EX")):
+    for record in records[1:]:
         refused = hk(*arguments, "--empty", "error", "--out", "c", stdin=[record])
         assert refused.exit_code == 1
-        assert f"nothing is marked by its masks ({masks_named}); expected a lesion" in refused.stderr
+        assert "nothing is marked by its masks or polygons; expected a mark; --empty zeros makes" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"id": "7"}, 'record "7": has no masks; expected an object of masks; --missing pass'),
+        ({"id": "7"}, 'record "7": has no masks and no polygons; expected an annotation; --missing pass'),
         ({"id": "7", "masks": "EX.png"}, "masks is EX.png; expected an object of names and paths"),
         ({"id": "7", "masks": {"EX": 3}}, "expected an object of names and paths"),
         ({"id": "7", "masks": {"EX": "EX.png"}}, 'record "7": has neither size nor image'),
@@ -281,9 +316,17 @@ def test_a_lesion_that_no_record_has_is_an_error_at_the_end(hk, masks: dict[str,
     records = [{"id": "7", "size": [90, 60], "masks": masks}, {"id": "8", "size": [90, 60], "masks": {}}]
     result = hk("masks2map", "--out", "maps.h5", "--lesion", "EX", "--lesion", "ex", stdin=records)
     assert result.exit_code == 1
-    assert "--lesion ex: no record has such a mask; their masks are EX, MA, OD, SE" in result.stderr
+    assert "--lesion ex: no record has such a one; their names are EX, MA, OD, SE" in result.stderr
     assert list(result.records[-1]) == ["error"]
     assert not (here / "maps.h5").exists()
+
+
+@pytest.mark.parametrize("command", ["bubbles2map", "points2map", "boxes2map", "masks2map"])
+def test_a_new_map_has_not_the_weights_and_annotators_of_an_old_one(hk, here: Path, command: str) -> None:
+    marked = {"bubbles": BUBBLES, "points": BUBBLES, "boxes": [], "polygons": []}
+    record = {"id": "7", "size": [50, 40], "map": "old.npy", **marked, "note": "kept"}
+    old = {**record, "weights": "w.npy", "annotator_maps": {"3": "a.npy"}}
+    assert hk(command, "--out", "maps", stdin=[old]).records == [{**record, "map": "maps/7.npy"}]
 
 
 # resize

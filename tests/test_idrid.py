@@ -221,6 +221,7 @@ def test_an_unreadable_image_is_named(hk: Callable, root: Path) -> None:
     (f"{HEADER}IDRiD_001,1,3\n", 'line 2: Risk of macular edema is "3"; expected a whole number from 0 to 2'),
     (f"{HEADER}IDRiD_001,1\n,,\nIDRiD_001,1\n", "line 4: IDRiD_001 comes a second time"),
     ("Image name,\xe9\n", "not UTF-8 text"),
+    (f"{HEADER}{'a' * 140_000},1,1\n", "not CSV (field larger than field limit (131072))"),
 ])
 def test_what_is_wrong_in_the_table_is_named(hk: Callable, tmp_path: Path, text: str, message: str) -> None:
     grading(tmp_path / "B. Disease Grading", {"IDRiD_001": ""}).write_bytes(text.encode("latin-1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hkmap.errors import ImageError
-from hkmap.storage.images import decode_image, image_bytes, image_size, image_suffix, read_image, read_mask
+from hkmap.storage.images import decode_image, image_bytes, image_size, image_suffix, read_image, read_levels, read_mask
 
 RED_ABOVE_BLUE = np.zeros((40, 24, 3), np.uint8)
 RED_ABOVE_BLUE[:20, :, 0] = 255
@@ -110,11 +111,60 @@ def test_a_flipped_bit_in_a_png_is_found() -> None:
         decode_image(bytes(data), "here")
 
 
-def test_an_image_larger_than_the_decoder_allows_is_a_sentence() -> None:
-    data = bytearray(encoded(RED_ABOVE_BLUE, "BMP"))
-    data[18:26] = (60000).to_bytes(4, "little") * 2
-    with pytest.raises(ImageError, match=r"^here: (cannot be decoded \(|damaged)"):
-        decode_image(bytes(data), "here")
+def promising(kind: str, side: int) -> bytes:
+    """A small image file whose header promises one of ``side`` x ``side`` pixels."""
+    data = bytearray(encoded(RED_ABOVE_BLUE, kind))
+    if kind == "PNG":
+        data[16:24] = side.to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    elif kind == "BMP":
+        data[18:26] = side.to_bytes(4, "little") * 2
+    elif kind == "JPEG":
+        frame = data.index(b"\xff\xc0") + 5
+        data[frame : frame + 4] = side.to_bytes(2, "big") * 2
+    else:
+        buffer = io.BytesIO()
+        Image.new("1", (8, 8)).save(buffer, "TIFF", tiffinfo={256: side, 257: side})
+        data = bytearray(buffer.getvalue())
+        for tag in (256, 257):
+            place = data.index(tag.to_bytes(2, "little") + b"\x04\0\x01\0\0\0")
+            data[place + 8 : place + 12] = side.to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG", "TIFF"])
+@pytest.mark.parametrize("side", [16385, 60_000])
+def test_a_header_that_promises_too_many_pixels_is_refused(kind: str, side: int, tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(promising(kind, side))
+    sentence = rf"bomb: an image of ({side}x{side}|too many) pixels, expected at most 268,435,456 in all; scale it down"
+    for function in (image_size, read_mask, read_levels, lambda path: read_image(str(path))):
+        if kind != "JPEG" or function not in (read_mask, read_levels):
+            with pytest.raises(ImageError, match=sentence):
+                function(path)
+
+
+def test_the_largest_image_that_is_allowed_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(promising("PNG", 16384))
+    assert image_size(tmp_path / "large.png") == (16384, 16384)
+
+
+def test_levels_are_grey_values_or_palette_indices(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    palette = Image.fromarray(values, "P")
+    palette.putpalette([7] * 768)
+    palette.save(tmp_path / "palette.png")
+    pictures = {
+        "grey.png": values, "deep.png": values.astype(np.uint16) * 1000, "binary.tif": values > 5,
+        "alpha.png": np.dstack([values, values]),
+    }
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+    for name, expected in {**pictures, "palette.png": values, "alpha.png": values}.items():
+        assert np.array_equal(read_levels(tmp_path / name), expected), name
+    Image.new("RGB", (3, 3)).save(tmp_path / "colour.png")
+    with pytest.raises(ImageError, match=r"colour\.png: a picture of mode RGB, expected grey values or a palette"):
+        read_levels(tmp_path / "colour.png")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,8 +11,9 @@ import pytest
 from scipy.stats import gaussian_kde
 
 from hkmap.errors import MapError
-from hkmap.maps import kde
-from hkmap.maps.kde import kde_map, pixel_centres, scott_kernel
+from hkmap.maps import bandwidths, kde
+from hkmap.maps.bandwidths import SHARES, likely_sigma
+from hkmap.maps.kde import equal_say, kde_map, pixel_centres, scott_kernel
 
 FRAME, SIZE = (500, 375), (30, 40)
 SPREAD = np.array([[120.0, 200], [300, 90], [310, 180], [200, 300], [420, 20]])
@@ -236,6 +238,126 @@ def test_a_bubble_just_beyond_the_border_is_drawn() -> None:
 def test_what_cannot_be_drawn_is_an_error(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(MapError, match=message):
         kde_map(**{"centres": SPREAD, "frame": FRAME, "size": SIZE, **arguments})
+
+
+# the bandwidth by leave-one-out likelihood
+
+
+GRID_SEARCH = """
+import json, sys
+import numpy as np
+from sklearn.model_selection import GridSearchCV, LeaveOneOut
+from sklearn.neighbors import KernelDensity
+
+cases, sigmas = json.load(sys.stdin)
+search = GridSearchCV(KernelDensity(rtol=1e-12), {"bandwidth": sigmas}, cv=LeaveOneOut())
+json.dump([search.fit(np.array(centres)).best_params_["bandwidth"] for centres in cases], sys.stdout)
+"""
+
+
+def test_cv_chooses_as_scikit_learn_does() -> None:
+    """In a process of its own: scikit-learn and torch each bring an OpenMP, and both in one have corrupted the heap."""
+    shapes = [(3, 90), (4, 10), (9, 40), (30, 4), (30, 120), (50, 60), (12, 0.1), (5, 2000)]
+    cases = [
+        np.random.default_rng(seed).normal([250, 190], spread, (count, 2))
+        for seed, (count, spread) in enumerate(shapes)
+    ]
+    question = json.dumps([[centres.tolist() for centres in cases], (SHARES * np.sqrt(500 * 375)).tolist()])
+    command = [sys.executable, "-c", GRID_SEARCH]
+    done = subprocess.run(command, input=question, capture_output=True, text=True, check=True)
+    assert [likely_sigma(centres, np.full(len(centres), 0.3), FRAME) for centres in cases] == json.loads(done.stdout)
+
+
+def slow_likelihood(centres: np.ndarray, weights: np.ndarray, sigma: float) -> float:
+    total = 0.0
+    for i, (x, y) in enumerate(centres):
+        others = [
+            weights[j] * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+            for j, (u, v) in enumerate(centres) if j != i
+        ]
+        total += weights[i] * np.log(sum(others) / (weights.sum() - weights[i]))
+    return total
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cv_respects_weights(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(seed)
+    clusters = random.normal([120, 100], 3, (6, 2)), random.normal([330, 220], 60, (7, 2))
+    centres, weights = np.concatenate(clusters), np.repeat([seed + 0.1, 1], [6, 7])
+    sigmas = SHARES[24:] * np.sqrt(500 * 375)      # below them, the literal likelihood is the logarithm of 0
+    expected = sigmas[np.argmax([slow_likelihood(centres, weights, sigma) for sigma in sigmas])]
+    monkeypatch.setattr(bandwidths, "SHARES", SHARES[24:])
+    monkeypatch.setattr(bandwidths, "PAIRS_AT_A_TIME", 30)
+    assert likely_sigma(centres, weights, FRAME) == expected
+
+
+def test_cv_counts_bubbles_on_one_spot_as_one() -> None:
+    weights = np.array([1.0, 1, 2, 1, 1])
+    twice = np.concatenate([SPREAD, SPREAD[2:3]])
+    assert likely_sigma(twice, np.ones(6), FRAME) == likely_sigma(SPREAD, weights, FRAME)
+    assert likely_sigma(np.concatenate([SPREAD, SPREAD]), np.ones(10), FRAME) == likely_sigma(SPREAD, np.ones(5), FRAME)
+
+
+@pytest.mark.parametrize("centres", [SPREAD[:1], SPREAD[:2], np.repeat(SPREAD[:2], 4, axis=0)])
+def test_with_fewer_than_three_spots_cv_draws_as_fixed(centres: np.ndarray) -> None:
+    assert likely_sigma(centres, np.ones(len(centres)), FRAME) is None
+    values = kde_map(centres, FRAME, SIZE, bandwidth="cv")
+    assert (values == kde_map(centres, FRAME, SIZE, bandwidth="fixed")).all()
+
+
+@pytest.mark.parametrize(
+    ("centres", "share"), [(SPREAD[0] + np.eye(3, 2) * 1e-3, SHARES[0]), (SPREAD * 50, SHARES[-1])]
+)
+def test_cv_ends_at_the_ends_of_its_grid(centres: np.ndarray, share: float) -> None:
+    assert likely_sigma(centres, np.ones(len(centres)), FRAME) == share * np.sqrt(500 * 375)
+    uneven = np.r_[np.ones(len(centres) - 1), 1e-300]
+    assert likely_sigma(centres, uneven, FRAME) is not None
+
+
+# what becomes of the sum
+
+
+@pytest.mark.parametrize("bandwidth", ["scott", "radius", "fixed", "cv", 25.0])
+def test_normalise(bandwidth: str | float) -> None:
+    radii, weights = np.array([9.0, 30, 50, 14, 20]), np.array([1, 2, 0.5, 1.5, 1]) / 6
+
+    def draw(normalise: str, factor: float = 1) -> np.ndarray:
+        return kde_map(
+            SPREAD, FRAME, SIZE, bandwidth=bandwidth, radii=radii, weights=weights * factor, normalise=normalise
+        ).astype(np.float64)
+
+    plain = draw("none")
+    assert plain.dtype == np.float64
+    assert 0.2 < plain.max() <= 1
+    assert draw("none", 0.5) == pytest.approx(plain / 2, abs=1e-7)
+    assert draw("max") == pytest.approx(plain / plain.max(), abs=1e-6)
+    assert draw("minmax") == pytest.approx((plain - plain.min()) / np.ptp(plain), abs=1e-6)
+    assert draw("sum") == pytest.approx(plain / plain.sum(), abs=1e-7)
+    for normalise in ("max", "minmax", "sum"):
+        assert draw(normalise, 2) == pytest.approx(draw(normalise), abs=1e-6)
+
+
+@pytest.mark.parametrize("bandwidth", ["scott", "fixed", 25.0])
+def test_without_normalising_a_bubble_peaks_at_its_weight(bandwidth: str | float) -> None:
+    centres, pixel = np.vstack([SPREAD * 0.01 + 1e-3, [[306.25, 206.25]]]), (16, 24)
+    weights = np.r_[np.full(5, 1e-9), 0.7]
+    values = kde_map(centres, FRAME, SIZE, bandwidth=bandwidth, weights=weights, normalise="none")
+    assert values[pixel] == pytest.approx(0.7, rel=1e-4)
+
+
+@pytest.mark.parametrize("bandwidth", ["scott", "fixed"])
+def test_a_sum_above_1_is_refused(bandwidth: str) -> None:
+    message = r"the sum of the bubbles reaches \d.*, expected at most 1 .*; lower their weights, or divide by the max"
+    with pytest.raises(MapError, match=message):
+        kde_map(SPREAD, FRAME, SIZE, bandwidth=bandwidth, weights=np.full(5, 9.0), normalise="none")
+    spot, weights = np.array([[6.25, 6.25]] * 7), np.full(7, 1 / 7)
+    whole = kde_map(spot, FRAME, SIZE, bandwidth=9.0, weights=weights, normalise="none")
+    assert whole.max() == 1
+
+
+def test_an_equal_say_for_every_user() -> None:
+    weights = equal_say(np.array([1.0, 0, 3, 5, 0]), ["ada", "eve", "ada", "ben", "eve"])
+    assert weights.tolist() == [0.25, 0, 0.75, 1, 0]
 
 
 def test_bubbles2map_needs_none_of_the_slow_imports(tmp_path) -> None:

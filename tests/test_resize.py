@@ -105,14 +105,20 @@ def test_the_input_is_left_alone() -> None:
     assert (values == before).all()
 
 
-@pytest.mark.parametrize(("how", "peak"), [("none", 0.5), ("max", 1.0)])
+@pytest.mark.parametrize(("how", "peak"), [("none", 0.5), ("max", 1.0), ("minmax", 1.0), ("sum", 2 / 3)])
 def test_normalise(how: str, peak: float) -> None:
     values = np.array([[0, 0.5], [0.25, 0]], np.float32)
     normalised = normalise_map(values, how)
     assert normalised.dtype == np.float32
-    assert normalised.max() == peak
-    assert normalised[1, 0] == peak / 2
+    assert normalised.max() == pytest.approx(peak)
+    assert normalised[1, 0] == pytest.approx(peak / 2)
     assert (normalise_map(np.zeros((2, 2), np.float32), how) == 0).all()
+
+
+def test_minmax_takes_the_range_to_0_and_1() -> None:
+    values = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+    assert normalise_map(values, "minmax").tolist() == [[0, 1], [0.5, 0.5]]
+    assert normalise_map(np.full((2, 2), 0.3, np.float32), "minmax").tolist() == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1)])

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from hkmap.errors import RecordError
-from hkmap.report.sheets import COLOURS, Entry, annotated, contact_sheet, draw_tile, overlay
+from hkmap.report.colouring import COLOUR_MAPS, bare, colour_bar, coloured, overlay
+from hkmap.report.lettering import PAPER, length, spelt
+from hkmap.report.sheets import COLOURS, Entry, Style, Tile, annotated, contact_sheet, draw_tile, with_legend
 
 GREY = np.full((90, 120, 3), 128, np.uint8)
 
@@ -136,12 +138,134 @@ def test_tiles_of_all_shapes_make_one_sheet() -> None:
     shapes = [(90, 120), (120, 90), (4, 400), (48, 48), (300, 2)]
     values = np.zeros((7, 7), np.float32)
     maps = {"map": values, "attention": None}
-    tiles = [draw_tile(Entry(record(), np.zeros((*shape, 3), np.uint8), maps, {}), 100) for shape in shapes]
-    assert {tile.shape[1] for tile in tiles} == {3 * 104}
+    style = Style(cell=100)
+    tiles = [draw_tile(Entry(record(), np.zeros((*shape, 3), np.uint8), maps, {}), style) for shape in shapes]
+    assert {tile.pixels.shape[1] for tile in tiles} == {3 * 104}
     for columns, across in ((1, 1), (2, 2), (5, 5), (9, 5)):
         sheet = contact_sheet(tiles, columns)
         assert sheet.dtype == np.uint8
         assert sheet.shape[1:] == (across * 312, 3)
+
+
+def test_unknown_areas_are_outlined_below_the_masks_and_named() -> None:
+    mask, unknown = np.zeros((90, 120), bool), np.zeros((90, 120), bool)
+    mask[40:60, 40:60] = unknown[40:60, 40:80] = True
+    picture = annotated(GREY, record(), {"EX": mask}, {"void": unknown})
+    assert len(np.unique(picture[50, [40, 79]], axis=0)) == 2
+    assert (picture[50, 40] == annotated(GREY, record(), {"EX": mask})[50, 40]).all()
+    assert changed(picture, annotated(GREY, record(), {"EX": mask}))[18:30, 3:60].any()      # its name
+
+
+def test_many_dots_are_smaller() -> None:
+    def area(count: int) -> int:
+        dots = [{"x": 30, "y": 60}] + [{"x": 200, "y": 60}] * (count - 1)
+        return int(changed(annotated(GREY, record(points=dots), {}))[:, :50].sum())
+
+    assert area(1) == area(50) > area(200) > 0
+
+
+# colours
+
+
+@pytest.mark.parametrize("colour", [*COLOUR_MAPS, "grey"])
+def test_a_colour_map_gets_brighter_in_even_steps(colour: str) -> None:
+    """The lightness that the eye sees (CIE L*) rises with the value: at no place by more than twice the mean step."""
+    colours = coloured(np.linspace(0, 1, 256, dtype=np.float32)[None], colour)
+    lightness = cv2.cvtColor(colours.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0]
+    steps = np.diff(lightness[::15])
+    assert steps.min() > 0
+    assert steps.max() < 2 * steps.mean()
+
+
+@pytest.mark.parametrize("colour", [*COLOUR_MAPS, "grey"])
+def test_the_bar_shows_the_colours_of_the_sheet(colour: str) -> None:
+    low, high = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    bar = colour_bar((11, 96), colour, plain=True)
+    assert bar.shape == (11, 96, 3)
+    assert (bar[:, [0, -1]] == np.concatenate([coloured(low, colour), coloured(high, colour)], axis=1)).all()
+    over = colour_bar((11, 96), colour, plain=False)
+    for row, level in ((0, 255), (-1, 0)):
+        image = np.full((1, 1, 3), level, np.uint8)
+        assert (over[row, 0] == overlay(image, low, colour)).all()
+        assert (over[row, -1] == overlay(image, high, colour)).all()
+
+
+def test_grey_is_a_light_on_the_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    values = np.zeros((8, 8), np.float32)
+    values[:, 4:] = 1
+    lit = overlay(image, values, "grey")
+    assert (lit[:, 4:] == image[:, 4:]).all()
+    assert (lit[:, :4] == 0).all()
+
+
+def test_a_bare_map_keeps_its_cells_as_blocks() -> None:
+    values = np.array([[0, 1], [0.5, 0.25]], np.float32)
+    blocks = bare(values, (40, 60), "viridis")
+    assert (blocks == np.kron(coloured(values, "viridis"), np.ones((20, 30, 1), np.uint8))).all()
+    fine = np.tile(np.array([[0, 1], [1, 0]], np.float32), (30, 30))
+    assert (bare(fine, (30, 30), "grey") == 128).all()      # area means, not one cell of four
+
+
+# captions and the legend
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Großer Ani", "Grosser Ani"),
+        ("Ærø, Łódź, 5\u201310", "AEro, Lodz, 5-10"),
+        ("é e\u0301", "e e"),
+        ("日本 中国", "\\u65e5\\u672c \\u4e2d\\u56fd"),
+        ("a\nb\tc", "a b c"),
+        ("🐦", "\\U0001f426"),
+    ],
+)
+def test_captions_are_spelt_so_that_names_stay_apart(line: str, expected: str) -> None:
+    assert spelt(line) == expected
+
+
+def test_captions_name_their_keys() -> None:
+    def drawn(captions: tuple[str, ...], **keys: Any) -> np.ndarray:
+        return draw_tile(Entry(record(**keys), GREY, {}, {}), Style(cell=120, captions=captions)).pixels
+
+    assert (drawn(("score",), score=0.123456) == drawn(("score",), score=0.12346)).all()
+    assert (drawn(("score",), score=0.1) != drawn(("score",), score=0.2)).any()
+    assert (drawn(("score",), score=None) == drawn(("score",))).all()
+    assert (drawn(("user",), user="7") == drawn(("user",), user=7)).all()
+    assert (drawn(("user",), user={"a": [1]}) == drawn(("user",), user='{"a": [1]}')).all()
+    assert len(drawn(("id", "user", "size"))) == len(drawn(("id", "user"))) + 15
+
+
+@pytest.mark.parametrize("width", [36, 64, 200, 1000])
+def test_the_legend_has_what_the_sheet_shows(width: int) -> None:
+    sheet = np.full((50, width, 3), PAPER, np.uint8)
+    plain = Tile(sheet, frozenset())
+    assert with_legend(sheet, [plain], Style()) is sheet
+    full = with_legend(sheet, [plain, Tile(sheet, frozenset({"map"})), Tile(sheet, frozenset({"boxes"}))], Style())
+    assert full.shape[1] == width
+    assert full.shape[0] in (65, 80)
+    assert (full[:50] == sheet).all()
+    colours = {tuple(colour) for colour in full[50:].reshape(-1, 3)}
+    assert COLOURS["boxes"] in colours
+    assert COLOURS["points"] not in colours
+    wide = min(96, max(4, width - 2 * (length("0") + 8) - 4))
+    bar = colour_bar((10, wide), "viridis", plain=False)
+    assert any((full[53:63, left : left + wide] == bar).all() for left in range(width - wide))
+
+
+def test_a_tile_knows_what_it_shows() -> None:
+    entry = Entry(record(boxes=[], points=[{"x": 1, "y": 2}]), GREY, {"map": None}, {})
+    assert draw_tile(entry, Style(cell=32)).shown == {"points"}
+    mapped = Entry(record(), GREY, {"map": None, "attention": np.zeros((3, 3), np.float32)}, {})
+    assert draw_tile(mapped, Style(cell=32)).shown == {"map"}
+
+
+def test_where_there_is_no_map_a_plain_sheet_stays_empty() -> None:
+    entry = Entry(record(), GREY, {"map": None}, {})
+    over, alone = (draw_tile(entry, Style(cell=120, plain=plain)).pixels for plain in (False, True))
+    assert (over[:90, 124:244] == GREY).all()
+    assert (alone[:90, 124:244] == PAPER).all()
 
 
 # the command
@@ -194,8 +318,153 @@ def test_what_is_beyond_the_limit_is_counted(hk, here: Path) -> None:
     records = [full_record(str(number)) for number in range(5)]
     result = hk("show", "--out", "a.png", "--limit", 2, "--columns", 1, "--cell", 60, stdin=records)
     assert result.records == [{"sheet": "a.png", "records": 2}]
-    assert "3 records left out of the sheet; raise --limit to see them" in result.stderr
+    assert "3 records left out of the sheet; raise --limit, or say --pages, to see them" in result.stderr
     assert "left out" not in hk("show", "--out", "b.png", "--limit", 5, stdin=records).stderr
+
+
+def test_pages_leave_nothing_out(hk, here: Path) -> None:
+    records = [full_record(str(number)) for number in range(5)]
+    result = hk("show", "--out", "a.b.png", "--limit", 2, "--pages", "--columns", 1, "--cell", 60, stdin=records)
+    names = ["a.b.png", "a.b-2.png", "a.b-3.png"]
+    assert result.records == [{"sheet": "a.b.png", "records": 5, "sheets": names}]
+    assert result.stderr == ""
+    heights = [cv2.imread(name).shape[0] for name in names]
+    assert heights[0] == heights[1] > heights[2]
+    one = hk("show", "--out", "b.png", "--pages", "--cell", 60, stdin=records)
+    assert one.records == [{"sheet": "b.png", "records": 5, "sheets": ["b.png"]}]
+
+
+def test_pages_are_written_all_or_none(hk, here: Path) -> None:
+    text = "".join(json.dumps(full_record(str(number))) + "\n" for number in range(3)) + '{"error": "no disk"}\n'
+    before = {path.name for path in here.iterdir()}
+    failed = hk("show", "--out", "a.png", "--limit", 1, "--pages", stdin=text)
+    assert failed.exit_code == 1
+    assert {path.name for path in here.iterdir()} == before
+    (here / "a-2.png").write_bytes(b"mine")
+    records = [full_record(str(number)) for number in range(3)]
+    refused = hk("show", "--out", "a.png", "--limit", 1, "--pages", stdin=records)
+    assert "a-2.png: exists already" in refused.stderr
+    assert not (here / "a.png").exists()
+    assert hk("show", "--out", "a.png", "--limit", 1, "--pages", "--overwrite", stdin=records).exit_code == 0
+
+
+def test_the_options_show(hk, here: Path) -> None:
+    def sheet(*options: object) -> np.ndarray:
+        assert hk("show", "--out", "a.png", "--overwrite", "--cell", 60, *options, stdin=[full_record()]).exit_code == 0
+        return cv2.imread("a.png")
+
+    usual = sheet()
+    assert len(usual) == len(sheet("--no-legend")) + 2 * 15
+    pictures = [usual, sheet("--plain"), *(sheet("--colour", name) for name in ("cividis", "inferno", "grey"))]
+    for index, one in enumerate(pictures):
+        for other in pictures[:index]:
+            assert (one[:45, 64:124] != other[:45, 64:124]).any()
+    assert len(sheet("--caption", "id", "--caption", "label", "--caption", "split")) == len(usual) + 15
+    assert hk("show", "--out", "a.png", "--colour", "jet", stdin=[full_record()]).exit_code == 2
+
+
+@pytest.mark.parametrize("reference", ["levels.png#7", {"size": [90, 120], "counts": "hX5hX5"}], ids=["value", "rle"])
+@pytest.mark.parametrize("key", ["masks", "unknown"])
+def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: object) -> None:
+    from hkmap.storage.masks import read_referred_mask
+
+    cv2.imwrite("levels.png", np.repeat([[3, 7]], 90, axis=0).repeat(60, axis=1).astype(np.uint8))
+    mask = read_referred_mask(reference)
+    assert extent(mask) == (60, 0, 120, 90)
+    item = {"id": "7", "image": "bird.png", key: {"EX": reference}}
+    assert hk("show", "--out", "a.png", "--cell", 120, stdin=[item]).exit_code == 0
+    assert changed(cv2.imread("a.png")[:90, :120])[mask].any()
+
+
+def test_the_weights_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path, tmp_path: Path) -> None:
+    from hkmap.storage.shards import ShardWriter
+
+    values, weights = np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)
+    with ShardWriter(tmp_path / "a.h5") as writer:
+        writer.add({"id": "7", "image": "bird.png"}, Path("bird.png").read_bytes(), values, weights)
+    row = {"id": "7", "image": "a.h5#0", "map": "a.h5#0", "weights": "a.h5#0"}
+    result = hk("show", "--map", "map", "--map", "weights", "--plain", "--cell", 60, "--out", "a.png", stdin=[row])
+    assert result.exit_code == 0
+    sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
+    assert (sheet[20, 90] == coloured(values, "viridis")[0, 0]).all()
+    assert (sheet[20, 150] == coloured(weights, "viridis")[0, 0]).all()
+
+
+def test_the_maps_of_annotators_stand_side_by_side(hk, here: Path) -> None:
+    item = full_record() | {"annotator_maps": {"ann.1": "map.npy", "2": "attention.npy"}}
+    keys = ["--map", "annotator_maps.ann.1", "--map", "annotator_maps.2", "--map", "annotator_maps.3"]
+    result = hk("show", *keys, "--plain", "--cell", 60, "--out", "a.png", stdin=[item])
+    assert result.exit_code == 0
+    sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
+    assert sheet.shape[1] == 4 * 64
+    assert (sheet[1, 65] == coloured(np.ones((1, 1), np.float32), "viridis")[0, 0]).all()
+    assert (sheet[20, 150] == coloured(np.full((1, 1), 0.5, np.float32), "viridis")[0, 0]).all()
+    assert (sheet[20, 220] == PAPER).all()
+    wrong = hk("show", *keys, "--out", "b.png", stdin=[item | {"annotator_maps": ["map.npy"]}])
+    assert "annotator_maps is ['map.npy']; expected names and map references" in wrong.stderr
+
+
+# --open
+
+
+@pytest.fixture
+def opener(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """Put a desktop's opener, a shell script, on an otherwise empty PATH."""
+    folder = here / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def make(name: str, script: str) -> None:
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+
+    return make
+
+
+@pytest.mark.parametrize(("platform", "name"), [("linux", "xdg-open"), ("darwin", "open")])
+def test_the_sheet_is_opened_once_it_is_written(
+    hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch, platform: str, name: str
+) -> None:
+    monkeypatch.setattr("hkmap.cli.show.sys.platform", platform)
+    opener(name, f'#!/bin/sh\n[ -s "$1" ] && echo "$1" > "{here}/opened"\necho noise\n')
+    result = hk("show", "--out", "-a.png", "--open", stdin=[full_record()])
+    assert result.records == [{"sheet": "-a.png", "records": 1}]
+    assert result.stderr == ""
+    assert (here / "opened").read_text().strip() == str(here / "-a.png")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "a.png: written, but not shown, as there is no xdg-open; open it in a viewer"),
+        ("#!/bin/sh\nexit 3\n", "a.png: written, but not shown, as xdg-open failed; open it in a viewer"),
+        ("#!/no/such/shell\n", "as xdg-open failed"),
+    ],
+)
+def test_a_sheet_that_cannot_be_opened_is_written_all_the_same(
+    hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch, script: str | None, message: str
+) -> None:
+    monkeypatch.setattr("hkmap.cli.show.sys.platform", "linux")
+    if script:
+        opener("xdg-open", script)
+    result = hk("show", "--out", "a.png", "--open", stdin=[full_record()])
+    assert result.exit_code == 0
+    assert message in result.stderr
+    assert result.records == [{"sheet": "a.png", "records": 1}]
+
+
+def test_a_viewer_that_stays_is_not_waited_for(hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hkmap.cli.show.sys.platform", "linux")
+    monkeypatch.setattr("hkmap.cli.show.PATIENCE", 0.1)
+    opener("xdg-open", "#!/bin/sh\nexec /bin/sleep 1\n")
+    result = hk("show", "--out", "a.png", "--open", stdin=[full_record()])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_nothing_is_opened_after_a_failure(hk, here: Path, opener) -> None:
+    opener("xdg-open", f'#!/bin/sh\necho "$1" > "{here}/opened"\n')
+    assert hk("show", "--out", "a.png", "--open", stdin=[{"id": "7"}]).exit_code == 1
+    assert not (here / "opened").exists()
 
 
 def test_a_failure_upstream_leaves_no_sheet(hk, here: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hkmap.errors import SourceError
 from hkmap.sources.gaze import gaze_points, read_gaze
-from hkmap.sources.tables import BubbleTable, ImageNames, fit_bubbles, read_bubbles
+from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
 
 NAMES = ImageNames([("1", "001.Ani/Ani_01.jpg"), ("2", "001.Ani/Ani_02.jpg"), ("3", "002.Auk/Ani_02.jpg")])
 HEADER = "image,x,y,radius\n"
@@ -18,7 +18,7 @@ HEADER = "image,x,y,radius\n"
 def table(tmp_path: Path, text: str | bytes, name: str = "bubbles.csv", **how: object) -> dict[str, list[dict]]:
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_bubbles(BubbleTable(path, **how), NAMES)
+    return read_bubbles(Table(path, **how), NAMES)
 
 
 @pytest.mark.parametrize("name", ["1", "001.Ani/Ani_01.jpg", "Ani_01.jpg", "Ani_01", "images/001.Ani/Ani_01.jpg",
@@ -95,7 +95,7 @@ def test_what_is_wrong_in_a_csv_is_named_with_its_line(tmp_path: Path, text: str
 
 @pytest.mark.parametrize(("text", "message"), [
     ('{"image": 1,', "line 1: not a JSON object"),
-    ("\n[1, 2]\n", "line 2: expected a JSON object with image, x, y, radius, got [1, 2]"),
+    ("\n[1, 2]\n", "line 2: expected a JSON object with image, x, y, got [1, 2]"),
     ('{"image": 1, "x": true, "y": 1, "radius": 1}', 'x is "True"; expected a number'),
     ('{"image": 1, "x": [1], "y": 1, "radius": 1}', 'x is "[1]"; expected a number'),
     ('{"image": 1, "x": null, "y": 1, "radius": 1}', 'no value under "x"'),

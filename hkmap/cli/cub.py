@@ -7,28 +7,8 @@ from pathlib import Path
 import click
 
 from hkmap.cli.stream import EXISTING, StreamCommand, emit, error_options, root_argument, split_option
+from hkmap.cli.tables import table_options
 from hkmap.records import Rejects
-
-COLUMNS = ("image", "x", "y", "radius", "user", "weight")
-
-
-def _columns(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
-    """Read NAME=COLUMN,... ."""
-    pairs = [pair.partition("=") for pair in value.split(",")] if value else []
-    for name, equals, column in pairs:
-        if name.strip() not in COLUMNS or not equals or not column.strip():
-            raise click.BadParameter(f'"{name}{equals}{column}"; say NAME=COLUMN with a NAME of {", ".join(COLUMNS)}')
-    return {name.strip(): column.strip() for name, _, column in pairs}
-
-
-def _frame(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Read WIDTHxHEIGHT."""
-    if value is None:
-        return None
-    width, _, height = value.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise click.BadParameter(f'"{value}"; say WIDTHxHEIGHT in pixels, such as 224x224')
-    return int(width), int(height)
 
 
 @click.command("cub", cls=StreamCommand)
@@ -37,12 +17,7 @@ def _frame(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--bubbles", type=EXISTING, metavar="TABLE",
               help="Bubbles, one a row: CSV, or JSON Lines by the suffix .jsonl. Columns: image, x, y, radius, and "
                    "user and weight where they are; others are kept.")
-@click.option("--columns", callback=_columns, metavar="NAME=COLUMN,...",
-              help="How the table calls its columns, where not by the names above: image=img,x=cx.")
-@click.option("--frame", callback=_frame, metavar="WxH",
-              help="The picture size that the table's coordinates are for. [default: each image's own pixels]")
-@click.option("--origin", type=click.Choice(["0", "1"]), default="0", show_default=True,
-              help="The table's coordinate of the left and top edge.")
+@table_options
 @click.option("--gaze", type=EXISTING, multiple=True, metavar="FILE",
               help="Fixations of one annotator, named by the file, in CUB-GHA's format; repeat it for more.")
 @click.option("--parts", is_flag=True, help="Print the visible parts of parts/part_locs.txt as points.")
@@ -73,11 +48,11 @@ def cub(
       hkmap cub CUB_200_2011 --gaze Fixation_run1.txt --gaze Fixation_run2.txt
     """
     from hkmap.sources.cub import cub_records
-    from hkmap.sources.tables import BubbleTable
+    from hkmap.sources.tables import Table
 
     if gaze and parts:
         raise click.UsageError("--gaze and --parts both fill the points of a record; choose one.")
     if bubbles is None and (columns or frame or origin != "0"):
         raise click.UsageError("--columns, --frame and --origin tell how to read a table; name it by --bubbles.")
-    table = BubbleTable(bubbles, columns, frame, int(origin)) if bubbles else None
+    table = Table(bubbles, columns, frame, int(origin)) if bubbles else None
     emit(cub_records(root, split=split, bubbles=table, gaze=gaze, parts=parts, rejects=rejects))

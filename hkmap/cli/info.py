@@ -16,10 +16,10 @@ from hkmap.cli.stream import EXISTING, StreamCommand, print_result
 def info(shards: tuple[Path, ...]) -> None:
     """Check shards byte by byte and say what they hold.
 
-    Prints one JSON object a shard: its records, maps, map size [height, width] in map pixels, classes with their
-    numbers of records, sizes in bytes, and two digests: sha256 is the file's own; content_sha256 leaves paths aside,
-    so that a shard unpacked and packed again keeps it. A damaged shard ends in exit code 1, with a sentence. On a
-    terminal a table goes to stderr.
+    Prints one JSON object a shard: its records, maps, annotators' maps, map size [height, width] in map pixels, classes
+    with their numbers of records, sizes in bytes, and two digests: sha256 is the file's own; content_sha256 leaves
+    paths aside, so that a shard unpacked and packed again keeps it. A damaged shard ends in exit code 1, with a
+    sentence. On a terminal a table goes to stderr.
 
     \b
     Example:

@@ -8,21 +8,29 @@ import os
 import click
 
 from hkmap import __version__
+from hkmap.cli.annotations import print_annotations
+from hkmap.cli.boxes2map import boxes2map
 from hkmap.cli.bubbles2map import bubbles2map
+from hkmap.cli.ceiling import ceiling
 from hkmap.cli.cub import cub
+from hkmap.cli.dogs import dogs
 from hkmap.cli.eval import evaluate
 from hkmap.cli.finetune import finetune
 from hkmap.cli.folder import folder
 from hkmap.cli.idrid import idrid
 from hkmap.cli.info import info
+from hkmap.cli.join import join
 from hkmap.cli.masks2map import masks2map
 from hkmap.cli.pack import pack
+from hkmap.cli.points2map import points2map
 from hkmap.cli.predict import predict
 from hkmap.cli.resize import resize
 from hkmap.cli.show import show
 from hkmap.cli.stream import StreamGroup
 from hkmap.cli.train import train
 from hkmap.cli.unpack import unpack
+from hkmap.cli.validate import validate
+from hkmap.cli.weights import weights
 
 
 class _StderrHandler(logging.Handler):
@@ -57,9 +65,10 @@ def hkmap() -> None:
 
 
 COMMANDS: tuple[click.Command, ...] = (
-    cub, folder, idrid,
-    bubbles2map, masks2map, resize, predict,
-    pack, unpack, info, show,
+    cub, dogs, folder, idrid, print_annotations,
+    join,
+    bubbles2map, points2map, boxes2map, masks2map, weights, resize, predict,
+    pack, unpack, info, show, ceiling, validate,
     train, finetune, evaluate,
 )
 

@@ -42,7 +42,8 @@ def pack(
     Images go in as the files they are, unchanged; each is decoded once, so that a damaged one is found now. Maps
     must be of one size (hkmap resize) and in [0, 1]. A record without a map is packed without one, which is not the
     same as an empty map. One without a label gets label -1. An optional key "weights", a map reference too, says how
-    much each cell of the map counts, from 0 (unknown) to 1.
+    much each cell of the map counts, from 0 (unknown) to 1. The maps under "annotator_maps" go in beside the map, whose
+    size they must have.
 
     The shard has its name only when it is whole: if this command or the one before it fails, none is left. While it
     is written, the disk needs room for it twice. Prints one JSON object: the shards with their sha256, the number of

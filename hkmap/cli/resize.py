@@ -13,11 +13,13 @@ from hkmap.cli.stream import (
     emit_with_maps,
     error_options,
     map_output_options,
+    missing_map_option,
     records_argument,
 )
-from hkmap.records import Record, Rejects, passed_on, reference_of
+from hkmap.records import Record, Rejects, passed_on, reference_of, with_annotators
 
 if TYPE_CHECKING:
+    from hkmap.maps.check import Map
     from hkmap.maps.resize import Normalisation
     from hkmap.storage.mapfiles import MapWriter
 
@@ -27,10 +29,10 @@ MISSING = "expected the reference of one; --missing pass lets such records go on
 @click.command("resize", cls=StreamCommand)
 @records_argument
 @click.option("--size", type=MAP_SIZE, required=True, metavar="N|HEIGHTxWIDTH", help="Pixels of the new maps.")
-@click.option("--normalise", type=click.Choice(["none", "max"]), default="none", show_default=True,
-              help="max: divide each resized map by its maximum (a map of zeros stays one).")
-@click.option("--missing", type=click.Choice(["error", "pass"]), default="error", show_default=True,
-              help="A record without a map: an error, or passed on unchanged.")
+@click.option("--normalise", type=click.Choice(["none", "max", "minmax", "sum"]), default="none", show_default=True,
+              help="max: divide each resized map by its maximum. minmax: stretch it from 0 to 1. sum: divide it by its "
+                   "sum. A map of zeros stays one.")
+@missing_map_option
 @map_output_options
 @error_options
 def resize(
@@ -41,25 +43,39 @@ def resize(
     writer: AbstractContextManager[MapWriter],
     rejects: Rejects,
 ) -> None:
-    """Resize the map of each record.
+    """Resize the map of each record, with its weights, and the maps of its annotators where it has `annotator_maps`.
 
     Along each axis on its own: where it shrinks, a new pixel is the mean of the area that it covers (fractions of
     pixels included), so no small region is lost; where it grows, bilinear between the pixels' centres. Values stay
     in the range of the map. Area means lower a peak: where the peak matters, say --normalise max, once, after the
     last resize.
 
+    `weights` beside a map (hkmap weights) are resized with it, and the map is then the mean over what is known,
+    mean(weight * map) / mean(weight), so that unknown cells do not thin out their neighbours; where nothing is known
+    it is 0.
+
     \b
     Example:
       hkmap resize maps.jsonl --size 14 --out maps14/ > maps14.jsonl
     """
-    from hkmap.maps.resize import normalise_map, resize_map
-    from hkmap.storage.mapfiles import load_map
+    from hkmap.maps.resize import resize_map
+    from hkmap.maps.weights import Weighted, change_weighted, normalise_weighted
+    from hkmap.storage.mapfiles import load_annotators, load_map, load_weights_of
+
+    def resized(values: Map, weights: Map | None = None) -> Weighted:
+        changed = change_weighted(Weighted(values, weights), lambda cells: resize_map(cells, size))
+        return normalise_weighted(changed, normalise)
 
     def change(record: Record, maps: MapWriter) -> Record:
         reference = reference_of(record, "map")
         if reference is None:
             return passed_on(record, missing, "has no map", MISSING)
-        values = normalise_map(resize_map(load_map(reference), size), normalise)
-        return {**record, "map": maps.save(record["id"], values)}
+        values, people = load_map(reference), load_annotators(record)
+        whole = resized(values, load_weights_of(record, values))
+        changed = {**record, "map": maps.save(record["id"], whole.map)}
+        if whole.weights is not None:
+            changed["weights"] = maps.save_weights(record["id"], whole.weights)
+        own = {name: maps.save(record["id"], resized(found).map, name) for name, found in people.items()}
+        return with_annotators(changed, own)
 
     emit_with_maps(records, writer, change, rejects)

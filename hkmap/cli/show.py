@@ -1,11 +1,16 @@
-"""hkmap show: a contact sheet of images, annotations and maps."""
+"""hkmap show: contact sheets of images, annotations and maps."""
 
 from __future__ import annotations
 
 import logging
-from itertools import islice
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import count, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -19,68 +24,118 @@ from hkmap.cli.stream import (
     records_argument,
 )
 from hkmap.errors import RecordError
-from hkmap.records import Record, Rejects, each, masks_of, reference_of
+from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
 
 if TYPE_CHECKING:
-    from hkmap.report.sheets import Entry, Pixels
+    from hkmap.report.lettering import Pixels
+    from hkmap.report.sheets import Entry, Tile
+
+PATIENCE = 5      # seconds: an opener that fails has done so by then, and a viewer may stay longer
 
 
 @click.command("show", cls=StreamCommand)
 @records_argument
 @click.option("--out", type=OUTPUT, required=True, metavar="FILE.png", help="The picture to write.")
 @click.option("--map", "keys", multiple=True, default=("map",), show_default=True, metavar="KEY",
-              help="A key of the records whose value is the reference of a map, such as `attention`; repeatable.")
+              help="A key of the records whose value is the reference of a map, such as `attention`; repeatable. "
+                   "annotator_maps.NAME is the map of one annotator.")
+@click.option("--caption", "captions", multiple=True, metavar="KEY",
+              help="A key of the records to write below the image; repeatable, a line each.  [default: id; class, "
+                   "label, prediction and confidence]")
+@click.option("--colour", type=click.Choice(["viridis", "cividis", "inferno", "grey"]), default="viridis",
+              show_default=True,
+              help="The maps' colours, dark for 0 and bright for 1. grey is a light on the image: its own colours "
+                   "where the map is 1, black where it is 0.")
+@click.option("--plain", is_flag=True,
+              help="Draw the maps alone, not over the image: each cell a block of its value's colour.")
+@click.option("--legend/--no-legend", default=True, show_default=True,
+              help="A strip below the sheet: the maps' colours from 0 to 1, and those of the annotations.")
 @click.option("--columns", type=click.IntRange(min=1), default=3, show_default=True, help="Records side by side.")
 @click.option("--cell", type=click.IntRange(min=32, max=4096), default=224, show_default=True,
               help="Pixels of the longer side of each picture on the sheet.")
 @click.option("--limit", type=click.IntRange(min=1), default=24, show_default=True,
-              help="Show so many records, the first ones, and say how many were left out.")
+              help="Records on a sheet, the first ones; how many were left out is said.")
+@click.option("--pages", is_flag=True,
+              help="Leave none out: go on, after every --limit records, to FILE-2.png, FILE-3.png, and so on.")
+@click.option("--open", "opening", is_flag=True,
+              help="Show the (first) sheet on the desktop once it is written, by xdg-open, or open on macOS.")
 @overwrite_option
 @error_options
 def show(
     records: IO[bytes],
     out: Path,
     keys: tuple[str, ...],
+    captions: tuple[str, ...],
+    colour: str,
+    plain: bool,
+    legend: bool,
     columns: int,
     cell: int,
     limit: int,
+    pages: bool,
+    opening: bool,
     overwrite: bool,
     rejects: Rejects,
 ) -> None:
     """Draw a contact sheet: each image with its annotations, and beside it its maps.
 
-    Bubbles are circles, points dots whose area follows their weight, boxes, polygons and masks outlines. A map lies
-    in colour over the image in grey, dark blue for 0 and yellow for 1. The captions give id, class, label,
-    prediction and confidence, where the record has them, and the map's size and range. Prints one JSON object:
-    {"sheet": FILE, "records": how many were drawn}.
+    Bubbles are circles, points dots whose area follows their weight, boxes, polygons and masks outlines; masks of
+    what nobody annotated (`unknown`) are named so. A map lies in colour over the image in grey. The colours rise
+    evenly in brightness and are told apart by the colour-blind too. The captions give what --caption names, and the
+    map's size and maximum; they are spelt in ASCII, and a letter without a spelling is its code (\\u65e5). Prints one
+    JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages "sheets" too, a list of files.
 
     \b
     Example:
       hkmap show maps.jsonl --out maps.png
       hkmap unpack test.h5 | hkmap predict --from run/ --out maps/ \\
-        | hkmap show --map map --map attention --out both.png
+        | hkmap show --map map --map attention --caption id --caption confidence --out both.png
+      hkmap show maps.jsonl --plain --colour inferno --pages --open --out pages/maps.png
     """
-    from hkmap.report.sheets import contact_sheet, draw_tile
+    from hkmap.report.sheets import Style, contact_sheet, draw_tile, with_legend
+    from hkmap.storage.atomic import replacing
+
+    _check_name(out, overwrite=overwrite)
+    style = Style(cell=cell, colour=colour, plain=plain, captions=captions)
+    stream = read(records, rejects)
+    tiles = each(stream, lambda record: draw_tile(_entry(record, keys), style), rejects)
+    drawn: dict[Path, int] = {}
+    with ExitStack() as sheets:     # they get their names at the end, together: a failure upstream must leave none
+        for name, page in zip(_names(out, pages=pages), _pages(tiles, limit), strict=False):
+            sheet = contact_sheet(page, columns)
+            beside = sheets.enter_context(replacing(name, overwrite=overwrite))
+            _write(beside, with_legend(sheet, page, style) if legend else sheet)
+            drawn[name] = len(page)
+        _count_rest(stream, out, drawn)
+    print_result(_result(drawn, pages=pages))
+    if opening:
+        _open(out)
+
+
+def _check_name(out: Path, *, overwrite: bool) -> None:
     from hkmap.storage.atomic import refuse_existing
 
     if out.suffix.lower() != ".png":
         raise click.BadParameter(f"{out}: expected a name that ends in .png.", param_hint="--out")
     refuse_existing(out, overwrite=overwrite)
-    stream = read(records, rejects)
-    tiles = list(each(islice(stream, limit), lambda record: draw_tile(_entry(record, keys), cell), rejects))
-    if not tiles:
-        raise RecordError(f"{out}: no record could be drawn, so there is no sheet; see the warnings above")
-    left_out = sum(1 for _ in stream)      # read to its end first: a failure upstream must leave no sheet
-    _write(out, contact_sheet(tiles, columns), overwrite=overwrite)
-    if left_out:
-        logging.getLogger("hkmap").warning("%d records left out of the sheet; raise --limit to see them", left_out)
-    print_result({"sheet": str(out), "records": len(tiles)})
+
+
+def _names(out: Path, *, pages: bool) -> Iterator[Path]:
+    """Yield the names of the sheets: one, or as many as are asked for."""
+    yield out
+    if pages:
+        yield from (out.with_name(f"{out.stem}-{number}{out.suffix}") for number in count(2))
+
+
+def _pages(tiles: Iterator[Tile], limit: int) -> Iterator[list[Tile]]:
+    while page := list(islice(tiles, limit)):
+        yield page
 
 
 def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     from hkmap.report.sheets import Entry
     from hkmap.storage.images import read_image
-    from hkmap.storage.mapfiles import load_map
+    from hkmap.storage.mapfiles import load_map, load_weights
     from hkmap.storage.masks import read_fitting_mask
 
     place = reference_of(record, "image")
@@ -88,20 +143,61 @@ def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
         raise RecordError(f'record "{record["id"]}": has no image to show; expected a path, or a row of a shard')
     image = read_image(place)
     frame = (image.shape[1], image.shape[0])
-    references = {key: reference_of(record, key) for key in keys}
-    masks = masks_of(record) if record.get("masks") is not None else {}
-    return Entry(
-        record=record,
-        image=image,
-        maps={key: None if reference is None else load_map(reference) for key, reference in references.items()},
-        masks={name: read_fitting_mask(Path(path), frame) for name, path in masks.items()},
+    references = {key: _map_reference(record, key) for key in keys}
+    maps = {
+        key: None if reference is None else (load_weights if key == "weights" else load_map)(reference)
+        for key, reference in references.items()
+    }
+    masks, unknown = (
+        {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
+        if record.get(key) is not None else {}
+        for key in ("masks", "unknown")
     )
+    return Entry(record=record, image=image, maps=maps, masks=masks, unknown=unknown)
 
 
-def _write(out: Path, sheet: Pixels, *, overwrite: bool) -> None:
+def _map_reference(record: Record, key: str) -> str | None:
+    kind, _, name = key.partition(".")
+    return annotator_maps_of(record).get(name) if kind == "annotator_maps" and name else reference_of(record, key)
+
+
+def _write(path: Path, sheet: Pixels) -> None:
     from PIL import Image
 
-    from hkmap.storage.atomic import replacing
+    Image.fromarray(sheet).save(path, format="PNG")
 
-    with replacing(out, overwrite=overwrite) as beside:
-        Image.fromarray(sheet).save(beside, format="PNG")
+
+def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> None:
+    """Read the stream to its end, and say how much of it is on no sheet."""
+    left_out = sum(1 for _ in stream)
+    if not drawn:
+        raise RecordError(f"{out}: no record could be drawn, so there is no sheet; see the warnings above")
+    if left_out:
+        logging.getLogger("hkmap").warning(
+            "%d records left out of the sheet; raise --limit, or say --pages, to see them", left_out
+        )
+
+
+def _result(drawn: dict[Path, int], *, pages: bool) -> dict[str, Any]:
+    sheets = [str(name) for name in drawn]
+    return {"sheet": sheets[0], "records": sum(drawn.values())} | ({"sheets": sheets} if pages else {})
+
+
+def _open(sheet: Path) -> None:
+    """Hand the sheet to the desktop; where that fails only a warning says so, as the sheet is written."""
+    name = "open" if sys.platform == "darwin" else "xdg-open"
+    opener = shutil.which(name)
+    if opener is None or _fails([opener, str(sheet.absolute())]):
+        found = f"{name} failed" if opener else f"there is no {name}"
+        logging.getLogger("hkmap").warning("%s: written, but not shown, as %s; open it in a viewer", sheet, found)
+
+
+def _fails(command: list[str]) -> bool:
+    nothing = subprocess.DEVNULL      # stdout is data
+    try:
+        child = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+        return child.wait(PATIENCE) != 0
+    except subprocess.TimeoutExpired:
+        return False
+    except OSError:
+        return True

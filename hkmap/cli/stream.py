@@ -29,6 +29,7 @@ Function = Callable[..., Any]
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+ANYTHING = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
 
 
@@ -100,11 +101,15 @@ class StreamGroup(click.Group):
 
 
 def root_argument(function: Function) -> Function:
-    """Add a source's argument ROOT, and --absolute, which makes that and every other path of the command absolute."""
+    """Add a source's argument ROOT, and --absolute."""
+    return click.argument("root", type=FOLDER)(absolute_option(function))
 
-    @click.argument("root", type=FOLDER)
+
+def absolute_option(function: Function) -> Function:
+    """Add --absolute, which makes every path of the command absolute."""
+
     @click.option("--absolute", is_flag=True,
-                  help="Print absolute paths. By default a path is ROOT as given, and what lies below it.")
+                  help="Print absolute paths. By default a path is the folder as given, and what lies below it.")
     @functools.wraps(function)
     def wrapper(*args: Any, absolute: bool, **kwargs: Any) -> Any:
         if absolute:
@@ -145,6 +150,24 @@ def error_options(function: Function) -> Function:
 def overwrite_option(function: Function) -> Function:
     """Add --overwrite."""
     return click.option("--overwrite", is_flag=True, help="Replace what exists under the output's name.")(function)
+
+
+def drawing_options(function: Function) -> Function:
+    """Add what every filter has that draws maps: --size and --missing."""
+    for option in (
+        click.option("--missing", type=click.Choice(["error", "pass"]), default="error", show_default=True,
+                     help="A record without the annotation (nobody was asked): an error, or passed on without a map."),
+        click.option("--size", type=MAP_SIZE, default="224", show_default=True, metavar="N|HEIGHTxWIDTH",
+                     help="Pixels of the map, which always covers the whole image."),
+    ):
+        function = option(function)
+    return function
+
+
+def missing_map_option(function: Function) -> Function:
+    """Add --missing, of a filter that changes maps."""
+    return click.option("--missing", type=click.Choice(["error", "pass"]), default="error", show_default=True,
+                        help="A record without a map: an error, or passed on unchanged.")(function)
 
 
 def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:

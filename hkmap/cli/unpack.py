@@ -12,13 +12,15 @@ from hkmap.cli.stream import EXISTING, OUTPUT, StreamCommand, emit, overwrite_op
 @click.command("unpack", cls=StreamCommand)
 @click.argument("shards", type=EXISTING, nargs=-1, required=True, metavar="SHARD...")
 @click.option("--out", type=OUTPUT, metavar="DIR",
-              help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy.")
+              help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
+                   "of one annotator as ID@NAME.npy.")
 @overwrite_option
 def unpack(shards: tuple[Path, ...], out: Path | None, overwrite: bool) -> None:
     """Print the records of shards, with all the keys they were packed with.
 
     Without --out nothing is copied: a record's image and map are references into its shard ("train.h5#17" is record
-    17, counted from 0), which every command reads as it reads files. Each record's checksum is checked on the way.
+    17, counted from 0, and "train.h5#17@NAME" the map of one of its annotators), which every command reads as it reads
+    files. Each record's checksum is checked on the way.
 
     \b
     Example:

@@ -26,6 +26,7 @@ from hkmap.engine.views import (
 )
 from hkmap.errors import RunError
 from hkmap.maps.check import Map
+from hkmap.maps.weights import Weighted, change_weighted
 from hkmap.storage.images import decode_image
 from hkmap.storage.sequence import ShardSequence
 
@@ -104,12 +105,11 @@ class ShardExamples:
                 image = change_intensity(image, generator)
         owner = int(self.map_of[index])
         drawn = sample if owner == index else self.shards.read(owner)
-        return Example(
-            image=view_image(image, view, self.preprocessing.size),
-            map=None if drawn.map is None else view_map(drawn.map, view, self.map_size),
-            weight=None if drawn.weight is None else view_map(drawn.weight, view, self.map_size),
-            label=sample.label,
-        )
+        values, weight = None, None
+        if drawn.map is not None:
+            seen = Weighted(drawn.map, drawn.weight)
+            values, weight = change_weighted(seen, lambda cells: view_map(cells, view, self.map_size))
+        return Example(view_image(image, view, self.preprocessing.size), values, weight, sample.label)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:

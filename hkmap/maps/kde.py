@@ -1,4 +1,4 @@
-"""Kernel density estimates of where people looked: a Gaussian on every bubble, summed, divided by the maximum.
+"""Kernel density estimates of where people looked: a Gaussian on every bubble, summed, normalised.
 
 Every sum of N Gaussians over h x w pixels is one matrix product of an (h, N) by an (N, w) matrix, Scott's full
 covariance included, instead of N * h * w exponentials.
@@ -7,13 +7,16 @@ covariance included, instead of N * h * w exponentials.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import MapError
+from hkmap.maps.bandwidths import likely_sigma
 from hkmap.maps.check import Map
+from hkmap.maps.resize import Normalisation, normalise_map
 from hkmap.records import Bubble, Record, frame_of
 
 Array = npt.NDArray[np.float64]
@@ -61,8 +64,9 @@ def kde_map(
     bandwidth: str | float = "scott",
     radii: Array | None = None,
     weights: Array | None = None,
+    normalise: Normalisation = "max",
 ) -> Map:
-    """Return the density of ``centres`` (n, 2), x and y in pixels of the image, as a map with a maximum of 1.
+    """Return the density of ``centres`` (n, 2), x and y in pixels of the image, as a map.
 
     ``frame`` is (width, height) of the image, ``size`` (height, width) of the map; the density is taken at the
     centres of the map's pixels. ``weights`` (n,) from 0, all 1 by default. ``bandwidth`` is one of
@@ -71,13 +75,18 @@ def kde_map(
       collinear or coincident ones (condition number of the covariance from 1e6, or a spread so far below a pixel
       of the map that float64 ends before the next centre of one) are drawn as "fixed";
     - "radius": sigma = radius / 2 for each bubble, its weight being its peak; needs ``radii`` (n,) above 0;
+    - "cv": one sigma for all, by leave-one-out likelihood (``likely_sigma``); fewer than three different centres are
+      drawn as "fixed";
     - "fixed": sigma = sqrt(width * height) / 14, one cell of the usual attention map;
     - a number: sigma in pixels of the image.
 
-    With the last three no sigma is below half a pixel of the map, so that no bubble falls between its pixels.
+    With all but "scott" no sigma is below half a pixel of the map, so that no bubble falls between its pixels.
 
-    Raises MapError without centres, for negative or all-zero weights, a sigma that is not above 0, and where no
-    Gaussian reaches the image.
+    ``normalise`` as in ``normalise_map``; "none" is the sum itself, in which the Gaussian of each bubble peaks at the
+    bubble's weight, whatever the bandwidth.
+
+    Raises MapError without centres, for negative or all-zero weights, a sigma that is not above 0, where no
+    Gaussian reaches the image, and where the sum is not normalised and passes 1.
     """
     if weights is None:
         weights = np.ones(len(centres))
@@ -88,20 +97,49 @@ def kde_map(
     grid = pixel_centres(frame, size)
     exact = scott_kernel(centres, grid, weights) if bandwidth == "scott" else None
     if exact is not None:
-        return _normalised(exact, centres, frame)
-    sigma = _sigma(bandwidth, frame, radii)
-    return _normalised(_separable(centres, grid, sigma, weights / weights.max()), centres, frame)
+        _refuse_far_centres(exact, centres, frame)
+        return _normalised(exact, weights.sum(), normalise)
+    sigma = _sigma(bandwidth, frame, radii, centres, weights)
+    density = _separable(centres, grid, sigma, weights / weights.max())
+    _refuse_far_centres(density, centres, frame)
+    return _normalised(density, weights.max(), normalise)
 
 
-def bubbles_map(record: Record, bubbles: list[Bubble], size: tuple[int, int], *, bandwidth: str | float) -> Map:
-    """Return kde_map of ``bubbles``, whose coordinates lie in the record's frame; its MapError names the record."""
+def bubbles_map(
+    record: Record,
+    bubbles: list[Bubble],
+    size: tuple[int, int],
+    *,
+    bandwidth: str | float,
+    normalise: Normalisation = "max",
+    equal_users: bool = False,
+) -> Map:
+    """Return kde_map of ``bubbles``, whose coordinates lie in the record's frame; its MapError names the record.
+
+    With ``equal_users`` the weights of each user are divided by their sum first.
+    """
     table = np.array([bubble[:4] for bubble in bubbles], dtype=np.float64).reshape(-1, 4)
     x_and_y, radii, weights = table[:, :2], table[:, 2], table[:, 3]
+    if equal_users:
+        weights = equal_say(weights, [bubble.user for bubble in bubbles])
     frame = frame_of(record)
     try:
-        return kde_map(x_and_y, frame, size, bandwidth=bandwidth, radii=radii, weights=weights)
+        return kde_map(
+            x_and_y, frame, size, bandwidth=bandwidth, radii=radii, weights=weights, normalise=normalise
+        )
     except MapError as error:
         raise MapError(f'record "{record["id"]}": {error}') from error
+
+
+def equal_say(weights: Array, users: Sequence[str]) -> Array:
+    """Return the weights (n,), those of each user divided by their sum; a user whose weights are all 0 keeps them.
+
+    >>> equal_say(np.array([1.0, 3.0, 5.0]), ["ada", "ada", "ben"])
+    array([0.25, 0.75, 1.  ])
+    """
+    _, user_of = np.unique(users, return_inverse=True)
+    sums = np.bincount(user_of, weights)[user_of]
+    return np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
 
 
 def scott_kernel(centres: Array, grid: Grid, weights: Array) -> Array | None:
@@ -204,30 +242,50 @@ def _gaussians(pixels: Array, centres: Array, sigma: Array | float) -> Map:
     return factors
 
 
-def _sigma(bandwidth: str | float, frame: tuple[int, int], radii: Array | None) -> Array | float:
+def _sigma(
+    bandwidth: str | float, frame: tuple[int, int], radii: Array | None, centres: Array, weights: Array
+) -> Array | float:
     if bandwidth == "radius":
         if radii is None or not np.all(radii > 0):
             raise MapError("bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number")
         return radii / 2
-    if isinstance(bandwidth, str):      # "fixed", or "scott" where its rule gives nothing
+    likely = likely_sigma(centres, weights, frame) if bandwidth == "cv" else None
+    if likely is not None:
+        return likely
+    if isinstance(bandwidth, str):      # "fixed", or where the rule of another gives nothing
         return math.sqrt(frame[0] * frame[1]) / FIXED_SIGMAS_A_SIDE
     if not 0 < bandwidth < math.inf:
         raise MapError(f"bandwidth {bandwidth:g}: expected a sigma above 0, in pixels of the image")
     return bandwidth
 
 
-def _normalised(density: npt.NDArray[np.floating], centres: Array, frame: tuple[int, int]) -> Map:
-    peak = density.max()
+def _refuse_far_centres(density: npt.NDArray[np.floating], centres: Array, frame: tuple[int, int]) -> None:
     inside = np.all((centres >= 0) & (centres <= frame), axis=1)
-    if peak < SMALLEST_PEAK and not inside.any():
+    if density.max() < SMALLEST_PEAK and not inside.any():
         x, y = centres[0]
         raise MapError(
             f"all {len(centres)} bubbles lie far off the image of {frame[0]}x{frame[1]} pixels, the first at "
             f"({x:g}, {y:g}); is the frame right?"
         )
-    values: Map = (density / peak).astype(np.float32)
+
+
+def _normalised(density: npt.NDArray[np.floating], unit: float, how: Normalisation) -> Map:
+    """Normalise a density in which a weight of ``unit`` peaks at 1."""
+    if how == "none":
+        density = _within_1(density * unit)
+    values = normalise_map(density, how)
     values[values < 1e-30] = 0          # no subnormals for the next stage
     return values
+
+
+def _within_1(density: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    highest = density.max()
+    if highest > 1 + 1e-6:              # float32 may round a sum of 1 up
+        raise MapError(
+            f"the sum of the bubbles reaches {highest:.3g}, expected at most 1 where nothing is normalised; "
+            "lower their weights, or divide by the maximum (--normalise max)"
+        )
+    return np.asarray(np.minimum(density, 1))
 
 
 def _check_weights(weights: Array) -> None:

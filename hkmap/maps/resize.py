@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hkmap.errors import MapError
 from hkmap.maps.check import Map
 
-Normalisation = Literal["none", "max"]
+Normalisation = Literal["max", "minmax", "sum", "none"]
 
 
 def resize_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
@@ -51,11 +51,21 @@ def resize_map(values: Map, size: tuple[int, int]) -> Map:
     return np.asarray(np.clip(resized, low, high), dtype=np.float32)
 
 
-def normalise_map(values: Map, how: Normalisation) -> Map:
-    """Divide by the maximum ("max"), or do nothing ("none"); a map of zeros stays one."""
+def normalise_map(values: npt.NDArray[np.floating], how: Normalisation) -> Map:
+    """Divide by the maximum ("max") or the sum ("sum"), stretch the range to [0, 1] ("minmax"), or do nothing ("none").
+
+    A map of zeros stays one; another that is the same everywhere has no range, so "minmax" divides it by its maximum.
+
+    >>> normalise_map(np.array([[1.0, 2.0, 5.0]]), "minmax").tolist()
+    [[0.0, 0.25, 1.0]]
+    """
     highest = values.max()
     if how == "none" or highest == 0:
-        return values
+        return np.asarray(values, dtype=np.float32)
+    if how == "sum":
+        return np.asarray(values / values.sum(dtype=np.float64), dtype=np.float32)
+    if how == "minmax" and (lowest := values.min()) < highest:
+        return np.asarray((values - lowest) / (highest - lowest), dtype=np.float32)
     return np.asarray(values / highest, dtype=np.float32)
 
 

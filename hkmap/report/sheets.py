@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
+from types import MappingProxyType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from hkmap.maps.check import Map
 from hkmap.maps.masks import Mask, masks_map
-from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, Record, boxes_of, bubbles_of, frame_of, label_of, polygons_of
+from hkmap.report.colouring import bare, colour_bar, overlay
+from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, Pixels, length, write_lines, write_names
 
-Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
-Colour = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-PAPER: Colour = (250, 250, 250)
-INK: Colour = (30, 30, 30)
-DARK: Colour = (0, 0, 0)
 COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by the colour-blind too
     "bubbles": (86, 180, 233),
     "points": (240, 228, 66),
@@ -33,57 +28,88 @@ COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by th
     "polygons": (230, 159, 0),
 }
 LESIONS: tuple[Colour, ...] = ((86, 180, 233), (240, 228, 66), (0, 200, 140), (204, 121, 167), (213, 94, 0))
+UNKNOWN: Colour = (215, 215, 215)
+NO_MASKS: Mapping[str, Mask] = MappingProxyType({})
 GAP = 4
-LINE_HEIGHT = 15
-CAPTION_LINES = 2
+BAR = (10, 96)          # pixels of the legend's colour bar: height, width
+SWATCH = 9              # pixels of a colour's square in the legend
+CROWD = 50              # dots of full size
 SUBPIXEL_BITS = 4       # cv2 draws at sixteenths of a pixel
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by their key (None: it has none), ``masks`` by name."""
+    """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by their key (None: it has none), ``masks`` by name.
+
+    ``unknown`` are the masks, by name, of what nobody annotated.
+    """
 
     record: Record
     image: Pixels
     maps: Mapping[str, Map | None]
     masks: Mapping[str, Mask]
+    unknown: Mapping[str, Mask] = field(default_factory=dict)
 
 
-def contact_sheet(tiles: Sequence[Pixels], columns: int) -> Pixels:
+@dataclass(frozen=True)
+class Style:
+    """How a sheet looks.
+
+    ``cell`` is the longer side of each picture in pixels, ``colour`` a name of report.colouring. ``plain`` maps stand
+    alone, others lie over the image. ``captions`` are keys of the record to write below it, instead of its id, class,
+    label and prediction.
+    """
+
+    cell: int = 224
+    colour: str = "viridis"
+    plain: bool = False
+    captions: tuple[str, ...] = ()
+
+
+class Tile(NamedTuple):
+    """The pictures of one record, (H, W, 3) RGB, and what needs a legend: kinds of annotation, and "map"."""
+
+    pixels: Pixels
+    shown: frozenset[str]
+
+
+def contact_sheet(tiles: Sequence[Tile], columns: int) -> Pixels:
     """Return at least one tile, all of one width, as one picture (height, width, 3), ``columns`` in a row."""
     columns = min(columns, len(tiles))
-    rows = [_row(tiles[start : start + columns], columns) for start in range(0, len(tiles), columns)]
+    pictures = [tile.pixels for tile in tiles]
+    rows = [_row(pictures[start : start + columns], columns) for start in range(0, len(tiles), columns)]
     return np.concatenate(rows, axis=0)
 
 
-def draw_tile(entry: Entry, cell: int) -> Pixels:
-    """Return the image with its annotations, one overlay a map beside it, and a caption below; RGB.
+def with_legend(sheet: Pixels, tiles: Sequence[Tile], style: Style) -> Pixels:
+    """Return the sheet with a strip below: the colours of a map from 0 to 1, and those of the annotations on it."""
+    shown = frozenset[str]().union(*(tile.shown for tile in tiles))
+    if not shown:
+        return sheet
+    return np.concatenate([sheet, _flowing(_legend_items(shown, style, sheet.shape[1]), sheet.shape[1])], axis=0)
 
-    Each picture is fitted into ``cell`` x ``cell`` pixels, so entries with the same map keys give tiles of one width.
+
+def draw_tile(entry: Entry, style: Style) -> Tile:
+    """Return the image with its annotations, beside it a picture a map, and captions below.
+
+    Each picture is fitted into the style's cell, so entries with the same map keys give tiles of one width.
     """
-    image = _fitted(entry.image, cell)
-    pictures = [annotated(image, entry.record, entry.masks)]
-    captions = [_caption(entry.record)]
+    image = _fitted(entry.image, style.cell)
+    pictures = [annotated(image, entry.record, entry.masks, entry.unknown)]
+    captions = [_told(entry.record, style.captions) if style.captions else _caption(entry.record)]
     for key, values in entry.maps.items():
-        pictures.append(image if values is None else overlay(image, values))
+        pictures.append(_map_picture(image, values, style))
         captions.append(_map_caption(key, values))
-    panels = [_panel(picture, lines, cell) for picture, lines in zip(pictures, captions, strict=True)]
-    return np.concatenate(panels, axis=1)
+    lines = max(map(len, captions))
+    panels = [_panel(picture, text, style.cell, lines) for picture, text in zip(pictures, captions, strict=True)]
+    kinds = {kind for kind in COLOURS if entry.record.get(kind)}
+    maps = {"map"} if any(values is not None for values in entry.maps.values()) else set()
+    return Tile(np.concatenate(panels, axis=1), frozenset(kinds | maps))
 
 
-def overlay(image: Pixels, values: Map) -> Pixels:
-    """Return ``image`` (H, W, 3) under the colours of a map that covers it: dark blue for 0 to yellow for 1.
-
-    The image is shown in grey, and stays visible by half everywhere.
-    """
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    height, width = image.shape[:2]
-    levels = np.rint(resize_map(values, (height, width)) * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    return np.asarray(cv2.addWeighted(grey, 0.5, colours, 0.5, 0), dtype=np.uint8)
-
-
-def annotated(image: Pixels, record: Record, masks: Mapping[str, Mask]) -> Pixels:
+def annotated(
+    image: Pixels, record: Record, masks: Mapping[str, Mask], unknown: Mapping[str, Mask] = NO_MASKS
+) -> Pixels:
     """Return a copy of ``image`` (H, W, 3) with the record's annotations and masks as outlines.
 
     Coordinates lie in the record's frame, which covers the image whatever the image's own size; without ``size``
@@ -93,9 +119,7 @@ def annotated(image: Pixels, record: Record, masks: Mapping[str, Mask]) -> Pixel
     height, width = picture.shape[:2]
     frame = frame_of(record) if record.get("size") is not None else (width, height)
     scale = np.array([width / frame[0], height / frame[1]])
-    colours = dict(zip(masks, cycle(LESIONS), strict=False))
-    for name, mask in masks.items():
-        _draw_mask(picture, mask, colours[name])
+    names = _draw_masks(picture, masks, unknown)
     if record.get("polygons") is not None:
         for polygon in polygons_of(record):
             _draw_lines(picture, np.array(polygon) * scale, COLOURS["polygons"])
@@ -105,7 +129,7 @@ def annotated(image: Pixels, record: Record, masks: Mapping[str, Mask]) -> Pixel
             _draw_lines(picture, corners * scale, COLOURS["boxes"])
     _draw_bubbles(picture, record, scale)
     _draw_points(picture, record, scale)
-    return _legend(picture, colours)
+    return write_names(picture, names)
 
 
 def _fitted(image: Pixels, cell: int) -> Pixels:
@@ -126,51 +150,68 @@ def _row(tiles: Sequence[Pixels], columns: int) -> Pixels:
     return row
 
 
-def _panel(picture: Pixels, lines: list[str], cell: int) -> Pixels:
-    """Put a picture in the middle of a strip as wide as a cell, with the lines of its caption below."""
+def _map_picture(image: Pixels, values: Map | None, style: Style) -> Pixels:
+    """Return a map's picture; where there is no map, the image, or in a plain style nothing."""
+    if values is None:
+        return np.full_like(image, PAPER) if style.plain else image
+    height, width = image.shape[:2]
+    return bare(values, (height, width), style.colour) if style.plain else overlay(image, values, style.colour)
+
+
+def _panel(picture: Pixels, text: list[str], cell: int, lines: int) -> Pixels:
+    """Put a picture in the middle of a strip as wide as a cell, with room for the lines of its caption below."""
     height, width = picture.shape[:2]
-    panel = np.full((height + CAPTION_LINES * LINE_HEIGHT + 2 * GAP, cell + GAP, 3), PAPER, np.uint8)
+    panel = np.full((height + lines * LINE_HEIGHT + 2 * GAP, cell + GAP, 3), PAPER, np.uint8)
     left = (cell - width) // 2
     panel[:height, left : left + width] = picture
-    paper = Image.fromarray(panel)
-    draw, font = ImageDraw.Draw(paper), _font()
-    for index, line in enumerate(lines):
-        draw.text((1, height + GAP // 2 + index * LINE_HEIGHT), _shortened(line, font, cell), fill=INK, font=font)
-    return np.array(paper)
+    return write_lines(panel, text, (1, height + GAP // 2), cell)
 
 
-def _legend(picture: Pixels, colours: Mapping[str, Colour]) -> Pixels:
-    """Write the names of the masks in their colours."""
-    paper = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(paper), _font()
-    for index, (name, colour) in enumerate(colours.items()):
-        draw.text((3, 1 + index * LINE_HEIGHT), name, fill=colour, font=font, stroke_width=1, stroke_fill=DARK)
-    return np.array(paper)
+def _legend_items(shown: Collection[str], style: Style, width: int) -> list[Pixels]:
+    """Return the parts of a legend, pictures as high as a line."""
+    bars = [_bar_item(style, width)] if "map" in shown else []
+    return bars + [_swatch_item(kind, colour) for kind, colour in COLOURS.items() if kind in shown]
 
 
-@cache
-def _font() -> Font:
-    return ImageFont.load_default(LINE_HEIGHT - 3)
+def _bar_item(style: Style, width: int) -> Pixels:
+    """Return the bar between its 0 and 1; ``width`` is the sheet's."""
+    end = length("0") + 2 * GAP
+    wide = max(GAP, min(BAR[1], width - 2 * end - GAP))
+    item = np.full((LINE_HEIGHT, wide + 2 * end + 2 * GAP, 3), PAPER, np.uint8)
+    item[2 : 4 + BAR[0], end - 1 : end + wide + 1] = DARK
+    item[3 : 3 + BAR[0], end : end + wide] = colour_bar((BAR[0], wide), style.colour, plain=style.plain)
+    return write_lines(write_lines(item, ["0"], (2, 0), end), ["1"], (end + wide + GAP, 0), end)
 
 
-def _shortened(line: str, font: Font, width: int) -> str:
-    """Cut a line to ``width`` pixels; its end tells more than its middle."""
-    line = _plain(line)
-    if font.getlength(line) <= width:
-        return line
-    kept = next((count for count in range(len(line), 1, -1) if font.getlength(_cut(line, count)) <= width), 1)
-    return _cut(line, kept)
+def _swatch_item(kind: str, colour: Colour) -> Pixels:
+    item = np.full((LINE_HEIGHT, SWATCH + length(kind) + 4 * GAP, 3), PAPER, np.uint8)
+    item[3 : 5 + SWATCH, 1 : 3 + SWATCH] = DARK
+    item[4 : 4 + SWATCH, 2 : 2 + SWATCH] = colour
+    return write_lines(item, [kind], (SWATCH + GAP + 2, 0), length(kind))
 
 
-def _plain(line: str) -> str:
-    """Spell a line in ASCII, all that the font has: an accent goes, another letter becomes a question mark."""
-    letters = unicodedata.normalize("NFKD", line.replace("\n", " "))
-    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    return plain.encode("ascii", "replace").decode()
+def _flowing(items: list[Pixels], width: int) -> Pixels:
+    """Put pictures of one height one after another, on as many rows as the width needs; one that is wider is cut."""
+    rows = [np.full((LINE_HEIGHT, width, 3), PAPER, np.uint8)]
+    left = 0
+    for item in items:
+        if left and left + item.shape[1] > width:
+            rows.append(np.full_like(rows[0], PAPER))
+            left = 0
+        rows[-1][:, left : left + item.shape[1]] = item[:, : width - left]
+        left += item.shape[1]
+    return np.concatenate(rows, axis=0)
 
 
-def _cut(line: str, kept: int) -> str:
-    return f"{line[: kept - kept // 2]}...{line[len(line) - kept // 2 :]}"
+def _told(record: Record, keys: tuple[str, ...]) -> list[str]:
+    """Return a line a key, in which a text is as it is and whatever is nested JSON."""
+    return [f"{key}: {_in_words(record[key])}" if record.get(key) is not None else f"no {key}" for key in keys]
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _caption(record: Record) -> list[str]:
@@ -188,6 +229,16 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
         return [f"no {key}"]
     height, width = values.shape
     return [key, f"{height}x{width}, max {values.max():.2f}"]
+
+
+def _draw_masks(picture: Pixels, masks: Mapping[str, Mask], unknown: Mapping[str, Mask]) -> dict[str, Colour]:
+    """Draw the outlines, those of the unknown below the others; return the names with their colours."""
+    for mask in unknown.values():
+        _draw_mask(picture, mask, UNKNOWN)
+    colours = dict(zip(masks, cycle(LESIONS), strict=False))
+    for name, mask in masks.items():
+        _draw_mask(picture, mask, colours[name])
+    return colours | {f"unknown: {name}": UNKNOWN for name in unknown}
 
 
 def _draw_mask(picture: Pixels, mask: Mask, colour: Colour) -> None:
@@ -212,12 +263,16 @@ def _draw_bubbles(picture: Pixels, record: Record, scale: Points) -> None:
 
 
 def _draw_points(picture: Pixels, record: Record, scale: Points) -> None:
-    """Draw dots whose area follows the weight, the largest last of all so that none is hidden under a larger one."""
+    """Draw dots whose area follows the weight, the smallest last, so that none is hidden under a larger one.
+
+    Many dots are smaller, so that they still tell places apart.
+    """
     points = bubbles_of(record, "points") if record.get("points") is not None else []
     heaviest = max((point.weight for point in points), default=0) or 1
+    shrunk = min(1.0, (CROWD / max(1, len(points))) ** 0.5)
     for point in sorted(points, key=lambda point: -point.weight):
         centre = _centre(point, scale)
-        radius = 1.5 + 3.5 * (point.weight / heaviest) ** 0.5
+        radius = max(1.0, shrunk * (1.5 + 3.5 * (point.weight / heaviest) ** 0.5))
         for ink, size in ((DARK, radius + 1), (COLOURS["points"], radius)):
             cv2.circle(picture, centre, round(size * 2**SUBPIXEL_BITS), ink, -1, cv2.LINE_AA, SUBPIXEL_BITS)
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hkmap.errors import SourceError
-from hkmap.records import Record, Rejects, each
+from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.images import natural_order, sized
-from hkmap.sources.tables import BubbleTable, ImageNames, fit_bubbles, read_bubbles
+from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
 
 logger = logging.getLogger("hkmap")
 
@@ -26,7 +28,7 @@ def cub_records(
     root: Path,
     *,
     split: str = "all",
-    bubbles: BubbleTable | None = None,
+    bubbles: Table | None = None,
     gaze: Sequence[Path] = (),
     parts: bool = False,
     rejects: Rejects,
@@ -34,11 +36,12 @@ def cub_records(
     """Yield the records of a CUB-200-2011 or CUB-200-2010 root, in the order of its lists.
 
     ``split`` is train, test or all. ``bubbles`` go under "bubbles", ``gaze`` files or the visible ``parts``
-    under "points"; an image that they do not mention has no such key. Raises SourceError where the folder or
+    under "points"; an image that they do not mention has no such key. The box of bounding_boxes.txt (2011), and
+    the box and outline of annotations-mat (2010), are there where these are. Raises SourceError where the folder or
     an annotation is not as expected; an image that cannot be read goes to ``rejects``.
     """
     images = _read_index(root)
-    steps: list[Annotate] = [sized, _boxes(root)]
+    steps: list[Annotate] = [sized, _boxes(root), _outlines(root)]
     if bubbles is not None:
         steps.append(_bubbles(root, images, bubbles))
     if gaze:
@@ -143,7 +146,39 @@ def _boxes(root: Path) -> Annotate:
     return add
 
 
-def _bubbles(root: Path, images: Iterable[Record], table: BubbleTable) -> Annotate:
+def _outlines(root: Path) -> Annotate:
+    """Return the step that adds the box and the outline of 2010, where the root has annotations-mat.
+
+    The release does not say how the box counts; it comes out of MATLAB, so it is read as counted from 1, its last
+    pixel included.
+    """
+    folder = root / "annotations-mat"
+    found = folder.is_dir()
+
+    def add(record: Record) -> Record:
+        image = Path(record["image"])
+        path = folder / record["class"] / f"{image.stem}.mat"
+        if not found or not path.is_file():
+            return record
+        box = _mat_box(path) | {"label": record["class"]}
+        return {**record, "boxes": [box], "masks": {"bird": f"{path}#seg"}}
+
+    return add
+
+
+def _mat_box(path: Path) -> dict[str, Any]:
+    from hkmap.storage.matfiles import read_variable
+
+    found = read_variable(path, "bbox")
+    sides = [found.get(name) if isinstance(found, dict) else None for name in ("left", "top", "right", "bottom")]
+    numbers = int | float | np.integer | np.floating
+    left, top, right, bottom = (float(side) if isinstance(side, numbers) else np.nan for side in sides)
+    if not (left <= right and top <= bottom):
+        raise SourceError(f"{path}: bbox is {shown(found)}; expected the numbers left, top, right and bottom")
+    return {"x": left - 1, "y": top - 1, "width": right - left + 1, "height": bottom - top + 1}
+
+
+def _bubbles(root: Path, images: Iterable[Record], table: Table) -> Annotate:
     folder = f"{root / 'images'}/"
     names = ImageNames((image["id"], image["image"].removeprefix(folder)) for image in images)
     bubbles = read_bubbles(table, names)

@@ -1,22 +1,28 @@
 """Human gaze in the format of CUB-GHA (Rong et al., BMVC 2021): one file an annotator, no header.
 
 A line is ``image_id,width,height`` and, for each fixation, ``x,y,duration``: pixels of the original image
-and milliseconds. An id may come on several lines; not every image is in every file.
+and milliseconds. An id may come on several lines; not every image is in every file. The
+coordinates are taken as continuous pixels from 0.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hkmap.errors import SourceError
+from hkmap.records import Record, Rejects, each
+from hkmap.sources.documents import head, text_lines
+from hkmap.sources.images import natural_order
 
 logger = logging.getLogger("hkmap")
 
 FORMAT = "image_id,width,height and then x,y,duration_ms for each fixation"
+_LINE = re.compile(r"[^,]+,\s*\d+\s*,\s*\d+\s*((,[\s\d.eE+-]+){3})*")
 
 
 class GazeLine(NamedTuple):
@@ -43,6 +49,21 @@ def read_gaze(files: Iterable[Path], identifiers: Collection[str]) -> dict[str, 
     return lines
 
 
+def is_gaze(path: Path) -> bool:
+    """Whether it is such a file, or a folder whose first text file is one."""
+    first = next(iter(_files(path)), None)
+    lines = [] if first is None else [line.strip() for line in head(first).splitlines() if line.strip()]
+    return bool(lines) and _LINE.fullmatch(lines[0]) is not None
+
+
+def gaze_records(path: Path, rejects: Rejects) -> Iterator[Record]:
+    """Yield a record for each image that a file, or one of a folder of files, mentions, with the points of all."""
+    lines: dict[str, list[GazeLine]] = {}
+    for file in _files(path):
+        _read_file(file, None, lines)
+    yield from each(lines.items(), lambda item: _record(*item), rejects)
+
+
 def gaze_points(lines: Iterable[GazeLine], size: tuple[int, int]) -> list[dict[str, Any]]:
     """Return the fixations as points, weighted by their milliseconds, for an image of ``size`` (width, height).
 
@@ -52,15 +73,32 @@ def gaze_points(lines: Iterable[GazeLine], size: tuple[int, int]) -> list[dict[s
     return [point for line in lines for point in _points(line, size)]
 
 
-def _read_file(path: Path, identifiers: Collection[str], lines: dict[str, list[GazeLine]]) -> None:
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = (file for file in path.iterdir() if file.suffix.lower() == ".txt" and not file.name.startswith("."))
+    return sorted(found, key=lambda file: natural_order(file.name))
+
+
+def _record(identifier: str, lines: list[GazeLine]) -> Record:
+    size = _numbers(lines[0])[:2]
+    if len(size) < 2 or not all(side >= 1 and side.is_integer() for side in size):
+        raise SourceError(f"{lines[0].place}: no size of the image; expected {FORMAT}")
+    width, height = map(int, size)
+    points = gaze_points(lines, (width, height))
+    return {"id": identifier, "image": identifier, "size": [width, height], "points": points}
+
+
+def _read_file(path: Path, identifiers: Collection[str] | None, lines: dict[str, list[GazeLine]]) -> None:
+    """Add the lines about ``identifiers``, None for every image."""
     foreign: list[str] = []
     known = 0
-    for number, text in enumerate(_text_lines(path), start=1):
+    for number, text in enumerate(text_lines(path, FORMAT), start=1):
         if not text.strip():
             continue
         identifier, _, cells = text.partition(",")
         place = f"{path} line {number}"
-        if identifier.strip() not in identifiers:
+        if not identifier.strip() or (identifiers is not None and identifier.strip() not in identifiers):
             foreign.append(f'{place}: "{identifier.strip()[:40]}"')
             continue
         known += 1
@@ -70,13 +108,6 @@ def _read_file(path: Path, identifiers: Collection[str], lines: dict[str, list[G
         raise SourceError(f"{path}: no line is about an image of the data set ({first}); expected {FORMAT}")
     if foreign:
         logger.warning("%s: %d lines are about images that the data set does not have (%s)", path, len(foreign), first)
-
-
-def _text_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not a text file ({error.reason}); expected {FORMAT}") from error
 
 
 def _points(line: GazeLine, size: tuple[int, int]) -> list[dict[str, Any]]:

@@ -198,11 +198,7 @@ def _grade_table(folder: Path, split: str) -> Path:
 def _read_grades(path: Path) -> dict[str, Record]:
     """Return {image: label, class and, where it is known, edema}."""
     grades: dict[str, Record] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
+    rows = _cells(path)
     header = [name.lower() for name in rows[0]] if rows else []
     for name in ("image name", "retinopathy grade"):
         if name not in header:
@@ -218,6 +214,16 @@ def _read_grades(path: Path) -> dict[str, Record]:
     if not grades:
         raise SourceError(f"{path}: no line under the header; expected one line an image")
     return grades
+
+
+def _cells(path: Path) -> list[list[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            return [[cell.strip() for cell in row] for row in csv.reader(stream)]
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
+    except csv.Error as error:
+        raise SourceError(f"{path}: not CSV ({error}); expected the table of the release") from error
 
 
 def _grade(values: dict[str, str], place: str) -> Record:

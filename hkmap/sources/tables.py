@@ -1,7 +1,8 @@
-"""The neutral bubble table: CSV or JSON Lines, one bubble a row.
+"""The neutral table: CSV or JSON Lines, one bubble, box or point a row.
 
-Its columns are ``image,x,y,radius`` and, as they are there, ``user`` and ``weight``; any other column is
-kept on its bubble. Coordinates are continuous: in a frame of width w, x runs from 0 (the left edge of the
+Its columns are ``image,x,y,radius`` for bubbles, ``image,x,y,width,height`` for boxes (x and y are the left and
+top edge), ``image,x,y`` for points and, as they are there, ``user`` and ``weight``; any other column is kept on
+its row, such as ``label``. Coordinates are continuous: in a frame of width w, x runs from 0 (the left edge of the
 first pixel) to w (the right edge of the last), so the first pixel's centre is at 0.5.
 """
 
@@ -16,21 +17,27 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from hkmap.errors import SourceError
+from hkmap.records import Record, Rejects, each
+from hkmap.sources.documents import head
+from hkmap.sources.frames import fit_items
 
-REQUIRED = ("image", "x", "y", "radius")
-OPTIONAL = ("user", "weight")
+PLACE = ("image", "x", "y")
+# What a row has beside its place, by the key of the record that it belongs to.
+SHAPES: dict[str, tuple[str, ...]] = {"boxes": ("width", "height"), "bubbles": ("radius",), "points": ()}
+OPTIONAL = ("user", "weight", "label")
+NAMES = (*PLACE, "radius", "width", "height", *OPTIONAL)
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class BubbleTable:
+class Table:
     """Where a table is, and how it is to be read.
 
-    ``columns`` maps the names of REQUIRED and OPTIONAL to the table's own where they differ; ``frame`` is the
-    (width, height) that the coordinates count in, None for the image's own pixels; ``origin`` is the
-    coordinate of the left and top edge, 0 or 1.
+    ``columns`` maps NAMES to the table's own where they differ; ``frame`` is the (width, height) that the
+    coordinates count in, None for the image's own pixels; ``origin`` is the coordinate of the left and top
+    edge, 0 or 1.
     """
 
     path: Path
@@ -73,69 +80,106 @@ class ImageNames:
         raise SourceError(f'{place}: image "{name}" is the name of {len(found)} images; give the path below images/')
 
 
-def read_bubbles(table: BubbleTable, names: ImageNames) -> dict[str, list[Item]]:
+def is_table(path: Path) -> bool:
+    """Whether it is a file whose first line has the columns image, x and y."""
+    try:
+        return path.is_file() and set(PLACE) <= set(_columns(path))
+    except SourceError:
+        return False
+
+
+def table_records(table: Table, rejects: Rejects) -> Iterator[Record]:
+    """Yield a record for each image that the table mentions, with its boxes, bubbles or points.
+
+    The columns decide which they are. A row that cannot be read goes to ``rejects``.
+    """
+    shape = _shape(table)
+    records: dict[str, Record] = {}
+
+    def add(row: Row) -> None:
+        values = _renamed(row, table.columns, shape)
+        item = _item(values, row.place, table.origin, shape)
+        name = str(values["image"])
+        records.setdefault(name, {"id": name, "image": name, shape: []})[shape].append(item)
+
+    for _ in each(_rows(table.path), add, rejects):
+        pass
+    frame = {} if table.frame is None else {"frame": list(table.frame)}
+    yield from (record | frame for record in records.values())
+
+
+def read_bubbles(table: Table, names: ImageNames) -> dict[str, list[Item]]:
     """Return the bubbles of every image that the table mentions, by the image's id, in the table's frame.
 
     Raises SourceError, with the line, where a row cannot be read or its image is not in the data set.
     """
     bubbles: dict[str, list[Item]] = {}
     for row in _rows(table.path):
-        values = _renamed(row, table.columns)
+        values = _renamed(row, table.columns, "bubbles")
         identifier = names.identify(str(values["image"]), row.place)
-        bubbles.setdefault(identifier, []).append(_bubble(values, row.place, table.origin))
+        bubbles.setdefault(identifier, []).append(_item(values, row.place, table.origin, "bubbles"))
     if not bubbles:
-        raise SourceError(f"{table.path}: no bubbles; expected one a row under the columns {','.join(REQUIRED)}")
+        columns = ",".join((*PLACE, *SHAPES["bubbles"]))
+        raise SourceError(f"{table.path}: no bubbles; expected one a row under the columns {columns}")
     return bubbles
 
 
 def fit_bubbles(bubbles: list[Item], frame: tuple[int, int] | None, size: tuple[int, int]) -> list[Item]:
-    """Carry bubbles from a frame to an image of ``size``, both (width, height).
+    """Carry bubbles from a frame, None for the image's own, to an image of ``size``, both (width, height)."""
+    return bubbles if frame is None else fit_items(bubbles, frame, size)
 
-    A circle stays one: where the two sides scale differently the radius takes their geometric mean, which
-    keeps the share of the picture that it covers.
 
-    >>> fit_bubbles([{"x": 10, "y": 10, "radius": 2}], (100, 100), (400, 100))
-    [{'x': 40.0, 'y': 10.0, 'radius': 4.0}]
-    """
-    if frame is None:
-        return bubbles
-    across, down = size[0] / frame[0], size[1] / frame[1]
-    radius = math.sqrt(across * down)
-    return [
-        {**item, "x": item["x"] * across, "y": item["y"] * down, "radius": item["radius"] * radius} for item in bubbles
-    ]
+def _shape(table: Table) -> str:
+    """Return the key of a record that the columns of a table are for."""
+    columns = set(_columns(table.path))
+    own = {name: table.columns.get(name, name) for name in NAMES}
+    found = [shape for shape, names in SHAPES.items() if names and columns.issuperset(own[name] for name in names)]
+    if len(found) > 1:
+        raise SourceError(f"{table.path}: has the columns of {' and '.join(found)}; expected those of one")
+    return found[0] if found else "points"
+
+
+def _columns(path: Path) -> list[str]:
+    """Return the names in a table's first line, or of its first JSON object."""
+    first = next((line for line in head(path).splitlines() if line.strip()), "")
+    if not _is_json(path):
+        return _header(path, first)
+    return list(next((row.values for row in _json_rows(path, iter([first])) if first), {}))
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() in JSON_SUFFIXES or head(path).lstrip()[:1] == "{"
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    rows = _json_rows if _is_json(path) else _csv_rows
     with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
-            yield from (_json_rows if path.suffix.lower() in JSON_SUFFIXES else _csv_rows)(path, stream)
+            yield from rows(path, stream)
         except UnicodeDecodeError as error:
             raise SourceError(f"{path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
+        except csv.Error as error:
+            raise SourceError(f"{path}: not CSV ({error}); expected one line a row, with commas between") from error
 
 
-def _json_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
-    for number, line in enumerate(stream, start=1):
+def _json_rows(path: Path, lines: Iterator[str] | IO[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         place = f"{path} line {number}"
         try:
             values = json.loads(line)
-        except ValueError as error:
-            raise SourceError(f"{place}: not a JSON object ({error}); expected one bubble a line") from error
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{place}: not a JSON object ({error}); expected one bubble, box or point") from error
         if not isinstance(values, dict):
-            raise SourceError(f"{place}: expected a JSON object with {', '.join(REQUIRED)}, got {line.strip()[:40]}")
+            raise SourceError(f"{place}: expected a JSON object with {', '.join(PLACE)}, got {line.strip()[:40]}")
         yield Row(place, values)
 
 
 def _csv_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
     first = stream.readline()
-    delimiter = max(",;\t", key=first.count)
-    header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise SourceError(f'{path}: two columns are called "{twice[0]}"; rename one')
-    reader = csv.reader(stream, delimiter=delimiter)
+    header = _header(path, first)
+    reader = csv.reader(stream, delimiter=_delimiter(first))
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
@@ -145,10 +189,26 @@ def _csv_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
         yield Row(place, {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()})
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Item:
+def _header(path: Path, line: str) -> list[str]:
+    try:
+        header = [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    except csv.Error as error:
+        raise SourceError(f"{path}: not CSV ({error}); expected the names of the columns in its first line") from error
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise SourceError(f'{path}: two columns are called "{twice[0]}"; rename one')
+    return header
+
+
+def _delimiter(line: str) -> str:
+    return max(",;\t", key=line.count)
+
+
+def _renamed(row: Row, columns: Mapping[str, str], shape: str) -> Item:
     """Return the row under the neutral names."""
-    own = {name: columns.get(name, name) for name in REQUIRED + OPTIONAL}
-    for name in REQUIRED:
+    required = (*PLACE, *SHAPES[shape])
+    own = {name: columns.get(name, name) for name in required + OPTIONAL}
+    for name in required:
         if row.values.get(own[name]) is None:
             has = ", ".join(map(str, row.values)) or "nothing"
             raise SourceError(
@@ -159,22 +219,21 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Item:
     return {**others, **{name: row.values[key] for name, key in own.items() if row.values.get(key) is not None}}
 
 
-def _bubble(values: Item, place: str, origin: int) -> Item:
-    bubble = {
-        "x": _number(values, "x", place) - origin,
-        "y": _number(values, "y", place) - origin,
-        "radius": _number(values, "radius", place),
-    }
-    if bubble["radius"] <= 0:
+def _item(values: Item, place: str, origin: int, shape: str) -> Item:
+    item = {name: _number(values, name, place) - origin for name in ("x", "y")}
+    item |= {name: _number(values, name, place) for name in SHAPES[shape]}
+    if item.get("radius", 1) <= 0:
         raise SourceError(f"{place}: radius is {values['radius']}; expected a number of pixels above 0")
-    rest = {name: value for name, value in values.items() if name not in REQUIRED}
+    if min(item.get("width", 0), item.get("height", 0)) < 0:
+        raise SourceError(f"{place}: {values['width']} wide and {values['height']} high; expected numbers from 0")
+    rest = {name: value for name, value in values.items() if name != "image" and name not in item}
     if "user" in rest:
         rest["user"] = str(rest["user"])
     if "weight" in rest:
         rest["weight"] = _number(values, "weight", place)
         if rest["weight"] < 0:
             raise SourceError(f"{place}: weight is {values['weight']}; expected a number from 0")
-    return {**bubble, **rest}
+    return {**item, **rest}
 
 
 def _number(values: Item, name: str, place: str) -> float:

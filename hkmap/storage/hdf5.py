@@ -277,7 +277,7 @@ def _columns(group: h5py.Group, prefix: str, path: Path, size: int) -> Iterator[
         item = group[key]
         if isinstance(item, h5py.Dataset):
             yield name, _column(item, name, path, size)
-        elif not prefix:      # a shard's groups are one deep; a hard link may make a circle
+        elif prefix.count("/") < 2:      # a shard's groups are two deep at most; a hard link may make a circle
             yield from _columns(item, f"{name}/", path, size)
 
 

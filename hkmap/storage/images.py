@@ -19,6 +19,7 @@ from hkmap.storage.references import split_row
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+Levels = npt.NDArray[np.int32]
 
 # The first bytes of a file say what it is; the suffix is the one an unpacked image gets.
 MAGIC = (
@@ -32,10 +33,15 @@ MAGIC = (
     (re.compile(rb"P[1-6]\s"), "pnm"),
 )
 
+# An image of more is refused before a byte of it is unpacked: a header of 30 bytes can promise any size.
+MAX_PIXELS = 1 << 28
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2      # Pillow warns from here and refuses from the double
+
 # In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker.
 _JPEG_MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
+_JPEG_FRAMES = frozenset(bytes([code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
 _ORIENTATION = 0x0112
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, struct.error, Image.DecompressionBombError)
 
 
 def image_bytes(reference: str) -> bytes:
@@ -65,9 +71,10 @@ def decode_image(data: bytes, place: str) -> Pixels:
     """Decode an image file's bytes: (height, width, 3) RGB, turned as its EXIF says.
 
     Alpha is dropped, grey becomes three equal channels, 16 bits become 8 by round(v / 257).
-    Raises ImageError, naming ``place``, for what is damaged, cut short or no image.
+    Raises ImageError, naming ``place``, for what is damaged, cut short or no image, or has more than 2^28 pixels.
     """
     refuse_damaged(data, place)
+    _refuse_bomb(data, place)
     pixels = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -77,12 +84,14 @@ def decode_image(data: bytes, place: str) -> Pixels:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) in pixels as displayed, read from the header alone."""
+    """Return (width, height) in pixels as displayed, read from the header alone; ImageError beyond 2^28 pixels."""
     with _opened(path, path) as image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Some versions of Pillow turn the size of a TIFF themselves and some do not: its tags say.
         tags = getattr(image, "tag_v2", None)
         width, height = (int(tags[256]), int(tags[257])) if tags else image.size
+        if width * height > MAX_PIXELS:
+            raise _too_large(str(path), f"{width}x{height}")
         try:      # a broken EXIF block turns nothing, in OpenCV neither
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         except _PILLOW_ERRORS:
@@ -96,16 +105,25 @@ def read_mask(path: Path) -> Mask:
     Alpha is dropped. Raises ImageError; a JPEG is refused, since its noise would count as lesion.
     """
     place = str(path)
-    data = _file_bytes(path)
-    refuse_damaged(data, place)
-    if image_suffix(data) == "jpg":
-        raise ImageError(f"{place}: a JPEG, whose noise would count as lesion; apply a threshold and save it as PNG")
+    data = _mask_bytes(path)
     with _opened(path, io.BytesIO(data)) as image:
         if image.mode in ("P", "PA", "LA", "RGBA"):     # OpenCV loses the palette's indices and mixes in alpha
             values = _pillow_values(image, place)
         else:
             values = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place)
     return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2), dtype=np.bool_)
+
+
+def read_levels(path: Path) -> Levels:
+    """Return (height, width): the grey values of an image, or the indices of its palette; alpha is dropped.
+
+    Raises ImageError; a colour image is refused, as its pixels are no numbers.
+    """
+    with _opened(path, io.BytesIO(_mask_bytes(path))) as image:
+        if image.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16"):
+            raise ImageError(f"{path}: a picture of mode {image.mode}, expected grey values or a palette; convert it")
+        values = _pillow_values(image, str(path))
+    return np.asarray(values if values.ndim == 2 else values[..., 0], dtype=np.int32)
 
 
 def image_suffix(data: bytes) -> str:
@@ -130,6 +148,49 @@ def refuse_damaged(data: bytes, place: str) -> None:
     if (suffix == "jpg" and not _jpeg_ends(data)) or (suffix == "png" and not _png_ends(data)):
         end = "end marker" if suffix == "jpg" else "IEND chunk"
         raise ImageError(f"{place}: cut short at {len(data)} bytes (its {end} is missing); copy it again")
+
+
+def _refuse_bomb(data: bytes, place: str) -> None:
+    """Raise ImageError for more pixels than are allowed, before the decoder takes memory for them."""
+    kind = image_suffix(data)
+    if kind == "png":
+        width, height = struct.unpack_from(">II", data, 16)
+    elif kind == "jpg":
+        width, height = _jpeg_size(data)
+    else:
+        width, height = _pillow_size(data, place)
+    if width * height > MAX_PIXELS:
+        raise _too_large(place, f"{width}x{height}")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return what the frame's header says, (0, 0) where there is none: then there is nothing to decode either."""
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        if found[1] in _JPEG_FRAMES and len(data) >= found.end() + 7:
+            height, width = struct.unpack_from(">HH", data, found.end() + 3)
+            return width, height
+        position = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
+    return 0, 0
+
+
+def _pillow_size(data: bytes, place: str) -> tuple[int, int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise _too_large(place, "too many") from error
+    except _PILLOW_ERRORS:      # OpenCV reads some that Pillow does not, and has a limit of its own
+        return 0, 0
+    return width, height
+
+
+def _too_large(place: str, size: str) -> ImageError:
+    return ImageError(
+        f"{place}: an image of {size} pixels, expected at most {MAX_PIXELS:,} in all; scale it down or cut it in parts"
+    )
 
 
 def _jpeg_ends(data: bytes) -> bool:
@@ -169,6 +230,8 @@ def _opened(path: Path, source: io.BytesIO | Path) -> Image.Image:
             return Image.open(source)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: {error.strerror}; expected an image file") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(path), "too many") from error
     except _PILLOW_ERRORS as error:
         raise ImageError(f"{path}: its header cannot be read ({error}); expected an image") from error
 
@@ -179,6 +242,14 @@ def _pillow_values(image: Image.Image, place: str) -> npt.NDArray[np.generic]:
     except _PILLOW_ERRORS as error:
         raise ImageError(f"{place}: cannot be decoded ({error}); open it and save it as PNG") from error
     return values if values.ndim == 2 else values[..., :-1]
+
+
+def _mask_bytes(path: Path) -> bytes:
+    data = _file_bytes(path)
+    refuse_damaged(data, str(path))
+    if image_suffix(data) == "jpg":
+        raise ImageError(f"{path}: a JPEG, whose noise would count as lesion; apply a threshold and save it as PNG")
+    return data
 
 
 def _file_bytes(path: Path) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hkmap import __version__
 from hkmap.errors import ShardError
 from hkmap.maps.check import Map
 from hkmap.records import Record
+from hkmap.storage.annotators import COLUMNS, MAPS, NAMES, OFFSETS, AnnotatorParts
 from hkmap.storage.hdf5 import ContiguousFile, Parts, fill_file
 
 FORMAT = "hkmap-shard"
@@ -35,18 +37,28 @@ _LAYOUT: dict[str, tuple[str, int, int | None]] = {
     "records/offsets": ("<u8", 1, 1),
     "crc32": ("<u4", 1, 0),
 }
-_OPTIONAL: dict[str, tuple[str, int, int | None]] = {"weights": ("<f4", 3, 0)}
+_OPTIONAL: dict[str, tuple[str, int, int | None]] = {
+    "weights": ("<f4", 3, 0),
+    MAPS: ("<f4", 3, None),
+    OFFSETS: ("<u8", 1, 1),
+    f"{NAMES}/bytes": ("u1", 1, None),
+    f"{NAMES}/offsets": ("<u8", 1, None),
+}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One record of a shard, whole: ``map`` and ``weight`` are (height, width); None where there is none."""
+    """One record of a shard, whole: ``map`` and ``weight`` are (height, width); None where there is none.
+
+    ``annotators`` holds the maps of single annotators, as large as ``map``, by the annotators' names.
+    """
 
     record: Record
     image_bytes: bytes
     map: Map | None
     weight: Map | None
     label: int
+    annotators: Mapping[str, Map] = field(default_factory=dict)
 
 
 class ShardBuilder:
@@ -61,6 +73,7 @@ class ShardBuilder:
         self._ids = self.parts.add_strings("ids")
         self._records = self.parts.add_strings("records")
         self._checksums = self.parts.add("crc32", "<u4")
+        self._annotators: AnnotatorParts | None = None
 
     @property
     def count(self) -> int:
@@ -70,6 +83,7 @@ class ShardBuilder:
     def add(self, sample: Sample, text: bytes) -> None:
         """Append a checked sample, whose record reads ``text`` as JSON."""
         self._add_weight(sample)
+        self._add_annotators(sample)
         if sample.map is None:
             self._maps.skip()
         else:
@@ -106,6 +120,12 @@ class ShardBuilder:
         assert weights is not None
         weights.append(np.ones(weights.shape, np.float32) if sample.weight is None else sample.weight)
 
+    def _add_annotators(self, sample: Sample) -> None:
+        if self._annotators is None and sample.annotators and sample.map is not None:
+            self._annotators = AnnotatorParts(self.parts, sample.map.shape, self.count)
+        if self._annotators is not None:
+            self._annotators.append(sample.annotators)
+
 
 def dump_classes(classes: list[str]) -> str:
     """Return the attribute for the class names: JSON, as HDF5 cannot hold a list of more than 64 KiB."""
@@ -117,6 +137,7 @@ def checksum(sample: Sample, text: bytes) -> int:
     value = zlib.crc32(sample.image_bytes)
     value = zlib.crc32(map_bytes(sample), value)
     value = zlib.crc32(weight_bytes(sample), value)
+    value = zlib.crc32(annotator_bytes(sample), value)
     value = zlib.crc32(sample.label.to_bytes(8, "little", signed=True), value)
     return zlib.crc32(text, value)
 
@@ -131,6 +152,12 @@ def weight_bytes(sample: Sample) -> bytes:
     if sample.weight is None or (sample.weight == 1).all():
         return b""
     return sample.weight.astype("<f4").tobytes()
+
+
+def annotator_bytes(sample: Sample) -> bytes:
+    """Return the names and maps of single annotators in their order, as they are stored and summed."""
+    pieces = ((name.encode(), values.astype("<f4").tobytes()) for name, values in sample.annotators.items())
+    return b"".join(piece for pair in pieces for piece in pair)
 
 
 def check_header(file: ContiguousFile) -> None:
@@ -148,7 +175,8 @@ def check_header(file: ContiguousFile) -> None:
 
 def check_columns(file: ContiguousFile) -> int:
     """Return the number of records; raise ShardError where a dataset is missing, or of another type or shape."""
-    missing = _LAYOUT.keys() - file.columns.keys()
+    annotators = {name: _OPTIONAL[name] for name in COLUMNS if any(other in file.columns for other in COLUMNS)}
+    missing = (_LAYOUT | annotators).keys() - file.columns.keys()
     if missing:
         raise ShardError(f"{file.path}: has no dataset {min(missing)}; expected a shard of `hkmap pack`, copy it again")
     count = file.columns["labels"].shape[0]
@@ -162,8 +190,9 @@ def check_columns(file: ContiguousFile) -> int:
                 f"{file.path}: {name} is {column.dtype} {column.shape}, expected {expected} with {dimensions} "
                 f"dimensions and {rows} rows; the file is damaged or foreign"
             )
-    if present and file.columns["weights"].shape != file.columns["maps"].shape:
-        raise ShardError(f"{file.path}: weights and maps differ in size; the file is damaged or foreign")
+    for name in present.keys() & {"weights", MAPS}:
+        if file.columns[name].shape[1:] != file.columns["maps"].shape[1:]:
+            raise ShardError(f"{file.path}: {name} and maps differ in size; the file is damaged or foreign")
     return count
 
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from hkmap import __version__
 from hkmap.errors import ImageError, MapError, OutputError, ShardError
 from hkmap.maps.check import Map, check_map
+from hkmap.records import Record, annotator_maps_of, reference_of
 from hkmap.storage.atomic import refuse_existing, replacing
 from hkmap.storage.images import image_suffix, refuse_damaged
-from hkmap.storage.references import split_row
+from hkmap.storage.references import split_annotator, split_row
 
 if TYPE_CHECKING:
     from hkmap.storage.hdf5 import Parts
@@ -33,11 +34,15 @@ class MapWriter(Protocol):
     def deferred(self) -> bool:
         """Whether the references hold only after the writer's context has ended."""
 
-    def save(self, identifier: str, values: Map) -> str:
-        """Write one map and return its reference; an identifier may come once.
+    def save(self, identifier: str, values: Map, annotator: str | None = None) -> str:
+        """Write one map and return its reference; an identifier may come once, and once with each annotator.
 
+        The map of an annotator lies beside that of the record: ID@NAME.npy in a folder, a row of its own in an .h5.
         Raises MapError for what is no map, OutputError for a second map of the same name.
         """
+
+    def save_weights(self, identifier: str, weights: Map) -> str:
+        """Like save, for the weights of the record's map: ID+weights.npy in a folder, a row of its own in an .h5."""
 
 
 @contextmanager
@@ -59,11 +64,16 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
 
 
 def load_map(reference: str) -> Map:
-    """Load and check the map at ``reference``: a .npy or grey .png file, or "FILE.h5#ROW".
+    """Load and check the map at ``reference``: a .npy or grey .png file, "FILE.h5#ROW", or "SHARD.h5#ROW@ANNOTATOR".
 
     An 8-bit PNG is divided by 255, a 16-bit one by 65535. Raises MapError.
     """
     return check_map(_load(reference, "maps"), reference)
+
+
+def load_annotators(record: Record) -> dict[str, Map]:
+    """Load the maps of single annotators that the record refers to, by their names; raise RecordError or MapError."""
+    return {name: load_map(reference) for name, reference in annotator_maps_of(record).items()}
 
 
 def load_weights(reference: str) -> Map:
@@ -71,7 +81,27 @@ def load_weights(reference: str) -> Map:
     return check_map(_load(reference, "weights"), reference)
 
 
+def load_weights_of(record: Record, values: Map) -> Map | None:
+    """Load the weights that the record refers to, None where it has none.
+
+    Raises RecordError or MapError, the latter also where they are not as large as ``values``, the record's map.
+    """
+    reference = reference_of(record, "weights")
+    if reference is None:
+        return None
+    weights = load_weights(reference)
+    if weights.shape != values.shape:
+        raise MapError(
+            f'record "{record["id"]}": weights of {weights.shape} beside a map of {values.shape}, expected the same '
+            "(height, width); make them anew with `hkmap weights`"
+        )
+    return weights
+
+
 def _load(reference: str, dataset: str) -> npt.NDArray[np.generic]:
+    annotator = split_annotator(reference)
+    if annotator is not None and dataset == "maps":
+        return _load_annotator(reference, *annotator)
     row = split_row(reference)
     if row is not None:
         return _load_row(reference, *row, dataset)
@@ -81,6 +111,22 @@ def _load(reference: str, dataset: str) -> npt.NDArray[np.generic]:
     if path.suffix == ".png":
         return _load_png(path)
     raise MapError(f"{reference}: expected a map in a .npy or .png file, or a row of an .h5 file (maps.h5#17)")
+
+
+def _load_annotator(reference: str, path: Path, row: int, name: str) -> npt.NDArray[np.generic]:
+    from hkmap.storage.shards import open_shard  # h5py is slow to load
+
+    try:
+        shard = open_shard(path)
+        annotators = shard.read(row).annotators if row < len(shard) else None
+    except ShardError as error:
+        raise MapError(str(error)) from error
+    if annotators is None:
+        raise MapError(f"{reference}: the file has {len(shard)} rows, counted from 0")
+    if name not in annotators:
+        known = ", ".join(annotators) or "none"
+        raise MapError(f'{reference}: record {row} has no map of "{name}"; its annotators: {known}')
+    return np.asarray(annotators[name])
 
 
 def _load_npy(path: Path) -> npt.NDArray[np.generic]:
@@ -140,12 +186,18 @@ class _FolderWriter:
         self._overwrite = overwrite
         self._seen: set[str] = set()
 
-    def save(self, identifier: str, values: Map) -> str:
-        checked = _checked(identifier, values, self._seen, self._folder)
-        path = self._folder / f"{quote(identifier, safe='')}.{self._suffix}"
+    def save(self, identifier: str, values: Map, annotator: str | None = None) -> str:
+        return self._save(identifier, _name(identifier, annotator), values)
+
+    def save_weights(self, identifier: str, weights: Map) -> str:
+        return self._save(identifier, _name_of_weights(identifier), weights)
+
+    def _save(self, identifier: str, name: str, values: Map) -> str:
+        checked = _checked(identifier, values, name in self._seen, self._folder)
+        path = self._folder / f"{name}.{self._suffix}"
         with replacing(path, overwrite=self._overwrite) as beside:
             beside.write_bytes(_npy(checked) if self._suffix == "npy" else _png(checked))
-        self._seen.add(identifier)
+        self._seen.add(name)
         return str(path)
 
 
@@ -158,22 +210,41 @@ class _RowWriter:
         self._ids = parts.add_strings("ids")
         self._seen: set[str] = set()
 
-    def save(self, identifier: str, values: Map) -> str:
+    def save(self, identifier: str, values: Map, annotator: str | None = None) -> str:
+        name = _name(identifier, annotator)
+        return self._save(identifier, name, identifier if annotator is None else name, values)
+
+    def save_weights(self, identifier: str, weights: Map) -> str:
+        name = _name_of_weights(identifier)
+        return self._save(identifier, name, name, weights)
+
+    def _save(self, identifier: str, name: str, row_name: str, values: Map) -> str:
         from hkmap.storage.hdf5 import refuse_two_sizes, written_as
 
-        checked = _checked(identifier, values, self._seen, self._out)
+        checked = _checked(identifier, values, name in self._seen, self._out)
         row = self._maps.rows
         self._maps.shape = self._maps.shape if row else checked.shape
         refuse_two_sizes(checked.shape, self._maps.shape, f'map of "{identifier}"')
         with written_as(self._out):
             self._maps.append(checked)
-            self._ids.append(identifier.encode())
-        self._seen.add(identifier)
+            self._ids.append(row_name.encode())
+        self._seen.add(name)
         return f"{self._out}#{row}"
 
 
-def _checked(identifier: str, values: Map, seen: set[str], out: Path) -> Map:
-    if identifier in seen:
+def _name(identifier: str, annotator: str | None) -> str:
+    """The name of a map in its folder; @ is quoted in ids, so no two are alike."""
+    quoted = quote(identifier, safe="")
+    return quoted if annotator is None else f"{quoted}@{quote(annotator, safe='')}"
+
+
+def _name_of_weights(identifier: str) -> str:
+    """Like _name; + is quoted in ids too."""
+    return f"{quote(identifier, safe='')}+weights"
+
+
+def _checked(identifier: str, values: Map, again: bool, out: Path) -> Map:
+    if again:
         raise OutputError(f'record "{identifier}": comes twice, and {out} holds one map of a name; make the ids unique')
     return check_map(values, f'map of "{identifier}"')
 

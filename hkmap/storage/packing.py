@@ -10,21 +10,26 @@ from urllib.parse import quote
 import numpy as np
 
 from hkmap.errors import OutputError, RecordError
-from hkmap.records import Record, reference_of
+from hkmap.records import Record, reference_of, with_annotators
 from hkmap.storage.atomic import replacing
 from hkmap.storage.images import image_bytes, image_suffix
 from hkmap.storage.layout import Sample
-from hkmap.storage.mapfiles import load_map, load_weights, open_writer
+from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
+from hkmap.storage.references import annotator_reference
 from hkmap.storage.shards import ShardReader, ShardWriter, content_digest, verify_digest
 
 
 def pack_record(writer: ShardWriter, record: Record) -> None:
-    """Add a record with the image, the map and the weights that it refers to; the last two may be missing."""
+    """Add a record with the image, the map, the weights and the annotators' maps that it refers to.
+
+    All but the image may be missing.
+    """
     image, values, weights = (reference_of(record, key) for key in ("image", "map", "weights"))
     if image is None:
         raise RecordError(f'record "{record["id"]}": has no image; expected the path of its image under "image"')
     writer.add(
-        record, image_bytes(image), load_map(values) if values else None, load_weights(weights) if weights else None
+        record, image_bytes(image), load_map(values) if values else None, load_weights(weights) if weights else None,
+        annotators=load_annotators(record),
     )
 
 
@@ -42,6 +47,7 @@ def summary_of(writer: ShardWriter) -> dict[str, Any]:
         ],
         "records": writer.count,
         "maps": writer.map_count,
+        "annotator_maps": writer.annotator_map_count,
         "map_size": list(writer.map_size) or None,
         "classes": writer.classes,
     }
@@ -62,11 +68,15 @@ def read_classes(path: Path) -> list[str]:
 def unpack_records(paths: Iterable[Path]) -> Iterator[Record]:
     """Yield the records of shards; their images and maps are references to rows of the shards."""
     for reference, sample in _samples(paths):
-        yield _record(sample, reference, reference, reference)
+        record = _record(sample, reference, reference, reference)
+        yield with_annotators(record, {name: annotator_reference(reference, name) for name in sample.annotators})
 
 
 def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterator[Record]:
-    """Like unpack_records, with the parts written as files: OUT/images, OUT/maps and OUT/weights (.npy)."""
+    """Like unpack_records, with the parts written as files: OUT/images, OUT/maps and OUT/weights (.npy).
+
+    The maps of single annotators lie in OUT/maps too, as ID@NAME.npy.
+    """
     seen: set[str] = set()
     with (
         open_writer(out / "maps", overwrite=overwrite) as maps,
@@ -77,12 +87,14 @@ def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterat
             if name in seen:
                 raise OutputError(f'record "{name}": is in two of the shards; unpack them into a folder each')
             seen.add(name)
-            yield _record(
+            record = _record(
                 sample,
                 _save_image(out / "images", sample, overwrite=overwrite),
                 maps.save(name, sample.map) if sample.map is not None else "",
                 weights.save(name, sample.weight) if _weighted(sample) and sample.weight is not None else "",
             )
+            own = {user: maps.save(name, values, user) for user, values in sample.annotators.items()}
+            yield with_annotators(record, own)
 
 
 def describe_shard(path: Path) -> dict[str, Any]:
@@ -99,6 +111,7 @@ def describe_shard(path: Path) -> dict[str, Any]:
         "created_with": reader.attributes.get("created_with", ""),
         "records": len(reader),
         "maps": int(reader.has_map.sum()),
+        "annotator_maps": reader.annotator_map_count,
         "map_size": list(reader.map_size) if reader.has_map.any() else None,
         "weights": reader.has_weights,
         "image_bytes": reader.image_total,

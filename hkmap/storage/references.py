@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 
 def split_row(reference: str) -> tuple[Path, int] | None:
@@ -17,3 +18,25 @@ def split_row(reference: str) -> tuple[Path, int] | None:
     if mark and path.endswith(".h5") and row.isdecimal() and row.isascii():
         return Path(path), int(row)
     return None
+
+
+def annotator_reference(row: str, name: str) -> str:
+    """Return the reference of an annotator's own map in a row of a shard; the name is quoted as in a URL.
+
+    >>> annotator_reference("train.h5#17", "Dr. Who")
+    'train.h5#17@Dr.%20Who'
+    """
+    return f"{row}@{quote(name, safe='')}"
+
+
+def split_annotator(reference: str) -> tuple[Path, int, str] | None:
+    """Return the file, the row and the annotator's name of ``FILE.h5#ROW@NAME``; None for any other reference.
+
+    >>> split_annotator("train.h5#17@Dr.%20Who")[1:]
+    (17, 'Dr. Who')
+    >>> split_annotator("maps/17@3.npy") is None
+    True
+    """
+    row, mark, name = reference.rpartition("@")
+    place = split_row(row)
+    return None if not mark or place is None else (*place, unquote(name))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,15 +18,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hkmap.errors import ImageError, OutputError, RecordError, ShardError
-from hkmap.maps.check import Map, check_map
-from hkmap.records import Record, dump_record, frame_of, label_of, parse_record
+from hkmap.errors import OutputError, RecordError, ShardError
+from hkmap.maps.check import Map
+from hkmap.records import Record, dump_record, label_of, parse_record
+from hkmap.storage.annotators import checked_offsets, open_annotators
 from hkmap.storage.atomic import refuse_existing, replacing
-from hkmap.storage.hdf5 import ContiguousFile, refuse_two_sizes, replace_attribute, version_of, written_as
+from hkmap.storage.hdf5 import ContiguousFile, replace_attribute, version_of, written_as
 from hkmap.storage.images import Pixels, decode_image
 from hkmap.storage.layout import (
     Sample,
     ShardBuilder,
+    annotator_bytes,
     check_columns,
     check_header,
     checksum,
@@ -35,12 +37,13 @@ from hkmap.storage.layout import (
     parse_classes,
     weight_bytes,
 )
+from hkmap.storage.samples import checked_sample, refuse_turned
 from hkmap.storage.userblock import file_digest
 
 logger = logging.getLogger("hkmap")
 
 # What differs between two copies of the same content: where its parts lie.
-PATH_KEYS = frozenset({"image", "map", "masks", "weights", "annotator_maps"})
+PATH_KEYS = frozenset({"image", "map", "masks", "unknown", "dont_look", "weights", "annotator_maps"})
 _MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
 
 
@@ -60,6 +63,7 @@ class ShardReader:
         self.labels: npt.NDArray[np.int64] = self._file.whole("labels")
         self.has_map: npt.NDArray[np.bool_] = self._file.whole("has_map").view(np.uint8) != 0
         self._offsets = {name: self._checked_offsets(name) for name in ("images", "ids", "records")}
+        self._annotators = open_annotators(self._file)
         self._checksums = self._file.whole("crc32")
         self._check_values()
 
@@ -89,6 +93,11 @@ class ShardReader:
     def has_weights(self) -> bool:
         return "weights" in self._file.columns
 
+    @property
+    def annotator_map_count(self) -> int:
+        """How many maps of single annotators it holds."""
+        return self._annotators.count if self._annotators else 0
+
     @cached_property
     def ids(self) -> list[str]:
         """The ids of all records, in order."""
@@ -109,14 +118,16 @@ class ShardReader:
             raise IndexError(f"record {index} of {self._count}")
         image, text = self._string("images", index), self._string("records", index)
         weight = self._row("weights", index) if self.has_weights else None
+        annotators = self._annotators.of(index) if self._annotators else {}
         has_map = bool(self.has_map[index])
-        bare = Sample({}, image, self._row("maps", index) if has_map else None, weight, int(self.labels[index]))
+        values = self._row("maps", index) if has_map else None
+        bare = Sample({}, image, values, weight, int(self.labels[index]), annotators)
         if checksum(bare, text) != self._checksums[index]:
             raise ShardError(f"{self._place(index)}: its checksum does not fit, so the file is damaged; copy it again")
         record = parse_record(text, self._place(index))
         if record["id"] != self.ids[index]:
             raise ShardError(f"{self._place(index)}: the record calls itself {record['id']!r}; the file is damaged")
-        return Sample(record, image, bare.map, weight if has_map else None, bare.label)
+        return Sample(record, image, values, weight if has_map else None, bare.label, annotators)
 
     def image_bytes(self, index: int) -> bytes:
         """Return the encoded image, as it was packed."""
@@ -149,11 +160,7 @@ class ShardReader:
         return pairwise(offsets)
 
     def _checked_offsets(self, name: str) -> npt.NDArray[np.uint64]:
-        offsets = self._file.whole(f"{name}/offsets")
-        end = self._file.columns[f"{name}/bytes"].shape[0]
-        if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
-            raise ShardError(f"{self.path}: {name}/offsets do not rise from 0 to {end}: damaged; copy it again")
-        return np.asarray(offsets, dtype=np.uint64)
+        return checked_offsets(self._file, f"{name}/offsets", self._file.columns[f"{name}/bytes"].shape[0])
 
     def _check_values(self) -> None:
         if self._count and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
@@ -207,6 +214,7 @@ class ShardWriter:
         self._ids: set[str] = set()
         self.map_size: tuple[int, ...] = ()
         self.map_count = 0
+        self.annotator_map_count = 0
         self.written: list[WrittenShard] = []
         self._stack = ExitStack()
 
@@ -241,9 +249,13 @@ class ShardWriter:
         """The names of the labels so far, "" where one is not known."""
         return self._classes.names()
 
-    def add(self, record: Record, image: bytes, values: Map | None, weight: Map | None = None) -> None:
+    def add(
+        self, record: Record, image: bytes, values: Map | None, weight: Map | None = None, *,
+        annotators: Mapping[str, Map] | None = None,
+    ) -> None:
         """Append a record with its encoded image, its map and the map's weights, both (height, width), or None.
 
+        ``annotators`` are the maps of single annotators by their names, as large as the map.
         Everything is checked first, and a record that raises leaves no trace: RecordError, ImageError (also for an
         image that does not decode), MapError, ShardError for a label without a class, OutputError for a map of
         another size than the first.
@@ -252,24 +264,11 @@ class ShardWriter:
         if record["id"] in self._ids:
             raise RecordError(f"{place}: this id comes twice; every record needs its own")
         text = dump_record(record).rstrip(b"\n")
-        _check_size(record, decode_image(image, f"{place}: image {record.get('image', '')}"), place)
-        sample = self._sample(record, image, values, weight)
+        refuse_turned(record, decode_image(image, f"{place}: image {record.get('image', '')}"))
+        bare = Sample(record, image, values, weight, label_of(record), annotators or {})
+        sample = checked_sample(bare, self.map_size)
         self._classes.learn(record, sample.label)
         self._keep(sample, text)
-
-    def _sample(self, record: Record, image: bytes, values: Map | None, weight: Map | None) -> Sample:
-        place = f'record "{record["id"]}"'
-        label = label_of(record)
-        if values is None:
-            if weight is not None:
-                raise RecordError(f"{place}: has weights but no map; weights say which cells of a map count")
-            return Sample(record, image, None, None, label)
-        checked = check_map(values, f"{place}: map")
-        refuse_two_sizes(checked.shape, self.map_size or checked.shape, place)
-        if weight is not None:
-            weight = check_map(weight, f"{place}: weights")
-            refuse_two_sizes(weight.shape, checked.shape, f"{place}: weights")
-        return Sample(record, image, checked, weight, label)
 
     def _keep(self, sample: Sample, text: bytes) -> None:
         if self._builder.count == self._shard_size:
@@ -281,6 +280,7 @@ class ShardWriter:
         if sample.map is not None:
             self.map_size = sample.map.shape
             self.map_count += 1
+        self.annotator_map_count += len(sample.annotators)
 
     def _begin(self) -> None:
         self._builder = ShardBuilder(self._path.parent)
@@ -353,27 +353,12 @@ def content_digest(reader: ShardReader) -> str:
         sample = reader.read(index)
         record = {key: value for key, value in sample.record.items() if key not in PATH_KEYS}
         text = json.dumps(record, sort_keys=True).encode()
-        for piece in (text, sample.image_bytes, map_bytes(sample), weight_bytes(sample)):
+        pieces = (text, sample.image_bytes, map_bytes(sample), weight_bytes(sample))
+        for piece in (*pieces, annotator_bytes(sample)) if sample.annotators else pieces:
             digest.update(len(piece).to_bytes(8, "little"))
             digest.update(piece)
         digest.update(sample.label.to_bytes(8, "little", signed=True))
     return digest.hexdigest()
-
-
-def _check_size(record: Record, pixels: Pixels, place: str) -> None:
-    """Refuse a frame that lies the other way round than the image; another scale of it is a frame all right."""
-    if record.get("size") is None:
-        return
-    (width, height), (rows, columns) = frame_of(record), pixels.shape[:2]
-    if _alike(width / height, rows / columns) and not _alike(width / height, columns / rows):
-        raise ImageError(
-            f"{place}: its size is {width}x{height} (width x height), but the image is {columns}x{rows} once turned as "
-            "its EXIF says; give the coordinates in the image as it is displayed"
-        )
-
-
-def _alike(one: float, other: float) -> bool:
-    return abs(one / other - 1) < 0.01      # a scaled frame is rounded to whole pixels
 
 
 def _numbered(path: Path, number: int) -> Path:

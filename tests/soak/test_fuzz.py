@@ -29,7 +29,7 @@ from hkmap.records import (
     reference_of,
 )
 from hkmap.sources.gaze import gaze_points, read_gaze
-from hkmap.sources.tables import BubbleTable, ImageNames, fit_bubbles, read_bubbles
+from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
 from hkmap.storage.images import decode_image
 from hkmap.storage.mapfiles import load_map
 
@@ -153,7 +153,7 @@ NAMES = ImageNames([("1", "a/1.jpg"), ("2", "a/2.jpg"), ("3", "b/2.jpg")])
 @given(TABLE, st.sampled_from(["bubbles.csv", "bubbles.jsonl"]), st.sampled_from([0, 1]))
 def test_a_table_is_bubbles_or_an_error(scratch: Path, content: bytes, name: str, origin: int) -> None:
     (scratch / name).write_bytes(content)
-    found = tried(read_bubbles, BubbleTable(scratch / name, {}, None, origin), NAMES)
+    found = tried(read_bubbles, Table(scratch / name, {}, None, origin), NAMES)
     for identifier, bubbles in (found or {}).items():
         fitted = fit_bubbles(bubbles, (224, 224), (500, 375))
         # what a source prints is a record that a filter reads

@@ -1,0 +1,30 @@
+"""`hkmap dogs`: a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hkmap.cli.stream import StreamCommand, emit, error_options, root_argument, split_option
+from hkmap.records import Rejects
+
+
+@click.command("dogs", cls=StreamCommand)
+@root_argument
+@split_option
+@error_options
+def dogs(root: Path, split: str, rejects: Rejects) -> None:
+    """Print the images of Stanford Dogs as records, with the boxes around the dogs.
+
+    ROOT holds the three archives of the data set, unpacked: Images, Annotation, and train_list.mat and test_list.mat,
+    in lists or in ROOT itself. The id is the file's stem, the label the data set's own less one (0 to 119), the class
+    the name of the folder.
+
+    \b
+    Example:
+      hkmap dogs StanfordDogs --split train | head -24 | hkmap show --out dogs.png
+    """
+    from hkmap.sources.dogs import dogs_records
+
+    emit(dogs_records(root, split=split, rejects=rejects))

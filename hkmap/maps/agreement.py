@@ -1,0 +1,249 @@
+"""How far annotators agree: the human ceiling, beside a null and a uniform map, with bootstrap intervals.
+
+A network cannot be asked to agree with people more than people agree with each other. Arrays of maps are
+(maps, height, width); inside, a map is a row of its cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.errors import MapError
+from hkmap.maps.check import Map
+
+Array = npt.NDArray[np.float64]
+Generator = np.random.Generator
+
+MEASURES = ("mse", "spearman", "iou", "kl")
+METHODS = ("leave_one_out", "split_half")
+KINDS = ("agreement", "null", "uniform")
+TOP_PART = 10         # the highest tenth of the cells, for the IoU
+EPSILON = 1e-3        # of the mass of a map, spread evenly before the KL divergence; bounds it by log(cells / EPSILON)
+COVERAGE = 0.95       # of the intervals
+_BLOCK = 256          # resamples at a time, so that memory stays small
+
+
+def mean_square_error(first: Array, second: Array) -> Array:
+    """Return the mean square difference of rows (n, cells), (n,)."""
+    found: Array = ((first - second) ** 2).mean(axis=-1)
+    return found
+
+
+def spearman(first: Array, second: Array) -> Array:
+    """Return Spearman's rank correlation of rows (n, cells), (n,); ties take the mean of their ranks.
+
+    A constant row orders nothing, so its correlation is 0.
+    """
+    one, other = _centred(average_ranks(first)), _centred(average_ranks(second))
+    norms = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
+    found: Array = (one * other).sum(axis=-1) / np.where(norms == 0, 1, norms)
+    return found
+
+
+def top_overlap(first: Array, second: Array) -> Array:
+    """Return the intersection over union of the highest 10 % of the cells (rounded up) of rows (n, cells), (n,).
+
+    Where cells tie for the last places, each has an equal share in them: a constant row holds every cell to 10 %, and
+    its overlap is what a random choice of cells has. Without ties this is the plain intersection over union.
+    """
+    one, other = top_cells(first), top_cells(second)
+    found: Array = np.minimum(one, other).sum(axis=-1) / np.maximum(one, other).sum(axis=-1)
+    return found
+
+
+def kl_divergence(first: Array, second: Array) -> Array:
+    """Return the Kullback-Leibler divergence of ``second`` from ``first``, sum p log(p / q) in nats, of rows, (n,).
+
+    Each row is divided by its sum, and a thousandth of its mass is then spread evenly, so that no cell is 0; a row of
+    zeros is spread whole.
+    """
+    p, q = distribution(first), distribution(second)
+    found: Array = (p * np.log(p / q)).sum(axis=-1)
+    return found
+
+
+def average_ranks(rows: Array) -> Array:
+    """Return the ranks of the cells in each row (n, cells), from 1; equal cells share the mean of their ranks.
+
+    >>> average_ranks(np.array([[0.2, 0.0, 0.2, 0.9]])).tolist()
+    [[2.5, 1.0, 2.5, 4.0]]
+    """
+    order = np.argsort(rows, axis=-1)
+    ordered = np.take_along_axis(rows, order, axis=-1)
+    first = np.ones(rows.shape, bool)                       # of its group of equal cells; every row begins one
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = np.flatnonzero(first)
+    sizes = np.diff(starts, append=rows.size)
+    means = starts % rows.shape[1] + (sizes + 1) / 2
+    ranks = np.empty(rows.shape)
+    np.put_along_axis(ranks, order, np.repeat(means, sizes).reshape(rows.shape), axis=-1)
+    return ranks
+
+
+def top_cells(rows: Array) -> Array:
+    """Return how far each cell of rows (n, cells) belongs to the highest 10 %, from 0 to 1; see top_overlap.
+
+    >>> top_cells(np.array([[5.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]]))[0, :3].tolist()
+    [1.0, 0.1111111111111111, 0.1111111111111111]
+    """
+    cells = rows.shape[-1]
+    places = -(-cells // TOP_PART)
+    last = np.partition(rows, cells - places, axis=-1)[:, cells - places, None]
+    above, tied = rows > last, rows == last
+    share = (places - above.sum(axis=-1, keepdims=True)) / tied.sum(axis=-1, keepdims=True)
+    found: Array = above + tied * share
+    return found
+
+
+def distribution(rows: Array) -> Array:
+    """Return each row (n, cells) as a distribution without zeros; see kl_divergence."""
+    totals = rows.sum(axis=-1, keepdims=True)
+    even = 1 / rows.shape[-1]
+    shares = np.where(totals > 0, rows / np.where(totals > 0, totals, 1), even)
+    found: Array = (1 - EPSILON) * shares + EPSILON * even
+    return found
+
+
+def measure(first: Array, second: Array) -> Array:
+    """Return all MEASURES of rows against rows, averaged over the rows: (4,)."""
+    found = (function(first, second) for function in (mean_square_error, spearman, top_overlap, kl_divergence))
+    return np.array([values.mean() for values in found])
+
+
+def others(maps: Array) -> Array:
+    """Return, for each of n rows, the mean of the others (n, cells)."""
+    # not the sum less the row: where the others are tiny beside it, their order would be lost
+    return np.stack([np.delete(maps, index, axis=0).mean(axis=0) for index in range(len(maps))])
+
+
+def halves(maps: Array, orders: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+    """Return the means of two halves of n rows, (draws, cells) each, in each of the ``orders`` (draws, n) of the rows.
+
+    Of an odd number, the second half has one more.
+    """
+    middle = len(maps) // 2
+    return maps[orders[:, :middle]].mean(axis=1), maps[orders[:, middle:]].mean(axis=1)
+
+
+def partners_of(count: int, repeats: int, random: Generator) -> npt.NDArray[np.intp]:
+    """Return other images for each of ``count`` images, none its own: the next ones in a random order.
+
+    (count, partners), as many as ``repeats`` or as there are others; each column is a derangement.
+    """
+    order = random.permutation(count)
+    partners = np.empty((count, min(repeats, count - 1)), np.intp)
+    for column in range(partners.shape[1]):
+        partners[order, column] = np.roll(order, -1 - column)
+    return partners
+
+
+def ceiling_figures(images: Sequence[Mapping[str, Map]], *, repeats: int, random: Generator) -> Array:
+    """Measure how far the annotators of each image agree, and how far they would by chance.
+
+    An image is the maps of two annotators or more by their names, all (height, width). The figures are (images,
+    methods, kinds, measures), in the order of METHODS, KINDS and MEASURES:
+
+    - leave_one_out: each annotator's map against the mean of the others', averaged over the annotators;
+    - split_half: the mean of a random half of them against that of the rest, averaged over ``repeats`` draws.
+
+    The null compares with ``repeats`` other images (all, if there are fewer). The same person is left out of their
+    means (or somebody else, where that person did not mark them), and a half meets a half, so that the other side is a
+    mean of as many maps as in the agreement. It keeps what people do on every image, above all the centre bias. The
+    uniform map has the mean value of all maps in all its cells.
+
+    Raises MapError for fewer than two images, and for maps of different sizes.
+    """
+    _check(images)
+    stacks = [np.stack([values.ravel() for values in image.values()]).astype(np.float64) for image in images]
+    names = [list(image) for image in images]
+    flat = np.full((1, stacks[0].shape[1]), np.mean([rows.mean() for rows in stacks]))
+    partners = partners_of(len(images), repeats, random)
+    orders = [random.permuted(np.tile(np.arange(len(rows)), (repeats, 1)), axis=1) for rows in stacks]
+    rest_of = [others(rows) for rows in stacks]
+    figures = np.empty((len(images), len(METHODS), len(KINDS), len(MEASURES)))
+    for index, own in enumerate(partners):
+        one, (half, rest) = stacks[index], halves(stacks[index], orders[index])
+        elsewhere = [rest_of[partner][_places(names[index], names[partner])] for partner in own]
+        null = measure(np.tile(one, (len(own), 1)), np.concatenate(elsewhere))
+        figures[index, 0] = measure(one, rest_of[index]), null, measure(one, flat)
+        meets = [(own[draw % len(own)], draw) for draw in range(repeats)]
+        other = np.concatenate([halves(stacks[partner], orders[partner][[draw]])[1] for partner, draw in meets])
+        figures[index, 1] = measure(half, rest), measure(half, other), measure(half, flat)
+    return figures
+
+
+def bootstrap(figures: Array, resamples: int, random: Generator) -> tuple[Array, Array, Array]:
+    """Return mean, low and high end of the 95 % interval of each column of ``figures`` (images, columns).
+
+    The percentile bootstrap: images are drawn with replacement ``resamples`` times, the same for all columns.
+    """
+    count = len(figures)
+    means = []
+    for start in range(0, resamples, _BLOCK):
+        draws = random.multinomial(count, np.full(count, 1 / count), size=min(_BLOCK, resamples - start))
+        means.append(draws @ figures / count)
+    low, high = np.quantile(np.concatenate(means), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
+    return figures.mean(axis=0), low, high
+
+
+def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float]]]:
+    """Return one image's figures (methods, kinds, measures) by their names: method, measure, kind."""
+    return {
+        method: {
+            name: {kind: float(figures[row, column, cell]) for column, kind in enumerate(KINDS)}
+            for cell, name in enumerate(MEASURES)
+        }
+        for row, method in enumerate(METHODS)
+    }
+
+
+def summary(figures: Array, *, resamples: int, random: Generator) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the means over the images with their intervals by name: method, measure, kind.
+
+    Beside the kinds stands null_minus_uniform, what it is worth to know how people look at any image.
+    """
+    bias = figures[:, :, 1] - figures[:, :, 2]
+    columns = np.concatenate([figures, bias[:, :, None]], axis=2)          # (images, methods, kinds and bias, measures)
+    estimates = bootstrap(columns.reshape(len(columns), -1), resamples, random)
+    estimate = np.stack(estimates, axis=-1).reshape(*columns.shape[1:], 3)
+    return {
+        method: {name: _entry(estimate[row, :, cell]) for cell, name in enumerate(MEASURES)}
+        for row, method in enumerate(METHODS)
+    }
+
+
+def _entry(estimates: Array) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, (mean, low, high) in zip((*KINDS, "null_minus_uniform"), estimates.tolist(), strict=True):
+        found[name] = mean
+        found[f"{name}_interval"] = [low, high]
+    return found
+
+
+def _check(images: Sequence[Mapping[str, Map]]) -> None:
+    if len(images) < 2:
+        raise MapError(
+            f"{len(images)} images with two annotators or more, expected at least two such images, as the null "
+            "compares an image with another; draw the maps with `hkmap bubbles2map --per-annotator`"
+        )
+    sizes = sorted({values.shape for image in images for values in image.values()})
+    if len(sizes) > 1:
+        (height, width), (tall, wide) = sizes[:2]
+        raise MapError(
+            f"the annotators' maps are {height}x{width} and {tall}x{wide} (height x width), expected one size; pass "
+            "them through `hkmap resize` first"
+        )
+
+
+def _places(names: list[str], partner: list[str]) -> list[int]:
+    """Where the same people stand among those of the partner; for one who does not, somebody else."""
+    return [partner.index(name) if name in partner else place % len(partner) for place, name in enumerate(names)]
+
+
+def _centred(rows: Array) -> Array:
+    found: Array = rows - rows.mean(axis=-1, keepdims=True)
+    return found

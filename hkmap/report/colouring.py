@@ -1,0 +1,59 @@
+"""Maps in colour: from dark for 0 to bright for 1, in even steps to the eye, also to the colour-blind."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.maps.check import Map
+from hkmap.maps.resize import resize_map
+
+Pixels = npt.NDArray[np.uint8]
+
+COLOUR_MAPS = {"viridis": cv2.COLORMAP_VIRIDIS, "cividis": cv2.COLORMAP_CIVIDIS, "inferno": cv2.COLORMAP_INFERNO}
+GREY = "grey"
+
+
+def coloured(values: Map, colour: str) -> Pixels:
+    """Return (H, W, 3) RGB for a map (H, W); ``colour`` is a key of COLOUR_MAPS, or GREY, whose 0 is black."""
+    levels = np.rint(values * 255).astype(np.uint8)
+    if colour == GREY:
+        return np.repeat(levels[..., None], 3, axis=2)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, COLOUR_MAPS[colour]), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def overlay(image: Pixels, values: Map, colour: str = "viridis") -> Pixels:
+    """Return ``image`` (H, W, 3) under the colours of a map that covers it.
+
+    The image is shown in grey, and stays visible by half everywhere. With GREY the map is a light on the image
+    instead: its own colours where the map is 1, black where it is 0.
+    """
+    height, width = image.shape[:2]
+    shown = resize_map(values, (height, width))
+    if colour == GREY:
+        return np.rint(image * shown[..., None]).astype(np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.addWeighted(grey, 0.5, coloured(shown, colour), 0.5, 0), dtype=np.uint8)
+
+
+def bare(values: Map, size: tuple[int, int], colour: str) -> Pixels:
+    """Return a map alone at ``size`` (height, width): its cells as blocks, or area means where they are smaller."""
+    height, width = size
+    if values.shape[0] <= height and values.shape[1] <= width:
+        return np.asarray(cv2.resize(coloured(values, colour), (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+    return coloured(resize_map(values, size), colour)
+
+
+def colour_bar(size: tuple[int, int], colour: str, *, plain: bool) -> Pixels:
+    """Return a bar (height, width, 3) of the map's values from 0 at the left to 1 at the right.
+
+    Unless ``plain`` it lies over an image that is white above and black below, so that it shows every colour of an
+    overlay.
+    """
+    height, width = size
+    ramp = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+    if plain:
+        return coloured(ramp, colour)
+    under = np.linspace(255, 0, height).round().astype(np.uint8)
+    return overlay(np.tile(under[:, None, None], (1, width, 3)), ramp, colour)

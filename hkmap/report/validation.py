@@ -1,0 +1,305 @@
+"""What is odd about a stream of records: each oddity has a name, and counts the records that have it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hkmap.errors import HkmapError, RecordError
+from hkmap.maps.check import Map
+from hkmap.records import (
+    MaskReference,
+    Record,
+    boxes_of,
+    bubbles_of,
+    frame_of,
+    label_of,
+    masks_of,
+    polygons_of,
+    reference_of,
+)
+from hkmap.storage.images import Pixels, read_image
+from hkmap.storage.mapfiles import load_annotators, load_map, load_weights
+from hkmap.storage.masks import read_fitting_mask, read_referred_mask
+
+Frame = tuple[int, int]
+Place = tuple[float, float]
+Oddities = dict[str, str]       # of one record: an example in words, by the oddity's name
+
+OUTSIDE = 1.0       # pixels: data sets that count from 1, or round up, step over the edge by less
+FLAT = 0.01         # of the map's maximum
+IMBALANCE = 10      # the most frequent label over the rarest
+
+#: The oddities by their names, in the order of a report.
+MEANINGS: dict[str, str] = {
+    "bad-record": "a key does not hold what it should",
+    "no-annotation": "neither an annotation nor a map",
+    "empty-annotation": "annotated, and nothing is marked",
+    "off-image": f"the centre of a bubble or point, or the corner of a shape, is over {OUTSIDE:g} pixel off the frame",
+    "size-mismatch": "the record's size is not its image's",
+    "bad-image": "the image is missing or does not decode",
+    "bad-mask": "a mask is missing, does not decode, or is not of its image's size",
+    "bad-map": "the map, its weights or an annotator's map is missing or is no map, or map and weights differ in size",
+    "empty-map": "the map is 0 everywhere",
+    "flat-map": f"the map is above 0 and its values differ by at most {FLAT:.0%} of its maximum",
+    "empty-weights": "the map's weights are 0 everywhere, so that it counts nowhere",
+    "duplicate-id": "the id came before",
+    "duplicate-image": "an image of the same pixels came before",
+    "duplicate-other-label": "an image of the same pixels came before with another label",
+    "split-leak": "an image of the same pixels came before in another split",
+    "label-missing": "no label, while other records have one",
+    "label-without-class": "a label without the name of its class",
+    "label-two-classes": "the label came before with the name of another class",
+    "class-two-labels": "the class came before with another label",
+    "label-imbalance": f"the rarest label, of which the most frequent has over {IMBALANCE} times as many records",
+}
+
+
+#: An example of these names a second record, which the ids do not: all examples are told, of the others the first.
+PAIRS = {"duplicate-image", "duplicate-other-label", "split-leak"}
+
+
+@dataclass
+class Sightings:
+    """The records of one oddity: how many there are, and the ids and examples of the first ``limit``."""
+
+    limit: int
+    count: int = 0
+    ids: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, identifier: str, example: str = "") -> None:
+        """Count one more record."""
+        self.count += 1
+        if len(self.ids) < self.limit:
+            self.ids.append(identifier)
+            self.examples.append(example)
+
+
+class _Seen(NamedTuple):
+    """The first record of an image."""
+
+    identifier: str
+    label: int
+    split: object
+
+
+class Validation:
+    """Gathers what is odd, record by record; of an image it keeps a hash of the pixels and no pixel.
+
+    ``limit`` is how many ids each finding lists.
+    """
+
+    def __init__(self, *, limit: int = 5) -> None:
+        self.records = 0
+        self._limit = limit
+        self._found = {name: Sightings(limit) for name in MEANINGS}
+        self._ids: set[str] = set()
+        self._images: dict[bytes, _Seen] = {}
+        self._labels: dict[int, Sightings] = {}     # -1 are the records without a label
+        self._class_of: dict[int, str] = {}
+        self._label_of: dict[str, int] = {}
+
+    def add(self, record: Record) -> None:
+        """Look at one record, its image, masks and map. Raises no error for what is wrong with them: it is counted."""
+        odd: Oddities = {}
+        image = _image(record, odd)
+        _check_annotations(record, _frame(record, image, odd), odd)
+        _check_map(record, odd)
+        with _noting(odd, "bad-record"):
+            label = label_of(record)
+            self._check_names(record, label, odd)
+            self._check_image(record, label, image, odd)
+        if record["id"] in self._ids:
+            odd["duplicate-id"] = ""
+        self._ids.add(record["id"])
+        self.records += 1
+        for name, example in odd.items():
+            self._found[name].add(record["id"], example)
+
+    def findings(self, ignored: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return what was found, but for ``ignored``: objects of name, count (of records), ids and a sentence."""
+        found = self._found | self._of_labels()
+        return [
+            {"name": name, "count": seen.count, "ids": seen.ids, "sentence": self._sentence(name, seen)}
+            for name, seen in found.items()
+            if seen.count and name not in ignored
+        ]
+
+    def _sentence(self, name: str, seen: Sightings) -> str:
+        told = seen.examples if name in PAIRS else seen.examples[:1]
+        such = "; such as " + "; ".join(told) if told[0] else ""
+        sentence = f"{seen.count} of {self.records} records: {MEANINGS[name]}{such}"
+        return sentence.encode(errors="backslashreplace").decode()      # JSON's escapes also write half characters
+
+    def _check_names(self, record: Record, label: int, odd: Oddities) -> None:
+        """Compare the label and the class with those of the records before."""
+        self._labels.setdefault(label, Sightings(self._limit)).add(record["id"])
+        name = record.get("class")
+        if label < 0:
+            return
+        if not isinstance(name, str) or not name:
+            odd["label-without-class"] = f"label {label}"
+            return
+        if self._class_of.setdefault(label, name) != name:
+            odd["label-two-classes"] = f'label {label} is "{self._class_of[label]}" and "{name}"'
+        if self._label_of.setdefault(name, label) != label:
+            odd["class-two-labels"] = f'"{name}" is label {self._label_of[name]} and label {label}'
+
+    def _check_image(self, record: Record, label: int, image: Pixels | None, odd: Oddities) -> None:
+        """Compare the pixels with those of the images before, by a hash of 16 bytes."""
+        if image is None:
+            return
+        digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image).data)
+        own = _Seen(record["id"], label, record.get("split"))
+        first = self._images.setdefault(digest.digest(), own)
+        if first is own:
+            return
+        pair = f'"{own.identifier}" and "{first.identifier}"'
+        if min(label, first.label) >= 0 and label != first.label:
+            odd["duplicate-other-label"] = f"{pair} (labels {label} and {first.label})"
+        else:
+            odd["duplicate-image"] = pair
+        if own.split and first.split and own.split != first.split:
+            odd["split-leak"] = f"{pair} (in {own.split} and {first.split})"
+
+    def _of_labels(self) -> dict[str, Sightings]:
+        """Return the oddities that only the whole stream shows."""
+        labels = {label: seen for label, seen in self._labels.items() if label >= 0}
+        if not labels:
+            return {}
+        found = {"label-missing": self._labels.get(-1, Sightings(self._limit))}
+        rare, frequent = (choose(labels, key=lambda label: labels[label].count) for choose in (min, max))
+        if labels[frequent].count > IMBALANCE * labels[rare].count:
+            example = f"label {rare} with {labels[rare].count} beside label {frequent} with {labels[frequent].count}"
+            found["label-imbalance"] = Sightings(self._limit, labels[rare].count, labels[rare].ids, [example])
+        return found
+
+
+@contextmanager
+def _noting(odd: Oddities, name: str) -> Iterator[None]:
+    """Note what goes wrong under ``name``, or as a bad record where it is the record's own fault."""
+    try:
+        yield
+    except RecordError as error:
+        odd.setdefault("bad-record", str(error))
+    except HkmapError as error:
+        odd.setdefault(name, str(error))
+
+
+def _image(record: Record, odd: Oddities) -> Pixels | None:
+    with _noting(odd, "bad-image"):
+        reference = reference_of(record, "image")
+        if reference is not None:
+            return read_image(reference)
+        odd["bad-image"] = f'record "{record["id"]}": has no image'
+    return None
+
+
+def _frame(record: Record, image: Pixels | None, odd: Oddities) -> Frame | None:
+    """Return (width, height) of the record's coordinates: its size, else its image's; None where neither is known."""
+    own = None if image is None else (image.shape[1], image.shape[0])
+    if record.get("size") is None:
+        return own
+    with _noting(odd, "bad-record"):
+        frame = frame_of(record)
+        if own is not None and own != frame:
+            sizes = "{}x{}, its image {}x{} pixels".format(*frame, *own)
+            odd["size-mismatch"] = f'record "{record["id"]}" says {sizes}'
+        return frame
+    return own
+
+
+def _check_annotations(record: Record, frame: Frame | None, odd: Oddities) -> None:
+    marks: list[bool] = []
+    with _noting(odd, "bad-record"):
+        for key, places in _places(record).items():
+            marks.append(bool(places))
+            outside = [place for place in places if frame is not None and _is_outside(place, frame)]
+            if frame is not None and outside:
+                where = "({:g}, {:g}) in {}x{}".format(*outside[0], *frame)
+                odd.setdefault("off-image", f'record "{record["id"]}", {key}: {where} pixels')
+        if record.get("masks") is not None:
+            marks.append(_marked(record, "masks", frame, odd))
+        if record.get("unknown") is not None:
+            _marked(record, "unknown", frame, odd)
+        if not marks and record.get("map") is None:
+            odd["no-annotation"] = ""
+        if marks and not any(marks):
+            odd["empty-annotation"] = ""
+
+
+def _places(record: Record) -> dict[str, list[Place]]:
+    """Return what should lie inside of the frame: centres and corners (x, y), by the annotation's key."""
+    places: dict[str, list[Place]] = {}
+    for key in ("bubbles", "points"):
+        if record.get(key) is not None:
+            places[key] = [(bubble.x, bubble.y) for bubble in bubbles_of(record, key)]
+    if record.get("boxes") is not None:
+        places["boxes"] = [
+            corner
+            for left, top, width, height in boxes_of(record)
+            for corner in ((left, top), (left + width, top + height))
+        ]
+    if record.get("polygons") is not None:
+        places["polygons"] = [corner for polygon in polygons_of(record) for corner in polygon]
+    return places
+
+
+def _is_outside(place: Place, frame: Frame) -> bool:
+    return any(not -OUTSIDE <= value <= side + OUTSIDE for value, side in zip(place, frame, strict=True))
+
+
+def _marked(record: Record, key: str, frame: Frame | None, odd: Oddities) -> bool:
+    """Whether any of the masks under ``key`` marks anything; each of them is read."""
+    marks = [_marks(reference, frame, odd) for reference in masks_of(record, key).values()]
+    return any(marks)
+
+
+def _marks(reference: MaskReference, frame: Frame | None, odd: Oddities) -> bool:
+    """Whether a mask marks anything; one that cannot be read counts as if it did."""
+    with _noting(odd, "bad-mask"):
+        mask = read_referred_mask(reference) if frame is None else read_fitting_mask(reference, frame)
+        return bool(mask.any())
+    return True
+
+
+def _check_map(record: Record, odd: Oddities) -> None:
+    """Load the map, its weights and the maps of single annotators; the last need no more than to be maps."""
+    shape = None
+    with _noting(odd, "bad-map"):
+        reference = reference_of(record, "map")
+        if reference is not None:
+            values = load_map(reference)
+            shape = values.shape
+            _check_values(values, reference, odd)
+    with _noting(odd, "bad-map"):
+        _check_weights(record, shape, odd)
+    with _noting(odd, "bad-map"):
+        load_annotators(record)
+
+
+def _check_weights(record: Record, shape: tuple[int, ...] | None, odd: Oddities) -> None:
+    reference = reference_of(record, "weights")
+    if reference is None:
+        return
+    weights = load_weights(reference)
+    if not weights.any():
+        odd["empty-weights"] = reference
+    if shape is not None and weights.shape != shape:
+        sizes = "{}x{} cells for a map of {}x{}".format(*weights.shape, *shape)
+        odd.setdefault("bad-map", f"{reference}: weights of {sizes}")
+
+
+def _check_values(values: Map, reference: str, odd: Oddities) -> None:
+    low, high = float(values.min()), float(values.max())
+    if high == 0:
+        odd["empty-map"] = reference
+    elif high - low <= FLAT * high:
+        odd["flat-map"] = f"{reference}, from {low:.3g} to {high:.3g}"

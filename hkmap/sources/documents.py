@@ -1,0 +1,131 @@
+"""Read a file of annotations, and check what it holds: whatever somebody has written there, an error is a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree as ET
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hkmap.errors import SourceError
+from hkmap.records import shown
+
+HEAD = 1 << 16      # bytes that tell one text format from another
+
+
+class _Builder(ET.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        # Entities are declared there: a few lines of them can stand for gigabytes.
+        raise ValueError("it declares a DOCTYPE")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds; SourceError where it is none. The result is shared: never change it."""
+    try:
+        return _parsed(path.read_bytes())
+    except RecursionError as error:
+        raise SourceError(f"{path}: nested too deeply for a file of annotations; export it again") from error
+    except ValueError as error:       # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise SourceError(f"{path}: not JSON ({error}); expected a file of annotations, export it again") from error
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the object that a file holds, an empty one where it holds anything else: to recognise it by its keys."""
+    if not path.is_file() or head(path).lstrip()[:1] != "{":
+        return {}
+    try:
+        found = read_json(path)
+    except SourceError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_xml(path: Path) -> ET.Element:
+    """Return the root of an XML file; SourceError where it is none, or declares a DOCTYPE."""
+    try:
+        parser = ET.XMLParser(target=_Builder())
+        parser.feed(path.read_bytes())
+        root: ET.Element = parser.close()
+    except (ET.ParseError, LookupError, ValueError) as error:     # LookupError: an encoding nobody knows
+        raise SourceError(f"{path}: not XML ({error}); expected a file of annotations, export it again") from error
+    return root
+
+
+def head(path: Path) -> str:
+    """Return the beginning of a text file, "" where it is no text."""
+    with path.open("rb") as stream:
+        data = stream.read(HEAD)
+    return "" if b"\0" in data else data.decode("utf-8-sig", errors="ignore")
+
+
+def text_lines(path: Path, expected: str) -> list[str]:
+    """Return the lines of a text file; SourceError, saying what was ``expected``, where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not a text file ({error.reason}); expected {expected}") from error
+
+
+def as_object(value: object, place: str) -> dict[str, Any]:
+    """Return ``value``, which must be a JSON object."""
+    return value if isinstance(value, dict) else _wrong(value, place, "an object")
+
+
+def as_list(value: object, place: str) -> list[Any]:
+    """Return ``value``, which must be a list."""
+    return value if isinstance(value, list) else _wrong(value, place, "a list")
+
+
+def as_text(value: object, place: str) -> str:
+    """Return ``value``, which must be a string that is not empty."""
+    return value if isinstance(value, str) and value else _wrong(value, place, "a text")
+
+
+def as_number(value: object, place: str, *, above: float = -sys.float_info.max) -> float:
+    """Return ``value``, which must be a finite number, from ``above`` on."""
+    # math.isfinite cannot take all of JSON's whole numbers, which have no end
+    if isinstance(value, int | float) and not isinstance(value, bool) and above <= value <= sys.float_info.max:
+        return value
+    return _wrong(value, place, "a number" if above < 0 else f"a number from {above:g}")
+
+
+def as_numbers(value: object, place: str) -> list[float]:
+    """Return ``value``, which must be a list of finite numbers."""
+    numbers = as_list(value, place)
+    # A data set has millions of them: looked at together, and one by one only to say which is none.
+    if {int, float}.issuperset(map(type, numbers)) and max(map(abs, numbers), default=0) <= sys.float_info.max:
+        return numbers
+    return [as_number(number, place) for number in numbers]
+
+
+def as_pairs(value: object, place: str) -> list[list[float]]:
+    """Return ``value``, which must be a list of [x, y]."""
+    pairs = as_list(value, place)
+    for index, pair in enumerate(pairs):
+        if len(as_numbers(pair, f"{place}[{index}]")) != 2:
+            _wrong(pair, f"{place}[{index}]", "two numbers")
+    return pairs
+
+
+def as_size(width: object, height: object, place: str) -> list[int]:
+    """Return [width, height], which must be whole numbers above 0."""
+    for side in (width, height):
+        if not (isinstance(side, int) and not isinstance(side, bool) and side > 0):
+            _wrong(side, place, "a whole number of pixels above 0")
+    return [width, height]      # type: ignore[list-item]      # both were just looked at
+
+
+@lru_cache(maxsize=1)       # a file is recognised, then read: it is parsed once
+def _parsed(data: bytes) -> Any:
+    return json.loads(data, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _wrong(value: object, place: str, expected: str) -> NoReturn:
+    got = "missing" if value is None else shown(value)
+    raise SourceError(f"{place} is {got}; expected {expected}")

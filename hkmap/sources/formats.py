@@ -1,0 +1,128 @@
+"""Every format of annotations: one table of ours, and what other distributions add to it.
+
+A distribution adds a format by an entry point of the group ``hkmap.sources`` whose value is a Format:
+
+    [project.entry-points."hkmap.sources"]
+    mine = "my_package.annotations:FORMAT"
+
+Its name is the entry point's. It is asked whether it knows a file when none of ours does, or named by --format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from hkmap.errors import SourceError
+from hkmap.records import Record, Rejects
+from hkmap.sources.coco import coco_records, is_coco
+from hkmap.sources.documents import read_json
+from hkmap.sources.gaze import gaze_records, is_gaze
+from hkmap.sources.labelme import is_labelme, labelme_records
+from hkmap.sources.salicon import is_salicon, salicon_records
+from hkmap.sources.tables import Table, is_table, table_records
+from hkmap.sources.trimaps import is_trimaps, trimap_records
+from hkmap.sources.via import is_via, via_records
+from hkmap.sources.voc import is_voc, voc_records
+from hkmap.sources.yolo import is_yolo, yolo_records
+
+GROUP = "hkmap.sources"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of annotations.
+
+    ``recognise`` tells by its content whether a file or folder is of the format, and raises nothing. ``read`` yields a
+    record for each image: ``image`` as the file calls it, with or without folders and suffix, an ``id`` for messages,
+    ``size`` [width, height] where the file states it (it is compared with the image's), or ``frame`` [width, height]
+    where the coordinates count in another (they are scaled), and the annotations. What cannot be read it raises as a
+    SourceError, or hands to ``rejects`` where the rest still can.
+    """
+
+    name: str
+    title: str
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path, Rejects], Iterator[Record]]
+
+
+def _table(path: Path, rejects: Rejects) -> Iterator[Record]:
+    return table_records(Table(path), rejects)
+
+
+OURS = (
+    Format("coco", "COCO instances (JSON)", is_coco, coco_records),
+    Format("voc", "Pascal VOC (XML)", is_voc, voc_records),
+    Format("labelme", "labelme (JSON)", is_labelme, labelme_records),
+    Format("via", "VGG image annotator (JSON)", is_via, via_records),
+    Format("yolo", "YOLO boxes (a text file an image)", is_yolo, yolo_records),
+    Format("trimaps", "Oxford trimaps (PNG)", is_trimaps, trimap_records),
+    Format("salicon", "SALICON fixations (JSON)", is_salicon, salicon_records),
+    Format("gaze", "CUB-GHA gaze (text)", is_gaze, gaze_records),
+    Format("table", "points, boxes or bubbles (CSV, JSON Lines)", is_table, _table),
+)
+
+
+def format_named(name: str) -> Format:
+    """Return the format called ``name``; SourceError where there is none, or its distribution cannot be imported."""
+    found = next((known for known in OURS if known.name == name), None)
+    if found is not None:
+        return found
+    others = _others()
+    if name not in others:
+        raise SourceError(f'no format is called "{name}"; expected one of {", ".join([*_names(), *others])}')
+    return _loaded(others[name])
+
+
+def recognised(path: Path) -> Format:
+    """Return the format of what is at ``path``, by its content.
+
+    Raises SourceError where no format knows it, or more than one.
+    """
+    problems: list[str] = []
+    found = [known for known in OURS if known.recognise(path)] or _recognised_by_others(path, problems)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " and ".join(known.name for known in found)
+        raise SourceError(f"{path}: looks like {names}; choose one by --format")
+    if path.suffix.lower() == ".json" and path.is_file():
+        read_json(path)       # raises where it is damaged, which says more
+    tried = ", ".join(f"{known.name} ({known.title})" for known in OURS)
+    raise SourceError("; ".join([f"{path}: in no known format, tried {tried}", *problems, "name one by --format"]))
+
+
+def _names() -> list[str]:
+    return [known.name for known in OURS]
+
+
+def _others() -> dict[str, EntryPoint]:
+    """Return the entry points of other distributions; a name of ours stays ours."""
+    return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _names()}
+
+
+def _recognised_by_others(path: Path, problems: list[str]) -> list[Format]:
+    found = []
+    for entry in _others().values():
+        try:
+            other = _loaded(entry)
+        except SourceError as error:
+            problems.append(str(error))
+            continue
+        if other.recognise(path):
+            found.append(other)
+    return found
+
+
+def _loaded(entry: EntryPoint) -> Format:
+    place = f'the format "{entry.name}" ({entry.value})'
+    try:
+        found = entry.load()
+    except Exception as error:       # whatever another's module raises while it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{place} cannot be imported ({reason}); mend or uninstall it") from error
+    if not isinstance(found, Format):
+        raise SourceError(f"{place} is a {type(found).__name__}; expected a hkmap.sources.formats.Format")
+    return found

@@ -1,0 +1,58 @@
+"""Carry annotations to the image that they belong to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from hkmap.errors import SourceError
+from hkmap.records import Record, frame_of
+
+Item = dict[str, Any]
+
+SHAPES = ("bubbles", "points", "boxes", "polygons", "lines")        # the keys of a record that hold coordinates
+
+
+def fit_items(items: Iterable[Item], frame: tuple[int, int], size: tuple[int, int]) -> list[Item]:
+    """Carry shapes from a frame to an image of ``size``, both (width, height).
+
+    A circle stays one: where the two sides scale differently the radius takes their geometric mean, which
+    keeps the share of the picture that it covers.
+
+    >>> fit_items([{"x": 10, "y": 10, "radius": 2}], (100, 100), (400, 100))
+    [{'x': 40.0, 'y': 10.0, 'radius': 4.0}]
+    """
+    across, down = size[0] / frame[0], size[1] / frame[1]
+    factors = {"x": across, "width": across, "y": down, "height": down, "radius": math.sqrt(across * down)}
+
+    def fit(name: str, value: Any) -> Any:
+        if name == "points":
+            return [[x * across, y * down] for x, y in value]
+        return value * factors[name] if name in factors else value
+
+    return [{name: fit(name, value) for name, value in item.items()} for item in items]
+
+
+def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
+    """Return an annotated record in the pixels of its ``image``, of ``size`` (width, height).
+
+    A reader's ``frame`` is scaled to that size. Its ``size`` is what the file says of the image: SourceError where
+    the image has another, as the shapes would then lie beside what they mean.
+    """
+    frame = record.get("frame")
+    if frame is not None:
+        width, height = frame_of({"id": record["id"], "size": frame})
+        scaled = {key: fit_items(record[key], (width, height), size) for key in SHAPES if key in record}
+        record = {key: value for key, value in record.items() if key != "frame"} | scaled
+    elif record.get("size") is not None and frame_of(record) != size:
+        raise SourceError(_difference(frame_of(record), size, image))
+    return {**record, "size": list(size)}
+
+
+def _difference(stated: tuple[int, int], size: tuple[int, int], image: str) -> str:
+    turned = " (its EXIF turns it)" if stated == size[::-1] and size[0] != size[1] else ""
+    return (
+        f"{image}: annotated at {stated[0]}x{stated[1]} pixels, but it has {size[0]}x{size[1]} as displayed{turned}; "
+        "expected the image that was annotated"
+    )

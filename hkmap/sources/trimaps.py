@@ -1,0 +1,54 @@
+"""Trimaps of the Oxford-IIIT pets: a grey image for each photograph, 1 foreground, 2 background, 3 border.
+
+The foreground becomes a mask; nobody says where in the border the animal ends, so that is ``unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hkmap.errors import ImageError, SourceError
+from hkmap.records import Record, Rejects, each
+from hkmap.sources.images import natural_order
+from hkmap.storage.images import read_levels
+
+FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
+
+
+def is_trimaps(path: Path) -> bool:
+    """Whether it is a trimap, or a folder of them: itself, or the folder trimaps in it."""
+    first = next(iter(_files(path)), None)
+    try:
+        return first is not None and bool(_levels(first))
+    except (ImageError, SourceError):
+        return False
+
+
+def trimap_records(path: Path, rejects: Rejects) -> Iterator[Record]:
+    """Yield a record for each trimap, in natural order."""
+    yield from each(_files(path), _record, rejects)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".png" else []
+    folder = next((inner for inner in (path / "trimaps", path / "annotations/trimaps") if inner.is_dir()), path)
+    # the release has a hidden file of another system beside each
+    found = (file for file in folder.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith("."))
+    return sorted(found, key=lambda file: natural_order(file.name))
+
+
+def _record(file: Path) -> Record:
+    levels = _levels(file)
+    record: Record = {"id": file.stem, "image": file.stem, "masks": {"foreground": f"{file}#{FOREGROUND}"}}
+    return record | ({"unknown": {"border": f"{file}#{BORDER}"}} if BORDER in levels else {})
+
+
+def _levels(file: Path) -> set[int]:
+    levels = {int(level) for level in np.unique(read_levels(file))}
+    if not levels <= {FOREGROUND, BACKGROUND, BORDER}:
+        raise SourceError(f"{file}: has the values {sorted(levels)[:6]}; expected 1 foreground, 2 background, 3 border")
+    return levels

@@ -1,0 +1,229 @@
+"""hkmap ceiling: from records to the JSON, the table and the picture; and what it finds in real gaze."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, Result, lines
+from PIL import Image
+
+from hkmap.maps.agreement import KINDS, MEASURES, METHODS
+from hkmap.report.intervals import COLOURS, HEAD, LEFT, LINE_HEIGHT, ROW, Axis, axis_of, draw_ceiling, ticks_of
+
+Hk = Callable[..., Result]
+Record = dict[str, Any]
+
+RANDOM = np.random.default_rng(11)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    """Six images of as many places; three people point near it, one of them only on the first four images."""
+    found = []
+    for number, (x, y) in enumerate(RANDOM.uniform(10, 90, (6, 2))):
+        users = "abc" if number < 4 else "ab"
+        bubbles = [{"x": x + RANDOM.normal(0, 3), "y": y + RANDOM.normal(0, 3), "radius": 20, "user": user}
+                   for user in users]
+        found.append({"id": f"{number}", "size": [100, 100], "bubbles": bubbles, "extra": number})
+    return found
+
+
+@pytest.fixture
+def drawn(records: list[Record], hk: Hk) -> str:
+    result = hk("bubbles2map", "--per-annotator", "--bandwidth", "radius", "--size", 10, "--out", "maps", stdin=records)
+    return result.stdout
+
+
+def test_the_ceiling_of_planted_agreement(drawn: str, hk: Hk) -> None:
+    result = hk("ceiling", "--resamples", 300, stdin=drawn)
+    assert result.exit_code == 0, result.stderr
+    (found,) = result.records
+    assert {key: value for key, value in found.items() if key not in METHODS} == {
+        "images": 6, "left_out": 0, "maps": 16, "annotators": [2, 3], "map_size": [10, 10], "seed": 0}
+    for method in METHODS:
+        assert list(found[method]) == list(MEASURES)
+        for entry in found[method].values():
+            names = (*KINDS, "null_minus_uniform")
+            assert list(entry) == [name for kind in names for name in (kind, f"{kind}_interval")]
+            for kind in KINDS:
+                low, high = entry[f"{kind}_interval"]
+                assert low <= entry[kind] + 1e-12
+                assert entry[kind] <= high + 1e-12
+        assert found[method]["mse"]["agreement"] < found[method]["mse"]["null_interval"][0]
+        assert found[method]["iou"]["agreement"] > found[method]["iou"]["null_interval"][1]
+
+
+def test_the_table_is_for_people(drawn: str, hk: Hk) -> None:
+    result = hk("ceiling", "--resamples", 20, stdin=drawn)
+    assert "6 images, mean and 95 % interval" in result.stderr
+    assert "leave_one_out" in result.stderr
+    assert hk("ceiling", "--resamples", 20, "-q", stdin=drawn).stderr == ""
+
+
+def test_a_seed_gives_the_same_bytes(drawn: str, hk: Hk) -> None:
+    first, again, other = (hk("ceiling", "--resamples", 20, "--seed", seed, stdin=drawn).stdout for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_images_of_one_annotator_are_left_out_and_said(drawn: str, hk: Hk) -> None:
+    records = [json.loads(line) for line in drawn.splitlines()]
+    del records[0]["annotator_maps"]
+    records[1]["annotator_maps"] = {"a": records[1]["annotator_maps"]["a"]}
+    result = hk("ceiling", "--resamples", 20, stdin=records)
+    assert result.exit_code == 0
+    assert "2 of 6 images have fewer than two annotators and are left out" in result.stderr
+    assert (result.records[0]["images"], result.records[0]["left_out"]) == (4, 2)
+    assert result.records[0]["maps"] == 10
+
+
+def test_without_annotators_there_is_no_ceiling(records: list[Record], hk: Hk) -> None:
+    result = hk("ceiling", stdin=records)
+    assert result.exit_code == 1
+    assert "0 images with two annotators or more, expected at least two such images" in result.stderr
+    assert "draw the maps with `hkmap bubbles2map --per-annotator`" in result.stderr
+
+
+def test_maps_of_different_sizes_have_a_remedy(drawn: str, hk: Hk) -> None:
+    np.save("other.npy", np.eye(7, dtype=np.float32))
+    records = [json.loads(line) for line in drawn.splitlines()]
+    records[2]["annotator_maps"]["a"] = "other.npy"
+    result = hk("ceiling", stdin=records)
+    assert result.exit_code == 1
+    assert "maps are 7x7 and 10x10 (height x width), expected one size; pass them through `hkmap res" in result.stderr
+
+
+def test_a_bad_map_can_be_skipped(drawn: str, hk: Hk) -> None:
+    records = [json.loads(line) for line in drawn.splitlines()]
+    records[2]["annotator_maps"]["a"] = "gone.npy"
+    assert "gone.npy" in hk("ceiling", stdin=records).stderr
+    result = hk("ceiling", "--on-error", "skip", "--max-errors", 1, "--resamples", 20, stdin=records)
+    assert result.exit_code == 0
+    assert result.records[0]["images"] == 5
+
+
+def test_each_image_has_its_own_figures(drawn: str, hk: Hk) -> None:
+    result = hk("ceiling", "--resamples", 20, "--per-image", "each.jsonl", stdin=drawn)
+    each = [json.loads(line) for line in Path("each.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in each] == [f"{number}" for number in range(6)]
+    assert each[3]["extra"] == 3
+    for method in METHODS:
+        for measure in MEASURES:
+            for kind in KINDS:
+                mean = np.mean([record["ceiling"][method][measure][kind] for record in each])
+                assert mean == pytest.approx(result.records[0][method][measure][kind])
+
+
+@pytest.mark.parametrize("option", ["--per-image", "--picture"])
+def test_nothing_is_overwritten_unasked(option: str, drawn: str, hk: Hk) -> None:
+    Path("there").write_text("mine")
+    result = hk("ceiling", option, "there", stdin=drawn)
+    assert result.exit_code == 1
+    assert "there: exists already" in result.stderr
+    assert Path("there").read_text() == "mine"
+    assert hk("ceiling", "--resamples", 20, option, "there", "--overwrite", stdin=drawn).exit_code == 0
+    assert Path("there").read_bytes() != b"mine"
+
+
+def test_a_shard_is_measured_through_unpack(drawn: str, hk: Hk) -> None:
+    Image.new("RGB", (100, 100)).save("photo.png")
+    records = [{**json.loads(line), "image": "photo.png"} for line in drawn.splitlines()]
+    assert hk("pack", "train.h5", stdin=records).exit_code == 0
+    unpacked = hk("unpack", "train.h5").stdout
+    found, expected = (hk("ceiling", "--resamples", 20, stdin=text).records[0] for text in (unpacked, lines(records)))
+    assert found == expected
+
+
+# the picture
+
+
+def summary(**kinds: float) -> dict[str, Any]:
+    entry = {name: value for kind, mean in kinds.items()
+             for name, value in ((kind, mean), (f"{kind}_interval", [mean - 0.05, mean + 0.05]))}
+    return {"images": 3, "annotators": [2, 4], **{method: dict.fromkeys(MEASURES, entry) for method in METHODS}}
+
+
+def test_the_dots_stand_where_the_numbers_are() -> None:
+    means = {"agreement": 0.75, "null": 0.4, "uniform": -0.2}
+    picture = draw_ceiling(summary(**means))
+    axis = axis_of([-0.25, 0.8])
+    for index, (kind, mean) in enumerate(means.items()):
+        row = 2 * LINE_HEIGHT + HEAD + ROW * index + ROW // 2
+        (columns,) = np.nonzero((picture[row, LEFT - 5 :] == COLOURS[kind]).all(axis=-1))
+        columns += LEFT - 5
+        ends = [axis.place(mean - 0.05), axis.place(mean + 0.05)]
+        assert [columns.min(), columns.max()] == pytest.approx(ends, abs=2.5), kind
+        (tall,) = np.nonzero((picture[row - 3, LEFT - 5 :] == COLOURS[kind]).all(axis=-1))     # end, dot, end
+        assert axis.place(mean) - LEFT + 5 == pytest.approx(tall[len(tall) // 2], abs=2.5)
+
+
+@pytest.mark.parametrize(("ends", "axis"), [
+    ([0.0, 0.0], Axis(0, 1)), ([0.1, 1.0], Axis(0, 1.05)), ([-1.0, -0.5], Axis(-1.05, 0)),
+    ([-1.0, 1.0], Axis(-1.1, 1.1)),
+])
+def test_every_axis_holds_zero(ends: list[float], axis: Axis) -> None:
+    assert axis_of(ends) == pytest.approx(axis)
+
+
+@pytest.mark.parametrize(("axis", "ticks"), [
+    (Axis(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    (Axis(0, 0.00068), [0, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006]),
+    (Axis(-3.1, 9), [-2, 0, 2, 4, 6, 8]),
+])
+def test_ticks_are_round(axis: Axis, ticks: list[float]) -> None:
+    assert ticks_of(axis) == ticks
+
+
+def test_the_picture_is_written(drawn: str, hk: Hk) -> None:
+    assert hk("ceiling", "--resamples", 20, "--picture", "ceiling.png", stdin=drawn).exit_code == 0
+    with Image.open("ceiling.png") as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+
+
+# real gaze
+
+
+def test_people_agree_where_to_look_at_birds(shell: Callable[..., Result], data_root: Path) -> None:
+    """Every eighth bird; the acceptance is that the agreement lies outside the null's interval."""
+    cub = data_root.resolve() / "cub10"
+    gaze = " ".join(f'--gaze "{cub}/gaze/Fixation_run{run}.txt"' for run in range(1, 6))
+    result = shell(
+        f'hkmap cub "{cub}/CUB_200_2011" {gaze} | awk "NR % 8 == 0"'
+        " | hkmap bubbles2map --bandwidth fixed --size 28 --per-annotator --out maps.h5"
+        " | hkmap resize --size 14 --out maps14.h5 | hkmap ceiling"
+    )
+    assert result.exit_code == 0, result.stderr
+    (found,) = result.records
+    assert found["images"] == 74
+    assert found["annotators"][1] == 5
+    for method in METHODS:
+        for name, higher in (("mse", False), ("spearman", True), ("iou", True), ("kl", False)):
+            entry = found[method][name]
+            (low, high), (worst, best) = entry["null_interval"], entry["agreement_interval"]
+            assert (entry["agreement"] > high) if higher else (entry["agreement"] < low)
+            assert (worst > high) if higher else (best < low)          # the intervals do not even touch
+        assert found[method]["spearman"]["null_minus_uniform_interval"][0] > 0      # the centre bias
+
+
+def test_the_example_prints_the_ceiling(shell: Callable[..., Result], data_root: Path, folder: Path) -> None:
+    result = shell(f'bash "{ROOT}/examples/ceiling.sh"', HKMAP_DATA=str(data_root.resolve()), EVERY="40", OUT="out")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((folder / "out" / "ceiling.json").read_text())
+    assert found["images"] == 14
+    assert found["leave_one_out"]["iou"]["agreement"] > found["leave_one_out"]["iou"]["null_interval"][1]
+    assert len((folder / "out" / "each.jsonl").read_text().splitlines()) == 14
+    with Image.open(folder / "out" / "ceiling.png") as picture:
+        assert picture.size[0] > 100
+    again = shell(f'bash "{ROOT}/examples/ceiling.sh"', HKMAP_DATA=str(data_root.resolve()), OUT="out")
+    assert again.exit_code == 2
+    assert "out: exists already" in again.stderr

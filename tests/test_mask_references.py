@@ -1,0 +1,243 @@
+"""What a record may refer to as a mask: a path, the pixels of one value, a variable, COCO's run lengths."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_masks
+
+from hkmap.errors import ImageError, RecordError
+from hkmap.records import masks_of
+from hkmap.storage.masks import read_fitting_mask, read_referred_mask
+from hkmap.storage.matfiles import read_variable
+from hkmap.storage.rle import decode_rle, merge_rles
+
+VALUES = np.array([[0, 1, 2, 2], [3, 0, 255, 2], [0, 0, 0, 2]], np.uint8)
+
+
+@pytest.fixture
+def level_image(tmp_path: Path) -> Path:
+    Image.fromarray(VALUES).save(tmp_path / "levels.png")
+    return tmp_path / "levels.png"
+
+
+@pytest.mark.parametrize("value", [0, 2, 255, 77])
+def test_a_value_selects_its_pixels(level_image: Path, value: int) -> None:
+    assert np.array_equal(read_fitting_mask(f"{level_image}#{value}", (4, 3)), np.equal(VALUES, value))
+
+
+def test_a_plain_path_is_all_that_is_not_black(level_image: Path) -> None:
+    assert np.array_equal(read_referred_mask(str(level_image)), VALUES != 0)
+
+
+def test_a_file_with_a_mark_in_its_name_is_a_file(level_image: Path, tmp_path: Path) -> None:
+    odd = level_image.rename(tmp_path / "levels.png#2")
+    assert np.array_equal(read_referred_mask(str(odd)), VALUES != 0)
+    assert np.array_equal(read_referred_mask(f"{odd}#2"), VALUES == 2)
+
+
+@pytest.mark.parametrize(("reference", "sentence"), [
+    ("{}/gone.png#2", r"gone\.png: No such file"), ("{}/levels.png#two", r"levels\.png#two: No such file"),
+    ("{}/levels.png#-2", r"levels\.png#-2: No such file"), ("#2", "#2: No such file"),
+    ("{}/gone.mat#seg", r"gone\.mat: No such file or directory; expected a \.mat file"),
+])
+def test_a_reference_to_nothing_is_named(level_image: Path, reference: str, sentence: str) -> None:
+    with pytest.raises(ImageError, match=sentence):
+        read_referred_mask(reference.format(level_image.parent))
+
+
+def test_a_mask_of_another_size_is_named_by_its_reference(level_image: Path) -> None:
+    with pytest.raises(ImageError, match=r"levels\.png#2: a mask of 4x3 pixels for an image of 3x4, expected the same"):
+        read_fitting_mask(f"{level_image}#2", (3, 4))
+    rle = {"size": [1, 2], "counts": [1, 1]}
+    with pytest.raises(ImageError, match="run lengths: a mask of 2x1 pixels for an image of 3x4"):
+        read_fitting_mask(merge_rles([rle]), (3, 4))
+
+
+# .mat files
+
+
+def test_a_variable_of_a_mat_file_is_a_mask(tmp_path: Path) -> None:
+    for compressed in (False, True):
+        path = tmp_path / f"{compressed}.mat"
+        scipy.io.savemat(path, {"seg": VALUES, "bbox": {"left": 1.0}, "name": "bird"}, do_compression=compressed)
+        assert np.array_equal(read_referred_mask(f"{path}#seg"), VALUES != 0)
+        assert read_variable(path, "bbox") == {"left": 1.0}
+    for name, sentence in {
+        "eye": r'no variable "eye"; expected one of seg, bbox, name', "bbox": '"bbox" is no picture; expected numbers',
+        "name": '"name" is no picture',
+    }.items():
+        with pytest.raises(ImageError, match=sentence):
+            read_referred_mask(f"{path}#{name}")
+
+
+def cells(*values: object) -> np.ndarray[Any, Any]:
+    found = np.empty((len(values), 1), object)
+    found[:, 0] = values
+    return found
+
+
+CONTENTS = {
+    "number": 7.25, "whole": 300, "negative": -2.0, "text": "Großer Ani", "empty": np.zeros((0, 3)), "row": [[1, 2, 3]],
+    "image": VALUES, "deep": VALUES.astype(np.uint16) * 257, "single": np.float32(VALUES) / 7,
+    "long": np.eye(3, dtype=np.int64), "cube": np.arange(24.0).reshape(2, 3, 4), "flag": np.eye(3) > 0,
+}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_variables_are_those_that_scipy_reads(tmp_path: Path, compressed: bool) -> None:
+    path = tmp_path / "x.mat"
+    scipy.io.savemat(path, CONTENTS, do_compression=compressed)
+    expected = scipy.io.loadmat(path)
+    for name in CONTENTS:
+        found = read_variable(path, name)
+        assert np.array_equal(found, np.squeeze(expected[name]) if np.isscalar(found) else expected[name]), name
+    nested = {"files": cells("a/1.jpg", "b/22.jpg", "é"), "box": {"left": 1.0, "name": "x", "in": {"side": [[1, 2]]}}}
+    scipy.io.savemat(path, nested, do_compression=compressed)
+    assert read_variable(path, "files") == ["a/1.jpg", "b/22.jpg", "é"]
+    box = read_variable(path, "box")
+    assert [box["left"], box["name"], box["in"]["side"].tolist()] == [1.0, "x", [[1, 2]]]
+    scipy.io.savemat(path, {"rows": np.array(["ab ", "cde"]), "many": [{"a": 1.0}, {"a": 2.0}]})
+    assert read_variable(path, "rows") == ["ab ", "cde"]
+    assert read_variable(path, "many") == [{"a": 1.0}, {"a": 2.0}]
+
+
+def test_the_other_order_of_bytes_is_read(tmp_path: Path) -> None:
+    """What MATLAB wrote on a big-endian machine, by hand: a 2x2 matrix of doubles kept as 16-bit numbers."""
+    def element(kind: int, data: bytes) -> bytes:
+        return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    parts = element(6, struct.pack(">II", 6, 0)) + element(5, struct.pack(">ii", 2, 2))
+    parts += struct.pack(">HH4s", 3, 1, b"seg\0") + element(4, struct.pack(">4H", 1, 300, 0, 4))
+    (tmp_path / "x.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x01\x00MI" + element(14, parts))
+    assert read_variable(tmp_path / "x.mat", "seg").tolist() == [[1, 0], [300, 4]]
+
+
+@pytest.mark.parametrize(("data", "sentence"), [
+    (b"", "it has no header"), (b"text", "it has no header"), (bytes(300), "it has no header"),
+    (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM", "its header is of another version"),
+])
+def test_what_is_no_mat_file_is_refused(tmp_path: Path, data: bytes, sentence: str) -> None:
+    path = tmp_path / "x.mat"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=rf"x\.mat: no \.mat file \({sentence}\); expected MATLAB's version 5 to 7"):
+        read_variable(path, "seg")
+
+
+def test_a_mat_file_of_other_contents_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.mat"
+    nested: Any = 1.0
+    for _ in range(30):
+        nested = {"a": nested}
+    for value, sentence in {
+        "complex": (np.eye(2) * 1j, "it has complex numbers"),
+        "sparse": (scipy.sparse.eye(3), "a matrix of the class 5"),
+        "deep": (nested, "it is nested too deeply"),
+    }.values():
+        scipy.io.savemat(path, {"seg": value})
+        with pytest.raises(ImageError, match=sentence):
+            read_variable(path, "seg")
+    scipy.io.savemat(path, {"seg": VALUES})
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ImageError, match="it is cut short"):
+        read_variable(path, "seg")
+
+
+def test_a_mat_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.mat"
+    scipy.io.savemat(path, {"seg": np.zeros((3000, 3000), np.uint8)}, do_compression=True)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr("hkmap.storage.matfiles.MAX_PIXELS", 1_000_000)
+    with pytest.raises(ImageError, match="it unpacks to more than an image may hold"):
+        read_variable(path, "seg")
+
+
+# run lengths
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0, 0.02, 0.5, 0.98, 1]))
+def test_decoding_is_that_of_pycocotools(height: int, width: int, seed: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+    rle = {"size": [height, width], "counts": encoded["counts"].decode()}
+    assert np.array_equal(decode_rle(rle), mask)
+    assert np.array_equal(decode_rle(rle), coco_masks.decode(encoded) > 0)
+    assert merge_rles([rle, rle]) == rle
+
+
+def test_long_runs_are_read(level_image: Path) -> None:
+    mask = np.zeros((4000, 5000), np.uint8, order="F")
+    mask[7, 4321] = mask[-1, -1] = 1
+    rle = coco_masks.encode(mask)
+    assert np.array_equal(decode_rle({"size": [4000, 5000], "counts": rle["counts"].decode()}), mask > 0)
+
+
+@pytest.mark.parametrize(("rle", "sentence"), [
+    ({"size": [3], "counts": "1"}, r"run lengths of the size \[3\]; expected \[height, width\]"),
+    ({"size": [3, True], "counts": "1"}, "run lengths of the size"), ({"size": [3, 0], "counts": "1"}, "of the size"),
+    ({"size": [60_000, 60_000], "counts": "1"}, "of 60000x60000 pixels; expected at most 268,435,456 in all"),
+    ({"size": [3, 4], "counts": ""}, 'run lengths ""; expected the text of a COCO mask'),
+    ({"size": [3, 4], "counts": "é"}, "expected the text of a COCO mask"),
+    ({"size": [3, 4], "counts": "oooooooo1"}, "one longer than any image"),
+    ({"size": [3, 4], "counts": "Q"}, 'run lengths "Q"; expected the text of a COCO mask'),
+    ({"size": [3, 4], "counts": "6"}, "run lengths for 6 pixels of 4x3; expected to fill them exactly"),
+    ({"size": [3, 4], "counts": [13, -1]}, r"lengths \[13, -1\]; expected a text, or a list of whole numbers from 0"),
+    ({"size": [3, 4], "counts": [1.5]}, "expected a text, or a list"),
+    ({"size": [3, 4], "counts": None}, "run lengths None; expected a text, or a list"),
+    ({"size": [3, 4], "counts": [10**30]}, "expected a text, or a list"),
+])
+def test_run_lengths_that_would_not_fit_never_reach_the_decoder(rle: dict[str, Any], sentence: str) -> None:
+    for function in (decode_rle, lambda one: merge_rles([one])):
+        with pytest.raises(ImageError, match=sentence):
+            function(rle)
+
+
+def test_masks_of_two_sizes_are_not_merged() -> None:
+    with pytest.raises(ImageError, match=r"run lengths of \[2, 1\] beside \[1, 2\]; expected one \[height, width\]"):
+        merge_rles([{"size": [1, 2], "counts": [2]}, {"size": [2, 1], "counts": [2]}])
+
+
+def test_without_pycocotools_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ImageError, match=r"need pycocotools; pip install 'hkmap\[coco\]'"):
+        merge_rles([{"size": [1, 2], "counts": [2]}])
+
+
+# in a record
+
+
+def test_a_record_may_hold_references_of_every_kind() -> None:
+    masks = {"a": "x.png", "b": "x.png#3", "c": "x.mat#seg", "d": {"size": [3, 4], "counts": "<"}}
+    assert masks_of({"id": "7", "masks": masks}) == masks
+    assert masks_of({"id": "7", "unknown": masks}, "unknown") == masks
+    for wrong in ({"size": [3, 4]}, {"counts": "1"}, ["x.png"], 7, {"size": [3, 4], "counts": [12]}):
+        with pytest.raises(RecordError, match=r'record "7": unknown is .*; expected an object of names and paths'):
+            masks_of({"id": "7", "unknown": {"a": wrong}}, "unknown")
+
+
+def test_maps_and_sheets_are_made_of_every_kind(hk: Callable, level_image: Path, tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "x.mat", {"seg": VALUES})
+    Image.new("RGB", (4, 3)).save(tmp_path / "photo.png")
+    rle = coco_masks.encode(np.asfortranarray((VALUES == 2).astype(np.uint8)))
+    masks = {
+        "value": f"{level_image}#2", "variable": f"{tmp_path}/x.mat#seg",
+        "runs": {"size": [3, 4], "counts": rle["counts"].decode()},
+    }
+    records = [{"id": name, "image": f"{tmp_path}/photo.png", "masks": {"m": mask}} for name, mask in masks.items()]
+    drawn = hk("masks2map", "--size", "3x4", "--out", tmp_path / "maps", stdin=records).records
+    expected = [VALUES == 2, VALUES != 0, VALUES == 2]
+    for record, mask in zip(drawn, expected, strict=True):
+        assert np.array_equal(np.load(record["map"]), mask)
+    assert hk("show", "--out", tmp_path / "x.png", stdin=drawn).exit_code == 0
