@@ -16,8 +16,8 @@ demo: .venv/.installed  ## run the whole pipeline on embedded data; SEEDS="0 1 2
 test: check  ## lint, types and the whole suite, with branch coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
 
-soak: .venv/.developing  ## the long fault and resume runs
-	$(BIN)/python -m pytest -m soak
+soak: .venv/.developing  ## the long fault, fuzz and resume runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
 
 check: .venv/.developing  ## lint and types alone
 	$(BIN)/ruff check .
