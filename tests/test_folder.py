@@ -53,6 +53,14 @@ def test_masks_lie_under_the_same_path_with_any_suffix(hk: Callable, tmp_path: P
     assert result.stderr == ""
 
 
+def test_masks_of_the_unknown_and_of_where_not_to_look(hk: Callable, tmp_path: Path) -> None:
+    root = pictures(tmp_path, ["a/1.jpg", "a/2.jpg", "void/a/1.png", "burnt/a/2.png"])
+    one, two = hk("folder", root, "--unknown", root / "void", "--dont-look", root / "burnt").records
+    assert (one["unknown"], one.get("dont_look")) == ({"mask": f"{root}/void/a/1.png"}, None)
+    assert (two.get("unknown"), two["dont_look"]) == (None, {"mask": f"{root}/burnt/a/2.png"})
+    assert "masks" not in one | two
+
+
 def test_masks_inside_the_root_are_no_class(hk: Callable, tmp_path: Path) -> None:
     root = pictures(tmp_path, ["cat/1.jpg", "masks/cat/1.png"])
     records = hk("folder", root, "--masks", root / "masks").records

@@ -150,7 +150,7 @@ def test_tiles_of_all_shapes_make_one_sheet() -> None:
 def test_unknown_areas_are_outlined_below_the_masks_and_named() -> None:
     mask, unknown = np.zeros((90, 120), bool), np.zeros((90, 120), bool)
     mask[40:60, 40:60] = unknown[40:60, 40:80] = True
-    picture = annotated(GREY, record(), {"EX": mask}, {"void": unknown})
+    picture = annotated(GREY, record(), {"EX": mask}, unknown={"void": unknown})
     assert len(np.unique(picture[50, [40, 79]], axis=0)) == 2
     assert (picture[50, 40] == annotated(GREY, record(), {"EX": mask})[50, 40]).all()
     assert changed(picture, annotated(GREY, record(), {"EX": mask}))[18:30, 3:60].any()      # its name
@@ -364,7 +364,7 @@ def test_the_options_show(hk, here: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["levels.png#7", {"size": [90, 120], "counts": "hX5hX5"}], ids=["value", "rle"])
-@pytest.mark.parametrize("key", ["masks", "unknown"])
+@pytest.mark.parametrize("key", ["masks", "unknown", "dont_look"])
 def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: object) -> None:
     from hkmap.storage.masks import read_referred_mask
 

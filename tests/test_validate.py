@@ -101,6 +101,7 @@ def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
         ({"masks": {"EX": "gone.tif"}}, "bad-mask", "gone.tif"),
         ({"masks": {"EX": "small.png"}}, "bad-mask", "small.png: a mask of 4x3 pixels for an image of 40x30"),
         ({"unknown": {"void": "gone.png"}}, "bad-mask", "gone.png"),
+        ({"dont_look": {"text": "gone.png"}}, "bad-mask", "gone.png"),
         ({"bubbles": None, "unknown": {"void": "mask.png"}}, "no-annotation", "neither an annotation nor a map"),
         ({"unknown": 5}, "bad-record", "unknown is 5"),
         ({"map": "gone.npy"}, "bad-map", "gone.npy"),

@@ -15,8 +15,14 @@ from hkmap.records import Rejects
 @click.option("--masks", type=FOLDER, metavar="DIR",
               help="Masks under the same paths as their images but for the suffix: DIR/cat/007.png for "
                    "ROOT/cat/007.jpg.")
+@click.option("--unknown", type=FOLDER, metavar="DIR",
+              help="Likewise, masks of where nobody knows; see `hkmap weights`.")
+@click.option("--dont-look", type=FOLDER, metavar="DIR",
+              help="Likewise, masks of where one should not look; see `hkmap weights`.")
 @error_options
-def folder(root: Path, masks: Path | None, rejects: Rejects) -> None:
+def folder(
+    root: Path, masks: Path | None, unknown: Path | None, dont_look: Path | None, rejects: Rejects
+) -> None:
     """Print the images of a folder as records.
 
     Each folder in ROOT that holds an image, itself or further down, is a class; labels count from 0 in natural
@@ -30,4 +36,6 @@ def folder(root: Path, masks: Path | None, rejects: Rejects) -> None:
     """
     from hkmap.sources.folder import folder_records
 
-    emit(folder_records(root, masks=masks, rejects=rejects))
+    folders = {"masks": masks, "unknown": unknown, "dont_look": dont_look}
+    given = {key: path for key, path in folders.items() if path is not None}
+    emit(folder_records(root, masks=given, rejects=rejects))

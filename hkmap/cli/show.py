@@ -80,7 +80,7 @@ def show(
     """Draw a contact sheet: each image with its annotations, and beside it its maps.
 
     Bubbles are circles, points dots whose area follows their weight, boxes, polygons and masks outlines; masks of
-    what nobody annotated (`unknown`) are named so. A map lies in colour over the image in grey. The colours rise
+    what nobody annotated (`unknown`) and of where not to look (`dont_look`) are named so. A map lies in colour over the image in grey. The colours rise
     evenly in brightness and are told apart by the colour-blind too. The captions give what --caption names, and the
     map's size and maximum; they are spelt in ASCII, and a letter without a spelling is its code (\\u65e5). Prints one
     JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages "sheets" too, a list of files.
@@ -148,12 +148,12 @@ def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
         key: None if reference is None else (load_weights if key == "weights" else load_map)(reference)
         for key, reference in references.items()
     }
-    masks, unknown = (
+    masks, unknown, dont_look = (
         {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
         if record.get(key) is not None else {}
-        for key in ("masks", "unknown")
+        for key in ("masks", "unknown", "dont_look")
     )
-    return Entry(record=record, image=image, maps=maps, masks=masks, unknown=unknown)
+    return Entry(record=record, image=image, maps=maps, masks=masks, unknown=unknown, dont_look=dont_look)
 
 
 def _map_reference(record: Record, key: str) -> str | None:

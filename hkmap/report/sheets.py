@@ -28,7 +28,7 @@ COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by th
     "polygons": (230, 159, 0),
 }
 LESIONS: tuple[Colour, ...] = ((86, 180, 233), (240, 228, 66), (0, 200, 140), (204, 121, 167), (213, 94, 0))
-UNKNOWN: Colour = (215, 215, 215)
+SETTLED: dict[str, Colour] = {"unknown": (215, 215, 215), "dont_look": (255, 90, 90)}      # what is no lesion
 NO_MASKS: Mapping[str, Mask] = MappingProxyType({})
 GAP = 4
 BAR = (10, 96)          # pixels of the legend's colour bar: height, width
@@ -41,7 +41,7 @@ SUBPIXEL_BITS = 4       # cv2 draws at sixteenths of a pixel
 class Entry:
     """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by their key (None: it has none), ``masks`` by name.
 
-    ``unknown`` are the masks, by name, of what nobody annotated.
+    ``unknown`` are the masks, by name, of what nobody annotated, ``dont_look`` of where one should not look.
     """
 
     record: Record
@@ -49,6 +49,7 @@ class Entry:
     maps: Mapping[str, Map | None]
     masks: Mapping[str, Mask]
     unknown: Mapping[str, Mask] = field(default_factory=dict)
+    dont_look: Mapping[str, Mask] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
     Each picture is fitted into the style's cell, so entries with the same map keys give tiles of one width.
     """
     image = _fitted(entry.image, style.cell)
-    pictures = [annotated(image, entry.record, entry.masks, entry.unknown)]
+    pictures = [annotated(image, entry.record, entry.masks, unknown=entry.unknown, dont_look=entry.dont_look)]
     captions = [_told(entry.record, style.captions) if style.captions else _caption(entry.record)]
     for key, values in entry.maps.items():
         pictures.append(_map_picture(image, values, style))
@@ -108,7 +109,12 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
 
 
 def annotated(
-    image: Pixels, record: Record, masks: Mapping[str, Mask], unknown: Mapping[str, Mask] = NO_MASKS
+    image: Pixels,
+    record: Record,
+    masks: Mapping[str, Mask],
+    *,
+    unknown: Mapping[str, Mask] = NO_MASKS,
+    dont_look: Mapping[str, Mask] = NO_MASKS,
 ) -> Pixels:
     """Return a copy of ``image`` (H, W, 3) with the record's annotations and masks as outlines.
 
@@ -119,7 +125,8 @@ def annotated(
     height, width = picture.shape[:2]
     frame = frame_of(record) if record.get("size") is not None else (width, height)
     scale = np.array([width / frame[0], height / frame[1]])
-    names = _draw_masks(picture, masks, unknown)
+    names = _draw_settled(picture, {"unknown": unknown, "dont_look": dont_look})
+    names = _draw_masks(picture, masks) | names
     if record.get("polygons") is not None:
         for polygon in polygons_of(record):
             _draw_lines(picture, np.array(polygon) * scale, COLOURS["polygons"])
@@ -231,14 +238,20 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
     return [key, f"{height}x{width}, max {values.max():.2f}"]
 
 
-def _draw_masks(picture: Pixels, masks: Mapping[str, Mask], unknown: Mapping[str, Mask]) -> dict[str, Colour]:
-    """Draw the outlines, those of the unknown below the others; return the names with their colours."""
-    for mask in unknown.values():
-        _draw_mask(picture, mask, UNKNOWN)
+def _draw_masks(picture: Pixels, masks: Mapping[str, Mask]) -> dict[str, Colour]:
+    """Draw the outlines of lesions; return their names with their colours."""
     colours = dict(zip(masks, cycle(LESIONS), strict=False))
     for name, mask in masks.items():
         _draw_mask(picture, mask, colours[name])
-    return colours | {f"unknown: {name}": UNKNOWN for name in unknown}
+    return colours
+
+
+def _draw_settled(picture: Pixels, masks: Mapping[str, Mapping[str, Mask]]) -> dict[str, Colour]:
+    """Draw the outlines of masks that say how an area counts, by the key of the record; return what to call them."""
+    for key, found in masks.items():
+        for mask in found.values():
+            _draw_mask(picture, mask, SETTLED[key])
+    return {f"{key}: {name}": SETTLED[key] for key, found in masks.items() for name in found}
 
 
 def _draw_mask(picture: Pixels, mask: Mask, colour: Colour) -> None:

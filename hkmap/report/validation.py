@@ -227,8 +227,9 @@ def _check_annotations(record: Record, frame: Frame | None, odd: Oddities) -> No
                 odd.setdefault("off-image", f'record "{record["id"]}", {key}: {where} pixels')
         if record.get("masks") is not None:
             marks.append(_marked(record, "masks", frame, odd))
-        if record.get("unknown") is not None:
-            _marked(record, "unknown", frame, odd)
+        for key in ("unknown", "dont_look"):
+            if record.get(key) is not None:
+                _marked(record, key, frame, odd)
         if not marks and record.get("map") is None:
             odd["no-annotation"] = ""
         if marks and not any(marks):

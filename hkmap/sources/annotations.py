@@ -19,7 +19,7 @@ from hkmap.storage.masks import image_frame
 logger = logging.getLogger("hkmap")
 
 OWN = {"id", "image", "size", "frame"}      # what is the file's view of the image, and no annotation
-MASKS = ("masks", "unknown")
+MASKS = ("masks", "unknown", "dont_look")
 
 
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:

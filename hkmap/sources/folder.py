@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,10 @@ logger = logging.getLogger("hkmap")
 
 @dataclass
 class _Walk:
-    """Walks a folder, but not into ``skipped``, and keeps the names of files that are no images."""
+    """Walks a folder, but not into those ``apart``, and keeps the names of files that are no images."""
 
     root: Path
-    skipped: Path | None
+    apart: Collection[Path]
     others: list[str] = field(default_factory=list)
 
     def images(self, folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
@@ -32,28 +32,51 @@ class _Walk:
         for path in listing.images.values():
             yield path.relative_to(self.root).with_suffix("").as_posix(), path
         for inner in listing.folders:
-            if inner.resolve() != self.skipped:
+            if inner.resolve() not in self.apart:
                 yield from self.images(inner, (*above, here))
 
 
-def folder_records(root: Path, *, masks: Path | None = None, rejects: Rejects) -> Iterator[Record]:
+class _Masks:
+    """The masks of a folder that go under one ``key`` of the records."""
+
+    def __init__(self, key: str, root: Path, folder: Path, apart: Collection[Path]) -> None:
+        self.key = key
+        self._folder = folder
+        self._paths = _fitting_masks(root, folder, apart)
+        self._unused = set(self._paths)
+
+    def add(self, record: Record) -> None:
+        identifier = record["id"]
+        if identifier in self._paths:
+            self._unused.discard(identifier)
+            record[self.key] = {"mask": str(self._paths[identifier])}
+
+    def warn(self) -> None:
+        if self._unused:
+            logger.warning("%s: %d masks have no image: %s", self._folder, len(self._unused), few(sorted(self._unused)))
+
+
+def folder_records(root: Path, *, masks: Mapping[str, Path] | None = None, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each image below ``root``, its own ones first, then class by class, in natural order.
 
     The folders directly in ``root`` are the classes, counted from 0; images outside them have no label.
-    ``masks`` holds a mask for an image under the same path but for the suffix. Raises SourceError where there
-    is no image, no mask fits any, or two files would share an id.
+    ``masks`` gives folders by the key of a record, "masks", "unknown" or "dont_look": each holds a mask for an image
+    under the same path but for the suffix. Raises SourceError where there is no image, no mask of a folder fits any,
+    or two files would share an id.
     """
-    walk = _Walk(root, masks.resolve() if masks else None)
-    mask_of = _masks(root, masks) if masks else {}
-    unused = set(mask_of)
+    apart = [folder.resolve() for folder in (masks or {}).values()]
+    walk = _Walk(root, apart)
+    found = [_Masks(key, root, folder, apart) for key, folder in (masks or {}).items()]
     empty = True
     for record in each(_images(walk), sized, rejects):
         empty = False
-        if record["id"] in mask_of:
-            unused.discard(record["id"])
-            record["masks"] = {"mask": str(mask_of[record["id"]])}
+        for own in found:
+            own.add(record)
         yield record
-    _warn(root, walk, masks, unused)
+    if walk.others:
+        logger.warning("%s: %d files are no images: %s", root, len(walk.others), few(walk.others))
+    for own in found:
+        own.warn()
     if empty and not rejects.count:
         raise SourceError(f"{root}: no image here; expected files with the suffixes {' '.join(sorted(IMAGE_SUFFIXES))}")
 
@@ -68,13 +91,13 @@ def _images(walk: _Walk) -> Iterator[Record]:
         yield record
 
 
-def _masks(root: Path, folder: Path) -> dict[str, Path]:
+def _fitting_masks(root: Path, folder: Path, apart: Collection[Path]) -> dict[str, Path]:
     """Return {path below the folder without suffix: mask}, at least one of which has an image."""
-    walk = _Walk(folder, None)
+    walk = _Walk(folder, [])
     masks = dict(walk.images(folder))
     if walk.others:
         logger.warning("%s: %d files are no images: %s", folder, len(walk.others), few(walk.others))
-    images = _Walk(root, folder.resolve())
+    images = _Walk(root, apart)
     if not any(identifier in masks for identifier, _ in images.images(root)):
         example = next(iter(masks), None)
         raise SourceError(
@@ -83,10 +106,3 @@ def _masks(root: Path, folder: Path) -> dict[str, Path]:
             + "; expected the same path but for the suffix"
         )
     return masks
-
-
-def _warn(root: Path, walk: _Walk, masks: Path | None, unused: set[str]) -> None:
-    if walk.others:
-        logger.warning("%s: %d files are no images: %s", root, len(walk.others), few(walk.others))
-    if unused:
-        logger.warning("%s: %d masks have no image: %s", masks, len(unused), few(sorted(unused)))

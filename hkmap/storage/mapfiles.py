@@ -258,6 +258,7 @@ def _npy(values: Map) -> bytes:
 def _png(values: Map) -> bytes:
     # float64: in float32, v * 65535 is not exact enough to round
     levels = np.rint(values.astype(np.float64) * 65535).astype(np.uint16)
+    levels[(levels == 0) & (values > 0)] = 1      # a small lesion's faint cell is not an empty one
     written, data = cv2.imencode(".png", levels)
     assert written      # encoding to memory has no input that can fail
     return data.tobytes()
