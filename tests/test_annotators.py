@@ -22,7 +22,8 @@ from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
 from hkmap.storage.hdf5 import ContiguousFile
 from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
-from hkmap.storage.shards import ShardReader, ShardWriter, content_digest
+from hkmap.storage.shards import ShardReader, content_digest
+from hkmap.storage.writing import ShardWriter
 
 Hk = Callable[..., Result]
 Record = dict[str, Any]

@@ -21,7 +21,8 @@ from hkmap.maps.check import Map
 from hkmap.storage.images import image_bytes, read_image
 from hkmap.storage.layout import dump_classes
 from hkmap.storage.mapfiles import load_map, load_weights
-from hkmap.storage.shards import ShardReader, ShardWriter, content_digest, open_shard, verify_digest
+from hkmap.storage.shards import ShardReader, content_digest, open_shard, verify_digest
+from hkmap.storage.writing import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)

@@ -377,7 +377,7 @@ def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: obj
 
 
 def test_the_weights_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path, tmp_path: Path) -> None:
-    from hkmap.storage.shards import ShardWriter
+    from hkmap.storage.writing import ShardWriter
 
     values, weights = np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)
     with ShardWriter(tmp_path / "a.h5") as writer:

@@ -55,7 +55,7 @@ def pack(
       hkmap folder photos/ --masks masks/ | hkmap masks2map --size 14 --out maps/ | hkmap pack train.h5
     """
     from hkmap.storage.packing import check_count, pack_record, read_classes, summary_of
-    from hkmap.storage.shards import ShardWriter
+    from hkmap.storage.writing import ShardWriter
 
     names = read_classes(classes) if classes else None
     with ShardWriter(shard, classes=names, shard_size=shard_size, overwrite=overwrite) as writer:

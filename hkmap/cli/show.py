@@ -80,10 +80,11 @@ def show(
     """Draw a contact sheet: each image with its annotations, and beside it its maps.
 
     Bubbles are circles, points dots whose area follows their weight, boxes, polygons and masks outlines; masks of
-    what nobody annotated (`unknown`) and of where not to look (`dont_look`) are named so. A map lies in colour over the image in grey. The colours rise
-    evenly in brightness and are told apart by the colour-blind too. The captions give what --caption names, and the
-    map's size and maximum; they are spelt in ASCII, and a letter without a spelling is its code (\\u65e5). Prints one
-    JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages "sheets" too, a list of files.
+    what nobody annotated (`unknown`) and of where not to look (`dont_look`) are named so. A map lies in colour over
+    the image in grey. The colours rise evenly in brightness and are told apart by the colour-blind too. The captions
+    give what --caption names, and the map's size and maximum; they are spelt in ASCII, and a letter without a spelling
+    is its code (\\u65e5). Prints one JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages
+    "sheets" too, a list of files.
 
     \b
     Example:

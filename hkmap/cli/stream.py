@@ -236,8 +236,8 @@ def _map_output(*, required: bool) -> Callable[[Function], Function]:
         @click.option("--out", type=OUTPUT, required=required, metavar="PATH",
                       help="Where the maps go: a folder (a file a map), or NAME.h5 (a row a map).")
         @click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy", show_default=True,
-                      help="In a folder: float32 .npy files, or 16-bit grey .png files (steps of 1/65535; no value above 0 "
-                           "becomes 0).")
+                      help="In a folder: float32 .npy files, or 16-bit grey .png files (steps of 1/65535; no value "
+                           "above 0 becomes 0).")
         @overwrite_option
         @functools.wraps(function)
         def wrapper(*args: Any, out: Path | None, suffix: str, overwrite: bool, **kwargs: Any) -> Any:

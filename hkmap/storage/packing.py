@@ -16,7 +16,8 @@ from hkmap.storage.images import image_bytes, image_suffix
 from hkmap.storage.layout import Sample
 from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
 from hkmap.storage.references import annotator_reference
-from hkmap.storage.shards import ShardReader, ShardWriter, content_digest, verify_digest
+from hkmap.storage.shards import ShardReader, content_digest, verify_digest
+from hkmap.storage.writing import ShardWriter
 
 
 def pack_record(writer: ShardWriter, record: Record) -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.storage.shards import ShardWriter
+from hkmap.storage.writing import ShardWriter
 
 pytestmark = pytest.mark.soak
 WORKERS = Path(__file__).parent
