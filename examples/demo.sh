@@ -20,6 +20,19 @@ step() {     # show a command, then run it
     eval "$1"
 }
 
+together() {     # show commands, then run them at the same time; fail if one fails
+    local pids=() command pid
+    for command; do
+        printf '\n$ %s &\n' "$command" >&2
+        eval "$command" &
+        pids+=("$!")
+    done
+    printf '$ wait\n' >&2
+    for pid in "${pids[@]}"; do
+        wait "$pid"
+    done
+}
+
 # Only a folder that an earlier demo made is removed.
 [ ! -e "$DEMO" ] || [ -e "$DEMO/.made-by-demo" ] || { echo "$DEMO: exists, and no demo made it; say DEMO=..." >&2; exit 2; }
 rm -rf "$DEMO"
@@ -38,12 +51,14 @@ for seed in $SEEDS; do
 
     step "hkmap train $d/train.h5 $NETWORK --epochs $EPOCHS --seed $seed --out $d/run"
     finetune="hkmap finetune $d/train.h5 --from $d/run --epochs $EPOCHS --seed $seed"
-    step "$finetune --gamma 0 --out $d/run-labels"
-    step "$finetune --gamma 1 --out $d/run-human"
-    step "$finetune --gamma 1 --control shuffled --out $d/run-shuffled"
+    together "$finetune --gamma 0 --out $d/run-labels" \
+        "$finetune --gamma 1 --out $d/run-human" \
+        "$finetune --gamma 1 --control shuffled --out $d/run-shuffled"
+    evaluations=()
     for arm in labels human shuffled; do
-        step "hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 192 > $d/results/$arm.json"
+        evaluations+=("hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 192 > $d/results/$arm.json")
     done
+    together "${evaluations[@]}"
     step "hkmap unpack $d/test.h5 | head -12 \\
     | hkmap predict --from $d/run --key before --out $d/before \\
     | hkmap predict --from $d/run-human --key after --out $d/after \\

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine import jobs
+from hkmap.engine import jobs, runs
+from hkmap.engine import training as training_module
 from hkmap.engine.backbones import Architecture
 from hkmap.engine.runs import RUN_FILES, load_model, read_config
 from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
@@ -130,6 +131,32 @@ def test_resume_is_bit_equal_to_an_unbroken_run(hk, run, tmp_path, monkeypatch, 
     for whole_step, broken_step in zip(*(map(json.loads, log) for log in logs), strict=True):
         assert (whole_step["step"], whole_step["epoch"]) == (broken_step["step"], broken_step["epoch"])
         assert whole_step["loss"] == pytest.approx(broken_step["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_an_interrupt_while_a_checkpoint_is_written_loses_no_line_of_the_log(hk, run, tmp_path, monkeypatch, name):
+    _, shard, _ = run
+    command = ["train", shard, *SMALL, "--epochs", 3, "--val-share", 0.25, "--out"]
+    assert hk(*command, tmp_path / "whole").exit_code == 0
+    written: list[Path] = []
+
+    def interrupted(path, model):
+        runs.save_model(path, model)
+        written.append(path)
+        if path.name == name and sum(other.name == name for other in written) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_module, "save_model", interrupted)
+    assert hk(*command, tmp_path / "broken").exit_code == 130
+    monkeypatch.undo()
+    way = "--resume" if (tmp_path / "broken/last.pt").exists() else "--overwrite"
+    assert hk(*command, tmp_path / "broken", way).exit_code == 0
+    logs = [(tmp_path / folder / "log.jsonl").read_text().splitlines() for folder in ("whole", "broken")]
+    steps = [[json.loads(line)["step"] for line in log] for log in logs]
+    assert steps[0] == steps[1] == list(range(1, len(steps[0]) + 1))
+    for checkpoint in ("last.pt", "best.pt"):
+        pair = [weights_of(tmp_path / folder / checkpoint) for folder in ("whole", "broken")]
+        assert changed(*pair) == set()
 
 
 def test_resume_refuses_other_options_and_a_folder_without_a_run(hk, run, tmp_path):

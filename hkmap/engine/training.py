@@ -189,12 +189,14 @@ def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> It
             for step in training.run_epoch(data.examples, data.indices):
                 if step.epoch_ends:
                     step = _validated(step, training, data.validation)
+                # before the checkpoint: a resumed run cuts the log back to it, but cannot fill in a missing line
+                log.write(json.dumps(asdict(step)) + "\n")
+                log.flush()
+                if step.epoch_ends:
                     found = _as_best(step)
                     better = best is None or data.validation is None or _rank(found) > _rank(best)
                     best = found if better or best is None else best
                     _save(model, training, folder, best, better=better)
-                log.write(json.dumps(asdict(step)) + "\n")
-                log.flush()
                 yield step
     if best is not None:
         summary = {"epochs": training.epoch, "steps": training.step, "best": best, "control": model.control}
@@ -220,6 +222,6 @@ def _rank(best: dict[str, Any]) -> tuple[float, float]:
 
 def _save(model: TrainedModel, training: Training, folder: Path, best: dict[str, Any], *, better: bool) -> None:
     now = replace(model, state={**training.state(), "best": best})
-    save_model(folder / "last.pt", now)
     if better:
         save_model(folder / "best.pt", now)
+    save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done
