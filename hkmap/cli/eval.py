@@ -48,15 +48,16 @@ def evaluate(shards: tuple[Path, ...], source: Path, device: str, **options: Any
         watch=lambda rows: track(rows, "evaluating", total=len(reader)),
     )
     warn_of_control(model)
-    _print_table(report)
+    _print_table(str(source), report)
     print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})
 
 
-def _print_table(report: dict[str, Any]) -> None:
+def _print_table(title: str, report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("metric", "mean", "samples")
+    table = Table("metric", "mean", "samples", title=Text(title))
     for name, value in report["metrics"].items():
         table.add_row(name, "none applies" if value is None else f"{value:.4f}", str(report["counts"][name]))
     if logging.getLogger("hkmap").getEffectiveLevel() < logging.ERROR:      # not under -q
