@@ -39,5 +39,9 @@ class RunError(HkmapError):
     """A run folder, a checkpoint or a training set-up does not fit."""
 
 
+class WorkerError(HkmapError):
+    """The processes, or the cluster, that should do the work cannot."""
+
+
 class OutputError(HkmapError):
     """An output cannot be written where it was asked for."""

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger("hkmap")
 
+_NUMBERS = (int, float)      # int | float would be made anew for each of the thousands of numbers
 _LARGEST = 1e12     # no length in an image, and no weight, is beyond it; squares and sums of such numbers stay finite
 
 
@@ -80,6 +81,11 @@ def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterato
     Raises RecordError where a line is not a record (unless ``rejects`` skips it), where the stage before
     reports its failure, and where there is no record at all.
     """
+    return accepted(parsed(lines, name), rejects)
+
+
+def parsed(lines: Iterable[bytes], name: str) -> Iterator[Record | HkmapError]:
+    """Like read_records, but in the place of a line that is no record yield its RecordError."""
     empty = True
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -90,22 +96,35 @@ def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterato
         except UpstreamError:
             raise
         except RecordError as error:
-            rejects.reject(error)
+            yield error
             continue
         yield record
     if empty:
         raise RecordError(f"{name}: no records; expected one JSON object a line, as `hkmap folder` prints them")
 
 
+def attempt(function: Callable[[Item], Result], item: Item | HkmapError) -> Result | HkmapError:
+    """Return what ``function`` makes of the item, or the HkmapError that it raises; an item that is one, as it is."""
+    if isinstance(item, HkmapError):
+        return item
+    try:
+        return function(item)
+    except HkmapError as error:
+        return error
+
+
+def accepted(outcomes: Iterable[Result | HkmapError], rejects: Rejects) -> Iterator[Result]:
+    """Yield the results, in order; each error between them goes to ``rejects``."""
+    for outcome in outcomes:
+        if isinstance(outcome, HkmapError):
+            rejects.reject(outcome)
+        else:
+            yield outcome
+
+
 def each(items: Iterable[Item], function: Callable[[Item], Result], rejects: Rejects) -> Iterator[Result]:
     """Apply ``function`` to every record, or what is to be one; what raises an HkmapError goes to ``rejects``."""
-    for item in items:
-        try:
-            result = function(item)
-        except HkmapError as error:
-            rejects.reject(error)
-            continue
-        yield result
+    return accepted((attempt(function, item) for item in items), rejects)
 
 
 def passed_on(record: Record, policy: str, found: str, remedy: str) -> Record:
@@ -157,12 +176,12 @@ def boxes_of(record: Record) -> list[tuple[float, float, float, float]]:
     return [_box(record, f"boxes[{index}]", item) for index, item in enumerate(found)]
 
 
-def polygons_of(record: Record) -> list[list[tuple[float, float]]]:
-    """Return the corners (x, y) of the record's polygons, checked, in pixels of its frame."""
-    found = record.get("polygons")
+def polygons_of(record: Record, key: str = "polygons") -> list[list[tuple[float, float]]]:
+    """Return the corners (x, y) of the record's polygons (or "lines"), checked, in pixels of its frame."""
+    found = record.get(key)
     if not isinstance(found, list):
-        raise _wrong(record, "polygons", "a list of objects with points", found)
-    return [_polygon(record, f"polygons[{index}]", item) for index, item in enumerate(found)]
+        raise _wrong(record, key, "a list of objects with points", found)
+    return [_polygon(record, f"{key}[{index}]", item) for index, item in enumerate(found)]
 
 
 def labels_of(record: Record, key: str) -> list[str]:
@@ -204,14 +223,13 @@ def with_annotators(record: Record, references: dict[str, str]) -> Record:
     return {**record, "annotator_maps": references} if references else record
 
 
-def with_new_map(record: Record, reference: str) -> Record:
-    """Return the record with a map that was drawn anew; the weights and annotators' maps of an older one go.
+def without_maps(record: Record) -> Record:
+    """Return a record whose map is drawn anew: the weights and the annotators' maps of an older one go.
 
-    >>> with_new_map({"id": "7", "map": "a.npy", "weights": "w.npy"}, "b.npy")
-    {'id': '7', 'map': 'b.npy'}
+    >>> without_maps({"id": "7", "map": "old.npy", "weights": "w.npy"})
+    {'id': '7', 'map': 'old.npy'}
     """
-    kept = {key: value for key, value in record.items() if key not in ("weights", "annotator_maps")}
-    return {**kept, "map": reference}
+    return {key: value for key, value in record.items() if key not in ("weights", "annotator_maps")}
 
 
 def label_of(record: Record) -> int:
@@ -284,7 +302,7 @@ def _is_rle(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     # NaN compares as False, and JSON's whole numbers, which have no end, compare without becoming a float
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:

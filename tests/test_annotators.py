@@ -20,9 +20,10 @@ from hkmap.maps.check import Map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
+from hkmap.storage.description import content_digest
 from hkmap.storage.hdf5 import ContiguousFile
 from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
-from hkmap.storage.shards import ShardReader, content_digest
+from hkmap.storage.shards import ShardReader
 from hkmap.storage.writing import ShardWriter
 
 Hk = Callable[..., Result]
@@ -202,6 +203,18 @@ def test_one_annotator_has_one_map_of_a_record(out: str) -> None:
 
 # resize
 
+def test_the_weights_of_the_map_count_for_its_annotators_too(hk: Hk) -> None:
+    whole, own = np.array([[0.8, 0.2], [0.4, 0]], np.float32), np.array([[1, 0.4], [0.6, 0.9]], np.float32)
+    weights = np.array([[1, 1], [1, 0]], np.float32)
+    for name, values in {"map": whole, "own": own, "small": own[:1], "weights": weights}.items():
+        np.save(f"{name}.npy", values)
+    item = record("7", map="map.npy", weights="weights.npy", annotator_maps={"a": "own.npy", "b": "small.npy"})
+    [found] = hk("resize", "--size", 1, "--out", "one", stdin=[item]).records
+    people = load_annotators(found)
+    assert people["a"][0, 0] == pytest.approx((1 + 0.4 + 0.6) / 3)      # nobody knows the fourth cell
+    assert people["b"][0, 0] == pytest.approx((1 + 0.4) / 2)            # of another size: all known
+
+
 
 @pytest.mark.parametrize("out", ["small", "small.h5"])
 def test_resize_takes_the_annotators_along(out: str, hk: Hk) -> None:
@@ -360,7 +373,7 @@ def test_packed_again_it_is_the_same(options: list[str], packed: Path, hk: Hk) -
     unpacked = hk("unpack", packed, *options)
     assert hk("pack", "again.h5", stdin=unpacked.stdout).exit_code == 0
     assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(packed))
-    one, other = hk("info", packed, "again.h5").records
+    one, other = hk("info", "--full", packed, "again.h5").records
     assert one["annotator_maps"] == other["annotator_maps"] == 3
     assert one["content_sha256"] == other["content_sha256"]
 

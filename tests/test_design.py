@@ -28,7 +28,7 @@ SOURCES = [
 # From the bottom up; a module imports from its own layer and those below. sources stands above storage because a
 # source asks storage.images how large an image is, and storage asks nothing of sources. "hkmap" is __init__.py,
 # which holds the version alone.
-LAYERS = ("hkmap", "errors", "records", "maps", "storage", "sources", "report", "engine", "cli", "__main__")
+LAYERS = ("hkmap", "errors", "records", "parallel", "maps", "storage", "sources", "report", "engine", "cli", "__main__")
 
 #: Options whose names say all that there is to say.
 PLAIN_OPTIONS = {"--batch-size", "--momentum", "--weight-decay"}
@@ -105,7 +105,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "cli"], ids=identifier)
 def test_the_command_line_starts_light(path: Path) -> None:
-    light = ("hkmap.errors", "hkmap.records", "hkmap.cli", "hkmap.__version__", "click")
+    light = ("hkmap.errors", "hkmap.records", "hkmap.parallel", "hkmap.cli", "hkmap.__version__", "click")
     for name in imports(at_start(path)):
         assert name.split(".")[0] in sys.stdlib_module_names or name.startswith(light), f"{path.name} imports {name}"
 
@@ -129,6 +129,7 @@ MASKS = {"id": "7", "size": [1, 1], "masks": {}}
         (["weights", "--missing", "pass", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
         (["resize", "--size", "3", "--missing", "pass", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
         (["folder", "."], ["torch", "scipy", "sklearn", "h5py"]),
+        (["view", "--letterbox", "1", "--out", "out"], ["torch", "scipy", "sklearn", "h5py"]),
     ],
     ids=lambda value: " ".join(value[:2]),
 )
@@ -140,7 +141,7 @@ def test_a_command_imports_no_more_than_it_needs(arguments: list[str], absent: l
         "json.dump([code, list(sys.modules)], sys.stderr)"
     )
     (tmp_path / "1.png").write_bytes(PIXEL)
-    record = MASKS if arguments[0] == "masks2map" else BUBBLES
+    record = {"masks2map": MASKS, "view": {"id": "7", "image": "1.png"}}.get(arguments[0], BUBBLES)
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], input=json.dumps(record), cwd=tmp_path, capture_output=True,
         text=True, check=True, timeout=60,
@@ -148,7 +149,7 @@ def test_a_command_imports_no_more_than_it_needs(arguments: list[str], absent: l
     exit_code, modules = json.loads(done.stderr.splitlines()[-1])
     assert exit_code == 0, done.stderr
     assert not set(absent) & set(modules)
-    if "--out" in arguments and arguments[0] not in ("resize", "weights"):
+    if "--out" in arguments and arguments[0] not in ("resize", "weights", "view"):
         assert '"map": "maps/7.npy"' in done.stdout      # it ran in earnest
 
 

@@ -93,6 +93,14 @@ def test_an_image_that_lost_its_end_is_refused(data: bytes) -> None:
             decode_image(data[:keep], "bird.jpg")
 
 
+def test_filling_bytes_before_a_marker_are_part_of_it() -> None:
+    data = encoded(RED_ABOVE_BLUE, "JPEG")
+    filled = data[:-2] + b"\xff\xff\xff\xd9"
+    assert decode_image(filled, "x").shape == (40, 24, 3)
+    with pytest.raises(ImageError, match="its end marker is missing"):
+        decode_image(filled[:-1], "x")
+
+
 @pytest.mark.parametrize(("data", "sentence"), [
     (b"", r"^here: empty \(0 bytes\), expected an image; copy it again$"),
     (b"id,label\n1,2\n", r"^here: starts with b'id,label', expected an image \(JPEG"),

@@ -122,7 +122,8 @@ def test_a_run_that_stops_leaves_no_rows(stop: type[BaseException], tmp_path: Pa
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hkmap.storage.hdf5.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match=r"No space left on device; nothing is left of it, .*: '.*/maps\.h5'"):
+    sentence = r"No space left on device; nothing is left of it, make room for all of its maps: '.*/maps\.h5'"
+    with pytest.raises(OSError, match=sentence):
         save_all(tmp_path / "maps.h5")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -81,7 +78,7 @@ def test_pack_unpack_pack_keeps_the_content(
         assert before.keys() == after.keys()
         assert all(before[key] == after[key] for key in before.keys() - changed)
     assert hk("pack", "again.h5", *shard_size, stdin=unpacked.stdout).exit_code == 0
-    first, second = hk("info", *shards), hk("info", *sorted(Path().glob("again*.h5")))
+    first, second = hk("info", "--full", *shards), hk("info", "--full", *sorted(Path().glob("again*.h5")))
     assert [one["content_sha256"] for one in first.records] == [one["content_sha256"] for one in second.records]
     assert np.array_equal(ShardReader(shards[0]).read(2).weight, np.load("maps/w.npy"))
 
@@ -113,32 +110,6 @@ def test_two_shards_with_one_id_are_not_unpacked_over_each_other(hk: Hk, records
     done = hk("unpack", "train.h5", "train.h5", "--out", "files", "--overwrite")
     assert done.exit_code == 1
     assert 'record "bird/0": is in two of the shards; unpack them into a folder each' in done.stderr
-
-
-def test_info_counts(hk: Hk, records: list[dict[str, Any]]) -> None:
-    hk("pack", "train.h5", stdin=[*records[:3], {"id": "x", "image": "photos/0.jpg"}])
-    done = hk("info", "train.h5")
-    result, = done.records
-    assert done.stderr == ""
-    assert result["classes"] == [{"label": 0, "class": "a", "records": 2}, {"label": 1, "class": "b", "records": 1}]
-    assert (result["records"], result["maps"], result["unlabelled"], result["map_size"]) == (4, 3, 1, [3, 4])
-    assert result["image_bytes"] == sum(Path(record["image"]).stat().st_size for record in [*records[:3], records[0]])
-    assert result["file_bytes"] == Path("train.h5").stat().st_size
-    assert (result["version"], result["weights"]) == (1, False)
-    assert result["created_with"].startswith("hkmap ")
-    hk("pack", "bare.h5", stdin=[{"id": "x", "image": "photos/0.jpg"}])
-    bare, = hk("info", "bare.h5").records
-    assert (bare["map_size"], bare["classes"], bare["unlabelled"]) == (None, [], 1)
-
-
-def test_info_finds_damage_before_hdf5_is_asked(hk: Hk, records: list[dict[str, Any]]) -> None:
-    hk("pack", "train.h5", stdin=records)
-    data = bytearray(Path("train.h5").read_bytes())
-    data[1000] ^= 1
-    Path("train.h5").write_bytes(data)
-    done = hk("info", "train.h5")
-    assert done.exit_code == 1
-    assert "train.h5: its bytes have the sha256" in done.stderr
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -324,17 +295,6 @@ def test_progress_is_for_terminals(
         monkeypatch.setattr(sys, "stderr", stderr)
         assert list(track(iter(range(3)), "counting", total=total)) == [0, 1, 2]
         assert ("counting" in stderr.getvalue()) is expected
-
-
-def test_info_shows_a_table_on_a_terminal(hk: Hk, records: list[dict[str, Any]]) -> None:
-    hk("pack", "train.h5", stdin=[{**records[0], "class": "[bold]"}])
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "hkmap", "info", "train.h5"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60)
-    table = os.read(ours, 65536).decode()
-    assert "label 0 [bold]" in table
-    assert "content_sha256" in table
-    assert json.loads(done.stdout)["records"] == 1
 
 
 def test_real_images_travel_unchanged(hk: Hk, data_root: Path, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.shapes import Shapes, emit_shapes, shape_options
+from hkmap.cli.drawing import worker_options
+from hkmap.cli.shapes import Choice, Shapes, emit_shapes, shape_options
 from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.workers import Workers
 from hkmap.records import Record, Rejects, boxes_of, frame_of, labels_of
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
               help="What a box looks like, see above.")
 @shape_options("--label", what="A label whose boxes to use", default="every box")
 @map_output_options
+@worker_options
 @error_options
 def boxes2map(
     records: IO[bytes],
@@ -30,6 +34,7 @@ def boxes2map(
     shapes: Shapes,
     writer: AbstractContextManager[MapWriter],
     rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Make a map of each record's boxes.
 
@@ -53,12 +58,14 @@ def boxes2map(
       hkmap boxes2map boxes.jsonl --label head --label beak=0.5 --out maps/ \\
         > maps.jsonl
     """
+    drawings = {"boxes": partial(_boxes, choice=shapes.choice, size=shapes.size, edge=edge)}
+    emit_shapes(records, writer, shapes, drawings, rejects, workers)
+
+
+def _boxes(record: Record, *, choice: Choice, size: tuple[int, int], edge: Edge) -> Map:
     from hkmap.maps.boxes import boxes_map
 
-    def drawn(record: Record) -> Map:
-        weights = [shapes.choice.weight(label) for label in labels_of(record, "boxes")]
-        chosen = [(box, weight) for box, weight in zip(boxes_of(record), weights, strict=True) if weight]
-        boxes, weights = [box for box, _ in chosen], [weight for _, weight in chosen]
-        return boxes_map(boxes, weights, frame_of(record), shapes.size, edge=edge)
-
-    emit_shapes(records, writer, shapes, ("boxes",), drawn, rejects)
+    weights = [choice.weight(label) for label in labels_of(record, "boxes")]
+    chosen = [(box, weight) for box, weight in zip(boxes_of(record), weights, strict=True) if weight]
+    boxes, weights = [box for box, _ in chosen], [weight for _, weight in chosen]
+    return boxes_map(boxes, weights, frame_of(record), size, edge=edge)

@@ -8,7 +8,9 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from hkmap.cli.densities import Density, density_options, emit_densities
+from hkmap.cli.drawing import worker_options
 from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.workers import Workers
 from hkmap.records import Rejects
 
 if TYPE_CHECKING:
@@ -19,9 +21,14 @@ if TYPE_CHECKING:
 @records_argument
 @density_options
 @map_output_options
+@worker_options
 @error_options
 def bubbles2map(
-    records: IO[bytes], density: Density, writer: AbstractContextManager[MapWriter], rejects: Rejects
+    records: IO[bytes],
+    density: Density,
+    writer: AbstractContextManager[MapWriter],
+    rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Draw a map of where people looked from a record's bubbles; from its gaze points where it has no bubbles.
 
@@ -53,4 +60,4 @@ def bubbles2map(
       hkmap cub CUB_200_2011 --bubbles bubbles.csv \\
         | hkmap bubbles2map --bandwidth scott --out maps/ > maps.jsonl
     """
-    emit_densities(records, writer, density, ("bubbles", "points"), rejects)
+    emit_densities(records, writer, density, ("bubbles", "points"), rejects, workers)

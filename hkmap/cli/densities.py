@@ -6,16 +6,20 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli.stream import drawing_options, emit_with_maps
-from hkmap.records import Bubble, Record, Rejects, bubbles_of, passed_on, with_annotators, with_new_map
+from hkmap.cli.drawing import emit_drawn
+from hkmap.cli.stream import drawing_options
+from hkmap.parallel.workers import Workers
+from hkmap.records import Bubble, Record, Rejects, bubbles_of, passed_on, without_maps
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
     from hkmap.maps.resize import Normalisation
+    from hkmap.storage.drawn import Drawn
     from hkmap.storage.mapfiles import MapWriter
 
 RULES = ("scott", "radius", "fixed", "cv")
@@ -87,33 +91,38 @@ def emit_densities(
     density: Density,
     keys: tuple[str, ...],
     rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Read records, draw the annotation under the first of the ``keys`` that each has, write them with their maps."""
+    emit_drawn(stream, writer, partial(_draw, density=density, keys=keys), rejects, workers, reads_files=False)
+
+
+def _draw(record: Record, *, density: Density, keys: tuple[str, ...]) -> Drawn | Record:
+    from hkmap.maps.annotators import maps_by_user
+    from hkmap.storage.drawn import Drawn
+
+    bubbles = _annotation(record, keys)
+    if bubbles is None:
+        return passed_on(record, density.missing, f"has no {' and no '.join(keys)}", MISSING)
+    if not bubbles and density.empty != "zeros":
+        return passed_on(record, density.empty, "its annotation is empty, nobody marked anything", EMPTY)
+    draw = partial(_map, record, density=density)
+    values = draw(bubbles)
+    people = maps_by_user(record, bubbles, draw) if density.per_annotator else None
+    return Drawn(without_maps(record), values, annotators=people)
+
+
+def _map(record: Record, bubbles: list[Bubble], *, density: Density) -> Map:
     import numpy as np
 
-    from hkmap.maps.annotators import maps_by_user
     from hkmap.maps.kde import bubbles_map
 
-    def drawn(record: Record, bubbles: list[Bubble]) -> Map:
-        if not bubbles:
-            return np.zeros(density.size, np.float32)
-        return bubbles_map(
-            record, bubbles, density.size, bandwidth=density.bandwidth, normalise=density.normalise,
-            equal_users=density.equal_users,
-        )
-
-    def draw(record: Record, maps: MapWriter) -> Record:
-        bubbles = _annotation(record, keys)
-        if bubbles is None:
-            return passed_on(record, density.missing, f"has no {' and no '.join(keys)}", MISSING)
-        if not bubbles and density.empty != "zeros":
-            return passed_on(record, density.empty, "its annotation is empty, nobody marked anything", EMPTY)
-        values = drawn(record, bubbles)
-        people = maps_by_user(record, bubbles, lambda own: drawn(record, own)) if density.per_annotator else {}
-        saved = with_new_map(record, maps.save(record["id"], values))
-        return with_annotators(saved, {user: maps.save(record["id"], own, user) for user, own in people.items()})
-
-    emit_with_maps(stream, writer, draw, rejects)
+    if not bubbles:
+        return np.zeros(density.size, np.float32)
+    return bubbles_map(
+        record, bubbles, density.size, bandwidth=density.bandwidth, normalise=density.normalise,
+        equal_users=density.equal_users,
+    )
 
 
 def _annotation(record: Record, keys: tuple[str, ...]) -> list[Bubble] | None:

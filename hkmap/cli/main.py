@@ -30,6 +30,8 @@ from hkmap.cli.stream import StreamGroup
 from hkmap.cli.train import train
 from hkmap.cli.unpack import unpack
 from hkmap.cli.validate import validate
+from hkmap.cli.verify import verify
+from hkmap.cli.view import view
 from hkmap.cli.weights import weights
 
 
@@ -67,8 +69,8 @@ def hkmap() -> None:
 COMMANDS: tuple[click.Command, ...] = (
     cub, dogs, folder, idrid, print_annotations,
     join,
-    bubbles2map, points2map, boxes2map, masks2map, weights, resize, predict,
-    pack, unpack, info, show, ceiling, validate,
+    bubbles2map, points2map, boxes2map, masks2map, weights, view, resize, predict,
+    pack, unpack, info, verify, show, ceiling, validate,
     train, finetune, evaluate,
 )
 

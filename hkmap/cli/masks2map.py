@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import click
 
+from hkmap.cli.drawing import worker_options
 from hkmap.cli.shapes import Choice, Shapes, emit_shapes, shape_options
 from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.workers import Workers
 from hkmap.records import Record, Rejects, frame_of, labels_of, masks_of, polygons_of
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ LEFT_OUT = ("MA", "OD")     # the paper takes haemorrhages, hard and soft exudat
 @shape_options("--lesion", what="A mask to use", left_out=LEFT_OUT,
                default="every mask of the record but MA and OD, which of IDRiD's leaves the paper's HE, EX and SE")
 @map_output_options
+@worker_options
 @error_options
 def masks2map(
     records: IO[bytes],
@@ -34,6 +38,7 @@ def masks2map(
     shapes: Shapes,
     writer: AbstractContextManager[MapWriter],
     rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Make a map of each record's lesion masks and polygons.
 
@@ -50,19 +55,14 @@ def masks2map(
     Example:
       hkmap idrid IDRiD/ | hkmap masks2map --lesion EX --lesion SE=0.5 --out maps/ > maps.jsonl
     """
-    import numpy as np
-
-    def drawn(record: Record) -> Map:
-        parts = [
-            draw(record, shapes.choice, shapes.size, pooling)
-            for key, draw in (("masks", _masks), ("polygons", _polygons)) if record.get(key) is not None
-        ]
-        return np.maximum.reduce(parts)
-
-    emit_shapes(records, writer, shapes, ("masks", "polygons"), drawn, rejects)
+    drawings = {
+        key: partial(draw, choice=shapes.choice, size=shapes.size, pooling=pooling)
+        for key, draw in (("masks", _masks), ("polygons", _polygons))
+    }
+    emit_shapes(records, writer, shapes, drawings, rejects, workers)
 
 
-def _masks(record: Record, choice: Choice, size: tuple[int, int], pooling: Pooling) -> Map:
+def _masks(record: Record, *, choice: Choice, size: tuple[int, int], pooling: Pooling) -> Map:
     import numpy as np
 
     from hkmap.maps.masks import masks_map
@@ -77,7 +77,7 @@ def _masks(record: Record, choice: Choice, size: tuple[int, int], pooling: Pooli
     return masks_map(masks, [weight for _, weight in chosen], size, pooling)
 
 
-def _polygons(record: Record, choice: Choice, size: tuple[int, int], pooling: Pooling) -> Map:
+def _polygons(record: Record, *, choice: Choice, size: tuple[int, int], pooling: Pooling) -> Map:
     from hkmap.maps.polygons import polygons_map
 
     weights = [choice.weight(label) for label in labels_of(record, "polygons")]

@@ -8,7 +8,9 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from hkmap.cli.densities import Density, density_options, emit_densities
+from hkmap.cli.drawing import worker_options
 from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.workers import Workers
 from hkmap.records import Rejects
 
 if TYPE_CHECKING:
@@ -19,9 +21,14 @@ if TYPE_CHECKING:
 @records_argument
 @density_options
 @map_output_options
+@worker_options
 @error_options
 def points2map(
-    records: IO[bytes], density: Density, writer: AbstractContextManager[MapWriter], rejects: Rejects
+    records: IO[bytes],
+    density: Density,
+    writer: AbstractContextManager[MapWriter],
+    rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Draw a map of where people looked from a record's gaze points or clicks.
 
@@ -37,4 +44,4 @@ def points2map(
       hkmap points2map gaze.jsonl --bandwidth 24 --equal-users --out maps/ \\
         > maps.jsonl
     """
-    emit_densities(records, writer, density, ("points",), rejects)
+    emit_densities(records, writer, density, ("points",), rejects, workers)

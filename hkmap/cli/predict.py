@@ -44,7 +44,9 @@ def predict(
 ) -> None:
     """Add what a network says to records: prediction, confidence and, with --out, where it looked.
 
-    The prediction is a label, counted as the network's training data count it; the confidence its probability.
+    The prediction is a label, counted as the network's training data count it; the confidence its probability. The
+    attention map is one of the whole image: 0 where a network of --fit crop saw nothing, and without the padding that
+    one of --fit letterbox saw.
 
     \b
     Example:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import click
 
+from hkmap.cli.drawing import emit_drawn, worker_options
 from hkmap.cli.stream import (
     MAP_SIZE,
     StreamCommand,
-    emit_with_maps,
     error_options,
     map_output_options,
     missing_map_option,
     records_argument,
 )
-from hkmap.records import Record, Rejects, passed_on, reference_of, with_annotators
+from hkmap.parallel.workers import Workers
+from hkmap.records import Record, Rejects, passed_on, reference_of
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
     from hkmap.maps.resize import Normalisation
+    from hkmap.storage.drawn import Drawn
     from hkmap.storage.mapfiles import MapWriter
 
 MISSING = "expected the reference of one; --missing pass lets such records go on unchanged"
@@ -34,6 +37,7 @@ MISSING = "expected the reference of one; --missing pass lets such records go on
                    "sum. A map of zeros stays one.")
 @missing_map_option
 @map_output_options
+@worker_options
 @error_options
 def resize(
     records: IO[bytes],
@@ -42,6 +46,7 @@ def resize(
     missing: str,
     writer: AbstractContextManager[MapWriter],
     rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Resize the map of each record, with its weights, and the maps of its annotators where it has `annotator_maps`.
 
@@ -52,30 +57,33 @@ def resize(
 
     `weights` beside a map (hkmap weights) are resized with it, and the map is then the mean over what is known,
     mean(weight * map) / mean(weight), so that unknown cells do not thin out their neighbours; where nothing is known
-    it is 0.
+    it is 0. Maps of annotators of the same size count by the same weights.
 
     \b
     Example:
       hkmap resize maps.jsonl --size 14 --out maps14/ > maps14.jsonl
     """
+    function = partial(_resize, size=size, normalise=normalise, missing=missing)
+    emit_drawn(records, writer, function, rejects, workers, reads_files=True)
+
+
+def _resize(record: Record, *, size: tuple[int, int], normalise: Normalisation, missing: str) -> Drawn | Record:
     from hkmap.maps.resize import resize_map
     from hkmap.maps.weights import Weighted, change_weighted, normalise_weighted
+    from hkmap.storage.drawn import Drawn
     from hkmap.storage.mapfiles import load_annotators, load_map, load_weights_of
 
     def resized(values: Map, weights: Map | None = None) -> Weighted:
         changed = change_weighted(Weighted(values, weights), lambda cells: resize_map(cells, size))
         return normalise_weighted(changed, normalise)
 
-    def change(record: Record, maps: MapWriter) -> Record:
-        reference = reference_of(record, "map")
-        if reference is None:
-            return passed_on(record, missing, "has no map", MISSING)
-        values, people = load_map(reference), load_annotators(record)
-        whole = resized(values, load_weights_of(record, values))
-        changed = {**record, "map": maps.save(record["id"], whole.map)}
-        if whole.weights is not None:
-            changed["weights"] = maps.save_weights(record["id"], whole.weights)
-        own = {name: maps.save(record["id"], resized(found).map, name) for name, found in people.items()}
-        return with_annotators(changed, own)
-
-    emit_with_maps(records, writer, change, rejects)
+    reference = reference_of(record, "map")
+    if reference is None:
+        return passed_on(record, missing, "has no map", MISSING)
+    values, people = load_map(reference), load_annotators(record)
+    weights = load_weights_of(record, values)
+    whole = resized(values, weights)
+    own = {
+        name: resized(found, weights if found.shape == values.shape else None).map for name, found in people.items()
+    }
+    return Drawn(record, whole.map, whole.weights, own)

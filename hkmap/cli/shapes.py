@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli.stream import drawing_options, emit_when_saved, read
-from hkmap.errors import RecordError
-from hkmap.records import Record, Rejects, each, passed_on, with_new_map
+from hkmap.cli.drawing import Parsed, emit_drawn
+from hkmap.cli.stream import drawing_options
+from hkmap.errors import HkmapError, RecordError
+from hkmap.parallel.workers import Workers
+from hkmap.records import Record, Rejects, labels_of, passed_on, without_maps
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
     from hkmap.maps.resize import Normalisation
+    from hkmap.storage.drawn import Drawn
     from hkmap.storage.mapfiles import MapWriter
 
 Function = Callable[..., Any]
+Drawings = Mapping[str, "Callable[[Record], Map]"]      # functions that pickle can name
 
 
 class Weighted(click.ParamType):
@@ -38,30 +43,35 @@ class Weighted(click.ParamType):
         return name, weight
 
 
+@dataclass(frozen=True)
 class Choice:
-    """Which names are drawn, and how heavily; remembers the names that it was asked for."""
+    """Which names are drawn, and how heavily: those named by ``option``; without any, all but those left out."""
 
-    def __init__(self, option: str, named: tuple[tuple[str, float], ...], left_out: tuple[str, ...]) -> None:
-        if len(dict(named)) < len(named):
-            names = ", ".join(name for name, _ in named)
-            raise click.UsageError(f"{option}: {names}; expected each name once.")
-        self._option = option
-        self._weights = dict(named)
-        self._left_out = left_out
-        self._seen: set[str] = set()
+    option: str
+    named: tuple[tuple[str, float], ...]
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(dict(self.named)) < len(self.named):
+            names = ", ".join(name for name, _ in self.named)
+            raise click.UsageError(f"{self.option}: {names}; expected each name once.")
 
     def weight(self, name: str) -> float:
         """Return the weight of what is called ``name``, 0 where it is not drawn."""
-        self._seen.add(name)
-        if not self._weights:
-            return float(name not in self._left_out)
-        return self._weights.get(name, 0.0)
+        if not self.named:
+            return float(name not in self.left_out)
+        return dict(self.named).get(name, 0.0)
 
-    def refuse_unseen(self) -> None:
-        """Raise RecordError where a chosen name never came."""
-        if unseen := sorted(set(self._weights) - self._seen):
-            known = ", ".join(sorted(self._seen - {""})) or "none"
-            raise RecordError(f"{self._option} {', '.join(unseen)}: no record has such a one; their names are {known}")
+    def watched(self, stream: Parsed, keys: tuple[str, ...]) -> Parsed:
+        """Pass a stream through; raise RecordError at its end where a chosen name never came under the ``keys``."""
+        seen: set[str] = set()
+        for item in stream:
+            if not isinstance(item, HkmapError):
+                seen.update(_names(item, keys))
+            yield item
+        if unseen := sorted({name for name, _ in self.named} - seen):
+            known = ", ".join(sorted(seen - {""})) or "none"
+            raise RecordError(f"{self.option} {', '.join(unseen)}: no record has such a one; their names are {known}")
 
 
 @dataclass(frozen=True)
@@ -105,25 +115,44 @@ def emit_shapes(
     stream: IO[bytes],
     writer: AbstractContextManager[MapWriter],
     shapes: Shapes,
-    keys: tuple[str, ...],
-    drawn: Callable[[Record], Map],
+    drawings: Drawings,
     rejects: Rejects,
+    workers: Workers,
 ) -> None:
-    """Read records, draw what each has under the ``keys`` by ``drawn``, write them with their maps."""
+    """Read records, draw what each has, write them with their maps; ``drawings`` says how, by the record's key.
+
+    Where a record has several of these keys, the largest value counts.
+    """
+    keys = tuple(drawings)
+    draw = partial(_draw, shapes=shapes, drawings=drawings)
+    emit_drawn(
+        stream, writer, draw, rejects, workers, reads_files="masks" in keys,
+        watch=lambda found: shapes.choice.watched(found, keys),
+    )
+
+
+def _draw(record: Record, *, shapes: Shapes, drawings: Drawings) -> Drawn | Record:
+    import numpy as np
+
     from hkmap.maps.resize import normalise_map
+    from hkmap.storage.drawn import Drawn
 
-    def draw(record: Record, maps: MapWriter) -> Record:
-        if all(record.get(key) is None for key in keys):
-            remedy = "expected an annotation; --missing pass lets such records go on without a map"
-            return passed_on(record, shapes.missing, f"has no {' and no '.join(keys)}", remedy)
-        values = drawn(record)
-        if shapes.empty != "zeros" and not values.any():
-            remedy = "expected a mark; --empty zeros makes a map of zeros, --empty pass none"
-            return passed_on(record, shapes.empty, f"nothing is marked by its {' or '.join(keys)}", remedy)
-        return with_new_map(record, maps.save(record["id"], normalise_map(values, shapes.normalise)))
+    parts = [draw(record) for key, draw in drawings.items() if record.get(key) is not None]
+    if not parts:
+        remedy = "expected an annotation; --missing pass lets such records go on without a map"
+        return passed_on(record, shapes.missing, f"has no {' and no '.join(drawings)}", remedy)
+    values = np.maximum.reduce(parts)
+    if shapes.empty != "zeros" and not values.any():
+        remedy = "expected a mark; --empty zeros makes a map of zeros, --empty pass none"
+        return passed_on(record, shapes.empty, f"nothing is marked by its {' or '.join(drawings)}", remedy)
+    return Drawn(without_maps(record), normalise_map(values, shapes.normalise))
 
-    def records(maps: MapWriter) -> Iterator[Record]:
-        yield from each(read(stream, rejects), lambda record: draw(record, maps), rejects)
-        shapes.choice.refuse_unseen()
 
-    emit_when_saved(writer, records)
+def _names(record: Record, keys: tuple[str, ...]) -> Iterator[str]:
+    """What the record's shapes are called; one that is not as it should be is refused where it is drawn."""
+    for key in keys:
+        found = record.get(key)
+        if isinstance(found, dict):
+            yield from found
+        elif isinstance(found, list) and all(isinstance(item, dict) for item in found):
+            yield from labels_of(record, key)

@@ -171,13 +171,18 @@ def missing_map_option(function: Function) -> Function:
 
 
 def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:
-    """Yield the records of a command's input; a terminal is nobody's stream."""
+    """Yield the records of a command's input."""
+    return read_records(stream, readable(stream), rejects)
+
+
+def readable(stream: IO[bytes]) -> str:
+    """Return what messages call a command's input; a terminal is nobody's stream."""
     if stream.isatty():
         raise click.UsageError("Nothing to read: pipe records in, or name a file of records.")
     name = getattr(stream, "name", "-")
     if str(name).endswith(".h5"):
         raise click.UsageError(f"{name}: a shard, expected a file of records; say `hkmap unpack {name} | hkmap ...`.")
-    return read_records(stream, "stdin" if name in ("-", "<stdin>", 0) else str(name), rejects)
+    return "stdin" if name in ("-", "<stdin>", 0) else str(name)
 
 
 def emit(records: Iterable[Record]) -> None:
@@ -188,18 +193,13 @@ def emit(records: Iterable[Record]) -> None:
         out.flush()
 
 
-def emit_each(stream: IO[bytes], function: Callable[[Record], Record], rejects: Rejects) -> None:
-    """Read records, apply ``function`` to each, write the results."""
-    emit(each(read(stream, rejects), function, rejects))
-
-
 def emit_with_maps(
     stream: IO[bytes],
     writer: AbstractContextManager[MapWriter],
     function: Callable[[Record, MapWriter], Record],
     rejects: Rejects,
 ) -> None:
-    """Like emit_each, for a ``function`` that saves maps by a writer."""
+    """Read records, apply ``function``, which saves maps by a writer, to each; write the results."""
 
     def mapped(maps: MapWriter) -> Iterator[Record]:
         return each(read(stream, rejects), lambda record: function(record, maps), rejects)

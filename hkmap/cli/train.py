@@ -21,8 +21,9 @@ from hkmap.cli.training import carry_out, optimisation_options
               help="How the map weights the features: x * (1 + M), the paper's, or x * M, which can hide a region.")
 @click.option("--image-size", type=click.IntRange(min=8), default=224, show_default=True,
               help="Side of the network's input, in pixels.")
-@click.option("--fit", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
-              help="The whole image, its aspect given up, or its largest middle square.")
+@click.option("--fit", type=click.Choice(["squash", "crop", "letterbox"]), default="squash", show_default=True,
+              help="squash: the whole image, its aspect given up. crop: its largest middle square. letterbox: the "
+                   "whole image and its aspect, with padding in the mean colour, which has no part in the map loss.")
 @click.option("--weights", type=EXISTING,
               help="Start from a checkpoint with torchvision's names (a ResNet) or the ABN authors' (.pth.tar, .pt). "
                    "From a ResNet, layer4 starts both branches; parts of other classes start fresh, and are named.")

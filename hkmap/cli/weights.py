@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import click
 
+from hkmap.cli.drawing import emit_drawn, worker_options
 from hkmap.cli.stream import (
     StreamCommand,
-    emit_with_maps,
     error_options,
     map_output_options,
     missing_map_option,
     records_argument,
 )
+from hkmap.parallel.workers import Workers
 from hkmap.records import Record, Rejects, masks_of, passed_on, reference_of
 
 if TYPE_CHECKING:
     from hkmap.maps.weights import Mask
+    from hkmap.storage.drawn import Drawn
     from hkmap.storage.mapfiles import MapWriter
 
 MISSING = "expected the reference of one; --missing pass lets such records go on unchanged"
@@ -33,6 +36,7 @@ MISSING = "expected the reference of one; --missing pass lets such records go on
               help="With --default unknown: a cell is marked where the map is above this value, from 0 to 1.")
 @missing_map_option
 @map_output_options
+@worker_options
 @error_options
 def weights(
     records: IO[bytes],
@@ -41,6 +45,7 @@ def weights(
     missing: str,
     writer: AbstractContextManager[MapWriter],
     rejects: Rejects,
+    workers: Workers,
 ) -> None:
     """Say how well each cell of a record's map is known, from its keys `unknown` and `dont_look`.
 
@@ -67,22 +72,24 @@ def weights(
         | hkmap weights --out weighed/ \\
         | hkmap resize --size 14 --out weighed14/ > maps14.jsonl
     """
+    function = partial(_weigh, default=default, above=above, missing=missing)
+    emit_drawn(records, writer, function, rejects, workers, reads_files=True)
+
+
+def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn | Record:
     from hkmap.maps.weights import weigh_map
+    from hkmap.storage.drawn import Drawn
     from hkmap.storage.mapfiles import load_map
 
-    def weigh(record: Record, maps: MapWriter) -> Record:
-        reference = reference_of(record, "map")
-        if reference is None:
-            return passed_on(record, missing, "has no map", MISSING)
-        if default == "known" and record.get("unknown") is None and record.get("dont_look") is None:
-            return record
-        values, known = load_map(reference), default == "known"
-        unknown, dont_look = _masks(record, "unknown"), _masks(record, "dont_look")
-        weighed, shares = weigh_map(values, unknown, dont_look, default_known=known, above=above)
-        saved = maps.save(record["id"], weighed)
-        return {**record, "map": saved, "weights": maps.save_weights(record["id"], shares)}
-
-    emit_with_maps(records, writer, weigh, rejects)
+    reference = reference_of(record, "map")
+    if reference is None:
+        return passed_on(record, missing, "has no map", MISSING)
+    if default == "known" and record.get("unknown") is None and record.get("dont_look") is None:
+        return record
+    values, known = load_map(reference), default == "known"
+    unknown, dont_look = _masks(record, "unknown"), _masks(record, "dont_look")
+    weighed, shares = weigh_map(values, unknown, dont_look, default_known=known, above=above)
+    return Drawn(record, weighed, shares)
 
 
 def _masks(record: Record, key: str) -> Iterator[Mask]:

@@ -14,19 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hkmap.engine.views import (
-    AUGMENTATIONS,
-    Image,
-    Preprocessing,
-    change_intensity,
-    plain_view,
-    random_view,
-    view_image,
-    view_map,
-)
+from hkmap.engine.views import AUGMENTATIONS, Preprocessing, change_intensity, plain_view, random_view
 from hkmap.errors import RunError
 from hkmap.maps.check import Map
-from hkmap.maps.weights import Weighted, change_weighted
+from hkmap.maps.views import View
+from hkmap.maps.warps import Image, view_image, view_map
+from hkmap.maps.weights import Weighted
 from hkmap.storage.images import decode_image
 from hkmap.storage.sequence import ShardSequence
 
@@ -105,11 +98,28 @@ class ShardExamples:
                 image = change_intensity(image, generator)
         owner = int(self.map_of[index])
         drawn = sample if owner == index else self.shards.read(owner)
-        values, weight = None, None
-        if drawn.map is not None:
-            seen = Weighted(drawn.map, drawn.weight)
-            values, weight = change_weighted(seen, lambda cells: view_map(cells, view, self.map_size))
-        return Example(view_image(image, view, self.preprocessing.size), values, weight, sample.label)
+        human = None if drawn.map is None else Weighted(drawn.map, drawn.weight)
+        return seen_example(image, human, view, self.preprocessing, map_size=self.map_size, label=sample.label)
+
+
+def seen_example(
+    image: Image,
+    human: Weighted | None,
+    view: View,
+    preprocessing: Preprocessing,
+    *,
+    map_size: tuple[int, int],
+    label: int,
+) -> Example:
+    """Return an image (H, W, 3) and its human map as ``view`` shows them; padding has the weight 0 in the map."""
+    padding = preprocessing.padding
+    seen = None if human is None else view_map(human, view, map_size, padded=padding is not None)
+    return Example(
+        image=view_image(image, view, preprocessing.size, padding),
+        map=None if seen is None else seen.map,
+        weight=None if seen is None else seen.weights,
+        label=label,
+    )
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hkmap.engine.abn import place
-from hkmap.engine.data import Example, ahead, chunks, collate, normalise
+from hkmap.engine.data import Example, ahead, chunks, collate, normalise, seen_example
 from hkmap.engine.evaluation import put_maps
 from hkmap.engine.runs import TrainedModel
-from hkmap.engine.views import plain_view, view_image, view_map
+from hkmap.engine.views import plain_view
 from hkmap.errors import HkmapError, RecordError, RunError
 from hkmap.maps.check import Map
+from hkmap.maps.views import View
+from hkmap.maps.warps import map_back
+from hkmap.maps.weights import Weighted
 from hkmap.records import Record, Rejects, reference_of
 from hkmap.storage.images import read_image
-from hkmap.storage.mapfiles import MapWriter, load_map
+from hkmap.storage.mapfiles import MapWriter, load_map, load_weights_of
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A record's answer: the class, its probability, and the attention map (h, w) that weighted the features."""
+    """A record's answer: the class, its probability, and where the network looked.
+
+    ``attention`` (h, w) is the map that weighted the features, carried from what the network saw to the whole image: 0
+    where a crop left something out, without the padding of a letterbox.
+    """
 
     record: Record
     label: int
     confidence: float
     attention: Map | None
+
+
+class _Seen(NamedTuple):
+    """A record as the network sees it."""
+
+    record: Record
+    example: Example
+    view: View
 
 
 def predict(
@@ -47,13 +62,13 @@ def predict(
     if use_maps and not model.architecture.attention:
         raise RunError("the network has no attention branch, so no map can take its map's place")
     place(model.network, device).eval()
-    for pairs in ahead(chunks(records, batch_size), lambda record: _example(model, record, use_maps), threads=2):
+    for chunk in ahead(chunks(records, batch_size), lambda record: _seen(model, record, use_maps), threads=2):
         good = []
-        for record, example in pairs:
-            if isinstance(example, HkmapError):
-                rejects.reject(example)
+        for seen in chunk:
+            if isinstance(seen, HkmapError):
+                rejects.reject(seen)
             else:
-                good.append((record, example))
+                good.append(seen)
         if good:
             yield from _predict_batch(model, good, device, use_maps)
 
@@ -81,20 +96,19 @@ def predicted_records(
 
 
 def _predict_batch(
-    model: TrainedModel, pairs: list[tuple[Record, Example]], device: torch.device, use_maps: bool
+    model: TrainedModel, seen: list[_Seen], device: torch.device, use_maps: bool
 ) -> Iterator[Prediction]:
-    batch = collate([example for _, example in pairs], map_size(model)).to(device)
+    batch = collate([one.example for one in seen], map_size(model)).to(device)
     images = normalise(batch.images, model.preprocessing)
     with torch.inference_mode():
         output = model.network(images)
         if use_maps:
             output = model.network(images, put_maps(output.attention, batch))
         confidences, labels = output.logits.float().softmax(1).max(1)
-    maps = _maps(output.attention, len(pairs))
-    for (record, _), label, confidence, attention in zip(
-        pairs, labels.tolist(), confidences.tolist(), maps, strict=True
-    ):
-        yield Prediction(record, label, confidence, attention)
+    maps = _maps(output.attention, len(seen))
+    for one, label, confidence, attention in zip(seen, labels.tolist(), confidences.tolist(), maps, strict=True):
+        whole = None if attention is None else map_back(attention, one.view, map_size(model))
+        yield Prediction(one.record, label, confidence, whole)
 
 
 def map_size(model: TrainedModel) -> tuple[int, int]:
@@ -106,22 +120,23 @@ def _maps(attention: Tensor | None, count: int) -> list[Map | None]:
     return [None] * count if attention is None else list(attention[:, 0].float().cpu().numpy())
 
 
-def _example(model: TrainedModel, record: Record, use_maps: bool) -> tuple[Record, Example | HkmapError]:
+def _seen(model: TrainedModel, record: Record, use_maps: bool) -> _Seen | HkmapError:
     try:
         reference = reference_of(record, "image")
-        drawn = reference_of(record, "map") if use_maps else None
         if reference is None:
             raise RecordError(f'record "{record["id"]}": no key "image" with a path; the network needs an image')
+        human = _human_map(record) if use_maps else None
         image = read_image(reference)
-        view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
-        values = None if drawn is None else load_map(drawn)
-        example = Example(
-            image=view_image(image, view, model.preprocessing.size),
-            map=None if values is None else view_map(values, view, map_size(model)),
-            weight=None,
-            label=-1,
-        )
     except HkmapError as error:
-        return record, error
-    return record, example
+        return error
+    view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
+    example = seen_example(image, human, view, model.preprocessing, map_size=map_size(model), label=-1)
+    return _Seen(record, example, view)
 
+
+def _human_map(record: Record) -> Weighted | None:
+    reference = reference_of(record, "map")
+    if reference is None:
+        return None
+    values = load_map(reference)
+    return Weighted(values, load_weights_of(record, values))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -25,10 +27,15 @@ FIXED_SIGMAS_A_SIDE = 14      # the paper's maps are 14x14: `fixed` is one atten
 CONDITION_LIMIT = 1e6         # above it the centres count as collinear
 LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _fill_tile
 SMALLEST_EXPONENT = -350.0    # of either factor: clamped terms stay below e^-50 and above the subnormals
+ROWS_AT_A_TIME = 56           # whose exponents stay in the cache
 MOST_TILES = 32               # more cost as much as the direct sum
 SMALLEST_PEAK = 1e-6          # of the total weight, 5.3 sigma away: no centre near the image
 EXACT_PEAK = 1e-9             # below it the clamped terms (e^-50) would show, so the direct sum takes over
 LOST_PEAK = 1e-290            # below it float64 runs out
+
+# glibc gives the memory of each map back to the system, and the pages of the next one cost more than all its
+# exponentials, until it has seen a larger block freed; untouched, the block itself costs nothing.
+np.empty(4 << 20, np.uint8)
 
 
 class Grid(NamedTuple):
@@ -46,6 +53,7 @@ class Precision(NamedTuple):
     c: float
 
 
+@lru_cache(maxsize=64)
 def pixel_centres(frame: tuple[int, int], size: tuple[int, int]) -> Grid:
     """Return where the pixels of a map of ``size`` (height, width) lie in an image of ``frame`` (width, height).
 
@@ -53,7 +61,10 @@ def pixel_centres(frame: tuple[int, int], size: tuple[int, int]) -> Grid:
     Grid(x=array([2., 6.]), y=array([1., 3.]))
     """
     (frame_width, frame_height), (height, width) = frame, size
-    return Grid((np.arange(width) + 0.5) * frame_width / width, (np.arange(height) + 0.5) * frame_height / height)
+    grid = Grid((np.arange(width) + 0.5) * frame_width / width, (np.arange(height) + 0.5) * frame_height / height)
+    for axis in grid:
+        axis.flags.writeable = False        # all maps of this size share it
+    return grid
 
 
 def kde_map(
@@ -91,9 +102,10 @@ def kde_map(
     if weights is None:
         weights = np.ones(len(centres))
     _check_weights(weights)
-    seen = weights > 0
-    centres, weights = centres[seen], weights[seen]
-    radii = None if radii is None else radii[seen]
+    if weights.min() == 0:
+        seen = weights > 0
+        centres, weights = centres[seen], weights[seen]
+        radii = None if radii is None else radii[seen]
     grid = pixel_centres(frame, size)
     exact = scott_kernel(centres, grid, weights) if bandwidth == "scott" else None
     if exact is not None:
@@ -154,9 +166,10 @@ def scott_kernel(centres: Array, grid: Grid, weights: Array) -> Array | None:
     if factor is None:
         return None
     density = _tiled(centres, grid, factor, weights)
-    if density is None or density.max() < EXACT_PEAK:
-        density = _direct(centres, grid, factor, weights)
-    return density if density.max() > LOST_PEAK else None
+    if density is not None and _peak(density) >= EXACT_PEAK:
+        return density
+    density = _direct(centres, grid, factor, weights)
+    return density if _peak(density) > LOST_PEAK else None
 
 
 def scott_factor(centres: Array, weights: Array) -> Array | None:
@@ -165,13 +178,20 @@ def scott_factor(centres: Array, weights: Array) -> Array | None:
     The covariance of the weighted centres times n^(-1/3), with n = 1 / sum(weights^2) the effective number
     (Scott, Multivariate Density Estimation, 1992, in two dimensions; ``weights`` sum to 1).
     """
-    concentration = float(np.sum(weights**2))
+    concentration = float(weights @ weights)
     if len(centres) < 3 or 1 - concentration < 1e-12:
         return None
-    covariance = np.cov(centres, rowvar=False, bias=False, aweights=weights)
-    if not np.linalg.cond(covariance) < CONDITION_LIMIT:
+    # np.cov, np.linalg.cond and cholesky say the same, and take as long as half of all Gaussians.
+    apart = centres - weights @ centres
+    covariance = (weights[:, None] * apart).T @ apart / (1 - concentration)
+    (xx, xy), (_, yy) = covariance.tolist()
+    largest = (xx + yy + math.hypot(xx - yy, 2 * xy)) / 2                # the eigenvalues; their product is the
+    determinant = xx * yy - xy * xy                                      # determinant, their ratio the condition number
+    if not largest**2 < CONDITION_LIMIT * determinant:
         return None
-    factor: Array = np.linalg.cholesky(covariance) * concentration ** (1 / 6)
+    first = math.sqrt(xx)
+    mixed = xy / first
+    factor: Array = np.array([[first, 0], [mixed, math.sqrt(yy - mixed**2)]]) * concentration ** (1 / 6)
     return factor
 
 
@@ -204,14 +224,31 @@ def _fill_tile(tile: Array, centres: Array, grid: Grid, precision: Precision, we
     """
     a, b, c = precision
     x_i, y_i = centres[:, :1], centres[:, 1:]                                       # (n, 1)
-    exponent_x = -a / 2 * (grid.x - x_i) ** 2 + b * grid.x * y_i                    # (n, w)
-    exponent_y = -c / 2 * (grid.y - y_i) ** 2 + b * x_i * grid.y - b * x_i * y_i    # (n, h)
+    exponent_x = _squares(grid.x, x_i, -a / 2)              # (n, w); in place, as each pass over them costs
+    exponent_x += (b * y_i) * grid.x
     highest = exponent_x.max(axis=1, keepdims=True)
-    factor_x = np.exp(np.maximum(exponent_x - highest, SMALLEST_EXPONENT))
-    factor_y = np.exp(np.maximum(exponent_y + highest, SMALLEST_EXPONENT)) * weights[:, None]
-    np.matmul(factor_y.T, factor_x, out=tile)                                       # (h, w)
-    cross = np.outer(-b * grid.y, grid.x)
-    tile *= np.exp(cross, out=cross)        # in place: a fresh array of this size costs more than its exponentials
+    exponent_x -= highest
+    exponent_y = _squares(grid.y, y_i, -c / 2)              # (n, h)
+    exponent_y += (b * x_i) * grid.y
+    exponent_y += highest - b * x_i * y_i
+    for exponent in (exponent_x, exponent_y):
+        np.exp(np.maximum(exponent, SMALLEST_EXPONENT, out=exponent), out=exponent)
+    factor_x, factor_y = exponent_x, exponent_y
+    factor_y *= weights[:, None]
+    np.matmul(factor_y.T, factor_x, out=tile)               # (h, w)
+    crossed = -b * grid.y[:, None]
+    scratch = np.empty((ROWS_AT_A_TIME, len(grid.x)))
+    for start in range(0, len(grid.y), ROWS_AT_A_TIME):
+        rows = crossed[start : start + ROWS_AT_A_TIME]
+        cross = np.multiply(rows, grid.x, out=scratch[: len(rows)])
+        tile[start : start + ROWS_AT_A_TIME] *= np.exp(cross, out=cross)
+
+
+def _squares(pixels: Array, centres: Array, factor: float) -> Array:
+    squares = pixels - centres
+    squares *= squares
+    squares *= factor
+    return squares
 
 
 def _direct(centres: Array, grid: Grid, factor: Array, weights: Array) -> Array:
@@ -227,7 +264,8 @@ def _direct(centres: Array, grid: Grid, factor: Array, weights: Array) -> Array:
 
 def _separable(centres: Array, grid: Grid, sigma: Array | float, weights: Array) -> Map:
     """Sum isotropic Gaussians whose peaks are ``weights``; ``sigma`` (n,) or one for all, in pixels."""
-    factor_x = _gaussians(grid.x, centres[:, 0], sigma) * weights[:, None].astype(np.float32)
+    factor_x = _gaussians(grid.x, centres[:, 0], sigma)
+    factor_x *= weights[:, None].astype(np.float32)
     factor_y = _gaussians(grid.y, centres[:, 1], sigma)
     density: Map = factor_y.T @ factor_x
     return density
@@ -236,17 +274,21 @@ def _separable(centres: Array, grid: Grid, sigma: Array | float, weights: Array)
 def _gaussians(pixels: Array, centres: Array, sigma: Array | float) -> Map:
     half_a_pixel = pixels[0]        # the first centre lies half a pixel from the border
     wide = np.maximum(sigma, half_a_pixel)
-    exponents = -0.5 * ((pixels - centres[:, None]) / np.broadcast_to(wide, len(centres))[:, None]) ** 2
+    roots = pixels - centres[:, None]
+    roots *= np.reshape(math.sqrt(0.5) / wide, (-1, 1))
+    exponents: Map = roots.astype(np.float32)
+    exponents *= exponents
     # e^-40 is nothing beside a peak, and float32 subnormals make the product many times slower.
-    factors: Map = np.exp(np.maximum(exponents, -40).astype(np.float32))
-    return factors
+    np.minimum(exponents, 40, out=exponents)
+    np.negative(exponents, out=exponents)
+    return np.exp(exponents, out=exponents)
 
 
 def _sigma(
     bandwidth: str | float, frame: tuple[int, int], radii: Array | None, centres: Array, weights: Array
 ) -> Array | float:
     if bandwidth == "radius":
-        if radii is None or not np.all(radii > 0):
+        if radii is None or not radii.min() > 0:
             raise MapError("bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number")
         return radii / 2
     likely = likely_sigma(centres, weights, frame) if bandwidth == "cv" else None
@@ -259,9 +301,12 @@ def _sigma(
     return bandwidth
 
 
+def _peak(density: npt.NDArray[np.floating]) -> float:
+    return float(cv2.norm(density, cv2.NORM_INF))       # nothing is below 0; half the time of max()
+
+
 def _refuse_far_centres(density: npt.NDArray[np.floating], centres: Array, frame: tuple[int, int]) -> None:
-    inside = np.all((centres >= 0) & (centres <= frame), axis=1)
-    if density.max() < SMALLEST_PEAK and not inside.any():
+    if _peak(density) < SMALLEST_PEAK and not np.all((centres >= 0) & (centres <= frame), axis=1).any():
         x, y = centres[0]
         raise MapError(
             f"all {len(centres)} bubbles lie far off the image of {frame[0]}x{frame[1]} pixels, the first at "
@@ -274,7 +319,7 @@ def _normalised(density: npt.NDArray[np.floating], unit: float, how: Normalisati
     if how == "none":
         density = _within_1(density * unit)
     values = normalise_map(density, how)
-    values[values < 1e-30] = 0          # no subnormals for the next stage
+    cv2.threshold(values, 1e-30, 0, cv2.THRESH_TOZERO, dst=values)      # no subnormals for the next stage
     return values
 
 
@@ -291,9 +336,10 @@ def _within_1(density: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 def _check_weights(weights: Array) -> None:
     if len(weights) == 0:
         raise MapError("no bubbles, expected at least one; a map of zeros says that there is nothing to look at")
-    if not (np.all(np.isfinite(weights)) and np.all(weights >= 0)):
-        raise MapError(f"weights span [{weights.min():g}, {weights.max():g}], expected finite numbers from 0")
-    if not weights.any():
+    low, high = weights.min(), weights.max()        # NaN if there is one
+    if not 0 <= low <= high < math.inf:
+        raise MapError(f"weights span [{low:g}, {high:g}], expected finite numbers from 0")
+    if high == 0:
         raise MapError(f"all {len(weights)} bubbles have weight 0, expected one above 0; leave the weights out")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import Literal
 
 import cv2
@@ -16,8 +15,6 @@ from hkmap.maps.resize import resize_map
 
 Mask = npt.NDArray[np.bool_]
 Pooling = Literal["mean", "max"]
-
-BAND = 256      # rows that are held as float32 at a time
 
 
 def masks_map(masks: Iterable[Mask], weights: Sequence[float], size: tuple[int, int], pooling: Pooling) -> Map:
@@ -33,10 +30,17 @@ def masks_map(masks: Iterable[Mask], weights: Sequence[float], size: tuple[int, 
     _check_weights(weights)
     levels = sorted(set(weights))
     numbers = [np.uint8(1 + levels.index(weight)) for weight in weights]
-    canvas = reduce(_heavier, (mask.view(np.uint8) * number for mask, number in zip(masks, numbers, strict=True)))
+    layers = map(_layer, masks, numbers)
+    canvas = np.array(next(layers))
+    for _ in weights[1:]:
+        canvas = _heavier(canvas, next(layers))     # no name holds the layer, so it is gone when the next one is read
     table = np.zeros(256, np.float32)
     table[1 : len(levels) + 1] = levels
     return _mean(canvas, table, size) if pooling == "mean" else _weighted(_highest(canvas, size), table)
+
+
+def _layer(mask: Mask, number: np.uint8) -> npt.NDArray[np.uint8]:
+    return mask.view(np.uint8) if number == 1 else mask.view(np.uint8) * number
 
 
 def _heavier(canvas: npt.NDArray[np.uint8], layer: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -46,11 +50,34 @@ def _heavier(canvas: npt.NDArray[np.uint8], layer: npt.NDArray[np.uint8]) -> npt
 
 
 def _mean(canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], size: tuple[int, int]) -> Map:
-    """Return the cells' means of ``table[canvas]``, the width first and by bands, so that no whole image is float."""
-    width = min(size[1], canvas.shape[1])
-    bands = [canvas[top : top + BAND] for top in range(0, len(canvas), BAND)]
-    narrow = np.concatenate([resize_map(_weighted(band, table), (len(band), width)) for band in bands])
-    return resize_map(narrow, size)
+    """Return the cells' means of ``table[canvas]``, the height first, so that no whole image is float."""
+    if size[0] >= len(canvas):
+        return resize_map(_weighted(canvas, table), size)
+    low = np.empty((size[0], canvas.shape[1]), np.float32)
+    for row in range(size[0]):
+        low[row] = _mean_row(canvas, table, row, size[0])
+    return resize_map(low, size)
+
+
+def _mean_row(
+    canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], row: int, height: int
+) -> npt.NDArray[np.float64]:
+    """Return the mean over the rows of the canvas under one of ``height`` rows, (W,), fractions of rows included."""
+    # In units of 1 / height of a row of the canvas every edge is a whole number, so the fractions are exact.
+    start, stop = row * len(canvas), (row + 1) * len(canvas)
+    first, last = -(-start // height), stop // height       # the rows that lie wholly in it; at least one starts in it
+    above, below = first * height - start, stop - last * height
+    strip = canvas[first - (above > 0) : last + (below > 0)]
+    if not strip.any():         # most of a picture is free of lesions
+        return np.zeros(strip.shape[1])
+    single = table[2] == 0      # one level, whose number is 1: its weight can wait
+    weighted = strip if single else _weighted(strip, table)
+    total: npt.NDArray[np.float64] = cv2.reduce(weighted, 0, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[0]
+    if above:
+        total -= weighted[0] * (1 - above / height)
+    if below:
+        total -= weighted[-1] * (1 - below / height)
+    return total * ((table[1] if single else 1) * height / len(canvas))
 
 
 def _weighted(canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32]) -> Map:

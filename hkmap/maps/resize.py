@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -16,6 +17,7 @@ from hkmap.maps.check import Map
 
 Normalisation = Literal["max", "minmax", "sum", "none"]
 
+MOST_AVERAGED = 8       # cells along an axis that one call of cv2 averages
 
 def resize_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     """Return the (n_out, n_in) matrix that takes a line of ``n_in`` cells to one of ``n_out``; its rows sum to 1.
@@ -39,16 +41,12 @@ def resize_map(values: Map, size: tuple[int, int]) -> Map:
     No value leaves the range of the input. A map of its own size comes back as it is.
     """
     _check_size(size)
-    rows, columns = values.shape
-    height, width = size
-    low, high = values.min(), values.max()
-    # cv2 decides once for both axes, so an axis that shrinks and one that grows need a call each.
-    # Area sums in float64: in float32 they drift by 5e-6 over large images, and cost only a little less.
-    smaller = cv2.resize(
-        values.astype(np.float64), (min(width, columns), min(height, rows)), interpolation=cv2.INTER_AREA
-    )
-    resized = cv2.resize(smaller.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(np.clip(resized, low, high), dtype=np.float32)
+    if values.shape == size:
+        return np.array(values)
+    resized: Map = values
+    for (height, width), method in _steps(values.shape, size):
+        resized = np.asarray(cv2.resize(resized, (width, height), interpolation=method))
+    return _kept_in_range(resized, values)
 
 
 def normalise_map(values: npt.NDArray[np.floating], how: Normalisation) -> Map:
@@ -66,7 +64,60 @@ def normalise_map(values: npt.NDArray[np.floating], how: Normalisation) -> Map:
         return np.asarray(values / values.sum(dtype=np.float64), dtype=np.float32)
     if how == "minmax" and (lowest := values.min()) < highest:
         return np.asarray((values - lowest) / (highest - lowest), dtype=np.float32)
+    if values.dtype == np.float64:      # where a product has digits to spare, and takes half the time of a division
+        normalised: Map = np.empty(values.shape, np.float32)
+        np.multiply(values, 1 / highest, out=normalised, casting="same_kind")
+        return normalised
     return np.asarray(values / highest, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _steps(before: tuple[int, ...], after: tuple[int, int]) -> list[tuple[tuple[int, int], int]]:
+    """Return the sizes on the way from ``before`` to ``after``, each with cv2's method to get there.
+
+    cv2 decides once for both axes, so an axis that shrinks and one that grows need a call each. An average of more
+    than 8x8 cells is taken as one of averages: cv2 adds in float32, whose error grows with the number of terms (to
+    7e-3 for one mean of 2848x4288 cells; in steps it stays below 5e-7), and two calls take less time than one.
+    """
+    steps = []
+    smaller = min(before[0], after[0]), min(before[1], after[1])
+    while before != smaller:
+        before = _averaged_side(before[0], smaller[0]), _averaged_side(before[1], smaller[1])
+        steps.append((before, cv2.INTER_AREA))
+    if smaller != after:
+        steps.append((after, cv2.INTER_LINEAR))
+    return steps
+
+
+def _averaged_side(cells: int, goal: int) -> int:
+    """Return the largest goal * 8^k below ``cells``, so that whole cells are averaged in all later steps."""
+    side = goal
+    while side * MOST_AVERAGED < cells:
+        side *= MOST_AVERAGED
+    return side
+
+
+def _kept_in_range(resized: Map, values: Map) -> Map:
+    """Take back, in place, what rounding has put beyond the range of ``values``."""
+    if resized.size > values.size:
+        low, high, _, _ = cv2.minMaxLoc(values)
+        cv2.threshold(resized, high, 0, cv2.THRESH_TRUNC, dst=resized)      # a fifth of the time of numpy's clip
+        # From 0 no mean can fall. As whole numbers, floats above 0 have the same order, and a faster minimum.
+        if low > 0 and resized.view(np.int32).min() < np.float32(low).view(np.int32):
+            np.maximum(resized, np.float32(low), out=resized)
+        return resized
+    # A look at the rows under the darkest and the brightest cell is mostly enough, and is much faster.
+    low, high, (_, dark), (_, bright) = cv2.minMaxLoc(resized)
+    if low >= _rows_under(dark, resized, values)[0] and high <= _rows_under(bright, resized, values)[1]:
+        return resized
+    return np.clip(resized, values.min(), values.max(), out=resized)
+
+
+def _rows_under(row: int, resized: Map, values: Map) -> tuple[float, float]:
+    """Return the lowest and the highest of the values that a ``row`` of ``resized`` can be made of."""
+    scale = len(values) / len(resized)
+    low, high, _, _ = cv2.minMaxLoc(values[max(0, int(row * scale) - 1) : int((row + 1) * scale) + 2])
+    return low, high
 
 
 def _area_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:

@@ -47,10 +47,24 @@ class Table:
 
 
 class Row(NamedTuple):
-    """One line of a table, and its place for messages."""
+    """One line of a table, and where it is."""
 
-    place: str
+    path: Path
+    number: int
     values: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages; made only for them, as a table may have millions of rows."""
+        return f"{self.path} line {self.number}"
+
+
+class Columns(NamedTuple):
+    """The columns of a table for one shape: its own names by the neutral ones, and all names that are taken."""
+
+    required: Mapping[str, str]
+    optional: Mapping[str, str]
+    taken: frozenset[str]
 
 
 class ImageNames:
@@ -94,13 +108,16 @@ def table_records(table: Table, rejects: Rejects) -> Iterator[Record]:
     The columns decide which they are. A row that cannot be read goes to ``rejects``.
     """
     shape = _shape(table)
+    columns = _columns_of(table, shape)
     records: dict[str, Record] = {}
 
     def add(row: Row) -> None:
-        values = _renamed(row, table.columns, shape)
-        item = _item(values, row.place, table.origin, shape)
+        values = _renamed(row, columns)
+        item = _item(values, row, table.origin, shape)
         name = str(values["image"])
-        records.setdefault(name, {"id": name, "image": name, shape: []})[shape].append(item)
+        if name not in records:
+            records[name] = {"id": name, "image": name, shape: []}
+        records[name][shape].append(item)
 
     for _ in each(_rows(table.path), add, rejects):
         pass
@@ -114,10 +131,14 @@ def read_bubbles(table: Table, names: ImageNames) -> dict[str, list[Item]]:
     Raises SourceError, with the line, where a row cannot be read or its image is not in the data set.
     """
     bubbles: dict[str, list[Item]] = {}
+    named: dict[str, list[Item]] = {}       # the same lists, by what the table calls the image
+    own = _columns_of(table, "bubbles")
     for row in _rows(table.path):
-        values = _renamed(row, table.columns, "bubbles")
-        identifier = names.identify(str(values["image"]), row.place)
-        bubbles.setdefault(identifier, []).append(_item(values, row.place, table.origin, "bubbles"))
+        values = _renamed(row, own)
+        name = str(values["image"])
+        if name not in named:
+            named[name] = bubbles.setdefault(names.identify(name, row.place), [])
+        named[name].append(_item(values, row, table.origin, "bubbles"))
     if not bubbles:
         columns = ",".join((*PLACE, *SHAPES["bubbles"]))
         raise SourceError(f"{table.path}: no bubbles; expected one a row under the columns {columns}")
@@ -166,27 +187,34 @@ def _json_rows(path: Path, lines: Iterator[str] | IO[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        place = f"{path} line {number}"
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{place}: not a JSON object ({error}); expected one bubble, box or point") from error
+            raise SourceError(
+                f"{path} line {number}: not a JSON object ({error}); expected one bubble, box or point"
+            ) from error
         if not isinstance(values, dict):
-            raise SourceError(f"{place}: expected a JSON object with {', '.join(PLACE)}, got {line.strip()[:40]}")
-        yield Row(place, values)
+            raise SourceError(
+                f"{path} line {number}: expected a JSON object with {', '.join(PLACE)}, got {line.strip()[:40]}"
+            )
+        yield Row(path, number, values)
 
 
 def _csv_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
     first = stream.readline()
     header = _header(path, first)
     reader = csv.reader(stream, delimiter=_delimiter(first))
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
+    for raw in reader:
+        cells = [cell.strip() for cell in raw]
+        if not any(cells):
             continue
-        place = f"{path} line {reader.line_num + 1}"
+        number = reader.line_num + 1
         if len(cells) > len(header):
-            raise SourceError(f"{place}: {len(cells)} values under {len(header)} columns; quote a text with commas")
-        yield Row(place, {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()})
+            raise SourceError(
+                f"{path} line {number}: {len(cells)} values under {len(header)} columns; quote a text with commas"
+            )
+        values = dict(zip(header, cells, strict=False))
+        yield Row(path, number, {name: cell for name, cell in values.items() if cell} if "" in cells else values)
 
 
 def _header(path: Path, line: str) -> list[str]:
@@ -204,44 +232,55 @@ def _delimiter(line: str) -> str:
     return max(",;\t", key=line.count)
 
 
-def _renamed(row: Row, columns: Mapping[str, str], shape: str) -> Item:
+def _columns_of(table: Table, shape: str) -> Columns:
+    required = {name: table.columns.get(name, name) for name in (*PLACE, *SHAPES[shape])}
+    optional = {name: table.columns.get(name, name) for name in OPTIONAL}
+    return Columns(required, optional, frozenset({**required, **optional}).union(required.values(), optional.values()))
+
+
+def _renamed(row: Row, columns: Columns) -> Item:
     """Return the row under the neutral names."""
-    required = (*PLACE, *SHAPES[shape])
-    own = {name: columns.get(name, name) for name in required + OPTIONAL}
-    for name in required:
-        if row.values.get(own[name]) is None:
-            has = ", ".join(map(str, row.values)) or "nothing"
-            raise SourceError(
-                f'{row.place}: no value under "{own[name]}" (it has {has}); map it by --columns {name}=...'
-            )
-    taken = {*own.values(), *own}
-    others = {name: value for name, value in row.values.items() if name not in taken}
-    return {**others, **{name: row.values[key] for name, key in own.items() if row.values.get(key) is not None}}
+    found = row.values
+    values = {name: value for name, value in found.items() if name not in columns.taken}
+    for name, own in columns.required.items():
+        if found.get(own) is None:
+            has = ", ".join(map(str, found)) or "nothing"
+            raise SourceError(f'{row.place}: no value under "{own}" (it has {has}); map it by --columns {name}=...')
+        values[name] = found[own]
+    for name, own in columns.optional.items():
+        if found.get(own) is not None:
+            values[name] = found[own]
+    return values
 
 
-def _item(values: Item, place: str, origin: int, shape: str) -> Item:
-    item = {name: _number(values, name, place) - origin for name in ("x", "y")}
-    item |= {name: _number(values, name, place) for name in SHAPES[shape]}
+def _item(values: Item, row: Row, origin: int, shape: str) -> Item:
+    item: Item = {"x": _number(values, "x", row) - origin, "y": _number(values, "y", row) - origin}
+    for name in SHAPES[shape]:
+        item[name] = _number(values, name, row)
+    _check_lengths(item, values, row)
+    item.update((name, value) for name, value in values.items() if name != "image" and name not in item)
+    if "user" in item:
+        item["user"] = str(item["user"])
+    if "weight" in item:
+        item["weight"] = _number(values, "weight", row)
+        if item["weight"] < 0:
+            raise SourceError(f"{row.place}: weight is {values['weight']}; expected a number from 0")
+    return item
+
+
+def _check_lengths(item: Item, values: Item, row: Row) -> None:
     if item.get("radius", 1) <= 0:
-        raise SourceError(f"{place}: radius is {values['radius']}; expected a number of pixels above 0")
-    if min(item.get("width", 0), item.get("height", 0)) < 0:
-        raise SourceError(f"{place}: {values['width']} wide and {values['height']} high; expected numbers from 0")
-    rest = {name: value for name, value in values.items() if name != "image" and name not in item}
-    if "user" in rest:
-        rest["user"] = str(rest["user"])
-    if "weight" in rest:
-        rest["weight"] = _number(values, "weight", place)
-        if rest["weight"] < 0:
-            raise SourceError(f"{place}: weight is {values['weight']}; expected a number from 0")
-    return {**item, **rest}
+        raise SourceError(f"{row.place}: radius is {values['radius']}; expected a number of pixels above 0")
+    if "width" in item and min(item["width"], item["height"]) < 0:
+        raise SourceError(f"{row.place}: {values['width']} wide and {values['height']} high; expected numbers from 0")
 
 
-def _number(values: Item, name: str, place: str) -> float:
+def _number(values: Item, name: str, row: Row) -> float:
     value = values[name]
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):      # JSON's whole numbers have no end
         number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise SourceError(f'{place}: {name} is "{value}"; expected a number, with a point for decimals')
+    if value is True or value is False or not math.isfinite(number):
+        raise SourceError(f'{row.place}: {name} is "{value}"; expected a number, with a point for decimals')
     return number

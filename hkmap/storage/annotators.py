@@ -77,5 +77,7 @@ def checked_offsets(file: ContiguousFile, name: str, end: int) -> npt.NDArray[np
     """Return the dataset ``name`` of offsets; raise ShardError unless they rise from 0 to ``end``."""
     offsets = file.whole(name)
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
-        raise ShardError(f"{file.path}: {name} do not rise from 0 to {end}: damaged; copy it again")
+        falls = offsets[1:] < offsets[:-1]
+        place = f" (record {falls.argmax()})" if falls.any() else ""
+        raise ShardError(f"{file.path}: {name} do not rise from 0 to {end}{place}: damaged; copy it again")
     return np.asarray(offsets, dtype=np.uint64)

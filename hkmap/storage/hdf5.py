@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -26,26 +26,33 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
+from hkmap.storage.structure import read_structure
 from hkmap.storage.userblock import USER_BLOCK, holes_of, refuse_damaged_structure, seal
 
 _SLACK = 1 << 16      # libhdf5's own structures, more than they ever take, attributes aside
+
+_TOGETHER = 1 << 14   # libhdf5 lays what is not data side by side, in stretches of so many bytes, and the data after it
 
 Attributes = Mapping[str, str | int]
 
 
 @dataclass
 class Part:
-    """One dataset in the making: ``rows`` rows of ``shape``, their bytes spooled in a file without a name."""
+    """One dataset in the making: ``rows`` rows of ``shape``, their bytes spooled from byte ``start`` of a file.
+
+    That file has no name, and they start at 0; or it is the one that is being made, and they lie at their place.
+    """
 
     dtype: npt.DTypeLike
     spool: IO[bytes]
     shape: tuple[int, ...] = ()
     rows: int = 0
+    start: int = 0
 
     def append(self, values: npt.ArrayLike) -> None:
         """Add one row."""
-        self.spool.seek(self.rows * self._row_bytes)      # rows that were skipped are a hole, read as zeros
-        self.spool.write(np.asarray(values, dtype=self.dtype).tobytes())
+        self.spool.seek(self.start + self.rows * self.row_bytes)      # rows that were skipped are a hole of zeros
+        self.spool.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.rows += 1
 
     def skip(self) -> None:
@@ -59,19 +66,23 @@ class Part:
     def finished_bytes(self) -> int:
         """Return how many bytes the dataset takes, all of them spooled."""
         self.spool.flush()
-        return self.spool.truncate(self.rows * self._row_bytes)
+        return self.spool.truncate(self.start + self.rows * self.row_bytes) - self.start
 
     @property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
 
 @dataclass
 class Parts:
-    """The datasets in the making of one file, by name ("images/bytes"), spooled in the folder of the file."""
+    """The datasets in the making of one file, by name ("images/bytes"), spooled in the folder of the file.
+
+    ``in_place`` names the one, if any, whose rows are written to the file itself.
+    """
 
     folder: Path
     by_name: dict[str, Part] = field(default_factory=dict)
+    in_place: str | None = None
 
     def add(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> Part:
         """Open a dataset of rows of ``shape``."""
@@ -82,6 +93,22 @@ class Parts:
     def add_strings(self, name: str) -> Strings:
         """Open a pair of datasets, bytes end to end and the offsets between them."""
         return Strings(self.add(f"{name}/bytes", "u1"), self.add(f"{name}/offsets", "<u8"))
+
+    def write_in_place(self, name: str, path: Path, attributes: Attributes) -> None:
+        """Have the rows of the first dataset written to ``path``, an empty temporary file, which fill_file completes.
+
+        Spooled, they would be written twice. All datasets have been opened, and none has a row yet. libhdf5 lays the
+        first dataset behind its description of them all, which takes as many bytes however many rows there will be.
+        """
+        single = {
+            key: replace(part, rows=1, shape=(1,) * len(part.shape)) for key, part in self.by_name.items()
+        }
+        part = self.by_name[name]
+        _reserve(path, _SLACK)
+        part.start = _lay_out(path, single, attributes)[name]
+        part.spool.close()
+        part.spool = path.open("r+b")
+        self.in_place = name
 
     def close(self) -> None:
         """Drop the spools."""
@@ -121,25 +148,30 @@ def fill_file(path: Path, parts: Parts, attributes: Attributes) -> str:
     Raises OSError where the disk is full.
     """
     _refuse_full_disk(path, parts)
-    offsets = _lay_out(path, parts, attributes)
+    if parts.in_place is None:
+        offsets = _lay_out(path, parts.by_name, attributes)
+    else:
+        offsets = _lay_out_around(parts.by_name[parts.in_place], path, parts, attributes)
     with path.open("r+b") as file:
         for name, part in parts.by_name.items():
-            file.seek(offsets[name])
-            part.spool.seek(0)
-            shutil.copyfileobj(part.spool, file, 1 << 20)
-    ends = [(offsets[name], offsets[name] + part.finished_bytes()) for name, part in parts.by_name.items()]
+            if name != parts.in_place:
+                file.seek(offsets[name])
+                part.spool.seek(0)
+                shutil.copyfileobj(part.spool, file, 1 << 20)
+    ends = [(offsets[name], offsets[name] + part.row_bytes * part.rows) for name, part in parts.by_name.items()]
     return seal(path, ends)
 
 
 @contextmanager
-def written_as(path: Path) -> Iterator[None]:
-    """Name ``path``, not a spool without a name, in the OSError of a full disk."""
+def written_as(path: Path, *, spooled: bool = True) -> Iterator[None]:
+    """Name ``path``, not a spool without a name, in the OSError of a full disk; ``spooled``: it is written twice."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
-        said = f"{os.strerror(error.errno)}; nothing is left of it, as it needs room twice while it is written"
+        why = "as it needs room twice while it is written" if spooled else "make room for all of its maps"
+        said = f"{os.strerror(error.errno)}; nothing is left of it, {why}"
         raise OSError(error.errno, said, str(path)) from error
 
 
@@ -149,19 +181,6 @@ def replace_attribute(path: Path, name: str, value: str) -> str:
     with h5py.File(path, "r+") as file:
         file.attrs[name] = value
     return seal(path, holes)
-
-
-@dataclass(frozen=True)
-class Column:
-    """Where a dataset lies in the file, in bytes, and what it holds."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def row_bytes(self) -> int:
-        return self.dtype.itemsize * math.prod(self.shape[1:])
 
 
 class ContiguousFile:
@@ -182,12 +201,8 @@ class ContiguousFile:
         self._lock = threading.Lock()
         self.size = os.fstat(self._descriptor).st_size
         refuse_damaged_structure(path)
-        try:
-            with h5py.File(path, "r") as file:
-                self.attributes = {name: _plain(value) for name, value in file.attrs.items()}
-                self.columns = dict(_columns(file, "", path, self.size))
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise ShardError(_unreadable(path, self.size, error)) from error
+        structure = read_structure(path, self.size)
+        self.attributes, self.columns = structure.attributes, structure.columns
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of the rows from ``start`` up to, not including, ``stop``."""
@@ -243,23 +258,27 @@ def version_of(path: Path) -> tuple[int, ...]:
 
 
 def _refuse_full_disk(path: Path, parts: Parts) -> None:
+    sizes = {name: part.finished_bytes() for name, part in parts.by_name.items()}
+    _reserve(path, sum(sizes.values()) + _SLACK, sizes.get(parts.in_place or "", 0))
+
+
+def _reserve(path: Path, total: int, written: int = 0) -> None:
     """Find out that the disk is full, or a limit met, before libhdf5 does, which says it in riddles."""
-    total = sum(part.finished_bytes() for part in parts.by_name.values()) + _SLACK
-    if shutil.disk_usage(path.parent).free < total:
+    if shutil.disk_usage(path.parent).free < total - written:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
     os.truncate(path, total)
 
 
-def _lay_out(path: Path, parts: Parts, attributes: Attributes) -> dict[str, int]:
+def _lay_out(path: Path, parts: Mapping[str, Part], attributes: Attributes) -> dict[str, int]:
     """Make the HDF5 file without its data; return the offset of each dataset's first byte."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     offsets = {}
-    with h5py.File(path, "w", userblock_size=USER_BLOCK) as file:
+    with h5py.File(path, "w", userblock_size=USER_BLOCK, meta_block_size=_TOGETHER) as file:
         file.attrs.update(attributes)
-        for name, part in parts.by_name.items():
+        for name, part in parts.items():
             group, _, _ = name.rpartition("/")
             file.require_group(group or "/")
             kind = h5py.h5t.py_create(np.dtype(part.dtype), logical=True)
@@ -269,43 +288,20 @@ def _lay_out(path: Path, parts: Parts, attributes: Attributes) -> dict[str, int]
     return offsets
 
 
-def _columns(group: h5py.Group, prefix: str, path: Path, size: int) -> Iterator[tuple[str, Column]]:
-    for key in group:
-        name = f"{prefix}{key}"
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise ShardError(f"{path}: {name} is a soft or external link; a shard holds its own data")
-        item = group[key]
-        if isinstance(item, h5py.Dataset):
-            yield name, _column(item, name, path, size)
-        elif prefix.count("/") < 2:      # a shard's groups are two deep at most; a hard link may make a circle
-            yield from _columns(item, f"{name}/", path, size)
-
-
-def _column(dataset: h5py.Dataset, name: str, path: Path, size: int) -> Column:
-    plist = dataset.id.get_create_plist()
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count():
-        raise ShardError(f"{path}: {name} is chunked or kept elsewhere, expected one contiguous dataset in the file")
-    if dataset.dtype.hasobject or dataset.shape is None or not dataset.shape:
-        raise ShardError(f"{path}: {name} holds {dataset.dtype} {dataset.shape}, expected rows of plain numbers")
-    bytes_needed = dataset.dtype.itemsize * math.prod(dataset.shape)
-    offset = dataset.id.get_offset() if bytes_needed else 0
-    if offset is None or offset + bytes_needed > size:
-        raise ShardError(f"{path}: {name} was never written, or lies beyond the file's {size} bytes; copy it again")
-    return Column(offset, dataset.shape, dataset.dtype)
-
-
-def _unreadable(path: Path, size: int, error: Exception) -> str:
-    if "truncated" in str(error):
-        return f"{path}: cut short at {size} bytes (its header says more); copy it again"
-    if size == 0:
-        return f"{path}: empty (0 bytes), expected an HDF5 file; copy it again"
-    if "file signature" in str(error):
-        return f"{path}: {size} bytes without the signature of HDF5; expected a file that hkmap wrote, and whole"
-    return f"{path}: damaged HDF5 ({str(error)[:100]}); copy it again"
-
-
-def _plain(value: object) -> object:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+def _lay_out_around(part: Part, path: Path, parts: Parts, attributes: Attributes) -> dict[str, int]:
+    """Like _lay_out, but leave the rows of ``part`` in the file: lay out another, and copy what is around them."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".layout.", suffix=".part") as scratch:
+        offsets = _lay_out(Path(scratch.name), parts.by_name, attributes)
+        stop = part.start + part.rows * part.row_bytes
+        assert not part.rows or part.start == offsets[str(parts.in_place)]      # as write_in_place foresaw
+        with path.open("r+b") as file:
+            file.truncate(scratch.seek(0, os.SEEK_END))
+            scratch.seek(0)
+            file.write(scratch.read(part.start))
+            for place in (scratch, file):
+                place.seek(stop)
+            shutil.copyfileobj(scratch, file, 1 << 20)
+    return offsets
 
 
 def refuse_two_sizes(found: tuple[int, ...], first: tuple[int, ...], place: str) -> None:

@@ -37,8 +37,9 @@ MAGIC = (
 MAX_PIXELS = 1 << 28
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2      # Pillow warns from here and refuses from the double
 
-# In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker.
-_JPEG_MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
+# In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker. More
+# ff may come before it; a pattern that said so would not begin with a plain byte, and take sixteen times as long.
+_JPEG_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 _JPEG_FRAMES = frozenset(bytes([code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
 _ORIENTATION = 0x0112
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, struct.error, Image.DecompressionBombError)
@@ -85,7 +86,16 @@ def decode_image(data: bytes, place: str) -> Pixels:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) in pixels as displayed, read from the header alone; ImageError beyond 2^28 pixels."""
-    with _opened(path, path) as image, warnings.catch_warnings():
+    return _displayed_size(path, path)
+
+
+def encoded_size(data: bytes, place: str) -> tuple[int, int]:
+    """Like image_size, for an image file's bytes."""
+    return _displayed_size(Path(place), io.BytesIO(data))
+
+
+def _displayed_size(path: Path, source: io.BytesIO | Path) -> tuple[int, int]:
+    with _opened(path, source) as image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Some versions of Pillow turn the size of a TIFF themselves and some do not: its tags say.
         tags = getattr(image, "tag_v2", None)
@@ -111,6 +121,10 @@ def read_mask(path: Path) -> Mask:
             values = _pillow_values(image, place)
         else:
             values = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place)
+    if values.dtype == np.uint8 and values.ndim == 2 and values.flags.writeable:
+        mask: Mask = values.view(np.bool_)
+        np.not_equal(values, 0, out=mask)       # in place: fresh memory for a large mask takes longer
+        return mask
     return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2), dtype=np.bool_)
 
 

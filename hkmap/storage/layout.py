@@ -20,6 +20,7 @@ from hkmap.maps.check import Map
 from hkmap.records import Record
 from hkmap.storage.annotators import COLUMNS, MAPS, NAMES, OFFSETS, AnnotatorParts
 from hkmap.storage.hdf5 import ContiguousFile, Parts, fill_file
+from hkmap.storage.parsing import MOST_TEXT
 
 FORMAT = "hkmap-shard"
 VERSION = 1
@@ -128,8 +129,14 @@ class ShardBuilder:
 
 
 def dump_classes(classes: list[str]) -> str:
-    """Return the attribute for the class names: JSON, as HDF5 cannot hold a list of more than 64 KiB."""
-    return json.dumps(classes, ensure_ascii=False)
+    """Return the attribute for the class names: JSON, as HDF5 cannot hold a list of more than 64 KiB.
+
+    Raises ShardError where it would be longer than a reader takes.
+    """
+    text = json.dumps(classes, ensure_ascii=False)
+    if len(text) > MOST_TEXT:
+        raise ShardError(f"the classes' names take {len(text)} characters, expected at most {MOST_TEXT}; shorten them")
+    return text
 
 
 def checksum(sample: Sample, text: bytes) -> int:
@@ -200,7 +207,7 @@ def parse_classes(path: Path, text: object) -> list[str]:
     """Return the class names of the attribute ``text``, which dump_classes wrote."""
     try:
         classes = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         classes = None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ShardError(f"{path}: its attribute classes is no JSON list of names; the file is damaged or foreign")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from hkmap import __version__
 from hkmap.errors import ImageError, MapError, OutputError, ShardError
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, annotator_maps_of, reference_of
-from hkmap.storage.atomic import refuse_existing, replacing
+from hkmap.storage.atomic import replacing
 from hkmap.storage.images import image_suffix, refuse_damaged
 from hkmap.storage.references import split_annotator, split_row
 
@@ -56,11 +57,14 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
         return
     from hkmap.storage.hdf5 import fill_file, spooling, written_as  # h5py is slow to load
 
-    refuse_existing(out, overwrite=overwrite)
-    with spooling(out.parent) as parts:
-        yield _RowWriter(out, parts)
-        with written_as(out), replacing(out, overwrite=overwrite, durable=True) as beside:
-            fill_file(beside, parts, {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"})
+    attributes: dict[str, str | int] = {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"}
+    with spooling(out.parent) as parts, replacing(out, overwrite=overwrite, durable=True) as beside:
+        writer = _RowWriter(out, parts)
+        with written_as(out, spooled=False):
+            parts.write_in_place("maps", beside, attributes)
+        yield writer
+        with written_as(out, spooled=False):
+            fill_file(beside, parts, attributes)
 
 
 def load_map(reference: str) -> Map:
@@ -168,11 +172,26 @@ def _load_row(reference: str, path: Path, row: int, dataset: str) -> npt.NDArray
         count = file.columns[name].shape[0]
         if row >= count:
             raise MapError(f"{reference}: the file has {count} rows, counted from 0")
-        if "has_map" in file.columns and not file.rows("has_map", row, row + 1)[0]:
-            raise MapError(f"{reference}: this record of the shard has no map")
-        return np.asarray(file.rows(name, row, row + 1)[0])
+        if "has_map" in file.columns:
+            return _load_sample(reference, path, row, dataset)
+        values = np.asarray(file.rows(name, row, row + 1)[0])
+        sums = file.rows("crc32", row, row + 1) if file.attributes.get("format") == FORMAT else None
+        if sums is not None and zlib.crc32(values.tobytes()) not in sums:
+            raise MapError(f"{reference}: its checksum does not fit, so the file is damaged; make it anew")
+        return values
     except ShardError as error:
         raise MapError(str(error)) from error
+
+
+def _load_sample(reference: str, path: Path, row: int, dataset: str) -> Map:
+    """The map or the weights of a shard's record, whose checksum is of all its parts together."""
+    from hkmap.storage.shards import open_shard
+
+    sample = open_shard(path).read(row)
+    values = sample.map if dataset == "maps" or sample.weight is None else sample.weight
+    if values is None:
+        raise MapError(f"{reference}: this record of the shard has no map")
+    return values
 
 
 class _FolderWriter:
@@ -208,6 +227,7 @@ class _RowWriter:
         self._out = out
         self._maps = parts.add("maps", "<f4", (0, 0))
         self._ids = parts.add_strings("ids")
+        self._checksums = parts.add("crc32", "<u4")
         self._seen: set[str] = set()
 
     def save(self, identifier: str, values: Map, annotator: str | None = None) -> str:
@@ -225,9 +245,10 @@ class _RowWriter:
         row = self._maps.rows
         self._maps.shape = self._maps.shape if row else checked.shape
         refuse_two_sizes(checked.shape, self._maps.shape, f'map of "{identifier}"')
-        with written_as(self._out):
+        with written_as(self._out, spooled=False):
             self._maps.append(checked)
             self._ids.append(row_name.encode())
+            self._checksums.append(zlib.crc32(np.ascontiguousarray(checked, "<f4").data))
         self._seen.add(name)
         return f"{self._out}#{row}"
 

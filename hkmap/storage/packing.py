@@ -1,4 +1,4 @@
-"""Records in, shards out, and back: what `hkmap pack`, `hkmap unpack` and `hkmap info` do."""
+"""Records in, shards out, and back: what `hkmap pack` and `hkmap unpack` do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from hkmap.errors import OutputError, RecordError
 from hkmap.records import Record, reference_of, with_annotators
 from hkmap.storage.atomic import replacing
@@ -16,7 +14,7 @@ from hkmap.storage.images import image_bytes, image_suffix
 from hkmap.storage.layout import Sample
 from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
 from hkmap.storage.references import annotator_reference
-from hkmap.storage.shards import ShardReader, content_digest, verify_digest
+from hkmap.storage.shards import ShardReader
 from hkmap.storage.writing import ShardWriter
 
 
@@ -96,35 +94,6 @@ def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterat
             )
             own = {user: maps.save(name, values, user) for user, values in sample.annotators.items()}
             yield with_annotators(record, own)
-
-
-def describe_shard(path: Path) -> dict[str, Any]:
-    """Return what a shard holds, after a check of every byte; map_size is [height, width], sizes are in bytes.
-
-    Raises ShardError where the file's digest or a record's checksum does not fit.
-    """
-    digest = verify_digest(path)
-    reader = ShardReader(path)
-    counts = np.bincount(reader.labels[reader.labels >= 0], minlength=len(reader.classes))
-    return {
-        "path": str(path),
-        "version": reader.attributes["version"],
-        "created_with": reader.attributes.get("created_with", ""),
-        "records": len(reader),
-        "maps": int(reader.has_map.sum()),
-        "annotator_maps": reader.annotator_map_count,
-        "map_size": list(reader.map_size) if reader.has_map.any() else None,
-        "weights": reader.has_weights,
-        "image_bytes": reader.image_total,
-        "file_bytes": path.stat().st_size,
-        "classes": [
-            {"label": label, "class": name, "records": int(count)}
-            for label, (name, count) in enumerate(zip(reader.classes, counts, strict=True))
-        ],
-        "unlabelled": int((reader.labels < 0).sum()),
-        "sha256": digest,
-        "content_sha256": content_digest(reader),
-    }
 
 
 def _samples(paths: Iterable[Path]) -> Iterator[tuple[str, Sample]]:

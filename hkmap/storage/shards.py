@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -19,20 +17,7 @@ from hkmap.records import Record, parse_record
 from hkmap.storage.annotators import checked_offsets, open_annotators
 from hkmap.storage.hdf5 import ContiguousFile, version_of
 from hkmap.storage.images import Pixels, decode_image
-from hkmap.storage.layout import (
-    Sample,
-    annotator_bytes,
-    check_columns,
-    check_header,
-    checksum,
-    map_bytes,
-    parse_classes,
-    weight_bytes,
-)
-from hkmap.storage.userblock import file_digest
-
-# What differs between two copies of the same content: where its parts lie.
-PATH_KEYS = frozenset({"image", "map", "masks", "unknown", "dont_look", "weights", "annotator_maps"})
+from hkmap.storage.layout import Sample, check_columns, check_header, checksum, parse_classes
 
 
 class ShardReader:
@@ -78,6 +63,11 @@ class ShardReader:
         return self._file.columns["images/bytes"].shape[0]
 
     @property
+    def image_sizes(self) -> npt.NDArray[np.uint64]:
+        """How many bytes each encoded image takes, (records,)."""
+        return np.diff(self._offsets["images"])
+
+    @property
     def has_weights(self) -> bool:
         return "weights" in self._file.columns
 
@@ -90,10 +80,7 @@ class ShardReader:
     def ids(self) -> list[str]:
         """The ids of all records, in order."""
         content = self._file.read("ids/bytes", 0, self._file.columns["ids/bytes"].shape[0])
-        try:
-            return [content[start:stop].decode() for start, stop in self._spans("ids")]
-        except UnicodeDecodeError as error:
-            raise ShardError(f"{self.path}: an id is no UTF-8 text; the file is damaged, copy it again") from error
+        return [self._id(index, content[start:stop]) for index, (start, stop) in enumerate(self._spans("ids"))]
 
     @cached_property
     def maps(self) -> npt.NDArray[np.float32]:
@@ -136,6 +123,13 @@ class ShardReader:
     def _place(self, index: int) -> str:
         return f'{self.path}#{index} (record "{self.ids[index]}")'
 
+    def _id(self, index: int, content: bytes) -> str:
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            place = f"{self.path}#{index}"
+            raise ShardError(f"{place}: its id is no UTF-8 text, so the file is damaged; copy it again") from error
+
     def _row(self, name: str, index: int) -> Map:
         return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)
 
@@ -151,13 +145,16 @@ class ShardReader:
         return checked_offsets(self._file, f"{name}/offsets", self._file.columns[f"{name}/bytes"].shape[0])
 
     def _check_values(self) -> None:
-        if self._count and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
+        wrong = (self.labels < -1) | (self.labels >= len(self.classes))
+        if wrong.any():
+            index = int(wrong.argmax())
             raise ShardError(
-                f"{self.path}: labels from {self.labels.min()} to {self.labels.max()} for {len(self.classes)} classes; "
-                "the file is damaged, copy it again"
+                f"{self._place(index)}: label {self.labels[index]} for {len(self.classes)} classes; the file is "
+                "damaged, copy it again"
             )
         if self.has_map.any() and 0 in self.map_size:
-            raise ShardError(f"{self.path}: some records have maps, but maps are {self.map_size}; the file is damaged")
+            place, size = self._place(int(self.has_map.argmax())), self.map_size
+            raise ShardError(f"{place}: has a map, but maps are {size}; the file is damaged, copy it again")
 
 
 def open_shard(path: Path) -> ShardReader:
@@ -168,29 +165,3 @@ def open_shard(path: Path) -> ShardReader:
 @lru_cache(maxsize=8)
 def _recent(path: Path, version: tuple[int, ...]) -> ShardReader:
     return ShardReader(path)
-
-
-def verify_digest(path: Path) -> str:
-    """Return the sha256 of everything after the first 512 bytes; raise ShardError if the file states another.
-
-    This asks nothing of libhdf5, which may hang or crash on a damaged file: call it first.
-    """
-    stated, found = file_digest(path)
-    if stated != found:
-        raise ShardError(f"{path}: its bytes have the sha256 {found[:12]}…, expected {stated[:12]}…; copy it again")
-    return found
-
-
-def content_digest(reader: ShardReader) -> str:
-    """Return a sha256 over what the shard holds, paths aside: a shard unpacked and packed again has the same."""
-    digest = hashlib.sha256()
-    for index in range(len(reader)):
-        sample = reader.read(index)
-        record = {key: value for key, value in sample.record.items() if key not in PATH_KEYS}
-        text = json.dumps(record, sort_keys=True).encode()
-        pieces = (text, sample.image_bytes, map_bytes(sample), weight_bytes(sample))
-        for piece in (*pieces, annotator_bytes(sample)) if sample.annotators else pieces:
-            digest.update(len(piece).to_bytes(8, "little"))
-            digest.update(piece)
-        digest.update(sample.label.to_bytes(8, "little", signed=True))
-    return digest.hexdigest()

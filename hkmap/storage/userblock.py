@@ -1,8 +1,9 @@
 """The user block of an HDF5 file, its first 512 bytes, which libhdf5 leaves alone.
 
 It holds, as text, the size of the file, the sha256 of all that follows, and the sha256 of its structure: what
-follows without the large datasets. libhdf5 may hang or crash on a damaged structure, so a reader compares that one,
-a few kilobytes, before it lets libhdf5 open the file.
+follows without the datasets' own bytes. libhdf5 may hang or crash on a damaged structure, so a reader compares that
+one, a few kilobytes, before it lets libhdf5 open the file. Damage to the data is found, and named, by the checksum of
+its record.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import IO, NamedTuple
 from hkmap.errors import ShardError
 
 USER_BLOCK = 512
-_LARGE = 1 << 16      # bytes; smaller datasets count as structure
 _PADDING = 8          # less lies between two neighbours; more might be structure
-_MOST_HOLES = 6
+_MOST_HOLES = 6       # what hkmap writes has one; a dataset that finds no room here counts as structure
+_MOST_STRUCTURE = 1 << 24      # bytes; more takes long, and a shard has some kilobytes and its classes' names, twice
 _DIGEST_LINE = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _STRUCTURE_LINE = re.compile(rb"^size ([0-9]+) structure ([0-9a-f]{64}) without ([0-9+,]*)$", re.MULTILINE)
 
@@ -32,26 +33,30 @@ class _Stated(NamedTuple):
     holes: list[Hole]
 
 
+def _block(digest: str, stated: _Stated) -> bytes:
+    without = ",".join(f"{start}+{stop - start}" for start, stop in stated.holes)
+    text = f"HDF5 of hkmap, from byte {USER_BLOCK} on\nsha256 {digest}\n"
+    text += f"size {stated.size} structure {stated.structure} without {without}\n"
+    return text.encode().ljust(USER_BLOCK - 1) + b"\n"
+
+
 def seal(path: Path, data: list[Hole]) -> str:
     """Write the user block of a file that is complete but for it; return the file's digest.
 
-    ``data`` says where the datasets lie; the large ones are left out of the structure.
+    ``data`` says where the datasets lie; they are left out of the structure.
     """
-    holes = _large(data)
+    holes = _joined(data)
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         structure = _digest(file, _around(holes, size))
         digest = _digest(file, [(USER_BLOCK, size)])
-        without = ",".join(f"{start}+{stop - start}" for start, stop in holes)
-        text = f"HDF5 of hkmap, from byte {USER_BLOCK} on\nsha256 {digest}\n"
-        text += f"size {size} structure {structure} without {without}\n"
         file.seek(0)
-        file.write(text.encode().ljust(USER_BLOCK - 1) + b"\n")
+        file.write(_block(digest, _Stated(size, structure, holes)))
     return digest
 
 
 def holes_of(path: Path) -> list[Hole]:
-    """Return where the large datasets of a sealed file lie."""
+    """Return where the datasets of a sealed file lie, as far as they are left out of its structure."""
     with path.open("rb") as file:
         stated = _stated(file.read(USER_BLOCK))
     return stated.holes if stated else []
@@ -60,7 +65,7 @@ def holes_of(path: Path) -> list[Hole]:
 def refuse_damaged_structure(path: Path) -> None:
     """Raise ShardError where a sealed file is cut short, or its structure is not the one that was sealed.
 
-    A file of another program has no seal and passes: libhdf5 has to cope with it.
+    A file of another program has no seal and passes: nobody knows what it ought to be.
     """
     with path.open("rb") as file:
         stated = _stated(file.read(USER_BLOCK))
@@ -69,20 +74,25 @@ def refuse_damaged_structure(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
         if size < stated.size:
             raise ShardError(f"{path}: cut short at {size} of {stated.size} bytes; copy it again")
+        if sum(stop - start for start, stop in _around(stated.holes, stated.size)) > _MOST_STRUCTURE:
+            raise ShardError(f"{path}: its structure takes more than {_MOST_STRUCTURE} bytes; hkmap wrote no such file")
         if _digest(file, _around(stated.holes, stated.size)) != stated.structure:
             raise ShardError(f"{path}: its structure does not have the sha256 it states: damaged; copy it again")
 
 
 def file_digest(path: Path) -> tuple[str, str]:
-    """Return (the sha256 that the user block states, the sha256 that the bytes have); without libhdf5.
-
-    Raises ShardError where the user block states none.
-    """
+    """Return (the sha256 that the user block states, "" if none; the sha256 that the bytes have); without libhdf5."""
     with path.open("rb") as file:
         stated = _DIGEST_LINE.search(file.read(USER_BLOCK))
-        if stated is None:
-            raise ShardError(f"{path}: its first {USER_BLOCK} bytes hold no sha256; expected a file that hkmap wrote")
-        return stated[1].decode(), _digest(file, [(USER_BLOCK, file.seek(0, os.SEEK_END))])
+        return stated[1].decode() if stated else "", _digest(file, [(USER_BLOCK, file.seek(0, os.SEEK_END))])
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether the user block is, to the byte, one that hkmap writes; it has no digest of its own."""
+    with path.open("rb") as file:
+        block = file.read(USER_BLOCK)
+    digest, stated = _DIGEST_LINE.search(block), _stated(block)
+    return digest is not None and stated is not None and block == _block(digest[1].decode(), stated)
 
 
 def _stated(user_block: bytes) -> _Stated | None:
@@ -94,10 +104,10 @@ def _stated(user_block: bytes) -> _Stated | None:
     return _Stated(int(line[1]), line[2].decode(), holes)
 
 
-def _large(data: list[Hole]) -> list[Hole]:
-    """The largest stretches of the file that are data, neighbours joined, in order; few, as the user block is small."""
+def _joined(data: list[Hole]) -> list[Hole]:
+    """The stretches of the file that are data, neighbours joined, in order; few, as the user block is small."""
     joined: list[Hole] = []
-    for start, stop in sorted(hole for hole in data if hole[1] - hole[0] >= _LARGE):
+    for start, stop in sorted(hole for hole in data if hole[1] > hole[0]):
         before = joined.pop() if joined and start - joined[-1][1] < _PADDING else (start, stop)
         joined.append((before[0], stop))
     return sorted(sorted(joined, key=lambda hole: hole[0] - hole[1])[:_MOST_HOLES])

@@ -16,7 +16,7 @@ from hkmap.storage.writing import ShardWriter
 pytestmark = pytest.mark.soak
 WORKERS = Path(__file__).parent
 BATCHES = 5
-FLIPS = 2_000          # a batch
+DAMAGES = 1_000        # a batch
 MUTATIONS = 4_000
 
 
@@ -32,7 +32,7 @@ def run_worker(name: str, *arguments: object) -> tuple[int, int]:
 
 @pytest.fixture(scope="module", params=["small", "large"])
 def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small one counts as structure as a whole; a large one has images and maps that only its checksums cover."""
+    """In the small one the structure takes half of the bytes, in the large one next to nothing."""
     large = request.param == "large"
     path = tmp_path_factory.mktemp("shard") / f"{request.param}.h5"
     rng = np.random.default_rng(0)
@@ -43,15 +43,23 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             values = rng.random((56, 56) if large else (7, 7), dtype=np.float32)
             record: dict[str, Any] = {"id": f"número {number}", "image": "x.png", "label": number % 3}
             drawn, weight = (None, None) if number == 5 else (values, np.sqrt(values) if number % 2 else None)
-            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, weight)
+            annotators = {"Ü": values, "b": values / 2} if number in (2, 3, 8) else {}
+            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, weight, annotators=annotators)
     return path
 
 
 @pytest.mark.parametrize("seed", range(BATCHES))
 def test_a_damaged_shard_gives_the_data_or_an_error(shard: Path, seed: int, tmp_path: Path) -> None:
-    refused, unread = run_worker("flip_bits.py", shard, tmp_path / "damaged.h5", seed, FLIPS)
-    assert refused + unread == FLIPS
-    assert refused > 0.75 * FLIPS     # the others changed nothing, or the user block's padding
+    refused, unread = run_worker("flip_bits.py", shard, tmp_path / "damaged.h5", seed, DAMAGES, "any")
+    assert refused + unread == DAMAGES
+    assert refused > 0.75 * DAMAGES     # the others changed nothing, or the user block's padding
+
+
+@pytest.mark.parametrize("kind", ["bit", "cut"])
+def test_each_flipped_bit_and_each_cut_is_found_and_named(shard: Path, kind: str, tmp_path: Path) -> None:
+    """A thousand bits anywhere, the user block included, and two hundred lengths."""
+    count = 1000 if kind == "bit" else 200
+    assert sum(run_worker("flip_bits.py", shard, tmp_path / "damaged.h5", 7, count, kind)) == count
 
 
 @pytest.mark.parametrize("seed", range(BATCHES))

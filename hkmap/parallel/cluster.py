@@ -1,0 +1,135 @@
+"""Workers that are those of an existing Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from hkmap import __version__
+from hkmap.errors import HkmapError, WorkerError
+from hkmap.parallel.pool import Done, Pool, Task, work
+
+_PATIENCE = 10      # seconds until a scheduler without an answer, or without a worker, is given up
+
+
+@contextmanager
+def cluster(address: str, jobs: int, folder: Path | None) -> Iterator[Pool]:
+    """Yield a pool of the cluster's threads, at most ``jobs`` of them (-1: all), in ``folder`` if there is one.
+
+    Raises WorkerError where Dask is missing, or the scheduler cannot be reached or has no worker.
+    """
+    client = _connect(address)
+    try:
+        threads = _threads(client, address)
+
+        def submit(function: Callable[[Any], Any], items: list[Any]) -> Task:
+            future = client.submit(_work_there, function, items, folder, __version__, pure=False)
+            return _ClusterTask(future, address)
+
+        yield Pool(threads if jobs == -1 else min(jobs, threads), submit)
+    finally:
+        client.close()
+
+
+def _connect(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise WorkerError("--backend dask: Dask is not installed; say `pip install 'hkmap[dask]'`") from error
+    for name in ("distributed", "distributed.client", "tornado"):      # what they say of a loss, our sentence says
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        return Client(address, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise WorkerError(
+            f"--scheduler {address}: cannot be reached; expected the address of a running scheduler, as "
+            "`dask scheduler` prints it, such as tcp://host:8786"
+        ) from error
+
+
+def _threads(client: Any, address: str) -> int:
+    try:
+        client.wait_for_workers(1, timeout=_PATIENCE)
+    except TimeoutError as error:
+        raise WorkerError(
+            f"--scheduler {address}: has no worker after {_PATIENCE} seconds; start some: `dask worker {address}`"
+        ) from error
+    return max(1, int(sum(client.nthreads().values())))
+
+
+class _ClusterTask:
+    def __init__(self, future: Any, address: str) -> None:
+        self._future = future
+        self._address = address
+
+    def done(self) -> bool:
+        return bool(self._future.done())
+
+    def result(self) -> Done:
+        from distributed import CancelledError
+
+        try:
+            return Done(*self._future.result())
+        except HkmapError:
+            raise
+        except (Exception, CancelledError) as error:      # the work itself raises nothing: see work()
+            raise WorkerError(
+                f"--scheduler {self._address}: the cluster gave up a task ({type(error).__name__}: "
+                f"{str(error).strip().partition(chr(10))[0][:200]}); its workers need hkmap {__version__}, and memory"
+            ) from error
+
+
+def _work_there(function: Callable[[Any], Any], items: list[Any], folder: Path | None, version: str) -> Done:
+    """Like work, in a worker of a cluster, which may run other things and in another folder."""
+    if version != __version__:
+        raise WorkerError(f"a worker of the cluster has hkmap {__version__}, expected {version}; install the same")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+    with nullcontext() if folder is None else _FOLDER.entered(folder):
+        return work(function, items)
+
+
+class _Folder:
+    """The current folder of this process, which its threads share: entered by all that mean the same one."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._entered: list[Path] = []
+        self._before = Path()
+
+    @contextmanager
+    def entered(self, folder: Path) -> Iterator[None]:
+        """Have ``folder`` as the current one; wait while others have another.
+
+        Raises WorkerError where it is missing.
+        """
+        with self._free:
+            self._free.wait_for(lambda: not self._entered or self._entered[0] == folder)
+            if not self._entered:
+                self._change(folder)
+            self._entered.append(folder)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._entered.pop()
+                if not self._entered:
+                    os.chdir(self._before)
+                    self._free.notify_all()
+
+    def _change(self, folder: Path) -> None:
+        self._before = Path.cwd()
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise WorkerError(
+                f"{folder}: {error.strerror} on a worker of the cluster; the files of the records must be there under "
+                "the same names: use a folder that all machines share"
+            ) from error
+
+
+_FOLDER = _Folder()

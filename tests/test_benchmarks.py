@@ -1,0 +1,49 @@
+"""The benchmarks run, and say what they are to say; no time is judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+JUDGED = {"value", "target", "met"}
+
+
+@pytest.fixture(scope="module")
+def maps() -> dict[str, Any]:
+    pytest.importorskip("skimage", reason="scikit-image, the peer of masks2map, is not installed")
+    environment = {name: value for name, value in os.environ.items() if name != "HKMAP_DATA"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/maps.py"), "--quick"], capture_output=True, text=True, check=True,
+        timeout=300, env={**environment, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
+    )
+    return json.loads(done.stdout)
+
+
+def test_each_ratio_stands_beside_its_target(maps: dict[str, Any]) -> None:
+    assert list(maps) == ["machine", "sizes", "kernels", "resize", "idrid", "cub"]
+    assert maps["sizes"] == "quick: the figures mean nothing"
+    assert list(maps["kernels"]) == [f"{rule}_{count}" for rule in ("radius", "scott") for count in (30, 100, 400)]
+    judged = [
+        *maps["kernels"].values(), *maps["resize"].values(), maps["idrid"]["over_peer"], maps["idrid"]["over_decoding"],
+        maps["idrid"]["memory"], maps["cub"]["scott"]["over_peer"], maps["cub"]["radius"]["over_peer"],
+        maps["cub"]["cub_scott_seconds"],
+    ]
+    for answer in judged:
+        assert set(answer) >= JUDGED
+        sign, number = answer["target"].rsplit(" ", 1)
+        kept = answer["value"] <= float(number) if sign == "at most" else answer["value"] >= float(number)
+        assert answer["met"] == kept or answer["value"] == float(number)        # the value is rounded
+    for answer in (maps["cub"]["scott"], maps["cub"]["radius"]):
+        assert set(answer["ours"]) == {"jobs_1", "jobs_2"}
+
+
+def test_resizing_is_exact_whatever_the_time(maps: dict[str, Any]) -> None:
+    assert all(answer["error_met"] for answer in maps["resize"].values())
+    assert "2848x4288_to_14x14" in maps["resize"]

@@ -1,0 +1,711 @@
+"""Several workers do what one process does: the same bytes, in order, by a stream that may be endless or break."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+from conftest import lines
+
+import hkmap
+from hkmap.cli.drawing import Lines
+from hkmap.errors import HkmapError, RecordError, WorkerError
+from hkmap.parallel import cluster as clusters
+from hkmap.parallel import processes
+from hkmap.parallel.pool import Done, Pool, work
+from hkmap.parallel.workers import Workers, open_pool
+
+Hk = Callable[..., Any]
+PROC = Path("/proc/self/fd")
+PASSING = ("resize", "--size", "3", "--missing", "pass", "--out", "maps", "--jobs", "2")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# what the workers are asked to do: functions of a module, which pickle can name
+
+
+def halved(number: int) -> float:
+    if number < 0:
+        raise RecordError(f"{number}: below 0")
+    if number == 13:
+        raise OSError(28, "No space left on device", "thirteen")
+    return number / 2
+
+
+def array_of(number: int) -> np.ndarray:
+    return np.full((100, 100), number, np.float32)
+
+
+def threads_of(number: int) -> tuple[int, str, int]:
+    print("not for the stream")
+    return cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], os.getpid()
+
+
+# a pool, by a stand-in whose tasks are done when the test says so
+
+
+class Bench:
+    """Takes tasks as a pool does; they are done when they are waited for, or at once."""
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.tasks: list[Future[Done]] = []
+        self.sizes: list[int] = []
+        self._at_once = at_once
+
+    def submit(self, function: Callable[[Any], Any], items: list[Any]) -> Any:
+        bench = self
+
+        class Task(Future[Done]):
+            def result(self, timeout: float | None = None) -> Done:
+                if not self.done():
+                    self.set_result(work(function, items))
+                return super().result(timeout)
+
+        task = Task()
+        bench.sizes.append(len(items))
+        if self._at_once:
+            task.result()
+        bench.tasks.append(task)
+        return task
+
+
+def plain(outcomes: Iterator[Any]) -> list[Any]:
+    return [str(item) if isinstance(item, HkmapError) else item for item in outcomes]
+
+
+def test_outcomes_come_in_order_and_each_error_in_its_place() -> None:
+    items = [4, RecordError("line 2 is none"), -1, 6, *range(100, 300)]
+    found = plain(Pool(3, Bench().submit).attempts(halved, items))
+    assert found == [2, "line 2 is none", "-1: below 0", 3, *(number / 2 for number in range(100, 300))]
+
+
+def test_what_is_no_fault_of_a_record_is_raised_behind_all_before_it() -> None:
+    outcomes = Pool(2, Bench().submit).attempts(halved, [2, 4, 13, 6])
+    assert [next(outcomes), next(outcomes)] == [1, 2]
+    with pytest.raises(OSError, match="thirteen") as caught:
+        next(outcomes)
+    assert "in halved" in str(caught.value.__cause__)       # the worker's traceback
+
+
+def test_a_stream_that_breaks_breaks_behind_all_before_it() -> None:
+    def breaking() -> Iterator[int]:
+        yield from range(20)
+        raise RecordError("the stage before failed")
+
+    outcomes = Pool(2, Bench().submit).attempts(abs, breaking())
+    assert list(itertools.islice(outcomes, 20)) == list(range(20))
+    with pytest.raises(RecordError, match="the stage before failed"):
+        next(outcomes)
+
+
+def test_an_endless_stream_is_read_only_so_far_ahead() -> None:
+    read: list[int] = []
+    endless = (read.append(number) or number for number in itertools.count())
+    outcomes = Pool(2, Bench().submit).attempts(abs, endless)
+    next(outcomes)
+    assert len(read) <= 2 * 3               # three chunks a worker
+    assert list(itertools.islice(outcomes, 1000)) == list(range(1, 1001))
+    assert len(read) <= 1001 + 2 * 3 * 16   # of 16 at most
+
+
+def test_a_chunk_holds_more_of_what_is_done_sooner() -> None:
+    bench = Bench()
+    assert len(list(Pool(1, bench.submit).attempts(abs, range(100)))) == 100
+    assert bench.sizes[0] == 1
+    assert max(bench.sizes) == 16
+
+
+def test_a_chunk_that_is_not_full_waits_only_while_the_workers_are_busy() -> None:
+    waiting = deque([True] * 2 + [False])      # three items are there, then nothing for a while
+
+    def ready() -> bool:
+        return waiting.popleft() if len(waiting) > 1 else waiting[0]
+
+    bench = Bench()
+    read = []
+    items = (read.append(item) or item for item in itertools.count())
+    outcomes = Pool(1, bench.submit).attempts(abs, items, ready)
+    assert [next(outcomes) for _ in range(3)] == [0, 1, 2]
+    assert read == [0, 1, 2]                    # all is done and passed on before it waits for another item
+    assert next(outcomes) == 3
+
+
+# the lines of a stream
+
+
+@pytest.mark.parametrize("text", [b"", b"a\nb\n", b"a\n\nb", b"\n", b"x" * 200_000 + b"\ny", b"a\r\nb\r\n"])
+def test_lines_are_those_of_the_file(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "in").write_bytes(text)
+    with (tmp_path / "in").open("rb") as first, (tmp_path / "in").open("rb") as second:
+        assert list(Lines(first)) == [line.removesuffix(b"\n") for line in second]
+
+
+def test_lines_know_whether_one_is_there() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stream, os.fdopen(writer, "wb", buffering=0) as into:
+        found = Lines(stream)
+        assert not found.ready()
+        into.write(b"a\nb\n")
+        assert found.ready()
+        assert next(found) == b"a"
+        assert found.ready()
+        assert next(found) == b"b"
+        assert not found.ready()
+        into.close()
+        assert found.ready()        # the end is there
+        assert list(found) == []
+
+
+# processes
+
+
+def test_processes_compute_in_one_thread_each_and_leave_stdout_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with open_pool(Workers(2), reads_files=False) as pool:
+        assert pool is not None
+        found = list(pool.attempts(threads_of, range(40)))
+        pids = {pid for _, _, pid in found}
+        assert {(threads, said) for threads, said, _ in found} == {(1, "1")}
+        assert 1 <= len(pids - {os.getpid()}) <= 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("not for the stream") == 40
+
+
+def test_arrays_come_back_whole_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes, "_SHARED_MEMORY", str(tmp_path))
+    with open_pool(Workers(2), reads_files=False) as pool:
+        assert pool is not None
+        found = list(pool.attempts(array_of, range(50)))
+        assert [path for folder in tmp_path.iterdir() for path in folder.iterdir()] == []
+    assert list(tmp_path.iterdir()) == []
+    for number, values in enumerate(found):
+        np.testing.assert_array_equal(values, array_of(number))
+
+
+def test_where_shared_memory_is_full_the_pipe_has_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Full:
+        def __init__(self, handle: int, mode: str) -> None:
+            os.close(handle)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def writelines(self, data: list[bytes]) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(processes, "open", Full, raising=False)
+    parcel = processes._work_there(array_of, [3, 4], str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    for parcel_of in (parcel, processes._work_there(array_of, [3, 4], str(tmp_path))):
+        np.testing.assert_array_equal(list(processes._unpacked(parcel_of)), [array_of(3), array_of(4)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_worker_is_a_sentence() -> None:
+    with open_pool(Workers(2), reads_files=False) as pool:
+        assert pool is not None
+        with pytest.raises(WorkerError, match="a worker process died, most often because memory ran out; use fewer"):
+            list(pool.attempts(signal.raise_signal, [signal.SIGKILL] * 9))
+
+
+def test_minus_1_is_one_process_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_pool(Workers(-1), reads_files=False) as pool:
+        assert (1 if pool is None else pool.jobs) == processes.cores()
+    monkeypatch.setattr("hkmap.parallel.workers.cores", lambda: 1)
+    with open_pool(Workers(-1), reads_files=False) as pool:
+        assert pool is None
+
+
+# the commands
+
+
+def stream_of(count: int, kind: str) -> list[dict[str, Any]]:
+    """Records with all that a filter may want; draws the files that they name."""
+    rng = np.random.default_rng(7)
+    Path("in").mkdir(exist_ok=True)
+    records = []
+    for number in range(count):
+        places = rng.uniform(0, 40, (5, 2)).round(1).tolist()
+        record: dict[str, Any] = {"id": f"ä/{number}", "size": [40, 30], "mine": {"deep": [1, "é"]}}
+        if kind == "bubbles":
+            record["bubbles"] = [
+                {"x": x, "y": y, "radius": 4, "user": str(user % 2)} for user, (x, y) in enumerate(places)
+            ]
+        elif kind == "points":
+            record["points"] = [{"x": x, "y": y, "weight": 1 + y} for x, y in places]
+        elif kind == "boxes":
+            record["boxes"] = [{"x": x, "y": y, "width": 7, "height": 5, "label": "head"} for x, y in places]
+        else:
+            mask, values = f"in/{number}.png", f"in/{number}.npy"
+            cv2.imwrite(mask, (rng.random((30, 40)) < 0.1).astype(np.uint8))
+            np.save(values, rng.random((20, 20), dtype=np.float32))
+            record |= {"masks": {"EX": mask}, "unknown": {"void": mask}, "map": values, "annotator_maps": {"3": values}}
+        records.append(record)
+    return records
+
+
+COMMANDS = [
+    ("bubbles", ("bubbles2map", "--size", 24)),
+    ("bubbles", ("bubbles2map", "--size", 24, "--per-annotator", "--bandwidth", "radius", "--equal-users")),
+    ("points", ("points2map", "--size", 24, "--bandwidth", "cv")),
+    ("boxes", ("boxes2map", "--size", 24, "--label", "head=0.5", "--edge", "soft")),
+    ("masks", ("masks2map", "--size", 24, "--lesion", "EX", "--pooling", "max")),
+    ("masks", ("resize", "--size", 7, "--normalise", "max")),
+    ("masks", ("weights",)),
+]
+
+
+def product(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+@pytest.mark.parametrize(("kind", "command"), COMMANDS, ids=lambda value: " ".join(map(str, value[:3])))
+def test_two_processes_give_the_bytes_of_one(hk: Hk, here: Path, kind: str, command: tuple[object, ...]) -> None:
+    records = stream_of(30, kind)
+    suffix = "png" if command[0] == "points2map" else "npy"
+    alone = hk(*command, "--out", "maps", "--format", suffix, stdin=records)
+    maps = product("maps")
+    assert alone.exit_code == 0
+    assert len(maps) >= 30
+    together = hk(*command, "--out", "maps", "--format", suffix, "--overwrite", "--jobs", 2, stdin=records)
+    assert together == alone
+    assert product("maps") == maps
+
+
+def test_the_number_of_cores_changes_no_byte(shell: Hk, here: Path) -> None:
+    """Two threads in a matrix product give other last digits than one."""
+    (here / "in.jsonl").write_text(lines(stream_of(10, "bubbles")))
+    for threads, jobs in ((2, 1), (1, 1), (2, 2)):
+        line = f"hkmap bubbles2map in.jsonl --bandwidth radius --jobs {jobs} --out m{threads}{jobs}"
+        assert shell(line, OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads)).exit_code == 0
+    assert product("m21") == product("m11") == product("m22")
+
+
+def test_one_file_of_maps_has_the_same_rows(hk: Hk, here: Path) -> None:
+    import h5py
+
+    records = stream_of(40, "bubbles")
+    results, contents = [], []
+    for jobs in (1, 2):
+        results.append(hk("bubbles2map", "--out", "maps.h5", "--overwrite", "--jobs", jobs, stdin=records))
+        with h5py.File("maps.h5") as file:
+            contents.append({name: file[name][()].tobytes() for name in ("maps", "crc32", "ids/bytes", "ids/offsets")})
+    assert results[0] == results[1]
+    assert results[0].exit_code == 0
+    assert contents[0] == contents[1]
+
+
+def bad_stream() -> bytes:
+    """Good records, between them lines that are none, maps that are gone, maps that are none, an id that came."""
+    np.save("map.npy", np.ones((8, 8), np.float32))
+    np.save("two.npy", np.full((8, 8), 2, np.float32))
+    text = []
+    for number in range(40):
+        text.append(json.dumps({"id": str(number), "map": "map.npy"}))
+        if number % 9 == 4:
+            text += ["broken", json.dumps({"id": "gone", "map": f"gone{number}.npy"})]
+        if number % 9 == 6:
+            text += [json.dumps({"id": f"two{number}", "map": "two.npy"}), json.dumps({"id": "5", "map": "map.npy"})]
+    return "\n".join(text).encode()
+
+
+@pytest.mark.parametrize(
+    ("policy", "skipped"),
+    [
+        (("--on-error", "skip"), 0), (("--on-error", "skip", "--max-errors", 99), 0),
+        (("--on-error", "stop"), 0), (("--on-error", "stop"), 6), (("--on-error", "stop"), 7),
+    ],
+)
+def test_errors_belong_to_their_records_in_the_order_of_the_stream(
+    hk: Hk, here: Path, policy: tuple[object, ...], skipped: int
+) -> None:
+    text = b"\n".join(bad_stream().splitlines()[skipped:])
+    command = ("resize", "--size", 3, *policy)
+    alone = hk(*command, "--out", "a", stdin=text)
+    together = hk(*command, "--out", "a", "--overwrite", "--jobs", 2, stdin=text)
+    assert together == alone
+    assert alone.exit_code == (0 if 99 in policy else 1)
+    if "skip" in policy:
+        assert alone.stderr.count("warning: skipped: ") == 16
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (b'{"error": "disk gone"}', "the stage before failed: disk gone"),
+        (b'{"error": "disk gone"}\n{"id": "more"}', "the stage before failed: disk gone"),
+        (b"", None),
+    ],
+)
+def test_a_stage_before_that_fails_is_heard_behind_its_records(
+    hk: Hk, here: Path, end: bytes, said: str | None
+) -> None:
+    text = lines([{"id": str(number)} for number in range(30)]).encode() + end
+    for policy in ([], ["--on-error", "skip", "--max-errors", 9]):
+        result = hk(*PASSING, *policy, stdin=text)
+        assert [record.get("id") for record in result.records[:30]] == [str(number) for number in range(30)]
+        assert result.records[30:] == ([{"error": "disk gone"}] if said else [])
+        assert (result.exit_code, result.stderr) == ((1, f"Error: {said}\n") if said else (0, ""))
+    empty = hk(*PASSING, stdin=b"\n")
+    assert empty.exit_code == 1
+    assert empty.stderr.startswith("Error: stdin: no records; expected one JSON object a line")
+
+
+def test_a_chosen_name_that_never_came_is_an_error_at_the_end(hk: Hk, here: Path) -> None:
+    records = stream_of(20, "boxes")
+    for jobs in (1, 2):
+        command = ("boxes2map", "--label", "beak", "--label", "head", "--out", f"m{jobs}", "--jobs", jobs)
+        result = hk(*command, stdin=records)
+        assert result.exit_code == 1
+        assert len(result.records) == 21
+        assert result.stderr == "Error: --label beak: no record has such a one; their names are head\n"
+
+
+def test_a_bug_in_a_worker_keeps_its_traceback(shell: Hk, here: Path) -> None:
+    (here / "sitecustomize.py").write_text(
+        "import hkmap.records\n"
+        "def passed_on(*_): raise ZeroDivisionError('a bug')\n"
+        "hkmap.records.passed_on = passed_on\n"
+    )
+    result = shell(f"echo '{{\"id\": \"1\"}}' | hkmap {' '.join(PASSING)}", PYTHONPATH=str(here))
+    assert result.exit_code == 1
+    assert "in passed_on" in result.stderr
+    assert result.records == [{"error": "ZeroDivisionError: a bug"}]
+
+
+def test_a_killed_worker_ends_the_command_in_a_sentence(shell: Hk, here: Path) -> None:
+    (here / "sitecustomize.py").write_text(
+        "import os, signal\nimport hkmap.records\n"
+        "def passed_on(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "hkmap.records.passed_on = passed_on\n"
+    )
+    (here / "in.jsonl").write_text('{"id": "1"}\n' * 50)
+    pipe = "hkmap resize in.jsonl --size 3 --missing pass --jobs 2 --out maps.h5 | hkmap pack x.h5"
+    result = shell(f"{pipe}; echo ${{PIPESTATUS[@]}}", PYTHONPATH=str(here))
+    assert result.stdout.splitlines()[-1] == "1 1"
+    assert "Error: a worker process died, most often because memory ran out; use fewer --jobs" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in here.iterdir() if path.is_file()) == ["in.jsonl", "sitecustomize.py"]
+
+
+@pytest.fixture
+def filter_at_work(here: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """A filter with two processes, a group of its own, that has answered a record and waits for the next."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hkmap", *PASSING], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(5):
+            process.stdin.write(b'{"id": "%d"}\n' % number)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline()) == {"id": str(number)}      # while its input is still open
+        yield process, psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["Ctrl-C", "kill -INT"])
+def test_interrupted_is_130_and_leaves_no_process(filter_at_work: tuple[Any, Any], whole_group: bool) -> None:
+    process, children = filter_at_work
+    assert len(children) >= 2
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    output, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, b"interrupted\n")
+    assert json.loads(output) == {"error": "interrupted"}
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_workers_do_not_outlive_a_killed_command(filter_at_work: tuple[Any, Any]) -> None:
+    process, children = filter_at_work
+    process.kill()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+def test_a_closed_pipe_is_quiet(shell: Hk, here: Path) -> None:
+    (here / "in.jsonl").write_text('{"id": "%s"}\n' % ("x" * 1000) * 3000)
+    result = shell(f"hkmap {' '.join(PASSING)} in.jsonl | head -1 > /dev/null; echo ${{PIPESTATUS[@]}}")
+    assert (result.stdout, result.stderr) == ("0 0\n", "")
+
+
+def test_memory_does_not_grow_with_the_stream(here: Path) -> None:
+    if not PROC.exists():
+        pytest.skip("no /proc to ask for the peak of memory")
+    code = (
+        "import re, sys\nfrom hkmap.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1], file=sys.stderr)"
+    )
+    np.save("map.npy", np.ones((300, 300), np.float32))
+    peaks = []
+    for count in (100, 500):       # 180 MB of maps
+        (here / "in.jsonl").write_text(
+            "".join(f'{{"id": "{number}", "map": "map.npy"}}\n' for number in range(count)), encoding="utf-8"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "resize", "in.jsonl", "--size", "300", "--jobs", "2", "--out", "maps.h5",
+             "--overwrite"],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=here, timeout=120,
+        )
+        peaks.append(int(done.stderr.split()[-1]))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs", "0"], "'0': expected a number of processes from 1, or -1 for all cores."),
+        (["--jobs", "-2"], "'-2': expected a number of processes from 1, or -1 for all cores."),
+        (["--jobs", "all"], "'all': expected a number of processes from 1, or -1 for all cores."),
+        (["--backend", "dask"], "--backend dask and --scheduler ADDRESS go together; give both, or neither."),
+        (["--scheduler", "tcp://x:1"], "--backend dask and --scheduler ADDRESS go together; give both, or neither."),
+    ],
+)
+def test_called_wrongly_is_2(hk: Hk, here: Path, options: list[str], message: str) -> None:
+    result = hk("resize", "--size", 3, "--out", "m", *options, stdin=[{"id": "1"}])
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
+
+
+def test_one_process_loads_nothing_of_all_this(here: Path) -> None:
+    code = (
+        "import sys\nfrom hkmap.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "assert not {'joblib', 'distributed', 'multiprocessing'} & set(sys.modules)"
+    )
+    arguments = ["resize", "--size", "3", "--missing", "pass", "--out", "maps"]
+    subprocess.run([sys.executable, "-c", code, *arguments], input=b'{"id": "1"}\n', check=True, capture_output=True)
+
+
+# a Dask cluster
+
+
+BOOT = """
+import sys
+from distributed import LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(
+        n_workers=int(sys.argv[1]), threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@contextmanager
+def started_cluster(workers: int, folder: Path) -> Iterator[str]:
+    """The address of a cluster of so many worker processes, in a folder of its own."""
+    (folder / "boot.py").write_text(BOOT)
+    process = subprocess.Popen(
+        [sys.executable, "boot.py", str(workers)], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two worker processes, in another folder than any test."""
+    with started_cluster(2, tmp_path_factory.mktemp("cluster")) as address:
+        yield address
+
+
+def on(cluster: str) -> tuple[str, ...]:
+    return ("--backend", "dask", "--scheduler", cluster)
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"), [COMMANDS[1], COMMANDS[4], COMMANDS[5]], ids=lambda value: " ".join(map(str, value[:3]))
+)
+def test_a_cluster_gives_the_bytes_of_one_process(
+    hk: Hk, here: Path, cluster: str, kind: str, command: tuple[object, ...]
+) -> None:
+    records = stream_of(60, kind)
+    alone = hk(*command, "--out", "maps", stdin=records)
+    maps = product("maps")
+    assert alone.exit_code == 0
+    assert hk(*command, "--out", "maps", "--overwrite", *on(cluster), stdin=records) == alone
+    assert product("maps") == maps
+    one = hk(*command, "--out", "maps", "--overwrite", *on(cluster), "--jobs", 1, stdin=records)
+    assert one == alone
+
+
+def test_a_cluster_attributes_errors_to_their_records(hk: Hk, here: Path, cluster: str) -> None:
+    for policy in ((), ("--on-error", "skip")):
+        command = ("resize", "--size", 3, "--out", "maps", "--overwrite", *policy)
+        alone = hk(*command, stdin=bad_stream())
+        assert hk(*command, *on(cluster), stdin=bad_stream()) == alone
+        assert alone.exit_code == 1
+
+
+def reader_of(fifo: Path) -> int:
+    """The process that has a named pipe open besides this one."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                if any(link.is_fifo() and link.samefile(fifo) for link in (folder / "fd").iterdir()):
+                    return int(folder.name)
+            except OSError:      # another user's process, or gone
+                continue
+    raise AssertionError(f"nobody reads {fifo}")
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="no /proc to find the worker in")
+def test_a_worker_that_is_killed_in_mid_run_changes_nothing(hk: Hk, here: Path, cluster: str) -> None:
+    """A map in the middle is a named pipe: who opens it is at work on it, and is killed before it gets an answer."""
+    records = [{**record, "masks": None} for record in stream_of(60, "masks")]
+    values = np.full((8, 8), 77, np.uint8)
+    png = cv2.imencode(".png", values)[1].tobytes()
+    gate = here / "gate.png"
+    gate.write_bytes(png)
+    records[30]["map"] = "gate.png"
+    records[30]["annotator_maps"] = None
+    command = ("resize", "--size", 7, "--out", "maps.h5")
+    alone = hk(*command, stdin=records)
+    assert alone.exit_code == 0
+    expected = contents("maps.h5")
+    Path("maps.h5").unlink()
+    gate.unlink()
+    os.mkfifo(gate)
+    (here / "in.jsonl").write_text(lines(records))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hkmap", *map(str, command), "in.jsonl", *on(cluster)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with gate.open("wb"):                    # opens when the worker has opened it
+        killed = reader_of(gate)
+        os.kill(killed, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(killed)] if psutil.pid_exists(killed) else [], timeout=10)
+    with gate.open("wb") as answer:          # opens when another worker has taken the task over
+        assert reader_of(gate) != killed
+        answer.write(png)
+    output, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")
+    assert output.decode() == alone.stdout
+    assert contents("maps.h5") == expected
+
+
+def contents(path: str) -> dict[str, bytes]:
+    import h5py
+
+    with h5py.File(path) as file:
+        return {name: file[name][()].tobytes() for name in ("maps", "crc32", "ids/bytes", "ids/offsets")}
+
+
+def test_workers_of_a_cluster_must_find_the_folder_and_have_the_same_hkmap(
+    hk: Hk, here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = stream_of(3, "masks")
+    monkeypatch.setattr(clusters, "__version__", "9.9")
+    result = hk("resize", "--size", 7, "--out", "maps", *on(cluster), stdin=records)
+    assert result.exit_code == 1
+    said = f"Error: a worker of the cluster has hkmap {hkmap.__version__}, expected 9.9; install the same\n"
+    assert result.stderr == said
+    monkeypatch.undo()
+    with pytest.raises(WorkerError, match=r"gone: No such file or directory on a worker of the cluster; the files of"):
+        clusters._work_there(halved, [2], here / "gone", hkmap.__version__)
+
+
+def test_threads_of_a_worker_share_its_folder_in_turn(tmp_path: Path) -> None:
+    before = Path.cwd()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with clusters._FOLDER.entered(tmp_path / "a"):
+            inside.set()
+            leave.wait(30)
+
+    def other(name: str) -> None:
+        with clusters._FOLDER.entered(tmp_path / name):
+            seen.append(Path.cwd().name)
+
+    holder = threading.Thread(target=first)
+    holder.start()
+    assert inside.wait(30)
+    other("a")                          # the same folder: at once
+    waiting = threading.Thread(target=other, args=("b",))
+    waiting.start()
+    assert seen == ["a"]
+    leave.set()
+    for thread in (holder, waiting):
+        thread.join(30)
+    assert seen == ["a", "b"]
+    assert Path.cwd() == before
+    done = clusters._work_there(halved, [2, -1], tmp_path / "a", hkmap.__version__)
+    assert plain(iter(done.outcomes)) == [1, "-1: below 0"]
+    assert clusters._work_there(halved, [4], None, hkmap.__version__).outcomes == [2]
+
+
+def test_a_task_that_kills_every_worker_is_a_sentence(cluster: str) -> None:
+    with open_pool(Workers(-1, cluster), reads_files=False) as pool:
+        assert pool is not None
+        with pytest.raises(WorkerError, match=r"the cluster gave up a task \(KilledWorker: "):
+            list(pool.attempts(signal.raise_signal, [signal.SIGKILL]))
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x"])
+def test_a_scheduler_that_cannot_be_reached_is_a_sentence(
+    hk: Hk, here: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(clusters, "_PATIENCE", 0.2)
+    result = hk(*PASSING, "--backend", "dask", "--scheduler", address, stdin=[{"id": "1"}])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: --scheduler {address}: cannot be reached; expected the address of a")
+    assert len(result.records) == 1
+    assert list(here.iterdir()) == []
+
+
+def test_a_cluster_without_workers_is_a_sentence(hk: Hk, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "_PATIENCE", 0.5)
+    (here / "cluster").mkdir()
+    with started_cluster(0, here / "cluster") as empty:
+        result = hk(*PASSING, *on(empty), stdin=[{"id": "1"}])
+    assert result.exit_code == 1
+    assert "has no worker after 0.5 seconds; start some: `dask worker tcp://" in result.stderr
+
+
+def test_without_the_extra_the_remedy_is_said(hk: Hk, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    result = hk(*PASSING, "--backend", "dask", "--scheduler", "tcp://127.0.0.1:9", stdin=[{"id": "1"}])
+    assert result.exit_code == 1
+    assert result.stderr == "Error: --backend dask: Dask is not installed; say `pip install 'hkmap[dask]'`\n"

@@ -1,0 +1,130 @@
+"""docs/shards.md says all that a reader in another language needs: its reader runs, and its words hold to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from hkmap.storage.description import content_digest
+from hkmap.storage.hdf5 import ContiguousFile
+from hkmap.storage.shards import ShardReader
+from hkmap.storage.writing import ShardWriter
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "shards.md").read_text(encoding="utf-8")
+READER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
+MAPS = np.random.default_rng(0).random((6, 3, 4), dtype=np.float32)
+
+
+@pytest.fixture(params=["plain", "weighted", "annotated", "without-maps"])
+def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "x.h5"
+    with ShardWriter(path) as writer:
+        for index in range(6):
+            image = cv2.imencode(".png", np.full((3, 4, 3), index, np.uint8))[1].tobytes()
+            record = {"id": f"ü{index}", "image": "x.png", "label": index % 2, "class": "ab"[index % 2], "extra": [1]}
+            values = None if index == 2 or request.param == "without-maps" else MAPS[index]
+            weight = MAPS[index] if request.param == "weighted" and index in (1, 4) else None
+            own = {"é": MAPS[0], "a": MAPS[1]} if request.param == "annotated" and index in (0, 3) else None
+            writer.add(record, image, values, weight, annotators=own)
+    return path
+
+
+def test_the_reader_on_the_page_needs_h5py_alone(shard: Path) -> None:
+    program = READER + """
+import hashlib, sys
+for record, image, values in read_shard(sys.argv[1]):
+    print(json.dumps([record, hashlib.sha256(image).hexdigest(), None if values is None else values.tolist()]))
+assert not [name for name in sys.modules if name.startswith("hkmap")]
+"""
+    command = [sys.executable, "-c", program, str(shard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=shard.parent)
+    reader = ShardReader(shard)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(reader)
+    for index, (record, image, values) in enumerate(found):
+        sample = reader.read(index)
+        assert record == sample.record
+        assert image == hashlib.sha256(sample.image_bytes).hexdigest()
+        assert values == (None if sample.map is None else sample.map.tolist())
+
+
+def test_the_reader_on_the_page_is_short_and_finds_damage(shard: Path) -> None:
+    body = READER.partition('pixels."""\n')[2]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 20
+    scope: dict[str, Any] = {}
+    exec(READER, scope)
+    column = ContiguousFile(shard).columns["labels"]
+    data = bytearray(shard.read_bytes())
+    data[column.offset + 4 * 8] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match="record 4 is damaged"):
+        list(scope["read_shard"](shard))
+    with h5py.File(shard, "r+") as file:
+        file.attrs["version"] = 2
+    with pytest.raises(ValueError, match="not a shard this reader knows"):
+        list(scope["read_shard"](shard))
+
+
+def test_the_datasets_and_attributes_are_those_of_the_page(shard: Path) -> None:
+    table = set(re.findall(r"`([a-z0-9_/]+)`", "".join(re.findall(r"^\| (`[^|]*)\|", PAGE, re.MULTILINE))))
+    found: set[str] = set()
+    with h5py.File(shard) as file:
+        file.visititems(lambda name, item: found.add(name) if isinstance(item, h5py.Dataset) else None)
+        found |= set(file.attrs)
+        assert all(not item.attrs for item in file.values())
+    assert found <= table
+    optional = {name for name in table if name.startswith(("annotator_maps", "weights", "images/pixels"))}
+    assert table - found <= optional
+
+
+def test_the_user_block_is_that_of_the_page(shard: Path) -> None:
+    data = shard.read_bytes()
+    first, second, third, rest = data[:512].decode("ascii").split("\n", 3)
+    assert first == "HDF5 of hkmap, from byte 512 on"
+    assert second == f"sha256 {hashlib.sha256(data[512:]).hexdigest()}"
+    stated = re.fullmatch(r"size (\d+) structure ([0-9a-f]{64}) without ((?:\d+\+\d+,?)*)", third)
+    assert stated is not None
+    assert int(stated[1]) == len(data)
+    assert rest == " " * (511 - len("\n".join((first, second, third, "")))) + "\n"
+    structure, begin = hashlib.sha256(), 512
+    for start, length in (map(int, stretch.split("+")) for stretch in stated[3].split(",")):
+        structure.update(data[begin:start])
+        begin = start + length
+    structure.update(data[begin:])
+    assert structure.hexdigest() == stated[2]
+    assert data[512:520] == b"\x89HDF\r\n\x1a\n"
+    assert stated[3].count("+") == 1
+    for name, column in ContiguousFile(shard).columns.items():      # all data lie outside the structure
+        start, length = map(int, stated[3].split("+"))
+        assert not column.shape[0] * column.row_bytes or start <= column.offset < start + length, name
+
+
+def test_the_digest_of_the_content_is_that_of_the_page(shard: Path) -> None:
+    scope: dict[str, Any] = {}
+    exec(READER, scope)
+
+    def pieces() -> Iterator[bytes]:
+        reader = ShardReader(shard)
+        for index, (record, image, values) in enumerate(scope["read_shard"](shard)):
+            sample = reader.read(index)
+            paths = ("image", "map", "masks", "unknown", "dont_look", "weights", "annotator_maps")
+            text = json.dumps({key: value for key, value in record.items() if key not in paths}, sort_keys=True)
+            weight = b"" if sample.weight is None or (sample.weight == 1).all() else sample.weight.tobytes()
+            own = b"".join(name.encode() + one.tobytes() for name, one in sample.annotators.items())
+            parts = [text.encode(), image, b"" if values is None else values.tobytes(), weight]
+            for part in [*parts, own] if own else parts:
+                yield len(part).to_bytes(8, "little") + part
+            yield sample.label.to_bytes(8, "little", signed=True)
+
+    assert content_digest(ShardReader(shard)) == hashlib.sha256(b"".join(pieces())).hexdigest()
