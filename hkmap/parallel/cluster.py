@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -44,12 +45,20 @@ def _connect(address: str) -> Any:
     for name in ("distributed", "distributed.client", "tornado"):      # what they say of a loss, our sentence says
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        return Client(address, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+        asyncio.run(_knock(address))      # a Client that fails to connect is stuck for 20 seconds when it is deleted
+    except Exception as error:            # who listens there may be anybody, and answer anything
         raise WorkerError(
             f"--scheduler {address}: cannot be reached; expected the address of a running scheduler, as "
             "`dask scheduler` prints it, such as tcp://host:8786"
         ) from error
+    return Client(address, timeout=_PATIENCE, set_as_default=False)
+
+
+async def _knock(address: str) -> None:
+    from distributed.comm import connect
+
+    comm = await connect(address, timeout=_PATIENCE)
+    await comm.close()
 
 
 def _threads(client: Any, address: str) -> int:

@@ -275,6 +275,7 @@ def _lay_out(path: Path, parts: Mapping[str, Part], attributes: Attributes) -> d
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)      # the same content is the same file, whenever it is made
     offsets = {}
     with h5py.File(path, "w", userblock_size=USER_BLOCK, meta_block_size=_TOGETHER) as file:
         file.attrs.update(attributes)
