@@ -165,7 +165,11 @@ def bubbles_of(record: Record, key: str) -> list[Bubble]:
     found = record.get(key)
     if not isinstance(found, list):
         raise _wrong(record, key, "a list of objects with x and y", found)
-    return [_bubble(record, f"{key}[{index}]", item, needs_radius=key == "bubbles") for index, item in enumerate(found)]
+    radius = key == "bubbles"
+    return [
+        _plain_bubble(item, needs_radius=radius) or _bubble(record, f"{key}[{index}]", item, needs_radius=radius)
+        for index, item in enumerate(found)
+    ]
 
 
 def boxes_of(record: Record) -> list[tuple[float, float, float, float]]:
@@ -249,6 +253,21 @@ def shown(value: object) -> str:
     ('x', "[[1, [2, [3, [4, [5, [...]]]]]], 'x']")
     """
     return (value if isinstance(value, str) else reprlib.repr(value))[:60]
+
+
+def _plain_bubble(item: object, *, needs_radius: bool) -> Bubble | None:
+    """Return the bubble of an item in which nothing is odd, as nearly all are; None leaves it to _bubble.
+
+    A record may have hundreds, and this takes a third of the time.
+    """
+    if not isinstance(item, dict):
+        return None
+    get = item.get
+    x, y, radius, weight, user = get("x"), get("y"), get("radius", 0.0), get("weight", 1.0), get("user", "")
+    if not (type(x) is type(y) is type(radius) is type(weight) is float and type(user) is str):
+        return None
+    odd = abs(x) > _LARGEST or abs(y) > _LARGEST or not 0 <= radius <= _LARGEST or not 0 <= weight <= _LARGEST
+    return None if odd or (needs_radius and radius == 0) else Bubble(x, y, radius, weight, user)
 
 
 def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> Bubble:

@@ -31,9 +31,9 @@ def masks_map(masks: Iterable[Mask], weights: Sequence[float], size: tuple[int, 
     levels = sorted(set(weights))
     numbers = [np.uint8(1 + levels.index(weight)) for weight in weights]
     layers = map(_layer, masks, numbers)
-    canvas = np.array(next(layers))
-    for _ in weights[1:]:
-        canvas = _heavier(canvas, next(layers))     # no name holds the layer, so it is gone when the next one is read
+    canvas, own = next(layers), None
+    for _ in weights[1:]:       # no name holds a layer for long, so it is gone when the next one is read
+        canvas = own = _heavier(canvas, next(layers), out=own)
     table = np.zeros(256, np.float32)
     table[1 : len(levels) + 1] = levels
     return _mean(canvas, table, size) if pooling == "mean" else _weighted(_highest(canvas, size), table)
@@ -43,10 +43,13 @@ def _layer(mask: Mask, number: np.uint8) -> npt.NDArray[np.uint8]:
     return mask.view(np.uint8) if number == 1 else mask.view(np.uint8) * number
 
 
-def _heavier(canvas: npt.NDArray[np.uint8], layer: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _heavier(
+    canvas: npt.NDArray[np.uint8], layer: npt.NDArray[np.uint8], *, out: npt.NDArray[np.uint8] | None
+) -> npt.NDArray[np.uint8]:
+    """Return the larger of each two pixels, in new memory the first time: the masks are somebody's."""
     if layer.shape != canvas.shape:
         raise MapError(f"a mask of {_size(layer)} pixels beside one of {_size(canvas)}, expected the same size")
-    return np.maximum(canvas, layer, out=canvas)
+    return np.maximum(canvas, layer, out=out)
 
 
 def _mean(canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], size: tuple[int, int]) -> Map:
@@ -72,12 +75,14 @@ def _mean_row(
         return np.zeros(strip.shape[1])
     single = table[2] == 0      # one level, whose number is 1: its weight can wait
     weighted = strip if single else _weighted(strip, table)
-    total: npt.NDArray[np.float64] = cv2.reduce(weighted, 0, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[0]
+    exact = cv2.CV_32F if single else cv2.CV_64F      # whole numbers fit into either
+    total: npt.NDArray[np.float64] = cv2.reduce(weighted, 0, cv2.REDUCE_SUM, dtype=exact)[0].astype(np.float64)
     if above:
         total -= weighted[0] * (1 - above / height)
     if below:
         total -= weighted[-1] * (1 - below / height)
-    return total * ((table[1] if single else 1) * height / len(canvas))
+    total *= (table[1] if single else 1) * height / len(canvas)
+    return total
 
 
 def _weighted(canvas: npt.NDArray[np.uint8], table: npt.NDArray[np.float32]) -> Map:

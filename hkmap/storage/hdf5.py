@@ -52,7 +52,9 @@ class Part:
     def append(self, values: npt.ArrayLike) -> None:
         """Add one row."""
         self.spool.seek(self.start + self.rows * self.row_bytes)      # rows that were skipped are a hole of zeros
-        self.spool.write(np.ascontiguousarray(values, dtype=self.dtype).data)
+        rest = np.ascontiguousarray(values, dtype=self.dtype).reshape(-1).view(np.uint8).data
+        while rest:      # a file without a buffer takes what there is room for
+            rest = rest[self.spool.write(rest) :]
         self.rows += 1
 
     def skip(self) -> None:
@@ -107,7 +109,7 @@ class Parts:
         _reserve(path, _SLACK)
         part.start = _lay_out(path, single, attributes)[name]
         part.spool.close()
-        part.spool = path.open("r+b")
+        part.spool = path.open("r+b", buffering=0)       # rows are large; a buffer would only be in the way
         self.in_place = name
 
     def close(self) -> None:
@@ -142,9 +144,10 @@ def spooling(folder: Path) -> Iterator[Parts]:
         parts.close()
 
 
-def fill_file(path: Path, parts: Parts, attributes: Attributes) -> str:
+def fill_file(path: Path, parts: Parts, attributes: Attributes, *, digest: bool = True) -> str:
     """Assemble the parts into the HDF5 file ``path``, an empty temporary one, and return its digest.
 
+    Without ``digest`` only its structure has one, and "" is returned: enough where each row has a checksum.
     Raises OSError where the disk is full.
     """
     _refuse_full_disk(path, parts)
@@ -159,7 +162,7 @@ def fill_file(path: Path, parts: Parts, attributes: Attributes) -> str:
                 part.spool.seek(0)
                 shutil.copyfileobj(part.spool, file, 1 << 20)
     ends = [(offsets[name], offsets[name] + part.row_bytes * part.rows) for name, part in parts.by_name.items()]
-    return seal(path, ends)
+    return seal(path, ends, whole=digest)
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from hkmap.storage.hdf5 import Parts
 
 FORMAT = "hkmap-maps"
+
+_SYNC_BYTES = 1 << 27      # written before the disk is told to take them
 
 
 class MapWriter(Protocol):
@@ -62,9 +66,10 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
         writer = _RowWriter(out, parts)
         with written_as(out, spooled=False):
             parts.write_in_place("maps", beside, attributes)
-        yield writer
+        with writer:
+            yield writer
         with written_as(out, spooled=False):
-            fill_file(beside, parts, attributes)
+            fill_file(beside, parts, attributes, digest=False)
 
 
 def load_map(reference: str) -> Map:
@@ -221,6 +226,8 @@ class _FolderWriter:
 
 
 class _RowWriter:
+    """Writes rows, while a thread has the disk take those before, so that little is left to wait for at the end."""
+
     deferred = True
 
     def __init__(self, out: Path, parts: Parts) -> None:
@@ -229,6 +236,17 @@ class _RowWriter:
         self._ids = parts.add_strings("ids")
         self._checksums = parts.add("crc32", "<u4")
         self._seen: set[str] = set()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="hkmap-sync")
+        self._synced: Future[None] | None = None
+        self._unsynced = 0
+
+    def __enter__(self) -> _RowWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._disk.shutdown()
+        if kind is None:
+            self._hear_the_disk()
 
     def save(self, identifier: str, values: Map, annotator: str | None = None) -> str:
         name = _name(identifier, annotator)
@@ -250,7 +268,19 @@ class _RowWriter:
             self._ids.append(row_name.encode())
             self._checksums.append(zlib.crc32(np.ascontiguousarray(checked, "<f4").data))
         self._seen.add(name)
+        self._sync_now_and_then(checked.nbytes)
         return f"{self._out}#{row}"
+
+    def _sync_now_and_then(self, count: int) -> None:
+        self._unsynced += count
+        if self._unsynced > _SYNC_BYTES and (self._synced is None or self._synced.done()):
+            self._hear_the_disk()
+            self._unsynced, self._synced = 0, self._disk.submit(os.fsync, self._maps.spool.fileno())
+
+    def _hear_the_disk(self) -> None:
+        """Raise the OSError of the last sync: the system tells it once."""
+        if self._synced is not None:
+            self._synced.result()
 
 
 def _name(identifier: str, annotator: str | None) -> str:

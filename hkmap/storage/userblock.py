@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -35,21 +36,23 @@ class _Stated(NamedTuple):
 
 def _block(digest: str, stated: _Stated) -> bytes:
     without = ",".join(f"{start}+{stop - start}" for start, stop in stated.holes)
-    text = f"HDF5 of hkmap, from byte {USER_BLOCK} on\nsha256 {digest}\n"
+    text = f"HDF5 of hkmap, from byte {USER_BLOCK} on\n"
+    text += f"sha256 {digest}\n" if digest else ""
     text += f"size {stated.size} structure {stated.structure} without {without}\n"
     return text.encode().ljust(USER_BLOCK - 1) + b"\n"
 
 
-def seal(path: Path, data: list[Hole]) -> str:
+def seal(path: Path, data: list[Hole], *, whole: bool = True) -> str:
     """Write the user block of a file that is complete but for it; return the file's digest.
 
-    ``data`` says where the datasets lie; they are left out of the structure.
+    ``data`` says where the datasets lie; they are left out of the structure. Without ``whole`` there is no digest of
+    the file, only of its structure, and "" is returned.
     """
     holes = _joined(data)
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         structure = _digest(file, _around(holes, size))
-        digest = _digest(file, [(USER_BLOCK, size)])
+        digest = _whole(file, size) if whole else ""
         file.seek(0)
         file.write(_block(digest, _Stated(size, structure, holes)))
     return digest
@@ -92,7 +95,15 @@ def is_intact(path: Path) -> bool:
     with path.open("rb") as file:
         block = file.read(USER_BLOCK)
     digest, stated = _DIGEST_LINE.search(block), _stated(block)
-    return digest is not None and stated is not None and block == _block(digest[1].decode(), stated)
+    return stated is not None and block == _block(digest[1].decode() if digest else "", stated)
+
+
+def _whole(file: IO[bytes], size: int) -> str:
+    with ThreadPoolExecutor(1) as beside:       # the disk is as slow as the sum, and both are to be waited for
+        synced = beside.submit(os.fsync, file.fileno())
+        digest = _digest(file, [(USER_BLOCK, size)])
+    synced.result()
+    return digest
 
 
 def _stated(user_block: bytes) -> _Stated | None:

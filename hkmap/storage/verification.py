@@ -85,13 +85,16 @@ def verify_digest(path: Path) -> str:
 
 
 def _seal_problems(path: Path, depth: Depth) -> Iterator[Problem]:
-    if not is_intact(path):
+    intact = is_intact(path)
+    if not intact:
         yield Problem(f"{path}: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew")
     if depth == "quick":
         return
     stated, found = file_digest(path)
-    if stated and stated != found:      # without a digest, the sentence above says enough
+    if stated and stated != found:
         yield Problem(_other_digest(path, stated, found))
+    if intact and not stated:
+        yield Problem(f"{path}: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it anew")
 
 
 def _other_digest(path: Path, stated: str, found: str) -> str:
