@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -73,6 +74,23 @@ def low_level(name: str, shape: tuple[int, ...], kind: str) -> Callable[[h5py.Fi
 
 def attribute(name: str, value: Any) -> Callable[[h5py.File], None]:
     return lambda file: file.attrs.update({name: value})
+
+
+def pixels(shape: tuple[int, ...], *, alone: bool = False) -> Callable[[h5py.File], None]:
+    """Decoded pixels, in the place of the image's file or beside it; beyond some bytes none is allocated."""
+
+    def change(file: h5py.File) -> None:
+        if alone:
+            del file["images"]
+        data = np.zeros(shape, "u1") if math.prod(shape) < 1000 else None
+        if data is not None:
+            file["images/pixels"] = data
+            return
+        file.require_group("images")
+        space = h5py.h5s.create_simple(shape)
+        h5py.h5d.create(file.id, b"images/pixels", h5py.h5t.py_create(np.dtype("u1")), space)
+
+    return change
 
 
 def dense(file: h5py.File) -> None:
@@ -184,6 +202,12 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "deep": (deep, ""),
     "many-groups": (many_groups, "holds more than 256 groups and datasets"),
     "circle": (circle, ""),
+    "pixels-and-files": (pixels((1, 2, 2, 3)), "holds images both as files and as pixels"),
+    "wide-pixels": (pixels((1, 2**15, 2**14, 3), alone=True), "images/pixels is .*, expected .* at most|was never"),
+    "no-pixels": (pixels((1, 0, 2**60, 3), alone=True), "images/pixels is .*, expected"),
+    "pixels-of-four": (pixels((1, 2, 2, 4), alone=True), "images/pixels is .*, expected"),
+    "pixels-of-nobody": (pixels((HUGE, 0, 0, 3), alone=True), "with 4 dimensions and 1 rows"),
+    "rows-of-pixels": (pixels((HUGE >> 4, 2, 2, 3), alone=True), "was never written, or lies beyond|damaged HDF5"),
     "image": (image_bomb, "an image of 30000x30000 pixels, expected at most"),
     "nested-record": (named_in_json(100_000), "JSON"),
 }

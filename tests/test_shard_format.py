@@ -19,17 +19,18 @@ import pytest
 from hkmap.storage.description import content_digest
 from hkmap.storage.hdf5 import ContiguousFile
 from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter
+from hkmap.storage.writing import ShardWriter, WriterOptions
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "shards.md").read_text(encoding="utf-8")
 READER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
 MAPS = np.random.default_rng(0).random((6, 3, 4), dtype=np.float32)
 
 
-@pytest.fixture(params=["plain", "weighted", "annotated", "without-maps"])
+@pytest.fixture(params=["plain", "weighted", "annotated", "without-maps", "pixels"])
 def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "x.h5"
-    with ShardWriter(path) as writer:
+    options = WriterOptions(pixel_size=(3, 4) if request.param == "pixels" else None)
+    with ShardWriter(path, options=options) as writer:
         for index in range(6):
             image = cv2.imencode(".png", np.full((3, 4, 3), index, np.uint8))[1].tobytes()
             record = {"id": f"ü{index}", "image": "x.png", "label": index % 2, "class": "ab"[index % 2], "extra": [1]}
@@ -84,7 +85,7 @@ def test_the_datasets_and_attributes_are_those_of_the_page(shard: Path) -> None:
         found |= set(file.attrs)
         assert all(not item.attrs for item in file.values())
     assert found <= table
-    optional = {name for name in table if name.startswith(("annotator_maps", "weights", "images/pixels"))}
+    optional = {name for name in table if name.startswith(("annotator_maps", "weights", "images/"))}
     assert table - found <= optional
 
 

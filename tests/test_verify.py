@@ -17,7 +17,7 @@ import pytest
 
 from hkmap.errors import HkmapError, MapError, ShardError
 from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.layout import Sample, ShardBuilder
+from hkmap.storage.layout import Sample, ShardBuilder, checksum
 from hkmap.storage.mapfiles import load_map, load_weights, open_writer
 from hkmap.storage.shards import ShardReader
 from hkmap.storage.verification import verify_digest, verify_shard
@@ -230,7 +230,8 @@ def build(path: Path, *samples: Sample, texts: tuple[bytes, ...] = ()) -> None:
     builder = ShardBuilder(path.parent)
     path.write_bytes(b"")
     for index, sample in enumerate(samples):
-        builder.add(sample, texts[index] if texts else b'{"id": "%d"}' % index)
+        text = texts[index] if texts else b'{"id": "%d"}' % index
+        builder.add(sample, text, checksum(sample, text))
     builder.write(path, ["a"])
 
 

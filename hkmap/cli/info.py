@@ -24,9 +24,10 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
     """Say what shards hold.
 
     Prints one JSON object a shard: its records, maps, annotators' maps, map size [height, width] in map pixels, classes
-    with their numbers of records and maps, sizes in bytes, what wrote it, and a histogram of the images' bytes ("edges"
-    of ten bins, "counts" in them; one bin where all are alike). That takes a moment whatever the shard's size, as only
-    the structure and the columns of numbers are read; whether all the rest is sound, hkmap verify says.
+    with their numbers of records and maps, pixel_size [height, width] where it holds decoded pixels and not image
+    files, sizes in bytes, what wrote it, and a histogram of the images' bytes ("edges" of ten bins, "counts" in them;
+    one bin where all are alike). That takes a moment whatever the shard's size, as only the structure and the columns
+    of numbers are read; whether all the rest is sound, hkmap verify says.
 
     With --full also: how many records have which split and which key; the ten most frequent sizes of images, [width,
     height] in pixels; histograms over the maps; sha256, the file's own digest, and content_sha256, which leaves paths

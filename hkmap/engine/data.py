@@ -20,7 +20,6 @@ from hkmap.maps.check import Map
 from hkmap.maps.views import View
 from hkmap.maps.warps import Image, view_image, view_map
 from hkmap.maps.weights import Weighted
-from hkmap.storage.images import decode_image
 from hkmap.storage.sequence import ShardSequence
 
 Item = TypeVar("Item")
@@ -87,7 +86,7 @@ class ShardExamples:
     def example(self, index: int, epoch: int | None = None) -> Example:
         """Return sample ``index`` as it is seen in ``epoch``; without an epoch, unaugmented."""
         sample = self.shards.read(index)
-        image = decode_image(sample.image_bytes, self.shards.place(index))
+        image = sample.image(self.shards.place(index))
         size = (image.shape[0], image.shape[1])
         if epoch is None or not self.augmentations:
             view = plain_view(self.preprocessing, size)

@@ -29,6 +29,8 @@ Histogram = dict[str, list[float]]
 def outline_shard(path: Path) -> dict[str, Any]:
     """Return what a shard says of itself; map_size is [height, width], sizes are in bytes.
 
+    "pixel_size" is [height, width] of the images where it holds decoded pixels, None where it holds image files.
+
     It reads the structure and the columns of numbers, not the records, so it takes a moment whatever the shard's size.
     Raises ShardError where they are damaged.
     """
@@ -82,6 +84,7 @@ def _outline(reader: ShardReader) -> dict[str, Any]:
         "annotator_maps": reader.annotator_map_count,
         "map_size": list(reader.map_size) if reader.has_map.any() else None,
         "weights": reader.has_weights,
+        "pixel_size": list(reader.pixel_size) if reader.pixel_size else None,
         "image_bytes": reader.image_total,
         "file_bytes": reader.path.stat().st_size,
         "classes": [
@@ -110,6 +113,13 @@ def _content_digest(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
+def _image_size(sample: Sample) -> tuple[int, int]:
+    if sample.pixel_size is None:
+        return encoded_size(sample.image_bytes, f'image of record "{sample.record["id"]}"')
+    height, width = sample.pixel_size
+    return width, height
+
+
 class _Contents:
     """Counts what samples hold while they pass by."""
 
@@ -125,7 +135,7 @@ class _Contents:
         for sample in samples:
             self._splits[str(sample.record.get("split") or "")] += 1
             self._keys.update(list(sample.record))
-            self._sizes[encoded_size(sample.image_bytes, f'image of record "{sample.record["id"]}"')] += 1
+            self._sizes[_image_size(sample)] += 1
             if sample.map is not None:
                 self._means.append(float(sample.map.mean()))
                 self._maxima.append(float(sample.map.max()))

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,9 @@ from PIL import Image, ImageOps
 
 from hkmap.errors import ImageError
 from hkmap.storage.references import split_row
+
+if TYPE_CHECKING:
+    from hkmap.storage.layout import Sample
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -48,24 +51,26 @@ _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, struct.error, I
 def image_bytes(reference: str) -> bytes:
     """Return the encoded image at ``reference``: a path, or a row of a shard ("train.h5#17").
 
+    Where the shard holds pixels, they become a PNG.
     Raises ImageError if it cannot be read, and ShardError if the shard is damaged.
     """
     row = split_row(reference)
-    if row is None:
-        return _file_bytes(Path(reference))
-    # Here, not above: shards decode images too, and h5py costs a quarter of a second that most commands save.
-    from hkmap.storage.shards import open_shard
-
-    path, index = row
-    shard = open_shard(path)
-    if index >= len(shard):
-        raise ImageError(f"{reference}: the shard has {len(shard)} records, counted from 0")
-    return shard.image_bytes(index)
+    return _file_bytes(Path(reference)) if row is None else _sample(reference, *row).image_file()
 
 
 def read_image(reference: str) -> Pixels:
     """Decode the image at ``reference``; (height, width, 3) RGB as displayed."""
-    return decode_image(image_bytes(reference), reference)
+    row = split_row(reference)
+    if row is None:
+        return decode_image(_file_bytes(Path(reference)), reference)
+    return _sample(reference, *row).image(reference)
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Return a PNG of (height, width, 3) RGB pixels, which decode_image gives back unchanged."""
+    written, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    assert written      # encoding to memory has no input that can fail
+    return data.tobytes()
 
 
 def decode_image(data: bytes, place: str) -> Pixels:
@@ -92,6 +97,16 @@ def image_size(path: Path) -> tuple[int, int]:
 def encoded_size(data: bytes, place: str) -> tuple[int, int]:
     """Like image_size, for an image file's bytes."""
     return _displayed_size(Path(place), io.BytesIO(data))
+
+
+def _sample(reference: str, path: Path, index: int) -> Sample:
+    # Here, not above: shards decode images too, and h5py costs a quarter of a second that most commands save.
+    from hkmap.storage.shards import open_shard
+
+    shard = open_shard(path)
+    if index >= len(shard):
+        raise ImageError(f"{reference}: the shard has {len(shard)} records, counted from 0")
+    return shard.read(index)
 
 
 def _displayed_size(path: Path, source: io.BytesIO | Path) -> tuple[int, int]:

@@ -19,16 +19,23 @@ from hkmap.errors import ShardError
 from hkmap.maps.check import Map
 from hkmap.records import Record
 from hkmap.storage.annotators import COLUMNS, MAPS, NAMES, OFFSETS, AnnotatorParts
-from hkmap.storage.hdf5 import ContiguousFile, Parts, fill_file
+from hkmap.storage.hdf5 import ContiguousFile, Parts, Strings, fill_file
+from hkmap.storage.images import MAX_PIXELS, Pixels, decode_image, encode_png
 from hkmap.storage.parsing import MOST_TEXT
 
 FORMAT = "hkmap-shard"
 VERSION = 1
 
+PIXELS = "images/pixels"
+
 # dataset → (kind of number, number of dimensions, rows beyond one a record)
-_LAYOUT: dict[str, tuple[str, int, int | None]] = {
+_Form = tuple[str, int, int | None]
+_FILES: dict[str, _Form] = {
     "images/bytes": ("u1", 1, None),
     "images/offsets": ("<u8", 1, 1),
+}
+_PIXELS: dict[str, _Form] = {PIXELS: ("u1", 4, 0)}
+_LAYOUT: dict[str, _Form] = {
     "maps": ("<f4", 3, 0),
     "has_map": ("?", 1, 0),
     "labels": ("<i8", 1, 0),
@@ -38,7 +45,7 @@ _LAYOUT: dict[str, tuple[str, int, int | None]] = {
     "records/offsets": ("<u8", 1, 1),
     "crc32": ("<u4", 1, 0),
 }
-_OPTIONAL: dict[str, tuple[str, int, int | None]] = {
+_OPTIONAL: dict[str, _Form] = {
     "weights": ("<f4", 3, 0),
     MAPS: ("<f4", 3, None),
     OFFSETS: ("<u8", 1, 1),
@@ -51,6 +58,7 @@ _OPTIONAL: dict[str, tuple[str, int, int | None]] = {
 class Sample:
     """One record of a shard, whole: ``map`` and ``weight`` are (height, width); None where there is none.
 
+    ``image_bytes`` is the image's file; or its pixels, (height, width) = ``pixel_size``, RGB, row by row.
     ``annotators`` holds the maps of single annotators, as large as ``map``, by the annotators' names.
     """
 
@@ -60,14 +68,30 @@ class Sample:
     weight: Map | None
     label: int
     annotators: Mapping[str, Map] = field(default_factory=dict)
+    pixel_size: tuple[int, int] | None = None
+
+    def image(self, place: str) -> Pixels:
+        """Return the decoded image, (height, width, 3) RGB as displayed; raise ImageError, naming ``place``."""
+        if self.pixel_size is None:
+            return decode_image(self.image_bytes, place)
+        return np.frombuffer(self.image_bytes, np.uint8).reshape(*self.pixel_size, 3)
+
+    def image_file(self) -> bytes:
+        """Return an image file's bytes: the ones that were packed, or a PNG of the pixels."""
+        return self.image_bytes if self.pixel_size is None else encode_png(self.image("pixels"))
 
 
 class ShardBuilder:
-    """One shard in the making; the parts are spooled on disk, so memory stays small."""
+    """One shard in the making; the parts are spooled on disk, so memory stays small.
 
-    def __init__(self, folder: Path) -> None:
+    With ``pixel_size`` = (height, width) it holds pixels, without it image files.
+    """
+
+    def __init__(self, folder: Path, pixel_size: tuple[int, int] | None = None) -> None:
         self.parts = Parts(folder)
-        self._images = self.parts.add_strings("images")
+        self._images = (
+            self.parts.add_strings("images") if pixel_size is None else self.parts.add(PIXELS, "u1", (*pixel_size, 3))
+        )
         self._maps = self.parts.add("maps", "<f4", (0, 0))
         self._has_map = self.parts.add("has_map", "?")
         self._labels = self.parts.add("labels", "<i8")
@@ -81,8 +105,8 @@ class ShardBuilder:
         """How many records it holds."""
         return self._labels.rows
 
-    def add(self, sample: Sample, text: bytes) -> None:
-        """Append a checked sample, whose record reads ``text`` as JSON."""
+    def add(self, sample: Sample, text: bytes, crc32: int) -> None:
+        """Append a checked sample, whose record reads ``text`` as JSON, with the checksum of both."""
         self._add_weight(sample)
         self._add_annotators(sample)
         if sample.map is None:
@@ -90,12 +114,15 @@ class ShardBuilder:
         else:
             self._maps.shape = sample.map.shape
             self._maps.append(sample.map)
-        self._images.append(sample.image_bytes)
+        if isinstance(self._images, Strings):
+            self._images.append(sample.image_bytes)
+        else:
+            self._images.append(sample.image("pixels"))
         self._has_map.append(sample.map is not None)
         self._labels.append(sample.label)
         self._ids.append(sample.record["id"].encode())
         self._records.append(text)
-        self._checksums.append(checksum(sample, text))
+        self._checksums.append(crc32)
 
     def write(self, path: Path, classes: list[str]) -> str:
         """Assemble the shard into ``path``, an empty temporary file; return its digest and drop the spools."""
@@ -182,13 +209,14 @@ def check_header(file: ContiguousFile) -> None:
 
 def check_columns(file: ContiguousFile) -> int:
     """Return the number of records; raise ShardError where a dataset is missing, or of another type or shape."""
+    images = _PIXELS if PIXELS in file.columns else _FILES
     annotators = {name: _OPTIONAL[name] for name in COLUMNS if any(other in file.columns for other in COLUMNS)}
-    missing = (_LAYOUT | annotators).keys() - file.columns.keys()
+    missing = (images | _LAYOUT | annotators).keys() - file.columns.keys()
     if missing:
         raise ShardError(f"{file.path}: has no dataset {min(missing)}; expected a shard of `hkmap pack`, copy it again")
     count = file.columns["labels"].shape[0]
     present = {name: layout for name, layout in _OPTIONAL.items() if name in file.columns}
-    for name, (kind, dimensions, extra) in (_LAYOUT | present).items():
+    for name, (kind, dimensions, extra) in (images | _LAYOUT | present).items():
         column = file.columns[name]
         expected = np.dtype(kind)
         rows = column.shape[0] if extra is None else count + extra
@@ -200,7 +228,28 @@ def check_columns(file: ContiguousFile) -> int:
     for name in present.keys() & {"weights", MAPS}:
         if file.columns[name].shape[1:] != file.columns["maps"].shape[1:]:
             raise ShardError(f"{file.path}: {name} and maps differ in size; the file is damaged or foreign")
+    if images is _PIXELS:
+        _check_pixels(file)
     return count
+
+
+def pixel_size_of(file: ContiguousFile) -> tuple[int, int] | None:
+    """Return (height, width) of the images in a file whose columns were checked; None where they are files."""
+    if PIXELS not in file.columns:
+        return None
+    _, height, width, _ = file.columns[PIXELS].shape
+    return height, width
+
+
+def _check_pixels(file: ContiguousFile) -> None:
+    if file.columns.keys() & _FILES.keys():
+        raise ShardError(f"{file.path}: holds images both as files and as pixels; the file is damaged or foreign")
+    shape = file.columns[PIXELS].shape
+    if 0 in shape[1:] or shape[3] != 3 or shape[1] * shape[2] > MAX_PIXELS:
+        raise ShardError(
+            f"{file.path}: {PIXELS} is {shape}, expected (records, height, width, 3) with at most {MAX_PIXELS:,} "
+            "pixels an image; the file is damaged or foreign"
+        )
 
 
 def parse_classes(path: Path, text: object) -> list[str]:

@@ -119,7 +119,8 @@ def _weighted(sample: Sample) -> bool:
 
 
 def _save_image(folder: Path, sample: Sample, *, overwrite: bool) -> str:
-    path = folder / f"{quote(sample.record['id'], safe='')}.{image_suffix(sample.image_bytes)}"
+    data = sample.image_file()
+    path = folder / f"{quote(sample.record['id'], safe='')}.{image_suffix(data)}"
     with replacing(path, overwrite=overwrite) as beside:
-        beside.write_bytes(sample.image_bytes)
+        beside.write_bytes(data)
     return str(path)

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from hkmap.errors import ImageError, RecordError
 from hkmap.maps.check import Map, check_map
-from hkmap.records import Record, frame_of
+from hkmap.maps.views import WHOLE
+from hkmap.maps.warps import view_image
+from hkmap.records import Record, dump_record, frame_of
 from hkmap.storage.hdf5 import refuse_two_sizes
 from hkmap.storage.images import Pixels
-from hkmap.storage.layout import Sample
+from hkmap.storage.layout import Sample, checksum
 
 
-def checked_sample(sample: Sample, size: tuple[int, ...]) -> Sample:
+class Ready(NamedTuple):
+    """A sample that may enter a shard, its record as JSON, and the checksum of both."""
+
+    sample: Sample
+    text: bytes
+    checksum: int
+
+
+def ready_sample(sample: Sample, pixel_size: tuple[int, int] | None = None) -> Ready:
+    """Check a sample as far as it can be without those before it, its image decoded; this may be done in any thread.
+
+    With ``pixel_size`` = (height, width) its image becomes pixels of this size, the whole image squashed into it: area
+    averages where it shrinks, bilinear where it grows, as the engine sees it; without it, a file.
+    """
+    record = sample.record
+    text = dump_record(record).rstrip(b"\n")
+    pixels = sample.image(f'record "{record["id"]}": image {record.get("image", "")}')
+    refuse_turned(record, pixels)
+    checked = checked_sample(sample)
+    if pixel_size is None:
+        stored = replace(checked, image_bytes=sample.image_file(), pixel_size=None)
+    else:
+        squashed = view_image(pixels, WHOLE, pixel_size)
+        stored = replace(checked, image_bytes=squashed.tobytes(), pixel_size=pixel_size)
+    return Ready(stored, text, checksum(stored, text))
+
+
+def checked_sample(sample: Sample) -> Sample:
     """Return the sample with its maps checked, and those of its annotators in the order of their names.
 
-    ``size`` is (height, width) of the maps before it, () where it has the first. Raises MapError, OutputError for a
-    map of another size, and RecordError for weights or annotators' maps without a map.
+    Raises MapError, OutputError for maps of two sizes, and RecordError for weights or annotators' maps without a map.
     """
     place = f'record "{sample.record["id"]}"'
     if sample.map is None:
@@ -26,7 +55,6 @@ def checked_sample(sample: Sample, size: tuple[int, ...]) -> Sample:
             raise RecordError(f"{place}: has maps of single annotators but no map; add the map of all of them")
         return sample
     values = check_map(sample.map, f"{place}: map")
-    refuse_two_sizes(values.shape, size or values.shape, place)
     weight = None if sample.weight is None else _checked(sample.weight, values.shape, f"{place}: weights")
     annotators = {
         name: _checked(own, values.shape, f'{place}: map of annotator "{name}"')

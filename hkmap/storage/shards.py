@@ -16,15 +16,24 @@ from hkmap.maps.check import Map
 from hkmap.records import Record, parse_record
 from hkmap.storage.annotators import checked_offsets, open_annotators
 from hkmap.storage.hdf5 import ContiguousFile, version_of
-from hkmap.storage.images import Pixels, decode_image
-from hkmap.storage.layout import Sample, check_columns, check_header, checksum, parse_classes
+from hkmap.storage.images import Pixels
+from hkmap.storage.layout import (
+    PIXELS,
+    Sample,
+    check_columns,
+    check_header,
+    checksum,
+    parse_classes,
+    pixel_size_of,
+)
 
 
 class ShardReader:
     """Reads a shard by record number, from 0; usable from many threads, and picklable.
 
     Opening checks the layout, so that no damaged number is trusted later; raises ShardError. Whatever touches
-    a record's image checks the record's checksum.
+    a record's image checks the record's checksum. ``pixel_size`` is (height, width) where it holds decoded pixels,
+    None where it holds image files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +44,9 @@ class ShardReader:
         self.classes = parse_classes(path, self._file.attributes.get("classes"))
         self.labels: npt.NDArray[np.int64] = self._file.whole("labels")
         self.has_map: npt.NDArray[np.bool_] = self._file.whole("has_map").view(np.uint8) != 0
-        self._offsets = {name: self._checked_offsets(name) for name in ("images", "ids", "records")}
+        self.pixel_size = pixel_size_of(self._file)
+        strings = ("ids", "records") if self.pixel_size else ("images", "ids", "records")
+        self._offsets = {name: self._checked_offsets(name) for name in strings}
         self._annotators = open_annotators(self._file)
         self._checksums = self._file.whole("crc32")
         self._check_values()
@@ -59,12 +70,14 @@ class ShardReader:
 
     @property
     def image_total(self) -> int:
-        """How many bytes the encoded images take together."""
-        return self._file.columns["images/bytes"].shape[0]
+        """How many bytes the images take together, as they are stored."""
+        return int(self.image_sizes.sum())
 
     @property
     def image_sizes(self) -> npt.NDArray[np.uint64]:
-        """How many bytes each encoded image takes, (records,)."""
+        """How many bytes each image takes, as it is stored, (records,)."""
+        if self.pixel_size:
+            return np.full(self._count, self._file.columns[PIXELS].row_bytes, np.uint64)
         return np.diff(self._offsets["images"])
 
     @property
@@ -91,7 +104,7 @@ class ShardReader:
         """Return record ``index`` whole; raise ShardError where its checksum does not fit."""
         if not 0 <= index < self._count:
             raise IndexError(f"record {index} of {self._count}")
-        image, text = self._string("images", index), self._string("records", index)
+        image, text = self._image(index), self._string("records", index)
         weight = self._row("weights", index) if self.has_weights else None
         annotators = self._annotators.of(index) if self._annotators else {}
         has_map = bool(self.has_map[index])
@@ -102,15 +115,16 @@ class ShardReader:
         record = parse_record(text, self._place(index))
         if record["id"] != self.ids[index]:
             raise ShardError(f"{self._place(index)}: the record calls itself {record['id']!r}; the file is damaged")
-        return Sample(record, image, values, weight if has_map else None, bare.label, annotators)
+        weight = weight if has_map else None
+        return Sample(record, image, values, weight, bare.label, annotators, self.pixel_size)
 
     def image_bytes(self, index: int) -> bytes:
-        """Return the encoded image, as it was packed."""
-        return self.read(index).image_bytes
+        """Return the encoded image, as it was packed; a PNG of it where pixels were packed."""
+        return self.read(index).image_file()
 
     def image(self, index: int) -> Pixels:
         """Return the decoded image, (height, width, 3) RGB."""
-        return decode_image(self.image_bytes(index), f"{self.path}#{index}")
+        return self.read(index).image(f"{self.path}#{index}")
 
     def map(self, index: int) -> Map | None:
         """Return the map, (height, width); None where the record has none."""
@@ -132,6 +146,9 @@ class ShardReader:
 
     def _row(self, name: str, index: int) -> Map:
         return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)
+
+    def _image(self, index: int) -> bytes:
+        return self._file.read(PIXELS, index, index + 1) if self.pixel_size else self._string("images", index)
 
     def _string(self, name: str, index: int) -> bytes:
         offsets = self._offsets[name]

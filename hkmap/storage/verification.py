@@ -19,8 +19,7 @@ from hkmap.maps.check import Map, check_map
 from hkmap.records import parse_record
 from hkmap.storage.annotators import MAPS, NAMES, OFFSETS
 from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.images import decode_image
-from hkmap.storage.layout import Sample, check_columns, check_header, checksum, parse_classes
+from hkmap.storage.layout import PIXELS, Sample, check_columns, check_header, checksum, parse_classes, pixel_size_of
 from hkmap.storage.userblock import file_digest, is_intact
 
 Depth = Literal["quick", "records", "full"]
@@ -117,7 +116,8 @@ class _Shard:
         self._has_map: npt.NDArray[np.bool_] = self._file.whole("has_map").view(np.uint8) != 0
         self._checksums = self._file.whole("crc32")
         self._ids, self._records = (_Strings(self._file, name) for name in ("ids", "records"))
-        self._images = _Strings(self._file, "images") if "images/bytes" in self._file.columns else None
+        self._pixel_size = pixel_size_of(self._file)
+        self._images = None if self._pixel_size else _Strings(self._file, "images")
         self._annotators = _Annotators(self._file) if MAPS in self._file.columns else None
         parts = (self._ids, self._records, self._images, self._annotators)
         self._offsets: list[_Offsets] = [part for part in parts if part is not None]
@@ -179,8 +179,7 @@ class _Shard:
         if sentence is not None or sample is None:
             return sentence
         try:
-            if self._images is not None:
-                decode_image(sample.image_bytes, "its image")
+            sample.image("its image")
             for name, values in self._maps(sample):
                 check_map(values, name)
         except HkmapError as error:
@@ -197,14 +196,14 @@ class _Shard:
 
     def _sample(self, index: int) -> Sample | None:
         """The record's parts as they are summed; None where an annotator's name is no text."""
-        image = self._images.read(index) if self._images else self._file.read("images/pixels", index, index + 1)
+        image = self._images.read(index) if self._images else self._file.read(PIXELS, index, index + 1)
         weight = self._row("weights", index) if "weights" in self._file.columns else None
         values = self._row("maps", index) if self._has_map[index] else None
         try:
             annotators = self._annotators.read(index) if self._annotators else {}
         except UnicodeDecodeError:
             return None
-        return Sample({}, image, values, weight, int(self._labels[index]), annotators)
+        return Sample({}, image, values, weight, int(self._labels[index]), annotators, self._pixel_size)
 
     def _row(self, name: str, index: int) -> Map:
         return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)

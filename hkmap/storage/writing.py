@@ -12,16 +12,31 @@ from types import TracebackType
 
 from hkmap.errors import OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
-from hkmap.records import Record, dump_record, label_of
+from hkmap.records import Record, label_of
 from hkmap.storage.atomic import refuse_existing, replacing
-from hkmap.storage.hdf5 import replace_attribute, written_as
-from hkmap.storage.images import decode_image
+from hkmap.storage.hdf5 import refuse_two_sizes, replace_attribute, written_as
+from hkmap.storage.images import MAX_PIXELS
 from hkmap.storage.layout import Sample, ShardBuilder, dump_classes
-from hkmap.storage.samples import checked_sample, refuse_turned
+from hkmap.storage.samples import Ready, ready_sample
 
 logger = logging.getLogger("hkmap")
 
 _MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """What is not asked for every day: ``pixel_size`` = (height, width) stores decoded pixels, not the image files."""
+
+    pixel_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        height, width = self.pixel_size or (1, 1)
+        if height * width > MAX_PIXELS:
+            raise OutputError(f"images of {height}x{width} pixels, expected at most {MAX_PIXELS:,} in all; say less")
+
+
+PLAIN = WriterOptions()
 
 
 @dataclass
@@ -45,13 +60,15 @@ class ShardWriter:
     """
 
     def __init__(
-        self, path: Path, *, classes: list[str] | None = None, shard_size: int | None = None, overwrite: bool = False
+        self, path: Path, *, classes: list[str] | None = None, shard_size: int | None = None, overwrite: bool = False,
+        options: WriterOptions = PLAIN,
     ) -> None:
         if path.suffix != ".h5":
             raise OutputError(f"{path}: a shard's name ends in .h5; call it {path.stem}.h5")
         self._path = path
         self._shard_size = shard_size
         self._overwrite = overwrite
+        self._options = options
         self._classes = _Classes(classes)
         self._ids: set[str] = set()
         self.map_size: tuple[int, ...] = ()
@@ -102,22 +119,30 @@ class ShardWriter:
         image that does not decode), MapError, ShardError for a label without a class, OutputError for a map of
         another size than the first.
         """
+        self.append(self.prepare(Sample(record, image, values, weight, label_of(record), annotators or {})))
+
+    def prepare(self, sample: Sample) -> Ready:
+        """Check a sample, as far as it can be without those before it, for ``append``; from any thread."""
+        return ready_sample(sample, self._options.pixel_size)
+
+    def append(self, ready: Ready) -> None:
+        """Write what ``prepare`` has returned, once it was compared with the records before it."""
+        record = ready.sample.record
         place = f'record "{record["id"]}"'
         if record["id"] in self._ids:
             raise RecordError(f"{place}: this id comes twice; every record needs its own")
-        text = dump_record(record).rstrip(b"\n")
-        refuse_turned(record, decode_image(image, f"{place}: image {record.get('image', '')}"))
-        bare = Sample(record, image, values, weight, label_of(record), annotators or {})
-        sample = checked_sample(bare, self.map_size)
-        self._classes.learn(record, sample.label)
-        self._keep(sample, text)
+        if ready.sample.map is not None:
+            refuse_two_sizes(ready.sample.map.shape, self.map_size or ready.sample.map.shape, place)
+        self._classes.learn(record, ready.sample.label)
+        self._keep(ready)
 
-    def _keep(self, sample: Sample, text: bytes) -> None:
+    def _keep(self, ready: Ready) -> None:
         if self._builder.count == self._shard_size:
             self._finish()
             self._begin()
         with written_as(self._path):
-            self._builder.add(sample, text)
+            self._builder.add(*ready)
+        sample = ready.sample
         self._ids.add(sample.record["id"])
         if sample.map is not None:
             self.map_size = sample.map.shape
@@ -125,7 +150,7 @@ class ShardWriter:
         self.annotator_map_count += len(sample.annotators)
 
     def _begin(self) -> None:
-        self._builder = ShardBuilder(self._path.parent)
+        self._builder = ShardBuilder(self._path.parent, self._options.pixel_size)
         self._stack.callback(self._builder.close)
 
     def _finish(self) -> None:

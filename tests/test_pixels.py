@@ -1,0 +1,146 @@
+"""Shards of decoded pixels: `pack --store pixels`, and every reader of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hkmap.engine.data import ShardExamples
+from hkmap.engine.views import Preprocessing
+from hkmap.errors import OutputError, ShardError
+from hkmap.storage.description import content_digest, describe_shard, outline_shard
+from hkmap.storage.images import decode_image, encode_png, image_bytes, read_image
+from hkmap.storage.sequence import ShardSequence
+from hkmap.storage.shards import ShardReader
+from hkmap.storage.verification import verify_shard
+from hkmap.storage.writing import ShardWriter, WriterOptions
+
+Hk = Callable[..., Any]
+RANDOM = np.random.default_rng(0)
+SIZES = [(40, 30), (8, 6), (12, 10), (40, 5), (9, 50)]      # (height, width): larger, smaller, equal, and of both kinds
+SIZE = (12, 10)
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A JPEG of each size, the last one turned by its EXIF; maps for all but one."""
+    monkeypatch.chdir(tmp_path)
+    result: list[dict[str, Any]] = []
+    for index, (height, width) in enumerate(SIZES):
+        exif = Image.Exif()
+        exif[0x0112] = 6 if index == len(SIZES) - 1 else 1
+        Image.fromarray(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(f"{index}.jpg", exif=exif)
+        np.save(f"{index}.npy", RANDOM.random((3, 4), dtype=np.float32))
+        result.append({"id": f"{index}", "image": f"{index}.jpg", "map": f"{index}.npy", "label": index % 2})
+    del result[3]["map"]
+    return result
+
+
+@pytest.fixture
+def shard(hk: Hk, records: list[dict[str, Any]]) -> Path:
+    done = hk("pack", "x.h5", "--store", "pixels", "--size", "12x10", stdin=records)
+    assert (done.exit_code, done.stderr) == (0, "")
+    return Path("x.h5")
+
+
+def squashed(path: str) -> np.ndarray[Any, Any]:
+    """Area averages along what shrinks, then bilinear along what grows; as displayed."""
+    pixels = cv2.imread(path)[..., ::-1]
+    height, width = (min(side, own) for side, own in zip(SIZE, pixels.shape, strict=False))
+    shrunk = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def test_the_pixels_are_those_of_the_image(shard: Path, records: list[dict[str, Any]]) -> None:
+    reader = ShardReader(shard)
+    with h5py.File(shard) as file:
+        assert file["images/pixels"].shape == (5, 12, 10, 3)
+        assert file["images/pixels"].chunks is None
+        assert set(file["images"]) == {"pixels"}
+        stored = file["images/pixels"][:]
+    assert (reader.pixel_size, reader.image_total) == ((12, 10), 5 * 360)
+    assert reader.image_sizes.tolist() == [360] * 5
+    for index, record in enumerate(records):
+        expected = squashed(record["image"])
+        assert np.array_equal(stored[index], expected)
+        assert np.array_equal(reader.image(index), expected)
+        assert np.array_equal(read_image(f"x.h5#{index}"), expected)
+        for data in (reader.image_bytes(index), image_bytes(f"x.h5#{index}")):
+            assert data.startswith(b"\x89PNG")
+            assert np.array_equal(decode_image(data, "x"), expected)
+        assert reader.record(index) == record
+        assert (reader.map(index) is None) == ("map" not in record)
+
+
+def test_training_sees_what_it_sees_of_the_files(hk: Hk, shard: Path, records: list[dict[str, Any]]) -> None:
+    hk("pack", "files.h5", stdin=records)
+    pixels, files = (
+        ShardExamples(ShardSequence([Path(name)]), Preprocessing(12, 10, "squash"), (3, 4)) for name in
+        ("x.h5", "files.h5")
+    )
+    for index in range(len(records)):
+        assert np.array_equal(pixels.example(index).image, files.example(index).image)
+
+
+def test_every_check_knows_pixels(hk: Hk, shard: Path) -> None:
+    assert verify_shard(shard, depth="full")["ok"]
+    outline, whole = outline_shard(shard), describe_shard(shard)
+    assert outline["pixel_size"] == [12, 10]
+    assert outline["image_bytes_histogram"] == {"edges": [360, 360], "counts": [5]}
+    assert whole["image_sizes"] == [{"size": [10, 12], "records": 5}]
+    unpacked = hk("unpack", shard)
+    assert "bad-image" not in hk("validate", stdin=unpacked.stdout).stdout
+    assert hk("show", "--out", "sheet.png", stdin=unpacked.stdout).exit_code == 0
+
+
+@pytest.mark.parametrize("folder", [[], ["--out", "files"]])
+def test_pixels_unpacked_and_packed_again_stay(folder: list[str], hk: Hk, shard: Path) -> None:
+    unpacked = hk("unpack", shard, *folder)
+    assert unpacked.exit_code == 0
+    if folder:
+        assert unpacked.records[0]["image"] == "files/images/0.png"
+        assert np.array_equal(read_image("files/images/0.png"), ShardReader(shard).image(0))
+    assert hk("pack", "again.h5", "--store", "pixels", "--size", "12x10", stdin=unpacked.stdout).exit_code == 0
+    assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(shard))
+    assert hk("pack", "files.h5", stdin=unpacked.stdout).exit_code == 0
+    assert np.array_equal(ShardReader(Path("files.h5")).image(4), ShardReader(shard).image(4))
+
+
+def test_a_flipped_bit_in_the_pixels_is_found_and_named(shard: Path) -> None:
+    with h5py.File(shard) as file:
+        offset = file["images/pixels"].id.get_offset()
+    data = bytearray(shard.read_bytes())
+    data[offset + 2 * 360 + 7] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ShardError, match=r'x\.h5#2 \(record "2"\): its checksum does not fit'):
+        ShardReader(shard).image(2)
+    assert ShardReader(shard).image(1).shape == (12, 10, 3)
+    problems = verify_shard(shard)["problems"]
+    assert [problem["record"] for problem in problems] == [None, 2]
+
+
+def test_a_png_gives_its_pixels_back() -> None:
+    pixels = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(decode_image(encode_png(pixels), "x"), pixels)
+
+
+@pytest.mark.parametrize("options", [["--store", "pixels"], ["--size", "12"], ["--store", "files", "--size", "12"]])
+def test_store_and_size_go_together(options: list[str], hk: Hk, records: list[dict[str, Any]]) -> None:
+    done = hk("pack", "y.h5", *options, stdin=records)
+    assert done.exit_code == 2
+    assert "--store pixels needs --size, and --size belongs to it" in done.stderr
+
+
+def test_pixels_have_a_limit(hk: Hk, records: list[dict[str, Any]]) -> None:
+    done = hk("pack", "y.h5", "--store", "pixels", "--size", 20_000, stdin=records)
+    assert done.exit_code == 1
+    assert "Error: images of 20000x20000 pixels, expected at most 268,435,456 in all; say less" in done.stderr
+    with pytest.raises(OutputError, match="expected at most"):
+        ShardWriter(Path("y.h5"), options=WriterOptions(pixel_size=(1, 1 << 29)))
