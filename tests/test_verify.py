@@ -227,12 +227,12 @@ def test_what_is_no_shard(hk: Hk, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def build(path: Path, *samples: Sample, texts: tuple[bytes, ...] = ()) -> None:
     """Write a shard whose checksums are right and whose content nobody checked."""
-    builder = ShardBuilder(path.parent)
     path.write_bytes(b"")
+    builder = ShardBuilder(path, ["a"])
     for index, sample in enumerate(samples):
         text = texts[index] if texts else b'{"id": "%d"}' % index
         builder.add(sample, text, checksum(sample, text))
-    builder.write(path, ["a"])
+    builder.write(["a"])
 
 
 def test_full_looks_at_what_was_wrong_before_it_was_packed(tmp_path: Path, hk: Hk) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
+from hkmap.cli.drawing import Lines
 from hkmap.cli.progress import track
 from hkmap.cli.stream import (
     EXISTING,
@@ -16,10 +18,24 @@ from hkmap.cli.stream import (
     error_options,
     overwrite_option,
     print_result,
-    read,
+    readable,
     records_argument,
 )
-from hkmap.records import Rejects, each
+from hkmap.records import Rejects, parsed
+
+_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+class ByteSize(click.ParamType):
+    """A number of bytes: 500000, 500MB or 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([0-9]{1,12}) ?(|k|M|G|T|Ki|Mi|Gi|Ti)B?", str(value), re.ASCII)
+        if found is None or int(found[1]) == 0:
+            self.fail(f"{value!r}: expected a number of bytes such as 500000, 500MB or 2GiB.", param, ctx)
+        return int(found[1]) * _BYTES[found[2]]
 
 
 @click.command("pack", cls=StreamCommand)
@@ -30,6 +46,15 @@ from hkmap.records import Rejects, each
                    "[default: learnt from the records]")
 @click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
               help="Begin another shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
+@click.option("--shard-bytes", type=ByteSize(), metavar="SIZE",
+              help="Begin another shard before one would take more than SIZE bytes, such as 500MB or 2GiB (2^30); "
+                   "a record that alone takes more gets a shard of its own. With --shard-size: whichever comes first.")
+@click.option("--append", is_flag=True,
+              help="Add shards to the series NAME-00000.h5, ..., numbered on. Those that are there stay as they are: "
+                   "an id that one of them holds is an error, and a new label has its name in the new ones alone.")
+@click.option("--resume", is_flag=True,
+              help="Go on after the last finished shard of a run with the same options that was broken off, and keep "
+                   "what this one finishes if it is broken off too. Give the same records again, from the first.")
 @click.option("--expect", type=click.IntRange(min=1), metavar="N",
               help="Fail, and leave no shard, unless N records were packed.")
 @click.option("--store", type=click.Choice(["files", "pixels"]), default="files", show_default=True,
@@ -43,7 +68,8 @@ from hkmap.records import Rejects, each
 @error_options
 def pack(
     shard: Path, records: IO[bytes], classes: Path | None, shard_size: int | None, expect: int | None,
-    store: str, size: tuple[int, int] | None, overwrite: bool, rejects: Rejects,
+    shard_bytes: int | None, append: bool, resume: bool, store: str, size: tuple[int, int] | None, overwrite: bool,
+    rejects: Rejects,
 ) -> None:
     """Pack images, maps and labels into SHARD, a name that ends in .h5.
 
@@ -53,24 +79,29 @@ def pack(
     key "weights", a map reference too, says how much each cell of the map counts, from 0 (unknown) to 1. The maps under
     "annotator_maps" go in beside the map, whose size they must have.
 
-    The shard has its name only when it is whole: if this command or the one before it fails, none is left. While it
-    is written, the disk needs room for it twice. Prints one JSON object: the shards with their sha256, the number of
-    records and of maps, the map size [height, width] in map pixels, the classes.
+    The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
+    Ctrl-C stops it, none is left. If it is killed, the shards that it had finished wait in the hidden folder
+    .SHARD.pack beside SHARD for --resume, whose result is the same, byte for byte, as if nothing had happened;
+    --overwrite drops them. Prints one JSON object: the shards with their sha256, the number of records and of maps, the
+    map size [height, width] in map pixels, the classes.
 
     \b
     Example:
       set -o pipefail
       hkmap folder photos/ --masks masks/ | hkmap masks2map --size 14 --out maps/ | hkmap pack train.h5
     """
-    from hkmap.storage.packing import check_count, pack_record, read_classes, summary_of
+    from hkmap.storage.packing import check_count, pack_records, read_classes, summary_of
     from hkmap.storage.writing import ShardWriter, WriterOptions
 
     if (store == "pixels") != (size is not None):
         raise click.UsageError("--store pixels needs --size, and --size belongs to it.")
-    names, options = read_classes(classes) if classes else None, WriterOptions(pixel_size=size)
+    if append and overwrite:
+        raise click.UsageError("--append leaves what exists as it is, and --overwrite replaces it; give one of them.")
+    names, lines = read_classes(classes) if classes else None, Lines(records)
+    stream = parsed(lines, readable(records))
+    options = WriterOptions(shard_bytes=shard_bytes, pixel_size=size, append=append, resume=resume)
     with ShardWriter(shard, classes=names, shard_size=shard_size, overwrite=overwrite, options=options) as writer:
-        packed = each(read(records, rejects), lambda record: pack_record(writer, record), rejects)
-        for _ in track(packed, "packing", total=expect):
+        for _ in track(pack_records(writer, stream, rejects, lines.ready), "packing", total=expect):
             pass
         check_count(writer, expect)
     print_result(summary_of(writer))

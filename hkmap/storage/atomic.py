@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hkmap.errors import OutputError
@@ -32,7 +32,7 @@ def replacing(path: Path, *, overwrite: bool = False, durable: bool = False) -> 
     try:
         yield beside
         if durable:
-            _sync(beside)
+            sync_file(beside)
         refuse_existing(path, overwrite=overwrite)
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
@@ -45,12 +45,19 @@ def replacing(path: Path, *, overwrite: bool = False, durable: bool = False) -> 
         beside.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk; not every system can."""
+    with suppress(PermissionError, IsADirectoryError):
+        sync_file(path)
 
 
 def _umask() -> int:

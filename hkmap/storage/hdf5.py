@@ -31,6 +31,9 @@ from hkmap.storage.userblock import USER_BLOCK, holes_of, refuse_damaged_structu
 
 _SLACK = 1 << 16      # libhdf5's own structures, more than they ever take, attributes aside
 
+_PIECE = 1 << 20      # bytes that are copied at once
+_BUFFER = 1 << 16     # of writing one dataset, in bytes
+
 _TOGETHER = 1 << 14   # libhdf5 lays what is not data side by side, in stretches of so many bytes, and the data after it
 
 Attributes = Mapping[str, str | int]
@@ -48,18 +51,20 @@ class Part:
     shape: tuple[int, ...] = ()
     rows: int = 0
     start: int = 0
+    skipped: bool = False
 
     def append(self, values: npt.ArrayLike) -> None:
         """Add one row."""
-        self.spool.seek(self.start + self.rows * self.row_bytes)      # rows that were skipped are a hole of zeros
-        rest = np.ascontiguousarray(values, dtype=self.dtype).reshape(-1).view(np.uint8).data
-        while rest:      # a file without a buffer takes what there is room for
-            rest = rest[self.spool.write(rest) :]
+        if self.skipped:
+            self.spool.seek(self.start + self.rows * self.row_bytes)      # what is skipped is a hole of zeros
+            self.skipped = False
+        self.spool.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.rows += 1
 
     def skip(self) -> None:
         """Add one row of zeros, whose shape may still be unknown."""
         self.rows += 1
+        self.skipped = True
 
     @property
     def full_shape(self) -> tuple[int, ...]:
@@ -99,8 +104,9 @@ class Parts:
     def write_in_place(self, name: str, path: Path, attributes: Attributes) -> None:
         """Have the rows of the first dataset written to ``path``, an empty temporary file, which fill_file completes.
 
-        Spooled, they would be written twice. All datasets have been opened, and none has a row yet. libhdf5 lays the
-        first dataset behind its description of them all, which takes as many bytes however many rows there will be.
+        Spooled, they would be written twice. It has no row yet. libhdf5 lays the first dataset behind its description
+        of them all, which takes as many bytes however many rows there will be; where it takes more in the end, as of
+        datasets or long attributes that came later, fill_file moves the rows.
         """
         single = {
             key: replace(part, rows=1, shape=(1,) * len(part.shape)) for key, part in self.by_name.items()
@@ -109,8 +115,14 @@ class Parts:
         _reserve(path, _SLACK)
         part.start = _lay_out(path, single, attributes)[name]
         part.spool.close()
-        part.spool = path.open("r+b", buffering=0)       # rows are large; a buffer would only be in the way
+        part.spool = path.open("r+b", buffering=_BUFFER)
+        part.spool.seek(part.start)
         self.in_place = name
+
+    @property
+    def begin(self) -> int:
+        """Where the data begin in the file that is being made, with what is known of it by now."""
+        return self.by_name[self.in_place].start if self.in_place else 0
 
     def close(self) -> None:
         """Drop the spools."""
@@ -166,16 +178,14 @@ def fill_file(path: Path, parts: Parts, attributes: Attributes, *, digest: bool 
 
 
 @contextmanager
-def written_as(path: Path, *, spooled: bool = True) -> Iterator[None]:
-    """Name ``path``, not a spool without a name, in the OSError of a full disk; ``spooled``: it is written twice."""
+def written_as(path: Path, remedy: str = "nothing is left of it, make room for all of its maps") -> Iterator[None]:
+    """Name ``path``, not a temporary file, in the OSError of a full disk, and say the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
-        why = "as it needs room twice while it is written" if spooled else "make room for all of its maps"
-        said = f"{os.strerror(error.errno)}; nothing is left of it, {why}"
-        raise OSError(error.errno, said, str(path)) from error
+        raise OSError(error.errno, f"{os.strerror(error.errno)}; {remedy}", str(path)) from error
 
 
 def replace_attribute(path: Path, name: str, value: str) -> str:
@@ -296,16 +306,29 @@ def _lay_out_around(part: Part, path: Path, parts: Parts, attributes: Attributes
     """Like _lay_out, but leave the rows of ``part`` in the file: lay out another, and copy what is around them."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".layout.", suffix=".part") as scratch:
         offsets = _lay_out(Path(scratch.name), parts.by_name, attributes)
-        stop = part.start + part.rows * part.row_bytes
-        assert not part.rows or part.start == offsets[str(parts.in_place)]      # as write_in_place foresaw
         with path.open("r+b") as file:
+            if part.rows:
+                _move(file, part.start, part.rows * part.row_bytes, offsets[str(parts.in_place)])
+                part.start = offsets[str(parts.in_place)]
+            stop = part.start + part.rows * part.row_bytes
             file.truncate(scratch.seek(0, os.SEEK_END))
-            scratch.seek(0)
+            for place in (scratch, file):
+                place.seek(0)
             file.write(scratch.read(part.start))
             for place in (scratch, file):
                 place.seek(stop)
             shutil.copyfileobj(scratch, file, 1 << 20)
     return offsets
+
+
+def _move(file: IO[bytes], start: int, length: int, target: int) -> None:
+    """Move a stretch of a file to ``target``, piece by piece, so that none overwrites what is still to be moved."""
+    pieces = range(0, length if target != start else 0, _PIECE)
+    for begin in pieces if target < start else reversed(pieces):
+        file.seek(start + begin)
+        piece = file.read(min(_PIECE, length - begin))
+        file.seek(target + begin)
+        file.write(piece)
 
 
 def refuse_two_sizes(found: tuple[int, ...], first: tuple[int, ...], place: str) -> None:

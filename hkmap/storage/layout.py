@@ -54,6 +54,9 @@ _OPTIONAL: dict[str, _Form] = {
 }
 
 
+_ROW_BYTES = 8 + 1 + 4 + 3 * 8      # of a record: label, has_map, checksum, and where image, id and JSON end
+
+
 @dataclass(frozen=True)
 class Sample:
     """One record of a shard, whole: ``map`` and ``weight`` are (height, width); None where there is none.
@@ -84,11 +87,13 @@ class Sample:
 class ShardBuilder:
     """One shard in the making; the parts are spooled on disk, so memory stays small.
 
-    With ``pixel_size`` = (height, width) it holds pixels, without it image files.
+    It is made in ``path``, an empty temporary file; the images are written to their place in it at once. With
+    ``pixel_size`` = (height, width) it holds pixels, without it image files. ``classes`` are those known by now.
     """
 
-    def __init__(self, folder: Path, pixel_size: tuple[int, int] | None = None) -> None:
-        self.parts = Parts(folder)
+    def __init__(self, path: Path, classes: list[str], pixel_size: tuple[int, int] | None = None) -> None:
+        self._path = path
+        self.parts = Parts(path.parent)
         self._images = (
             self.parts.add_strings("images") if pixel_size is None else self.parts.add(PIXELS, "u1", (*pixel_size, 3))
         )
@@ -99,6 +104,7 @@ class ShardBuilder:
         self._records = self.parts.add_strings("records")
         self._checksums = self.parts.add("crc32", "<u4")
         self._annotators: AnnotatorParts | None = None
+        self.parts.write_in_place("images/bytes" if pixel_size is None else PIXELS, path, _attributes(classes))
 
     @property
     def count(self) -> int:
@@ -124,12 +130,19 @@ class ShardBuilder:
         self._records.append(text)
         self._checksums.append(crc32)
 
-    def write(self, path: Path, classes: list[str]) -> str:
-        """Assemble the shard into ``path``, an empty temporary file; return its digest and drop the spools."""
-        digest = fill_file(path, self.parts, {
-            "format": FORMAT, "version": VERSION, "classes": dump_classes(classes),
-            "created_with": f"hkmap {__version__}",
-        })
+    def bytes_with(self, sample: Sample, text: bytes) -> int:
+        """Return how many bytes the file takes at most with one more sample, a long list of classes aside."""
+        parts, rows = self.parts.by_name, self.count + 1
+        cell = parts["maps"].row_bytes if sample.map is None else sample.map.nbytes
+        weighted = sample.weight is not None or "weights" in parts
+        stored = sum(part.rows * part.row_bytes for name, part in parts.items() if name not in ("maps", "weights"))
+        new = len(sample.image_bytes) + len(text) + len(sample.record["id"].encode()) + len(annotator_bytes(sample))
+        numbers = _ROW_BYTES + 8 * (rows + len(sample.annotators))      # the annotators' offsets may begin with it
+        return self.parts.begin + stored + new + numbers + rows * cell * (1 + weighted)
+
+    def write(self, classes: list[str]) -> str:
+        """Complete the shard; return its digest and drop the spools."""
+        digest = fill_file(self._path, self.parts, _attributes(classes))
         self.close()
         return digest
 
@@ -153,6 +166,12 @@ class ShardBuilder:
             self._annotators = AnnotatorParts(self.parts, sample.map.shape, self.count)
         if self._annotators is not None:
             self._annotators.append(sample.annotators)
+
+
+def _attributes(classes: list[str]) -> dict[str, str | int]:
+    return {
+        "format": FORMAT, "version": VERSION, "classes": dump_classes(classes), "created_with": f"hkmap {__version__}",
+    }
 
 
 def dump_classes(classes: list[str]) -> str:

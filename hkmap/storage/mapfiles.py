@@ -64,11 +64,11 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
     attributes: dict[str, str | int] = {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"}
     with spooling(out.parent) as parts, replacing(out, overwrite=overwrite, durable=True) as beside:
         writer = _RowWriter(out, parts)
-        with written_as(out, spooled=False):
+        with written_as(out):
             parts.write_in_place("maps", beside, attributes)
         with writer:
             yield writer
-        with written_as(out, spooled=False):
+        with written_as(out):
             fill_file(beside, parts, attributes, digest=False)
 
 
@@ -263,7 +263,7 @@ class _RowWriter:
         row = self._maps.rows
         self._maps.shape = self._maps.shape if row else checked.shape
         refuse_two_sizes(checked.shape, self._maps.shape, f'map of "{identifier}"')
-        with written_as(self._out, spooled=False):
+        with written_as(self._out):
             self._maps.append(checked)
             self._ids.append(row_name.encode())
             self._checksums.append(zlib.crc32(np.ascontiguousarray(checked, "<f4").data))

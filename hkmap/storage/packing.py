@@ -2,34 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from hkmap.errors import OutputError, RecordError
-from hkmap.records import Record, reference_of, with_annotators
+from hkmap.errors import HkmapError, OutputError, RecordError
+from hkmap.parallel.threads import threads
+from hkmap.records import Record, Rejects, accepted, attempt, label_of, reference_of, with_annotators
 from hkmap.storage.atomic import replacing
 from hkmap.storage.images import image_bytes, image_suffix
 from hkmap.storage.layout import Sample
 from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
 from hkmap.storage.references import annotator_reference
+from hkmap.storage.samples import Ready
 from hkmap.storage.shards import ShardReader
 from hkmap.storage.writing import ShardWriter
 
 
-def pack_record(writer: ShardWriter, record: Record) -> None:
-    """Add a record with the image, the map, the weights and the annotators' maps that it refers to.
+class _Task(NamedTuple):
+    """A record that is to be packed; ``awaited``: the writer awaits others, so it ought to be refused."""
 
-    All but the image may be missing.
+    record: Record
+    awaited: bool
+
+
+class _Outcome(NamedTuple):
+    ready: Ready
+    awaited: bool
+
+
+def pack_records(
+    writer: ShardWriter, records: Iterable[Record | HkmapError], rejects: Rejects,
+    waiting: Callable[[], bool] = lambda: True,
+) -> Iterator[None]:
+    """Pack records with the images, maps, weights and annotators' maps that they refer to; yield as each is in.
+
+    All but the image may be missing. Files are read and checked ahead, in threads. What is wrong with a record, or was
+    when it was parsed, goes to ``rejects``, in order. ``waiting`` tells whether the next record can be had at once.
     """
+    with threads() as pool:
+        outcomes = pool.attempts(partial(_prepared, writer), _tasks(writer, records), waiting)
+        for _ in accepted(_kept(writer, outcomes), rejects):
+            yield
+
+
+def _tasks(writer: ShardWriter, records: Iterable[Record | HkmapError]) -> Iterator[_Task | HkmapError]:
+    for record in records:
+        if isinstance(record, HkmapError):
+            yield record
+        elif not writer.passes_over(record):
+            yield _Task(record, writer.awaits)
+
+
+def _kept(writer: ShardWriter, outcomes: Iterable[_Outcome | HkmapError]) -> Iterator[HkmapError | None]:
+    """Write what is ready; a record that the run before did not pack ends the run, whatever ``rejects`` says."""
+    for outcome in outcomes:
+        checked = attempt(lambda item: writer.check(item.ready), outcome)
+        if checked is None and isinstance(outcome, _Outcome):
+            writer.keep(outcome.ready, awaited=outcome.awaited)
+        yield checked
+
+
+def _prepared(writer: ShardWriter, task: _Task) -> _Outcome:
+    record = task.record
     image, values, weights = (reference_of(record, key) for key in ("image", "map", "weights"))
     if image is None:
         raise RecordError(f'record "{record["id"]}": has no image; expected the path of its image under "image"')
-    writer.add(
+    sample = Sample(
         record, image_bytes(image), load_map(values) if values else None, load_weights(weights) if weights else None,
-        annotators=load_annotators(record),
+        label_of(record), load_annotators(record),
     )
+    return _Outcome(writer.prepare(sample), task.awaited)
 
 
 def check_count(writer: ShardWriter, expected: int | None) -> None:

@@ -130,6 +130,10 @@ class ShardReader:
         """Return the map, (height, width); None where the record has none."""
         return self.read(index).map
 
+    def text(self, index: int) -> bytes:
+        """Return the record's JSON as it was packed; nothing else is read, so its checksum is not compared."""
+        return self._string("records", index)
+
     def record(self, index: int) -> Record:
         """Return the record as it was packed."""
         return self.read(index).record

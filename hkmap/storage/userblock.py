@@ -13,12 +13,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from hkmap.errors import ShardError
 
 USER_BLOCK = 512
+_PIECE = 1 << 18      # bytes that are summed at once
 _PADDING = 8          # less lies between two neighbours; more might be structure
 _MOST_HOLES = 6       # what hkmap writes has one; a dataset that finds no room here counts as structure
 _MOST_STRUCTURE = 1 << 24      # bytes; more takes long, and a shard has some kilobytes and its classes' names, twice
@@ -51,7 +53,7 @@ def seal(path: Path, data: list[Hole], *, whole: bool = True) -> str:
     holes = _joined(data)
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        structure = _digest(file, _around(holes, size))
+        structure = _digest(file, stretches_around(holes, size))
         digest = _whole(file, size) if whole else ""
         file.seek(0)
         file.write(_block(digest, _Stated(size, structure, holes)))
@@ -77,17 +79,33 @@ def refuse_damaged_structure(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
         if size < stated.size:
             raise ShardError(f"{path}: cut short at {size} of {stated.size} bytes; copy it again")
-        if sum(stop - start for start, stop in _around(stated.holes, stated.size)) > _MOST_STRUCTURE:
+        if sum(stop - start for start, stop in stretches_around(stated.holes, stated.size)) > _MOST_STRUCTURE:
             raise ShardError(f"{path}: its structure takes more than {_MOST_STRUCTURE} bytes; hkmap wrote no such file")
-        if _digest(file, _around(stated.holes, stated.size)) != stated.structure:
+        if _digest(file, stretches_around(stated.holes, stated.size)) != stated.structure:
             raise ShardError(f"{path}: its structure does not have the sha256 it states: damaged; copy it again")
+
+
+def stretches_around(holes: list[Hole], size: int) -> Iterator[Hole]:
+    """Yield what lies between the holes, from the end of the user block to the end of the file."""
+    begin = USER_BLOCK
+    for start, stop in holes:
+        if begin <= start <= stop <= size:      # else the user block itself is damaged: nothing will fit its digest
+            yield begin, start
+            begin = stop
+    yield begin, size
+
+
+def stated_digest(path: Path) -> str:
+    """Return the sha256 that the user block states, "" if none."""
+    with path.open("rb") as file:
+        stated = _DIGEST_LINE.search(file.read(USER_BLOCK))
+    return stated[1].decode() if stated else ""
 
 
 def file_digest(path: Path) -> tuple[str, str]:
     """Return (the sha256 that the user block states, "" if none; the sha256 that the bytes have); without libhdf5."""
     with path.open("rb") as file:
-        stated = _DIGEST_LINE.search(file.read(USER_BLOCK))
-        return stated[1].decode() if stated else "", _digest(file, [(USER_BLOCK, file.seek(0, os.SEEK_END))])
+        return stated_digest(path), _digest(file, [(USER_BLOCK, file.seek(0, os.SEEK_END))])
 
 
 def is_intact(path: Path) -> bool:
@@ -98,7 +116,7 @@ def is_intact(path: Path) -> bool:
     return stated is not None and block == _block(digest[1].decode() if digest else "", stated)
 
 
-def _whole(file: IO[bytes], size: int) -> str:
+def _whole(file: BufferedIOBase, size: int) -> str:
     with ThreadPoolExecutor(1) as beside:       # the disk is as slow as the sum, and both are to be waited for
         synced = beside.submit(os.fsync, file.fileno())
         digest = _digest(file, [(USER_BLOCK, size)])
@@ -124,21 +142,12 @@ def _joined(data: list[Hole]) -> list[Hole]:
     return sorted(sorted(joined, key=lambda hole: hole[0] - hole[1])[:_MOST_HOLES])
 
 
-def _around(holes: list[Hole], size: int) -> Iterator[Hole]:
-    """What lies between the holes, from the end of the user block to the end of the file."""
-    begin = USER_BLOCK
-    for start, stop in holes:
-        if begin <= start <= stop <= size:      # else the user block itself is damaged: nothing will fit its digest
-            yield begin, start
-            begin = stop
-    yield begin, size
-
-
-def _digest(file: IO[bytes], stretches: Iterable[Hole]) -> str:
+def _digest(file: BufferedIOBase, stretches: Iterable[Hole]) -> str:
     digest = hashlib.sha256()
+    piece = memoryview(bytearray(_PIECE))      # one for all: fresh memory for each takes longer than to sum it
     for start, stop in stretches:
         file.seek(start)
-        while start < stop and (piece := file.read(min(stop - start, 1 << 20))):
-            digest.update(piece)
-            start += len(piece)
+        while start < stop and (count := file.readinto(piece[: min(stop - start, _PIECE)])):
+            digest.update(piece[:count])
+            start += count
     return digest.hexdigest()

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from hkmap.errors import OutputError, RecordError, ShardError
+from hkmap.errors import OutputError, RecordError
 from hkmap.maps.check import Map
-from hkmap.records import Record, label_of
-from hkmap.storage.atomic import refuse_existing, replacing
-from hkmap.storage.hdf5 import refuse_two_sizes, replace_attribute, written_as
+from hkmap.records import Record, dump_record, label_of
+from hkmap.storage.classes import ClassNames
+from hkmap.storage.hdf5 import refuse_two_sizes, written_as
 from hkmap.storage.images import MAX_PIXELS
-from hkmap.storage.layout import Sample, ShardBuilder, dump_classes
+from hkmap.storage.layout import Sample, ShardBuilder
+from hkmap.storage.progress import Plan, Progress, WrittenShard
 from hkmap.storage.samples import Ready, ready_sample
-
-logger = logging.getLogger("hkmap")
-
-_MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
 
 
 @dataclass(frozen=True)
 class WriterOptions:
-    """What is not asked for every day: ``pixel_size`` = (height, width) stores decoded pixels, not the image files."""
+    """What is not asked for every day.
 
+    ``shard_bytes`` begins another shard before one would take more; a record that alone takes more has its own.
+    ``pixel_size`` = (height, width) stores decoded pixels, not the image files. ``append`` adds shards to a series.
+    ``resume`` goes on where a run with the same options was broken off.
+    """
+
+    shard_bytes: int | None = None
     pixel_size: tuple[int, int] | None = None
+    append: bool = False
+    resume: bool = False
 
     def __post_init__(self) -> None:
         height, width = self.pixel_size or (1, 1)
@@ -39,24 +42,17 @@ class WriterOptions:
 PLAIN = WriterOptions()
 
 
-@dataclass
-class WrittenShard:
-    """A shard that is complete, though it has its name only when the writer's context has ended."""
-
-    path: Path
-    beside: Path
-    classes: list[str]
-    count: int
-    digest: str
-
-
 class ShardWriter:
     """Writes records into one shard or, with ``shard_size``, into shards of so many records each.
 
     One shard is ``path``; several are NAME-00000.h5, NAME-00001.h5, and so on. All get their names when the
-    context ends well; anything else leaves nothing behind. ``classes`` are the names of the labels from 0; without
-    them they are learnt from the records. ``overwrite`` replaces a former series of shards whole, so that none of
-    its files stays among the new ones. Raises OutputError where something is in the way.
+    context ends well; anything else leaves nothing behind but, with ``options.resume`` or if the process is killed,
+    the finished shards in a hidden folder beside, for a run that resumes. ``classes`` are the names of the labels from
+    0; without them they are learnt from the records. ``overwrite`` replaces a former series of shards whole, so that
+    none of its files stays among the new ones. Raises OutputError where something is in the way.
+
+    A run that resumes is given the same records again, from the first; those that it finds in finished shards cost
+    little more than the comparison. Raises RecordError where they differ.
     """
 
     def __init__(
@@ -66,37 +62,41 @@ class ShardWriter:
         if path.suffix != ".h5":
             raise OutputError(f"{path}: a shard's name ends in .h5; call it {path.stem}.h5")
         self._path = path
-        self._shard_size = shard_size
-        self._overwrite = overwrite
-        self._options = options
-        self._classes = _Classes(classes)
+        self._plan = Plan(classes, shard_size, options.shard_bytes, options.pixel_size, options.append)
+        self._resume = options.resume
+        self._progress = Progress(path, self._plan, overwrite=overwrite, resume=options.resume)
+        self._builder: ShardBuilder | None = None
         self._ids: set[str] = set()
+        self._rows: Iterator[bytes] = iter(())
+        self._row: bytes | None = None
         self.map_size: tuple[int, ...] = ()
         self.map_count = 0
         self.annotator_map_count = 0
-        self.written: list[WrittenShard] = []
-        self._stack = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        self._former = _series(self._path) if self._shard_size else [self._path]
-        for path in self._former:
-            refuse_existing(path, overwrite=self._overwrite)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._begin()
+        with self._room():
+            self._progress.open()
+        try:
+            self._take_up()
+        except BaseException as error:
+            self._progress.close(error)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:
-            if not self.count:
-                raise RecordError(f"{self._path}: no record left to pack; see the warnings before this")
-            self._finish()
-            self._agree_on_classes()
-        self._remove_former()
+        try:
+            if error is None:
+                with self._room():
+                    self._end()
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            if self._builder is not None:
+                self._builder.close()
+            self._progress.close(error)
 
     @property
     def count(self) -> int:
@@ -107,6 +107,16 @@ class ShardWriter:
     def classes(self) -> list[str]:
         """The names of the labels so far, "" where one is not known."""
         return self._classes.names()
+
+    @property
+    def written(self) -> list[WrittenShard]:
+        """The shards of this run that are complete."""
+        return self._progress.finished
+
+    @property
+    def awaits(self) -> bool:
+        """Whether records are still to come that the run before this one has packed, and no others."""
+        return self._row is not None or self._progress.complete
 
     def add(
         self, record: Record, image: bytes, values: Map | None, weight: Map | None = None, *,
@@ -119,93 +129,106 @@ class ShardWriter:
         image that does not decode), MapError, ShardError for a label without a class, OutputError for a map of
         another size than the first.
         """
-        self.append(self.prepare(Sample(record, image, values, weight, label_of(record), annotators or {})))
+        if self.passes_over(record):
+            return
+        awaited = self.awaits
+        ready = self.prepare(Sample(record, image, values, weight, label_of(record), annotators or {}))
+        self.check(ready)
+        self.keep(ready, awaited=awaited)
+
+    def passes_over(self, record: Record) -> bool:
+        """Return whether a record is the next of those that the run before this one has packed; then it is in."""
+        if self._row is None or _text(record) != self._row:
+            return False
+        self._ids.add(record["id"])
+        self._classes.learn(record, label_of(record))
+        self._row = next(self._rows, None)
+        return True
 
     def prepare(self, sample: Sample) -> Ready:
-        """Check a sample, as far as it can be without those before it, for ``append``; from any thread."""
-        return ready_sample(sample, self._options.pixel_size)
+        """Check a sample, as far as it can be without those before it; from any thread."""
+        return ready_sample(sample, self._plan.pixel_size)
 
-    def append(self, ready: Ready) -> None:
-        """Write what ``prepare`` has returned, once it was compared with the records before it."""
-        record = ready.sample.record
+    def check(self, ready: Ready) -> None:
+        """Compare what ``prepare`` has returned with the records before it, and learn the name of its class."""
+        record, values = ready.sample.record, ready.sample.map
         place = f'record "{record["id"]}"'
         if record["id"] in self._ids:
             raise RecordError(f"{place}: this id comes twice; every record needs its own")
-        if ready.sample.map is not None:
-            refuse_two_sizes(ready.sample.map.shape, self.map_size or ready.sample.map.shape, place)
+        if record["id"] in self._progress.earlier.ids:
+            raise RecordError(f"{place}: this id is in the series already; every record needs its own")
+        if values is not None:
+            refuse_two_sizes(values.shape, self.map_size or values.shape, place)
         self._classes.learn(record, ready.sample.label)
-        self._keep(ready)
 
-    def _keep(self, ready: Ready) -> None:
-        if self._builder.count == self._shard_size:
-            self._finish()
-            self._begin()
-        with written_as(self._path):
-            self._builder.add(*ready)
+    def keep(self, ready: Ready, *, awaited: bool) -> None:
+        """Write what was checked. ``awaited`` says that it was read while others were awaited: RecordError."""
         sample = ready.sample
+        if awaited:
+            raise RecordError(
+                f'record "{sample.record["id"]}": the run that was broken off did not pack it here; --resume needs the '
+                "same records in the same order, or begin anew with --overwrite alone"
+            )
+        with self._room():
+            self._open_shard(ready).add(*ready)
         self._ids.add(sample.record["id"])
         if sample.map is not None:
             self.map_size = sample.map.shape
             self.map_count += 1
         self.annotator_map_count += len(sample.annotators)
 
-    def _begin(self) -> None:
-        self._builder = ShardBuilder(self._path.parent, self._options.pixel_size)
-        self._stack.callback(self._builder.close)
+    def _open_shard(self, ready: Ready) -> ShardBuilder:
+        """Return the shard in which there is room for one more."""
+        if self._builder is not None and self._is_full(self._builder, ready):
+            self._finish(self._builder, last=False)
+        if self._builder is None:
+            self._builder = ShardBuilder(self._progress.begin(), self.classes, self._plan.pixel_size)
+        return self._builder
 
-    def _finish(self) -> None:
-        path = _numbered(self._path, len(self.written)) if self._shard_size else self._path
-        beside = self._stack.enter_context(replacing(path, overwrite=self._overwrite, durable=True))
-        with written_as(self._path):
-            digest = self._builder.write(beside, self.classes)
-        self.written.append(WrittenShard(path, beside, self.classes, self._builder.count, digest))
+    def _is_full(self, builder: ShardBuilder, ready: Ready) -> bool:
+        if builder.count == self._plan.shard_size:
+            return True
+        limit = self._plan.shard_bytes
+        return limit is not None and builder.bytes_with(ready.sample, ready.text) > limit
 
-    def _agree_on_classes(self) -> None:
-        """A label that came late has its name in the earlier shards too."""
-        for shard in self.written:
-            if shard.classes != self.classes:
-                shard.digest = replace_attribute(shard.beside, "classes", dump_classes(self.classes))
+    def _finish(self, builder: ShardBuilder, *, last: bool) -> None:
+        digest = builder.write(self.classes)
+        self._progress.finish(self.classes, builder.count, digest, last=last)
+        self._builder = None
 
-    def _remove_former(self) -> None:
-        for path in set(self._former) - {shard.path for shard in self.written}:
-            logger.warning("%s: removed, as it belonged to the shards that were replaced", path)
-            path.unlink()
+    def _take_up(self) -> None:
+        """Begin with what is there: shards to add to, and those of a run that was broken off."""
+        earlier = self._progress.earlier
+        self._classes = ClassNames(self._plan.classes, earlier.classes)
+        self.map_size = earlier.map_size
+        for shard in self._progress.readers():
+            self.map_size = shard.map_size if shard.has_map.any() else self.map_size
+            self.map_count += int(shard.has_map.sum())
+            self.annotator_map_count += shard.annotator_map_count
+        self._rows = (shard.text(index) for shard in self._progress.readers() for index in range(len(shard)))
+        self._row = next(self._rows, None)
 
-
-class _Classes:
-    """The names of the labels: given once for all, or learnt from the records."""
-
-    def __init__(self, given: list[str] | None) -> None:
-        self._given = given
-        self._names = dict(enumerate(given or []))
-        self._count = len(self._names)
-
-    def names(self) -> list[str]:
-        return [self._names.get(label, "") for label in range(self._count)]
-
-    def learn(self, record: Record, label: int) -> None:
-        place = f'record "{record["id"]}"'
-        name = record.get("class")
-        if name is not None and not isinstance(name, str):
-            raise RecordError(f"{place}: class is {str(name)[:60]}; expected a name")
-        if self._given is not None and label >= len(self._given):
-            raise ShardError(f"{place}: label {label} is beyond the {len(self._given)} classes, counted from 0")
-        if label > _MAX_LABEL:
-            raise ShardError(f"{place}: label {label}, expected at most {_MAX_LABEL}; number the classes from 0")
-        if label < 0:
-            return
-        if name and self._names.setdefault(label, name) != name:
-            raise ShardError(
-                f'{place}: label {label} is class "{name}", but it was "{self._names[label]}" before; '
-                "one label has one name: renumber one of the sources"
+    def _end(self) -> None:
+        if self._row is not None:
+            raise RecordError(
+                f"{self._path}: the records end after {self.count}, and the run that was broken off had packed more; "
+                "--resume needs the same records, or begin anew with --overwrite alone"
             )
-        self._count = max(self._count, label + 1)
+        if not self.count:
+            raise RecordError(f"{self._path}: no record left to pack; see the warnings before this")
+        if self._builder is not None:
+            self._finish(self._builder, last=True)
+        self._progress.publish(self.classes)
+
+    def _room(self) -> AbstractContextManager[None]:
+        """Say in the error of a full disk what is left."""
+        left = "finished shards wait for --resume" if self._resume else "nothing is left of it"
+        return written_as(self._path, f"{left}, make room")
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}-{number:05d}.h5")
-
-
-def _series(path: Path) -> list[Path]:
-    pattern = re.compile(re.escape(path.stem) + r"-[0-9]{5}\.h5")
-    return sorted(other for other in path.parent.glob("*.h5") if pattern.fullmatch(other.name))
+def _text(record: Record) -> bytes | None:
+    """Return a record as it is packed, None where it cannot be."""
+    try:
+        return dump_record(record).rstrip(b"\n")
+    except RecordError:
+        return None
