@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli.options import device_option, from_option, shards_argument, use_maps_option, warn_of_control
+from hkmap.cli.options import (
+    device_option,
+    fold_options,
+    from_option,
+    shards_argument,
+    use_maps_option,
+    warn_of_control,
+)
 from hkmap.cli.progress import track
 from hkmap.cli.stream import StreamCommand, print_result
+
+if TYPE_CHECKING:
+    from hkmap.storage.folds import Folding
 
 
 @click.command("eval", cls=StreamCommand)
@@ -19,6 +29,7 @@ from hkmap.cli.stream import StreamCommand, print_result
               help="Repeatable. top1, top5: accuracy. mse: the attention map against the human map, with "
                    "the mse of a map of zeros beside it. insertion (higher "
                    "is better), deletion (lower is better): RISE's area under the curve.")
+@fold_options("Measure on this fold alone, which train and finetune held out.")
 @use_maps_option
 @click.option("--step", type=click.IntRange(min=1), metavar="PIXELS",
               help="Pixels that insertion and deletion change at a time. [default: a 28th of the image; 1792 at 224]")
@@ -26,7 +37,9 @@ from hkmap.cli.stream import StreamCommand, print_result
               help="In insertion and deletion keep the whole image's map, instead of looking anew at each frame.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @device_option
-def evaluate(shards: tuple[Path, ...], source: Path, device: str, **options: Any) -> None:
+def evaluate(
+    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
+) -> None:
     """Measure a network on shards: was it more right, and more honest.
 
     Prints one JSON object; a table for people goes to stderr. Each metric is the mean over the samples it applies
@@ -38,14 +51,18 @@ def evaluate(shards: tuple[Path, ...], source: Path, device: str, **options: Any
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
     from hkmap.engine import jobs
+    from hkmap.engine.crossvalidation import check_fold, hold_out
     from hkmap.engine.evaluation import EvaluationOptions
     from hkmap.engine.runs import load_model
     from hkmap.storage.sequence import ShardSequence
 
     reader, model = ShardSequence(shards), load_model(source)
+    held_out = hold_out(reader, *fold) if fold else None
+    check_fold(model, held_out)
+    total = int(held_out.inside.sum()) if held_out else len(reader)
     report = jobs.measure(
-        model, reader, EvaluationOptions(**options), jobs.pick_device(device),
-        watch=lambda rows: track(rows, "evaluating", total=len(reader)),
+        model, reader, EvaluationOptions(**options), jobs.pick_device(device), held_out=held_out,
+        watch=lambda rows: track(rows, "evaluating", total=total),
     )
     warn_of_control(model)
     _print_table(str(source), report)

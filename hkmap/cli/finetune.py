@@ -39,4 +39,5 @@ def finetune(
     from hkmap.engine.runs import load_model
 
     model = replace(load_model(source), control=control, state={})
-    carry_out(model, optimisation_options(options, gamma=gamma, update=update), shards=shards, **options)
+    optimisation = optimisation_options(options, gamma=gamma, update=update)
+    carry_out(model, optimisation, shards=shards, pretrained=True, **options)

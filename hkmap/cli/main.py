@@ -21,11 +21,14 @@ from hkmap.cli.idrid import idrid
 from hkmap.cli.info import info
 from hkmap.cli.join import join
 from hkmap.cli.masks2map import masks2map
+from hkmap.cli.merge import merge
 from hkmap.cli.pack import pack
 from hkmap.cli.points2map import points2map
 from hkmap.cli.predict import predict
 from hkmap.cli.resize import resize
+from hkmap.cli.sample import sample
 from hkmap.cli.show import show
+from hkmap.cli.split import split
 from hkmap.cli.stream import StreamGroup
 from hkmap.cli.train import train
 from hkmap.cli.unpack import unpack
@@ -69,8 +72,8 @@ def hkmap() -> None:
 COMMANDS: tuple[click.Command, ...] = (
     cub, dogs, folder, idrid, print_annotations,
     join,
-    bubbles2map, points2map, boxes2map, masks2map, weights, view, resize, predict,
-    pack, unpack, info, verify, show, ceiling, validate,
+    bubbles2map, points2map, boxes2map, masks2map, weights, view, resize, sample, predict,
+    pack, unpack, merge, split, info, verify, show, ceiling, validate,
     train, finetune, evaluate,
 )
 

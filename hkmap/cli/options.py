@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,6 @@ from hkmap.cli.stream import EXISTING, OUTPUT, Function
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
-
-
 
 def shards_argument(function: Function) -> Function:
     """Add the argument SHARD..., one or several, read as one."""
@@ -33,6 +32,48 @@ def device_option(function: Function) -> Function:
                         help="auto (CUDA where there is one), cpu, cuda or cuda:N.")(function)
 
 
+class FoldNumber(click.ParamType):
+    """I/K: fold I, from 1, of K, from 2; as text, as it stands in config.toml."""
+
+    name = "fold"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        found = re.fullmatch(r"0*([1-9][0-9]*)/0*([1-9][0-9]*)", str(value))
+        if found is None or int(found[2]) < 2 or int(found[1]) > int(found[2]):
+            self.fail(f"{value!r}: expected fold I of K as I/K, such as 1/5 to 5/5.", param, ctx)
+        return f"{found[1]}/{found[2]}"
+
+
+def fold_options(purpose: str) -> Callable[[Function], Function]:
+    """Add --fold, whose help begins with its ``purpose``, --fold-seed and --group, joined into the argument ``fold``.
+
+    It is the number of the fold and how the records are cut, None without --fold.
+    """
+
+    def decorate(function: Function) -> Function:
+        @click.option("--fold", type=FoldNumber(), metavar="I/K",
+                      help=f"{purpose} Fold I, from 1, of the K that `hkmap split --folds K` would make of the shards.")
+        @click.option("--fold-seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
+                      help="The --seed of that split: another seed, other folds.")
+        @click.option("--group", metavar="KEY",
+                      help="The --group of that split: a key of the records, such as patient, of which no value is in "
+                           "two folds.")
+        @functools.wraps(function)
+        def wrapper(*args: Any, fold: str | None, fold_seed: int, group: str | None, **kwargs: Any) -> Any:
+            if fold is None:
+                if group is not None:
+                    raise click.UsageError("--group says how folds are cut; say --fold I/K too.")
+                return function(*args, fold=None, **kwargs)
+            from hkmap.storage.folds import Folding
+
+            number, folds = map(int, fold.split("/"))
+            return function(*args, fold=(number, Folding(folds, fold_seed, group)), **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
 def use_maps_option(function: Function) -> Function:
     """Add --use-maps."""
     return click.option("--use-maps", is_flag=True,
@@ -46,6 +87,7 @@ def training_options(function: Function) -> Function:
                      help="A shard on which the best epoch is chosen; repeatable. Never the test set."),
         click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
                      help="Without --val: the share of the training samples held out. 0: the last epoch is kept."),
+        fold_options("Train on all but this fold, which does not choose the best epoch either; measure on it by eval."),
         click.option("--augment", "augmentations", multiple=True, metavar="KIND",
                      type=click.Choice(["mirror", "crop", "rotate", "intensity"]),
                      help="Move image and map together, at random: mirror, crop (50 to 100 % of the area), rotate (up "

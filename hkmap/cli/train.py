@@ -54,4 +54,4 @@ def train(
     model = new_model(architecture, Preprocessing(image_size, image_size, fit), classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights)
-    carry_out(model, optimisation, shards=shards, **options)
+    carry_out(model, optimisation, shards=shards, pretrained=False, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hkmap.cli.stream import print_result
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
     from hkmap.engine.training import TrainingOptions
+    from hkmap.storage.folds import Folding
 
 
 def carry_out(
@@ -23,20 +25,31 @@ def carry_out(
     shards: tuple[Path, ...],
     val: tuple[Path, ...],
     val_share: float,
+    fold: tuple[int, Folding] | None,
     augmentations: tuple[str, ...],
     device: str,
     out: Path,
     resume: bool,
     overwrite: bool,
+    pretrained: bool,
 ) -> None:
-    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON."""
+    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
+
+    ``pretrained`` says that it is another run's, which must not have learnt from the fold that this one holds out.
+    """
     from hkmap.engine import jobs, runs
+    from hkmap.engine.crossvalidation import check_fold, described, hold_out
     from hkmap.engine.training import fit
     from hkmap.storage.sequence import ShardSequence
 
+    sequence = ShardSequence(shards)
+    held_out = hold_out(sequence, *fold) if fold else None
+    if pretrained:
+        check_fold(model, held_out)
+    model = replace(model, fold=described(held_out) if held_out else None)
     data = jobs.make_data(
-        model, ShardSequence(shards), ShardSequence(val) if val else None,
-        val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
+        model, sequence, ShardSequence(val) if val else None,
+        val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
     )
     warn_of_control(model)
     training = jobs.prepare(model, data, optimisation, jobs.pick_device(device))

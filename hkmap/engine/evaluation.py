@@ -137,9 +137,16 @@ def accuracy(
 
 
 def evaluate(
-    network: AttentionBranchNetwork, examples: ShardExamples, options: EvaluationOptions, device: torch.device
+    network: AttentionBranchNetwork,
+    examples: ShardExamples,
+    options: EvaluationOptions,
+    device: torch.device,
+    *,
+    indices: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Yield, sample by sample, the metrics asked for; one that does not apply to a sample is left out.
+
+    ``indices`` are the samples to measure on; None is all.
 
     top1 and top5 are 0 or 1 (a sample without a label has none). mse is the mean square difference between the
     network's own map and the human map, both in [0, 1], at the network's map size, over the cells that somebody knows
@@ -149,7 +156,7 @@ def evaluate(
     if network.attention is None and (options.use_maps or not {"top1", "top5"}.issuperset(options.metrics)):
         raise RunError("the network has no attention branch, so it has no map; only top1 and top5 can be measured")
     place(network, device).eval()
-    indices = np.arange(len(examples))
+    indices = np.arange(len(examples)) if indices is None else indices
     for batch in batches(indices, examples.example, examples.map_size, options.batch_size):
         with torch.inference_mode():        # not around the yield: it would stay on in the caller
             columns = _evaluate_batch(network, batch.to(device), examples.preprocessing, options)

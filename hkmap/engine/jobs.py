@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.crossvalidation import HeldOut, named
 from hkmap.engine.data import ShardExamples, exchange_maps
 from hkmap.engine.evaluation import EvaluationOptions, evaluate, pixel_step, reported
 from hkmap.engine.runs import TrainedModel, load_model
@@ -19,6 +22,7 @@ from hkmap.engine.training import Data, Training, TrainingOptions, Validation
 from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
 from hkmap.storage.atomic import replacing
+from hkmap.storage.folds import groups_of, ids_of, part_of
 from hkmap.storage.sequence import ShardSequence
 
 
@@ -53,9 +57,11 @@ def make_data(
     val_share: float = 0.0,
     augmentations: tuple[str, ...] = (),
     seed: int = 0,
+    held_out: HeldOut | None = None,
 ) -> Data:
     """Return the data of a run; ``val_share`` of the shards is held out for validation where ``val`` is None.
 
+    What is ``held_out`` has no part in any of it; its group, if it has one, keeps the validation's records apart too.
     With model.control "shuffled" every training image gets another image's human map.
     """
     check_classes(model, shards)
@@ -63,22 +69,43 @@ def make_data(
         place = shards.place(int(np.argmax(shards.labels < 0)))
         raise RunError(f"{place}: has no label; training needs one for each record")
     map_size = model.architecture.map_size(model.preprocessing.size)
-    map_of = exchange_maps(shards.has_map, seed) if model.control == "shuffled" else None
+    free = np.ones(len(shards), dtype=np.bool_) if held_out is None else ~held_out.inside
+    map_of = exchange_maps(shards.has_map & free, seed) if model.control == "shuffled" else None
     examples = ShardExamples(
         shards, model.preprocessing, map_size, augmentations=augmentations, seed=seed, map_of=map_of
     )
-    indices = np.arange(len(shards))
+    indices = np.flatnonzero(free)
     if val is not None:
         check_classes(model, val)
-        held_out = ShardExamples(val, model.preprocessing, map_size)
-        return Data(examples, indices, Validation(held_out, np.flatnonzero(val.labels >= 0)))
+        validated = ShardExamples(val, model.preprocessing, map_size)
+        return Data(examples, indices, Validation(validated, np.flatnonzero(val.labels >= 0)))
     if val_share == 0:
         return Data(examples, indices, None)
+    group = None if held_out is None else held_out.folding.group
+    if group is None:
+        chosen = _share_of(indices, val_share, seed)
+    else:
+        chosen = _groups_share_of(shards, indices, val_share, seed, group)
+    validation = Validation(ShardExamples(shards, model.preprocessing, map_size), indices[chosen])
+    return Data(examples, indices[~chosen], validation)
+
+
+def _share_of(indices: npt.NDArray[np.int64], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which of the samples (n,) are held out for validation."""
     # a stream of its own, so that the split does not follow the order of the first epoch
     mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
-    count = min(max(1, round(val_share * len(shards))), len(shards) - 1)
-    validation = Validation(ShardExamples(shards, model.preprocessing, map_size), np.sort(mixed[:count]))
-    return Data(examples, np.sort(mixed[count:]), validation)
+    count = min(max(1, round(share * len(indices))), len(indices) - 1)
+    return np.isin(indices, mixed[:count])
+
+
+def _groups_share_of(
+    shards: ShardSequence, indices: npt.NDArray[np.int64], share: float, seed: int, group: str
+) -> npt.NDArray[np.bool_]:
+    """Like _share_of, but a group is held out as a whole or not at all."""
+    ids, groups = ids_of(shards), groups_of(shards, group) or []
+    shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
+    own_ids, own_groups = ([names[index] for index in indices] for names in (ids, groups))
+    return part_of(own_ids, shards.labels[indices], own_groups, shares, seed=seed) == 1
 
 
 def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
@@ -122,23 +149,27 @@ def measure(
     options: EvaluationOptions,
     device: torch.device,
     *,
+    held_out: HeldOut | None = None,
     watch: Callable[[Iterable[dict[str, float]]], Iterable[dict[str, float]]] = iter,
 ) -> dict[str, Any]:
     """Return the mean of each metric, over how many samples each was taken, and how it was measured.
 
-    ``watch`` may wrap the samples' figures to show progress. A metric that applies to no sample is None.
+    Only the fold ``held_out`` is measured on, where there is one. ``watch`` may wrap the samples' figures to show
+    progress. A metric that applies to no sample is None.
     """
     check_classes(model, shards)
     examples = ShardExamples(shards, model.preprocessing, model.architecture.map_size(model.preprocessing.size))
     found: dict[str, list[float]] = {name: [] for name in reported(options.metrics)}
-    for figures in watch(evaluate(model.network, examples, options, device)):
+    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    for figures in watch(evaluate(model.network, examples, options, device, indices=indices)):
         for name, value in figures.items():
             found[name].append(value)
     return {
-        "samples": len(shards),
+        "samples": len(indices),
         "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},
         "counts": {name: len(values) for name, values in found.items()},
         "control": model.control,
+        **({} if held_out is None else named(held_out)),
         "settings": {
             "use_maps": options.use_maps,
             "step": pixel_step(options, model.preprocessing.size),

@@ -30,7 +30,8 @@ class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
     ``control`` is "none" or "shuffled": whether its human maps were other images' (the sham control).
-    ``state`` is what training needs to go on: optimizer, position, best score so far.
+    ``state`` is what training needs to go on: optimizer, position, best score so far. ``fold`` says which fold of its
+    shards it held out, as crossvalidation describes it; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
@@ -39,6 +40,7 @@ class TrainedModel:
     class_names: tuple[str, ...]
     control: str
     state: dict[str, Any]
+    fold: dict[str, Any] | None = None
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
@@ -50,6 +52,7 @@ def save_model(path: Path, model: TrainedModel) -> None:
         "preprocessing": asdict(model.preprocessing),
         "class_names": list(model.class_names),
         "control": model.control,
+        "fold": model.fold,
         "weights": model.network.state_dict(),
         "state": model.state,
     }
@@ -87,6 +90,7 @@ def load_model(path: Path) -> TrainedModel:
         class_names=tuple(content["class_names"]),
         control=content["control"],
         state=content["state"],
+        fold=content.get("fold"),
     )
 
 

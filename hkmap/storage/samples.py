@@ -63,6 +63,20 @@ def checked_sample(sample: Sample) -> Sample:
     return replace(sample, map=values, weight=weight, annotators=annotators)
 
 
+def labelled_record(sample: Sample) -> Record:
+    """Return a shard's record with its label; one of another writer may have it in the column alone."""
+    if sample.label < 0 or sample.record.get("label") is not None:
+        return sample.record
+    return {**sample.record, "label": sample.label}
+
+
+def given_weight(sample: Sample) -> Map | None:
+    """Return the weights a record came with; the others in a shard with weights have 1 everywhere."""
+    if sample.weight is None or (not sample.record.get("weights") and (sample.weight == 1).all()):
+        return None
+    return sample.weight
+
+
 def refuse_turned(record: Record, pixels: Pixels) -> None:
     """Raise ImageError for a frame that lies the other way round than the image; another scale of it is all right."""
     if record.get("size") is None:

@@ -1,0 +1,42 @@
+"""hkmap merge: shards in, one shard (or a series) out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hkmap.cli.options import shards_argument
+from hkmap.cli.progress import track
+from hkmap.cli.stream import OUTPUT, StreamCommand, overwrite_option, print_result
+
+
+@click.command("merge", cls=StreamCommand)
+@click.argument("out", type=OUTPUT, metavar="OUT.h5")
+@shards_argument
+@click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
+              help="Begin another shard after N records: OUT-00000.h5, OUT-00001.h5, and so on.")
+@overwrite_option
+def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite: bool) -> None:
+    """Join shards into one, or into a series of another size, in the order given.
+
+    Images stay the files they were, byte for byte; maps, weights, annotators' maps and every key of the records are
+    kept, and checked on the way as hkmap pack checks them. The shards must agree on the names of the classes, the size
+    of the maps, and have no id in common. The shards that are read stay where they are.
+
+    Nothing has its final name until all is written. Prints one JSON object, as hkmap pack does.
+
+    \b
+    Example:
+      hkmap merge all.h5 monday.h5 tuesday.h5
+      hkmap merge part.h5 all.h5 --shard-size 10000
+    """
+    from hkmap.storage.merging import merge_shards
+    from hkmap.storage.packing import summary_of
+    from hkmap.storage.sequence import ShardSequence
+    from hkmap.storage.writing import ShardWriter
+
+    sequence = ShardSequence(shards)
+    with ShardWriter(out, classes=sequence.classes, shard_size=shard_size, overwrite=overwrite) as writer:
+        merge_shards(sequence, writer, watch=lambda rows: track(rows, "merging", total=len(sequence)))
+    print_result(summary_of(writer))

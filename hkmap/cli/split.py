@@ -1,0 +1,91 @@
+"""hkmap split: shards in, a shard a part out."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from hkmap.cli.options import shards_argument
+from hkmap.cli.progress import track
+from hkmap.cli.stream import OUTPUT, StreamCommand, overwrite_option, print_result
+
+
+class Shares(click.ParamType):
+    """NAME=SHARE,... as exact numbers by their names; they add up to 1."""
+
+    name = "shares"
+
+    def convert(
+        self, value: str | dict[str, Fraction], param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Fraction]:
+        if isinstance(value, dict):
+            return value
+        shares: dict[str, Fraction] = {}
+        for pair in value.split(","):
+            name, _, share = pair.strip().partition("=")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in shares:
+                self.fail(f'"{pair}": expected NAME=SHARE with a NAME of its own, of letters and digits.', param, ctx)
+            if not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+/0*[1-9][0-9]*", share) or not Fraction(share):
+                self.fail(f'"{pair}": expected a share above 0, such as 0.8 or 1/3.', param, ctx)
+            shares[name] = Fraction(share)
+        if sum(shares.values()) != 1:
+            self.fail(f"the shares add up to {float(sum(shares.values())):g}, expected 1.", param, ctx)
+        return shares
+
+
+@click.command("split", cls=StreamCommand)
+@shards_argument
+@click.option("--shares", type=Shares(), metavar="NAME=SHARE,...",
+              help="A part of each name: train=0.8,val=0.1,test=0.1, or thirds, a=2/3,b=1/3. They add up to 1.")
+@click.option("--folds", type=click.IntRange(min=2), metavar="K",
+              help="K equal parts, fold-1 to fold-K; fold-I is what --fold I/K holds out in train, finetune and eval.")
+@click.option("--out", type=OUTPUT, required=True, metavar="DIR", help="The folder of the new shards, DIR/NAME.h5.")
+@click.option("--group", metavar="KEY",
+              help="A key of the records, such as patient: records in which it is the same stay in one part.")
+@click.option("--stratify/--no-stratify", default=True, show_default=True,
+              help="Whether each part is to have its share of every label, or is drawn without a look at them.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
+              help="Another seed, another split.")
+@overwrite_option
+def split(
+    shards: tuple[Path, ...], shares: dict[str, Fraction] | None, folds: int | None, out: Path, group: str | None,
+    stratify: bool, seed: int, overwrite: bool,
+) -> None:
+    """Split shards into parts, a shard each: train, val and test, say, or the folds of a cross-validation.
+
+    What goes where depends on the ids, labels and groups of all records and on the seed, not on the order of records or
+    shards. It is decided by scikit-learn: StratifiedKFold, or with --group StratifiedGroupKFold, which keeps groups
+    whole and labels even as far as it can. Shares are made of folds: 0.8, 0.1 and 0.1 take eight, one and one of ten.
+    Nothing is left out and nothing is in two parts. Copying keeps everything, as in hkmap merge.
+
+    Prints one JSON object: {"records", "parts": {NAME: {"path", "records", "share", "maps", "classes": [{"label",
+    "class", "records"}, ...], "sha256"}, ...}, "group", "stratified", "seed"}; share is of the records.
+
+    \b
+    Example:
+      hkmap split data.h5 --shares train=0.8,val=0.1,test=0.1 --group patient --out parts/
+      hkmap split data.h5 --folds 5 --out folds/
+    """
+    from hkmap.storage.folds import Folding, folds_of, parts_of
+    from hkmap.storage.merging import split_shards
+    from hkmap.storage.sequence import ShardSequence
+
+    if (shares is None) == (folds is None):
+        raise click.UsageError("Say either --shares NAME=SHARE,... or --folds K.")
+    sequence = ShardSequence(shards)
+    if shares is not None:
+        names, chosen = list(shares), parts_of(sequence, shares, group=group, stratify=stratify, seed=seed)
+    else:
+        names = [f"fold-{number + 1}" for number in range(folds or 0)]
+        chosen = folds_of(sequence, Folding(len(names), seed, group, stratify)) - 1
+    parts = split_shards(
+        sequence, chosen, names, out, overwrite=overwrite,
+        watch=lambda rows: track(rows, "splitting", total=len(sequence)),
+    )
+    print_result({
+        "records": len(sequence), "parts": dict(zip(names, parts, strict=True)), "group": group,
+        "stratified": stratify, "seed": seed,
+    })

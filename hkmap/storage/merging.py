@@ -1,0 +1,85 @@
+"""Shards into other shards, record by record: what `hkmap merge` and `hkmap split` do."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hkmap.errors import OutputError
+from hkmap.storage.folds import Numbers
+from hkmap.storage.layout import Sample
+from hkmap.storage.samples import given_weight, labelled_record
+from hkmap.storage.sequence import ShardSequence
+from hkmap.storage.writing import ShardWriter
+
+Watch = Callable[[Iterable[int]], Iterable[int]]
+
+
+def merge_shards(shards: ShardSequence, writer: ShardWriter, *, watch: Watch = iter) -> None:
+    """Add every record of ``shards``, in order, to ``writer``, which checks them as if they were new.
+
+    ``watch`` may wrap the record numbers to show progress.
+    """
+    for index in watch(range(len(shards))):
+        copy_sample(writer, shards.read(index))
+
+
+def split_shards(
+    shards: ShardSequence, parts: Numbers, names: Sequence[str], out: Path, *, overwrite: bool, watch: Watch = iter
+) -> list[dict[str, Any]]:
+    """Write a shard OUT/NAME.h5 of each part, and return what is in it.
+
+    ``parts`` (n,) is each record's place in ``names``. All parts have the classes of all shards, and keep the
+    records' order. Raises OutputError where a shard is in the way, also one of a former split into more folds.
+    """
+    _refuse_former(out, names)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(ShardWriter(out / f"{name}.h5", classes=shards.classes, overwrite=overwrite))
+            for name in names
+        ]
+        for index in watch(range(len(shards))):
+            copy_sample(writers[parts[index]], shards.read(index))
+    return [_part(shards, parts == number, writer) for number, writer in enumerate(writers)]
+
+
+def copy_sample(writer: ShardWriter, sample: Sample) -> None:
+    """Add a record of a shard to another one, with everything that belongs to it."""
+    writer.add(
+        labelled_record(sample), sample.image_bytes, sample.map, given_weight(sample), annotators=sample.annotators
+    )
+
+
+def _part(shards: ShardSequence, inside: npt.NDArray[np.bool_], writer: ShardWriter) -> dict[str, Any]:
+    (shard,) = writer.written
+    return {
+        "path": str(shard.path),
+        "records": shard.count,
+        "share": round(shard.count / len(shards), 6),
+        "maps": writer.map_count,
+        "classes": classes_in(shards.labels[inside], shards.classes),
+        "sha256": shard.digest,
+    }
+
+
+def classes_in(labels: Numbers, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how many records have which label; -1, the unlabelled, only where there are some."""
+    counts = Counter(labels.tolist())
+    unknown = [(-1, "")] if counts[-1] else []
+    return [{"label": label, "class": name, "records": counts[label]} for label, name in [*enumerate(names), *unknown]]
+
+
+def _refuse_former(out: Path, names: Sequence[str]) -> None:
+    folds = re.compile(r"fold-[0-9]+")
+    if not all(map(folds.fullmatch, names)) or not out.is_dir():
+        return
+    for path in sorted(out.glob("fold-*.h5")):
+        if folds.fullmatch(path.stem) and path.stem not in names:
+            raise OutputError(f"{path}: of another split, into more folds than {len(names)}; remove it first")
