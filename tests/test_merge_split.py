@@ -259,3 +259,26 @@ def test_a_sample_flows_from_shard_to_shard(shell, make_shard):
     make_shard("train.h5", 12)
     done = shell("hkmap unpack train.h5 | hkmap sample 3 --per-class | hkmap pack small.h5 | jq -c .records")
     assert (done.exit_code, done.stdout) == (0, "6\n"), done.stderr
+
+
+def test_shards_of_pixels_stay_so(hk, rich):
+    for name, chosen in [("a", rich[:4]), ("b", rich[4:]), ("all", rich)]:
+        assert hk("pack", f"{name}.h5", "--store", "pixels", "--size", "12x16", stdin=chosen).exit_code == 0
+    assert hk("merge", "merged.h5", "a.h5", "b.h5").exit_code == 0
+    assert Path("merged.h5").read_bytes() == Path("all.h5").read_bytes()
+    assert hk("split", "all.h5", "--folds", 2, "--out", "folds").exit_code == 0
+    assert contents(["folds/fold-1.h5", "folds/fold-2.h5"]) == contents(["all.h5"])
+    assert ShardReader(Path("folds/fold-1.h5")).pixel_size == (12, 16)
+    assert hk("unpack", "all.h5", "--to", "webdataset", "--out", "all.tar").exit_code == 0
+    back = hk("webdataset", "all.tar", "--out", "files")
+    assert hk("pack", "again.h5", "--store", "pixels", "--size", "12x16", stdin=back.records).exit_code == 0
+    assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(Path("all.h5")))
+
+
+def test_files_and_pixels_are_not_merged(hk, rich):
+    assert hk("pack", "files.h5", stdin=rich[:4]).exit_code == 0
+    assert hk("pack", "pixels.h5", "--store", "pixels", "--size", "8", stdin=rich[4:]).exit_code == 0
+    done = hk("merge", "all.h5", "files.h5", "pixels.h5")
+    assert done.exit_code == 1
+    assert "pixels.h5: holds pixels of 8x8, but files.h5 image files; expected one kind" in done.stderr
+    assert not Path("all.h5").exists()

@@ -109,7 +109,7 @@ def test_two_shards_with_one_id_are_not_unpacked_over_each_other(hk: Hk, records
     hk("pack", "train.h5", stdin=records)
     done = hk("unpack", "train.h5", "train.h5", "--out", "files", "--overwrite")
     assert done.exit_code == 1
-    assert 'record "bird/0": is in two of the shards; unpack them into a folder each' in done.stderr
+    assert 'record "bird/0": its files are there already, of another record with this id; unpack the two' in done.stderr
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

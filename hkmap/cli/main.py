@@ -35,6 +35,7 @@ from hkmap.cli.unpack import unpack
 from hkmap.cli.validate import validate
 from hkmap.cli.verify import verify
 from hkmap.cli.view import view
+from hkmap.cli.webdataset import webdataset
 from hkmap.cli.weights import weights
 
 
@@ -70,7 +71,7 @@ def hkmap() -> None:
 
 
 COMMANDS: tuple[click.Command, ...] = (
-    cub, dogs, folder, idrid, print_annotations,
+    cub, dogs, folder, idrid, print_annotations, webdataset,
     join,
     bubbles2map, points2map, boxes2map, masks2map, weights, view, resize, sample, predict,
     pack, unpack, merge, split, info, verify, show, ceiling, validate,

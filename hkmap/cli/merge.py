@@ -31,12 +31,15 @@ def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite
       hkmap merge all.h5 monday.h5 tuesday.h5
       hkmap merge part.h5 all.h5 --shard-size 10000
     """
-    from hkmap.storage.merging import merge_shards
+    from hkmap.storage.merging import merge_shards, pixel_size_of
     from hkmap.storage.packing import summary_of
     from hkmap.storage.sequence import ShardSequence
-    from hkmap.storage.writing import ShardWriter
+    from hkmap.storage.writing import ShardWriter, WriterOptions
 
     sequence = ShardSequence(shards)
-    with ShardWriter(out, classes=sequence.classes, shard_size=shard_size, overwrite=overwrite) as writer:
+    options = WriterOptions(pixel_size=pixel_size_of(sequence))
+    with ShardWriter(
+        out, classes=sequence.classes, shard_size=shard_size, overwrite=overwrite, options=options
+    ) as writer:
         merge_shards(sequence, writer, watch=lambda rows: track(rows, "merging", total=len(sequence)))
     print_result(summary_of(writer))

@@ -6,27 +6,60 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.stream import EXISTING, OUTPUT, StreamCommand, emit, overwrite_option
+from hkmap.cli.progress import track
+from hkmap.cli.stream import EXISTING, OUTPUT, StreamCommand, emit, overwrite_option, print_result
 
 
 @click.command("unpack", cls=StreamCommand)
 @click.argument("shards", type=EXISTING, nargs=-1, required=True, metavar="SHARD...")
-@click.option("--out", type=OUTPUT, metavar="DIR",
+@click.option("--out", type=OUTPUT, metavar="DIR|NAME.tar",
               help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
                    "of one annotator as ID@NAME.npy.")
+@click.option("--to", "form", type=click.Choice(["files", "imagefolder", "webdataset"]), default="files",
+              show_default=True,
+              help="With --out, the form. imagefolder: each in a folder of its class, DIR/images/CLASS/ID.jpg, and all "
+                   "records in DIR/records.jsonl. webdataset: a tar.")
+@click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
+              help="With --to webdataset: begin another tar after N records: NAME-00000.tar, NAME-00001.tar, ...")
 @overwrite_option
-def unpack(shards: tuple[Path, ...], out: Path | None, overwrite: bool) -> None:
+def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: int | None, overwrite: bool) -> None:
     """Print the records of shards, with all the keys they were packed with.
 
     Without --out nothing is copied: a record's image and map are references into its shard ("train.h5#17" is record
     17, counted from 0, and "train.h5#17@NAME" the map of one of its annotators), which every command reads as it reads
     files. Each record's checksum is checked on the way.
 
+    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder. The paths in DIR/records.jsonl are
+    relative to DIR, wherever it is moved. Tars of --to webdataset hold what the webdataset package reads (KEY.jpg,
+    KEY.cls, KEY.json, KEY.map.npy, KEY.weights.npy); hkmap webdataset reads all of it back. Instead of records, one
+    JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
+
     \b
     Example:
       set -o pipefail
       hkmap unpack train.h5 | jq -c 'select(.label == 3)' | hkmap pack three.h5
+      hkmap unpack train.h5 --to imagefolder --out tree/ > /dev/null
+      (cd tree && hkmap pack ../again.h5 records.jsonl)
+      hkmap unpack train.h5 --to webdataset --out tars/train.tar --shard-size 1000
     """
-    from hkmap.storage.packing import unpack_files, unpack_records
+    from hkmap.storage import packing
+    from hkmap.storage.imagefolder import write_tree
+    from hkmap.storage.webdataset import write_tars
 
-    emit(unpack_files(shards, out, overwrite=overwrite) if out else unpack_records(shards))
+    _check(out, form, shard_size)
+    if out is None:
+        emit(packing.unpack_records(shards))
+    elif form == "files":
+        emit(packing.unpack_files(shards, out, overwrite=overwrite))
+    elif form == "imagefolder":
+        emit(write_tree(packing.samples_of(shards), out, overwrite=overwrite))
+    else:
+        samples = track(packing.samples_of(shards), "unpacking")
+        print_result(write_tars(samples, out, shard_size=shard_size, overwrite=overwrite))
+
+
+def _check(out: Path | None, form: str, shard_size: int | None) -> None:
+    if form != "files" and out is None:
+        raise click.UsageError(f"--to {form} writes files: say where by --out.")
+    if shard_size is not None and form != "webdataset":
+        raise click.UsageError("--shard-size is of tars: say --to webdataset too, or use `hkmap merge`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FORMAT = "hkmap-maps"
 
 _SYNC_BYTES = 1 << 27      # written before the disk is told to take them
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class MapWriter(Protocol):
@@ -220,7 +222,7 @@ class _FolderWriter:
         checked = _checked(identifier, values, name in self._seen, self._folder)
         path = self._folder / f"{name}.{self._suffix}"
         with replacing(path, overwrite=self._overwrite) as beside:
-            beside.write_bytes(_npy(checked) if self._suffix == "npy" else _png(checked))
+            beside.write_bytes(npy_bytes(checked) if self._suffix == "npy" else _png(checked))
         self._seen.add(name)
         return str(path)
 
@@ -300,10 +302,25 @@ def _checked(identifier: str, values: Map, again: bool, out: Path) -> Map:
     return check_map(values, f'map of "{identifier}"')
 
 
-def _npy(values: Map) -> bytes:
+def npy_bytes(values: Map) -> bytes:
+    """Return a map as a .npy file has it."""
     buffer = io.BytesIO()       # where numpy writes to the disk itself, a full one has no errno
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
+
+
+def npy_map(data: bytes, place: str) -> Map:
+    """Return the map that the bytes of a .npy file hold, checked; raise MapError, which names ``place``."""
+    stream = io.BytesIO(data)
+    try:
+        shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
+        size = math.prod(shape) * dtype.itemsize
+        if size != len(data) - stream.tell() or dtype.hasobject:      # before memory is asked for
+            raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:      # as in _load_npy
+        raise MapError(f"{place}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
+    return check_map(values, place)
 
 
 def _png(values: Map) -> bytes:

@@ -6,18 +6,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hkmap.errors import OutputError
+from hkmap.errors import OutputError, ShardError
 from hkmap.storage.folds import Numbers
 from hkmap.storage.layout import Sample
 from hkmap.storage.samples import given_weight, labelled_record
 from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.writing import ShardWriter
+from hkmap.storage.series import stored_as
+from hkmap.storage.writing import ShardWriter, WriterOptions
 
 Watch = Callable[[Iterable[int]], Iterable[int]]
 
@@ -40,9 +42,12 @@ def split_shards(
     records' order. Raises OutputError where a shard is in the way, also one of a former split into more folds.
     """
     _refuse_former(out, names)
+    options = WriterOptions(pixel_size=pixel_size_of(shards))
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(ShardWriter(out / f"{name}.h5", classes=shards.classes, overwrite=overwrite))
+            stack.enter_context(
+                ShardWriter(out / f"{name}.h5", classes=shards.classes, overwrite=overwrite, options=options)
+            )
             for name in names
         ]
         for index in watch(range(len(shards))):
@@ -52,9 +57,19 @@ def split_shards(
 
 def copy_sample(writer: ShardWriter, sample: Sample) -> None:
     """Add a record of a shard to another one, with everything that belongs to it."""
-    writer.add(
-        labelled_record(sample), sample.image_bytes, sample.map, given_weight(sample), annotators=sample.annotators
-    )
+    writer.add_sample(replace(sample, record=labelled_record(sample), weight=given_weight(sample)))
+
+
+def pixel_size_of(shards: ShardSequence) -> tuple[int, int] | None:
+    """Return (height, width) of the pixels that the shards hold, None for image files; ShardError where they differ."""
+    first = shards.shards[0]
+    for shard in shards.shards:
+        if shard.pixel_size != first.pixel_size:
+            raise ShardError(
+                f"{shard.path}: holds {stored_as(shard.pixel_size)}, but {first.path} {stored_as(first.pixel_size)}; "
+                "expected one kind: unpack them, and pack them with the same --store and --size"
+            )
+    return first.pixel_size
 
 
 def _part(shards: ShardSequence, inside: npt.NDArray[np.bool_], writer: ShardWriter) -> dict[str, Any]:

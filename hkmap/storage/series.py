@@ -1,4 +1,4 @@
-"""A series of shards, NAME-00000.h5, NAME-00001.h5, and so on: its names, and what is in it already."""
+"""A series of files, NAME-00000.h5, NAME-00001.h5, and so on: its names, and what is in shards that are there."""
 
 from __future__ import annotations
 
@@ -10,29 +10,25 @@ from pathlib import Path
 from hkmap.errors import OutputError
 from hkmap.storage.sequence import ShardSequence
 
-_NUMBER = r"-([0-9]{5})\.h5"
-
 
 def numbered(path: Path, number: int) -> Path:
-    """Return the name of one shard of the series that ``path`` stands for.
+    """Return the name of one file of the series that ``path`` stands for.
 
     >>> numbered(Path("out/train.h5"), 3).as_posix()
     'out/train-00003.h5'
     """
-    return path.with_name(f"{path.stem}-{number:05d}.h5")
+    return path.with_name(f"{path.stem}-{number:05d}{path.suffix}")
 
 
 def series_of(path: Path) -> list[Path]:
     """Return the files that have names of the series, in their order."""
-    pattern = re.compile(re.escape(path.stem) + _NUMBER)
-    return sorted(other for other in path.parent.glob("*.h5") if pattern.fullmatch(other.name))
+    pattern = re.compile(re.escape(path.stem) + r"-[0-9]{5}" + re.escape(path.suffix))
+    return sorted(other for other in path.parent.glob(f"*{path.suffix}") if pattern.fullmatch(other.name))
 
 
 def number_of(path: Path) -> int:
-    """Return the number in the name of a shard of a series."""
-    found = re.search(_NUMBER, path.name)
-    assert found is not None
-    return int(found[1])
+    """Return the number in the name of a file of a series."""
+    return int(path.stem[-5:])
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def read_earlier(paths: Sequence[Path], pixel_size: tuple[int, int] | None) -> E
     for shard in sequence.shards:
         if shard.pixel_size != pixel_size:
             raise OutputError(
-                f"{shard.path}: holds {_stored(shard.pixel_size)}, and {_stored(pixel_size)} are to be added; "
+                f"{shard.path}: holds {stored_as(shard.pixel_size)}, and {stored_as(pixel_size)} are to be added; "
                 "a series holds one kind: say the same --store and --size"
             )
     sizes = [shard.map_size for shard in sequence.shards if shard.has_map.any()]
@@ -61,5 +57,6 @@ def read_earlier(paths: Sequence[Path], pixel_size: tuple[int, int] | None) -> E
     return Earlier(ids, tuple(sequence.classes), sizes[0] if sizes else ())
 
 
-def _stored(pixel_size: tuple[int, int] | None) -> str:
+def stored_as(pixel_size: tuple[int, int] | None) -> str:
+    """Return how a shard holds its images, for messages."""
     return "image files" if pixel_size is None else f"pixels of {pixel_size[0]}x{pixel_size[1]}"

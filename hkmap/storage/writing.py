@@ -129,10 +129,14 @@ class ShardWriter:
         image that does not decode), MapError, ShardError for a label without a class, OutputError for a map of
         another size than the first.
         """
-        if self.passes_over(record):
+        self.add_sample(Sample(record, image, values, weight, label_of(record), annotators or {}))
+
+    def add_sample(self, sample: Sample) -> None:
+        """Like add, for a sample, such as one of another shard; its label is that of its record."""
+        if self.passes_over(sample.record):
             return
         awaited = self.awaits
-        ready = self.prepare(Sample(record, image, values, weight, label_of(record), annotators or {}))
+        ready = self.prepare(sample)
         self.check(ready)
         self.keep(ready, awaited=awaited)
 
