@@ -198,6 +198,7 @@ def test_a_run_keeps_its_fold_and_eval_takes_no_other(hk, shard, tmp_path):
     run, options = tmp_path / "run", ["--fold-seed", 4, "--group", "patient"]
     done = hk("train", shard, *SMALL, "--epochs", 1, "--fold", "2/3", *options, "--out", run)
     assert done.exit_code == 0, done.stderr
+    assert done.records[0]["fold"] == "2/3"
     config = read_config(run / "config.toml")
     assert [config[key] for key in ("fold", "fold_seed", "group")] == ["2/3", 4, "patient"]
     assert load_model(run).fold["fold"] == "2/3"

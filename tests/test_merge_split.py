@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from hkmap.storage.description import content_digest
 from hkmap.storage.shards import ShardReader
+from hkmap.storage.writing import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 
@@ -167,6 +170,35 @@ def test_folds_of_a_former_split_are_not_taken_for_new_ones(hk, parts):
     done = hk("split", "all.h5", "--folds", 3, "--out", "out", "--overwrite")
     assert done.exit_code == 1
     assert "out/fold-4.h5: of another split, into more folds than 3; remove it first" in done.stderr
+
+
+def test_a_split_that_fails_late_leaves_no_part(hk, parts, monkeypatch):
+    whole, count = ShardWriter._finish, iter(range(9))
+
+    def full(self):
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._path))
+        whole(self)
+
+    monkeypatch.setattr(ShardWriter, "_finish", full)
+    done = hk("split", "all.h5", "--folds", 4, "--out", "out")
+    assert (done.exit_code, list(Path("out").iterdir())) == (1, [])
+    assert "No space left on device" in done.stderr
+
+
+def test_a_split_into_many_needs_few_open_files(hk, make_shard, tmp_path):
+    """Each part takes up to 15 open files while it is written; 90 at once would be more than a process may have."""
+    make_shard("many.h5", 180)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, before[1]))
+    try:
+        done = hk("split", tmp_path / "many.h5", "--folds", 90, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert done.exit_code == 0, done.stderr
+    parts = done.records[0]["parts"]
+    assert [part["records"] for part in parts.values()] == [2] * 90
+    assert len(contents([part["path"] for part in parts.values()])) == 180
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from hkmap.errors import RecordError
 from hkmap.storage.description import content_digest
 from hkmap.storage.shards import ShardReader
 from hkmap.storage.tarfiles import MOST_BYTES
+from hkmap.storage.webdataset import write_tars
 
 RANDOM = np.random.default_rng(0)
 
@@ -96,7 +98,7 @@ def test_what_an_image_folder_cannot_hold(hk, make_shard, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     records = hk("unpack", make_shard("a.h5", 3)).records
     for changes, sentence in [
-        ([{"class": "x"}, {"class": "x"}, {"class": "x"}], 'label 1 and label 0 would share the folder "x"; give each'),
+        ([{"class": "x"}, {"class": "x"}, {"class": "x"}], 'label 0 and label 1 would share the folder "x"; give each'),
         ([{"id": "class 0/1"}, {}, {"id": "1"}], 'record "1": its files are there already, of another record'),
     ]:
         changed = [record | change for record, change in zip(records, changes, strict=True)]
@@ -359,3 +361,9 @@ def test_one_id_in_two_tars_is_an_error(hk, here):
         make_tar([("7.png", PIXEL)], name=name)
     done = hk("webdataset", "a.tar", "b.tar", "--out", "out", "--overwrite")
     assert 'record "7": its files are there already, of another record with this id' in done.stderr
+
+
+def test_no_samples_are_no_tar(tmp_path):
+    with pytest.raises(RecordError, match="no record in the shards; nothing was written"):
+        write_tars([], tmp_path / "x.tar", shard_size=None, overwrite=False)
+    assert not list(tmp_path.iterdir())

@@ -18,11 +18,7 @@ class Shares(click.ParamType):
 
     name = "shares"
 
-    def convert(
-        self, value: str | dict[str, Fraction], param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, Fraction]:
-        if isinstance(value, dict):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Fraction]:
         shares: dict[str, Fraction] = {}
         for pair in value.split(","):
             name, _, share = pair.strip().partition("=")

@@ -38,7 +38,7 @@ def carry_out(
     ``pretrained`` says that it is another run's, which must not have learnt from the fold that this one holds out.
     """
     from hkmap.engine import jobs, runs
-    from hkmap.engine.crossvalidation import check_fold, described, hold_out
+    from hkmap.engine.crossvalidation import check_fold, described, hold_out, named
     from hkmap.engine.training import fit
     from hkmap.storage.sequence import ShardSequence
 
@@ -59,7 +59,7 @@ def carry_out(
     remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
     for _ in track(fit(model, training, data, out), "training", total=remaining):
         pass
-    print_result({"run": str(out), **runs.read_summary(out)})
+    print_result({"run": str(out), **runs.read_summary(out), **(named(held_out) if held_out else {})})
 
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:

@@ -44,6 +44,7 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     """
     from hkmap.storage import packing
     from hkmap.storage.imagefolder import write_tree
+    from hkmap.storage.sequence import ShardSequence
     from hkmap.storage.webdataset import write_tars
 
     _check(out, form, shard_size)
@@ -52,7 +53,7 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     elif form == "files":
         emit(packing.unpack_files(shards, out, overwrite=overwrite))
     elif form == "imagefolder":
-        emit(write_tree(packing.samples_of(shards), out, overwrite=overwrite))
+        emit(write_tree(ShardSequence(shards), out, overwrite=overwrite))
     else:
         samples = track(packing.samples_of(shards), "unpacking")
         print_result(write_tars(samples, out, shard_size=shard_size, overwrite=overwrite))

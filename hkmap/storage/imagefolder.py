@@ -7,33 +7,34 @@ relative to OUT, so that the tree can be moved.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hkmap.errors import OutputError
 from hkmap.records import Record, annotator_maps_of, dump_record, with_annotators
 from hkmap.storage.atomic import replacing
-from hkmap.storage.layout import Sample
 from hkmap.storage.packing import open_files
+from hkmap.storage.sequence import ShardSequence
 
 RECORDS = "records.jsonl"
 
 
-def write_tree(samples: Iterable[Sample], out: Path, *, overwrite: bool) -> Iterator[Record]:
-    """Write samples as a tree, and yield their records, which refer to the files.
+def write_tree(shards: ShardSequence, out: Path, *, overwrite: bool) -> Iterator[Record]:
+    """Write the records of shards as a tree, and yield them; they refer to the files.
 
     An image is called as its id, quoted as in a URL; where the id begins with the class and a slash, without these. One
     without a label lies in OUT/images itself. Raises OutputError where two labels, or two records, would share a name.
     """
-    classes: dict[str, int] = {}
+    folders = _class_folders(shards)
     with (
         replacing(out / RECORDS, overwrite=overwrite) as beside,
         beside.open("wb") as lines,
         open_files(out, overwrite=overwrite) as files,
     ):
-        for sample in samples:
-            folder = _class_folder(sample, classes)
+        for index in range(len(shards)):
+            sample = shards.read(index)
+            folder = folders.get(sample.label, "")
             identifier: str = sample.record["id"]
             record = files.save(sample, folder, identifier.removeprefix(f"{folder}/") or identifier)
             lines.write(dump_record(_moved(record, out)))
@@ -49,16 +50,17 @@ def folder_name(name: str) -> str:
     return re.sub(r"[/%\x00-\x1f]|^\.", lambda found: f"%{ord(found[0]):02X}", name)
 
 
-def _class_folder(sample: Sample, classes: dict[str, int]) -> str:
-    if sample.label < 0:
-        return ""
-    name = folder_name(str(sample.record.get("class") or sample.label))
-    if classes.setdefault(name, sample.label) != sample.label:
-        raise OutputError(
-            f'record "{sample.record["id"]}": label {sample.label} and label {classes[name]} would share the folder '
-            f'"{name}"; give each class a name of its own'
-        )
-    return name
+def _class_folders(shards: ShardSequence) -> dict[int, str]:
+    """Return the folder of each label that some record has; a class without a name is called by its number."""
+    labels: dict[str, int] = {}
+    for label in sorted({*shards.labels.tolist()} - {-1}):
+        name = folder_name(shards.classes[label] or str(label))
+        if labels.setdefault(name, label) != label:
+            raise OutputError(
+                f'{shards.name}: label {labels[name]} and label {label} would share the folder "{name}"; give each '
+                "class a name of its own"
+            )
+    return {label: name for name, label in labels.items()}
 
 
 def _moved(record: Record, out: Path) -> Record:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
+from hkmap.storage.atomic import refuse_existing
 from hkmap.storage.folds import Numbers
 from hkmap.storage.layout import Sample
 from hkmap.storage.samples import given_weight, labelled_record
 from hkmap.storage.sequence import ShardSequence
 from hkmap.storage.series import stored_as
 from hkmap.storage.writing import ShardWriter, WriterOptions
+
+_OPEN = 20      # parts that are written at a time; each takes up to 15 open files
 
 Watch = Callable[[Iterable[int]], Iterable[int]]
 
@@ -39,20 +43,42 @@ def split_shards(
     """Write a shard OUT/NAME.h5 of each part, and return what is in it.
 
     ``parts`` (n,) is each record's place in ``names``. All parts have the classes of all shards, and keep the
-    records' order. Raises OutputError where a shard is in the way, also one of a former split into more folds.
+    records' order. Where it fails, no new shard is left. Raises OutputError where one is in the way, also a fold of a
+    former split into more.
     """
     _refuse_former(out, names)
+    paths = [out / f"{name}.h5" for name in names]
+    for path in paths:
+        refuse_existing(path, overwrite=overwrite)
+    new = [path for path in paths if not path.exists()]
+    order = np.argsort(parts // _OPEN, kind="stable")
+    indices, written = iter(watch(order.tolist())), list[dict[str, Any]]()
+    try:
+        for first in range(0, len(paths), _OPEN):
+            some = paths[first : first + _OPEN]
+            count = int(np.count_nonzero(parts // _OPEN == first // _OPEN))
+            writers = _write_parts(shards, parts - first, some, islice(indices, count), overwrite=overwrite)
+            written += [_part(shards, parts == first + number, writer) for number, writer in enumerate(writers)]
+    except BaseException:
+        for path in new:      # some parts alone would look like all of them
+            path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def _write_parts(
+    shards: ShardSequence, parts: Numbers, paths: Sequence[Path], indices: Iterable[int], *, overwrite: bool
+) -> list[ShardWriter]:
+    """Write the records at ``indices`` to the ``paths`` that ``parts`` gives them."""
     options = WriterOptions(pixel_size=pixel_size_of(shards))
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(
-                ShardWriter(out / f"{name}.h5", classes=shards.classes, overwrite=overwrite, options=options)
-            )
-            for name in names
+            stack.enter_context(ShardWriter(path, classes=shards.classes, overwrite=overwrite, options=options))
+            for path in paths
         ]
-        for index in watch(range(len(shards))):
+        for index in indices:
             copy_sample(writers[parts[index]], shards.read(index))
-    return [_part(shards, parts == number, writer) for number, writer in enumerate(writers)]
+    return writers
 
 
 def copy_sample(writer: ShardWriter, sample: Sample) -> None:

@@ -40,10 +40,8 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
                         yield Member(name, guarded.content(member) if wanted(name) else None)
                 guarded.refuse_rest(tar.offset)
         except _BROKEN as error:
-            raise SourceError(
-                f"{path}: not a tar that can be read ({str(error) or type(error).__name__}); copy it again, or "
-                "decompress it"
-            ) from error
+            why = str(error) or type(error).__name__
+            raise SourceError(f"{path}: not a tar that can be read ({why}); copy it again, or decompress it") from error
 
 
 class _Guarded:
