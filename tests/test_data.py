@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine.data import ShardExamples, batches, collate, epoch_order, exchange_maps, normalise
+from hkmap.engine.data import ShardExamples, batches, collate, exchange_maps, normalise
 from hkmap.engine.views import Preprocessing
 from hkmap.errors import ImageError, RunError, ShardError
+from hkmap.storage.loading import epoch_order
 from hkmap.storage.sequence import ShardSequence
 
 

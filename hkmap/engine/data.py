@@ -85,7 +85,7 @@ class ShardExamples:
 
     def example(self, index: int, epoch: int | None = None) -> Example:
         """Return sample ``index`` as it is seen in ``epoch``; without an epoch, unaugmented."""
-        sample = self.shards.read(index)
+        sample = self.shards.read_bare(index)
         image = sample.image(self.shards.place(index))
         size = (image.shape[0], image.shape[1])
         if epoch is None or not self.augmentations:
@@ -96,7 +96,7 @@ class ShardExamples:
             if "intensity" in self.augmentations:
                 image = change_intensity(image, generator)
         owner = int(self.map_of[index])
-        drawn = sample if owner == index else self.shards.read(owner)
+        drawn = sample if owner == index else self.shards.read_bare(owner)
         human = None if drawn.map is None else Weighted(drawn.map, drawn.weight)
         return seen_example(image, human, view, self.preprocessing, map_size=self.map_size, label=sample.label)
 
@@ -119,11 +119,6 @@ def seen_example(
         weight=None if seen is None else seen.weights,
         label=label,
     )
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order in which an epoch visits ``count`` samples; it depends on the seed and the epoch alone."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.int64]:

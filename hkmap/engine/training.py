@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import ShardExamples, batches, count_batches, epoch_order, normalise
+from hkmap.engine.data import ShardExamples, batches, count_batches, normalise
 from hkmap.engine.evaluation import accuracy
 from hkmap.engine.losses import losses
 from hkmap.engine.runs import TrainedModel, save_model, write_json
 from hkmap.errors import RunError
+from hkmap.storage.loading import epoch_order
 
 UPDATES = ("all", "both", "attention")
 

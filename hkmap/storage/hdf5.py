@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
+from hkmap.storage.descriptors import ReadFile, version_of
 from hkmap.storage.structure import read_structure
 from hkmap.storage.userblock import USER_BLOCK, holes_of, refuse_damaged_structure, seal
 
@@ -206,13 +206,9 @@ class ContiguousFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ShardError(f"{path}: {error.strerror}; expected an HDF5 file") from error
-        weakref.finalize(self, os.close, self._descriptor)
+        self._file = ReadFile(path)
         self._lock = threading.Lock()
-        self.size = os.fstat(self._descriptor).st_size
+        self.size = self._file.size
         refuse_damaged_structure(path)
         structure = read_structure(path, self.size)
         self.attributes, self.columns = structure.attributes, structure.columns
@@ -225,8 +221,19 @@ class ContiguousFile:
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Like read, as an array of the dataset's own type and shape."""
         column = self.columns[name]
-        values = np.frombuffer(bytearray(self.read(name, start, stop)), dtype=column.dtype)
-        return values.reshape(stop - start, *column.shape[1:])
+        values = np.empty((stop - start, *column.shape[1:]), column.dtype)
+        self.read_into(name, start, values.reshape(-1).view(np.uint8).data)
+        return values
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill the ``buffer``, of bytes, with the rows from ``start`` on."""
+        column = self.columns[name]
+        offset = column.offset + start * column.row_bytes
+        while buffer:
+            count = self._fill(offset, buffer[: 1 << 30])      # one call reads less than 2 GiB
+            if not count:
+                raise self._shorter(offset)
+            offset, buffer = offset + count, buffer[count:]
 
     def whole(self, name: str) -> npt.NDArray[Any]:
         """Return a whole dataset; its size was checked against the file's."""
@@ -237,18 +244,30 @@ class ContiguousFile:
         while count > 0:
             piece = self._once(offset, count)
             if not piece:
-                raise ShardError(f"{self.path}: ends at byte {offset}, it was longer when it was opened; open it again")
+                raise self._shorter(offset)
             pieces.append(piece)
             offset, count = offset + len(piece), count - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _once(self, offset: int, count: int) -> bytes:
-        count = min(count, 1 << 30)      # one call reads less than 2 GiB
-        if hasattr(os, "pread"):
-            return os.pread(self._descriptor, count, offset)
-        with self._lock:
-            os.lseek(self._descriptor, offset, os.SEEK_SET)
-            return os.read(self._descriptor, count)
+        count = min(count, 1 << 30)
+        with self._file.opened() as descriptor:
+            if hasattr(os, "pread"):
+                return os.pread(descriptor, count, offset)
+            with self._lock:
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                return os.read(descriptor, count)
+
+    def _fill(self, offset: int, buffer: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            with self._file.opened() as descriptor:
+                return os.preadv(descriptor, [buffer], offset)
+        piece = self._once(offset, len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _shorter(self, offset: int) -> ShardError:
+        return ShardError(f"{self.path}: ends at byte {offset}, it was longer when it was opened; open it again")
 
 
 def open_contiguous(path: Path) -> ContiguousFile:
@@ -259,15 +278,6 @@ def open_contiguous(path: Path) -> ContiguousFile:
 @lru_cache(maxsize=8)
 def _recent(path: Path, version: tuple[int, ...]) -> ContiguousFile:
     return ContiguousFile(path)
-
-
-def version_of(path: Path) -> tuple[int, ...]:
-    """Return what tells this file from another that takes its name later; raise ShardError if it is missing."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}; expected an HDF5 file") from error
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _refuse_full_disk(path: Path, parts: Parts) -> None:

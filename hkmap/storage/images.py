@@ -40,6 +40,9 @@ MAGIC = (
 MAX_PIXELS = 1 << 28
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2      # Pillow warns from here and refuses from the double
 
+# A large image is no attack here, and broken EXIF turns nothing. Once for all: `catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 # In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker. More
 # ff may come before it; a pattern that said so would not begin with a plain byte, and take sixteen times as long.
 _JPEG_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
@@ -86,7 +89,7 @@ def decode_image(data: bytes, place: str) -> Pixels:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise ImageError(f"{place}: has {pixels.dtype} pixels, expected 8 or 16 bits a channel; convert it to PNG")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -110,8 +113,7 @@ def _sample(reference: str, path: Path, index: int) -> Sample:
 
 
 def _displayed_size(path: Path, source: io.BytesIO | Path) -> tuple[int, int]:
-    with _opened(path, source) as image, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _opened(path, source) as image:
         # Some versions of Pillow turn the size of a TIFF themselves and some do not: its tags say.
         tags = getattr(image, "tag_v2", None)
         width, height = (int(tags[256]), int(tags[257])) if tags else image.size
@@ -205,10 +207,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 def _pillow_size(data: bytes, place: str) -> tuple[int, int]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
     except Image.DecompressionBombError as error:
         raise _too_large(place, "too many") from error
     except _PILLOW_ERRORS:      # OpenCV reads some that Pillow does not, and has a limit of its own
@@ -229,6 +229,8 @@ def _jpeg_ends(data: bytes) -> bool:
         if found[1] == b"\xd9":
             return True
         position = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
+        if found[1] == b"\xda" and data.endswith(b"\xff\xd9", position):      # coded data hold no end marker
+            return True
     return False
 
 
@@ -254,9 +256,7 @@ def _decode(data: bytes, flags: int, place: str) -> npt.NDArray[Any]:
 
 def _opened(path: Path, source: io.BytesIO | Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # a large image is no attack here
-            return Image.open(source)
+        return Image.open(source)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: {error.strerror}; expected an image file") from error
     except Image.DecompressionBombError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import ShardError
+from hkmap.storage.images import Pixels
 from hkmap.storage.layout import Sample
 from hkmap.storage.shards import ShardReader
 
@@ -32,10 +33,20 @@ class ShardSequence:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def map_size(self) -> tuple[int, int] | None:
+        """(height, width) of the maps of the first shard that has some; None where no record has a map."""
+        return next((shard.map_size for shard in self.shards if shard.has_map.any()), None)
+
     def read(self, index: int) -> Sample:
         """Return record ``index`` whole; raise ShardError where its checksum does not fit."""
         shard, row = self._find(index)
         return shard.read(row)
+
+    def read_bare(self, index: int, into: Pixels | None = None) -> Sample:
+        """Like read, as ShardReader.read_bare: the sample's record is empty."""
+        shard, row = self._find(index)
+        return shard.read_bare(row, into)
 
     def place(self, index: int) -> str:
         """Return a reference to record ``index``, such as train-00001.h5#17."""
@@ -47,7 +58,8 @@ class ShardSequence:
         return self.shards[number], index - int(self._starts[number])
 
     def _joined_classes(self) -> list[str]:
-        joined = max((shard.classes for shard in self.shards), key=len)
+        longest = max((shard.classes for shard in self.shards), key=len)
+        joined = list(longest)
         for shard in self.shards:
             for label, name in enumerate(shard.classes):
                 joined[label] = joined[label] or name

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from hkmap.errors import ShardError
 from hkmap.maps.check import Map
 from hkmap.records import Record, parse_record
 from hkmap.storage.annotators import checked_offsets, open_annotators
-from hkmap.storage.hdf5 import ContiguousFile, version_of
+from hkmap.storage.descriptors import version_of
+from hkmap.storage.hdf5 import ContiguousFile
 from hkmap.storage.images import Pixels
 from hkmap.storage.layout import (
     PIXELS,
@@ -102,21 +104,19 @@ class ShardReader:
 
     def read(self, index: int) -> Sample:
         """Return record ``index`` whole; raise ShardError where its checksum does not fit."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"record {index} of {self._count}")
-        image, text = self._image(index), self._string("records", index)
-        weight = self._row("weights", index) if self.has_weights else None
-        annotators = self._annotators.of(index) if self._annotators else {}
-        has_map = bool(self.has_map[index])
-        values = self._row("maps", index) if has_map else None
-        bare = Sample({}, image, values, weight, int(self.labels[index]), annotators)
-        if checksum(bare, text) != self._checksums[index]:
-            raise ShardError(f"{self._place(index)}: its checksum does not fit, so the file is damaged; copy it again")
+        bare, text = self._checked(index, None)
         record = parse_record(text, self._place(index))
         if record["id"] != self.ids[index]:
             raise ShardError(f"{self._place(index)}: the record calls itself {record['id']!r}; the file is damaged")
-        weight = weight if has_map else None
-        return Sample(record, image, values, weight, bare.label, annotators, self.pixel_size)
+        return replace(bare, record=record)
+
+    def read_bare(self, index: int, into: Pixels | None = None) -> Sample:
+        """Like read, but the sample's record is empty: its JSON is checked and not parsed.
+
+        Where the shard holds pixels of the size of ``into``, (height, width, 3) uint8 and contiguous, they are read
+        to it, and the sample's image is a view of it.
+        """
+        return self._checked(index, into)[0]
 
     def image_bytes(self, index: int) -> bytes:
         """Return the encoded image, as it was packed; a PNG of it where pixels were packed."""
@@ -138,6 +138,20 @@ class ShardReader:
         """Return the record as it was packed."""
         return self.read(index).record
 
+    def _checked(self, index: int, into: Pixels | None) -> tuple[Sample, bytes]:
+        """Return a record's parts and its JSON, whose checksum fits."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"record {index} of {self._count}")
+        image, text = self._image(index, into), self._string("records", index)
+        weight = self._row("weights", index) if self.has_weights else None
+        annotators = self._annotators.of(index) if self._annotators else {}
+        has_map = bool(self.has_map[index])
+        values = self._row("maps", index) if has_map else None
+        sample = Sample({}, image, values, weight, int(self.labels[index]), annotators, self.pixel_size)
+        if checksum(sample, text) != self._checksums[index]:
+            raise ShardError(f"{self._place(index)}: its checksum does not fit, so the file is damaged; copy it again")
+        return sample if has_map or weight is None else replace(sample, weight=None), text
+
     def _place(self, index: int) -> str:
         return f'{self.path}#{index} (record "{self.ids[index]}")'
 
@@ -151,8 +165,14 @@ class ShardReader:
     def _row(self, name: str, index: int) -> Map:
         return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)
 
-    def _image(self, index: int) -> bytes:
-        return self._file.read(PIXELS, index, index + 1) if self.pixel_size else self._string("images", index)
+    def _image(self, index: int, into: Pixels | None) -> bytes:
+        if self.pixel_size is None:
+            return self._string("images", index)
+        if into is None or into.shape[:2] != self.pixel_size:
+            return self._file.read(PIXELS, index, index + 1)
+        buffer = into.reshape(-1).data
+        self._file.read_into(PIXELS, index, buffer)
+        return cast("bytes", buffer)      # it is summed and viewed as bytes are
 
     def _string(self, name: str, index: int) -> bytes:
         offsets = self._offsets[name]
