@@ -214,13 +214,17 @@ def test_a_run_keeps_its_fold_and_eval_takes_no_other(hk, shard, tmp_path):
     assert [same.records[0][key] for key in ("fold", "fold_seed", "group")] == ["2/3", 4, "patient"]
     kept = "but the network held out --fold 2/3 --fold-seed 4 --group patient"
     for other, sentence in [
-        (["--fold", "1/3", *options], f"--fold is 1/3, {kept} and learnt from all the rest; say so too"),
+        (["--fold", "1/3", *options], f"--fold is 1/3, {kept} and learnt from the rest; say so too"),
         (["--fold", "2/4", *options], f"--fold is 2/4, {kept}"),
         (["--fold", "2/3", *options[2:]], f"--fold-seed is 0, {kept}"),
-        (["--fold", "2/3", *options[:2]], f"--group is None, {kept}"),
+        (["--fold", "2/3", *options[:2]], f"--group is not given, {kept}"),
     ]:
         refused = measured(*other)
         assert (refused.exit_code, sentence in refused.stderr) == (1, True), refused.stderr
+    hk("split", shard, "--shares", "b=0.5,a=0.5", "--out", tmp_path / "parts")
+    parts = [tmp_path / "parts/a.h5", tmp_path / "parts/b.h5"]
+    elsewhere = hk("eval", *parts, "--from", run, "--metric", "top1", "--fold", "2/3", *options)
+    assert elsewhere.records[0]["metrics"] == same.records[0]["metrics"]      # the records count, not where they lie
     without = measured()
     assert without.exit_code == 0
     assert "the network held out fold 2/3 of its shards; if these are they, say --fold" in without.stderr
@@ -243,7 +247,7 @@ def test_finetuning_keeps_to_the_fold(hk, shard, tmp_path):
     hk("train", shard, *SMALL, "--epochs", 1, "--fold", "1/3", "--out", run)
     refused = hk(*command, "--fold", "2/3", "--out", tmp_path / "no")
     assert (refused.exit_code, (tmp_path / "no").exists()) == (1, False)
-    assert "learnt from all the rest; say so too" in refused.stderr
+    assert "learnt from the rest; say so too" in refused.stderr
     assert hk(*command, "--fold", "1/3", "--out", tmp_path / "tuned").stderr.count("warning") == 0
     assert load_model(tmp_path / "tuned").fold["fold"] == "1/3"
     everything = hk(*command, "--out", tmp_path / "all")

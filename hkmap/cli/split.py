@@ -42,7 +42,8 @@ class Shares(click.ParamType):
 @click.option("--group", metavar="KEY",
               help="A key of the records, such as patient: records in which it is the same stay in one part.")
 @click.option("--stratify/--no-stratify", default=True, show_default=True,
-              help="Whether each part is to have its share of every label, or is drawn without a look at them.")
+              help="Whether each part is to have its share of every label, as the folds of --fold have, or is drawn "
+                   "without a look at them.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
               help="Another seed, another split.")
 @overwrite_option

@@ -64,10 +64,8 @@ def check_fold(model: TrainedModel, held_out: HeldOut | None) -> None:
     now = named(held_out)
     for key, found in now.items():
         if found != kept[key]:
-            raise RunError(
-                f"--{key.replace('_', '-')} is {found}, but the network held out {_options(kept)} and learnt from all "
-                "the rest; say so too"
-            )
+            told = f"--{key.replace('_', '-')} is {'not given' if found is None else found}"
+            raise RunError(f"{told}, but the network held out {_options(kept)} and learnt from the rest; say so too")
     if held_out.digest != kept["digest"]:
         raise RunError(
             f"the records, or their labels, are not those of which the network held out {_options(kept)}, so the folds "
