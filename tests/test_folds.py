@@ -273,10 +273,11 @@ def test_a_fold_that_is_none(hk, shard, tmp_path, fold):
     assert "expected fold I of K as I/K, such as 1/5 to 5/5" in re.sub(r"\s+", " ", done.stderr)
 
 
-def test_a_group_without_a_fold_is_a_wrong_call(hk, shard, tmp_path):
-    done = hk("train", shard, "--group", "patient", "--out", tmp_path / "no")
+@pytest.mark.parametrize("option", [["--group", "patient"], ["--fold-seed", 0]])
+def test_how_to_cut_without_a_fold_is_a_wrong_call(hk, shard, tmp_path, option):
+    done = hk("train", shard, *option, "--out", tmp_path / "no")
     assert done.exit_code == 2
-    assert "--group says how folds are cut; say --fold I/K too" in done.stderr
+    assert "--group and --fold-seed say how folds are cut; say --fold I/K too" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(("value", "told"), [(None, "None"), ("", ""), ([1], r"\[1\]"), (True, "True")])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hkmap.cli.stream import EXISTING, OUTPUT, Function
 
@@ -61,8 +62,9 @@ def fold_options(purpose: str) -> Callable[[Function], Function]:
         @functools.wraps(function)
         def wrapper(*args: Any, fold: str | None, fold_seed: int, group: str | None, **kwargs: Any) -> Any:
             if fold is None:
-                if group is not None:
-                    raise click.UsageError("--group says how folds are cut; say --fold I/K too.")
+                said = click.get_current_context().get_parameter_source("fold_seed")
+                if group is not None or said is ParameterSource.COMMANDLINE:
+                    raise click.UsageError("--group and --fold-seed say how folds are cut; say --fold I/K too.")
                 return function(*args, fold=None, **kwargs)
             from hkmap.storage.folds import Folding
 
