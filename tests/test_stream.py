@@ -428,8 +428,8 @@ def test_the_version(hk) -> None:
 
 def test_help_of_nothing_names_the_commands_in_the_order_of_a_pipeline(hk) -> None:
     listing = hk("--help").stdout.partition("Commands:\n")[2]
-    assert [line.split()[0] for line in listing.splitlines()][:7] == [
-        "cub", "dogs", "folder", "idrid", "annotations", "join", "bubbles2map",
+    assert [line.split()[0] for line in listing.splitlines()][:8] == [
+        "cub", "dogs", "folder", "idrid", "annotations", "webdataset", "join", "bubbles2map",
     ]
     assert hk("-h").stdout == hk("--help").stdout
 
