@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,25 @@ def test_a_run_broken_off_at_every_step(
 ) -> None:
     assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
     check_broken_runs(mode, 1, digests(), *options)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_killed_at_some_moment(seed: int, hk: Hk, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """From outside, records trickling in; `make soak` does it fifty times."""
+    hk("pack", "x.h5", "../in.jsonl", "--shard-size", 4)
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-m", "hkmap", "pack", "x.h5", "--shard-size", "4", "-"]
+    with subprocess.Popen(command, cwd=tmp_path / "killed", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(lines(records[: 3 * seed]).encode())
+        process.stdin.flush()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=random.Random(seed).uniform(0, 1.5))
+        process.kill()
+    assert digests(tmp_path / "killed") == {}
+    done = subprocess.run([*command[:-1], "../in.jsonl", "--resume"], cwd=tmp_path / "killed", check=True, timeout=60)
+    assert done.returncode == 0
+    assert digests(tmp_path / "killed") == digests()
 
 
 # --- what is taken up -------------------------------------------------------------------------------------------

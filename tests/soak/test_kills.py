@@ -21,7 +21,7 @@ import pytest
 from hkmap.storage.description import describe_shard
 
 pytestmark = pytest.mark.soak
-PACKS = 60
+PACKS = 50
 RECORDS = 300
 KILLS = 6           # of one training
 NETWORK = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--device", "cpu")
@@ -60,33 +60,51 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("options", [[], ["--shard-size", "70"]], ids=["one shard", "many shards"])
-def test_pack_killed_at_any_moment(options: list[str], records: Path, tmp_path: Path) -> None:
+def test_pack_killed_at_any_moment_and_resumed(options: list[str], records: Path, tmp_path: Path) -> None:
+    """Killed once or twice, then resumed: the same files, byte for byte, as those of a run that nothing happened to."""
     dice = random.Random(len(options))
     command = ("pack", "x.h5", records, *options)
     (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
     began = time.monotonic()
     succeed(start(tmp_path / "whole", *command))
     duration = time.monotonic() - began
-    whole = {path.name: describe_shard(path)["content_sha256"] for path in (tmp_path / "whole").iterdir()}
+    whole = files(tmp_path / "whole")
     killed = 0
     for number in range(PACKS):
-        # the first find nothing there; later ones meet leftovers and, with --overwrite, a shard of their name
-        process = start(tmp_path / "killed", *command, *(["--overwrite"] if number % 2 else []))
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=dice.uniform(0.2, 1.05) * duration)
-        process.kill()
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-        for path in (tmp_path / "killed").glob("*.h5"):
-            assert describe_shard(path)["content_sha256"] == whole[path.name]
-        if number % 4 == 3:
-            for path in (tmp_path / "killed").glob("*.h5"):
-                path.unlink()
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for _ in range(dice.choice([1, 1, 2])):
+            killed += killed_after(start(folder, *command, "--resume"), dice.uniform(0.2, 1.05) * duration)
+            final = {path.name: path.read_bytes() for path in folder.glob("*.h5")}
+            assert final.items() <= whole.items()
+        if final != whole:
+            succeed(start(folder, *command, "--resume", "--expect", RECORDS))
+        assert files(folder) == whole or (final == whole and not list(folder.glob(".*/*.h5")))
     assert killed > PACKS / 3
-    succeed(start(tmp_path / "killed", *command, "--overwrite"))
-    for name, digest in whole.items():
-        assert describe_shard(tmp_path / "killed" / name)["content_sha256"] == digest
+
+
+def test_pack_killed_and_begun_anew(records: Path, tmp_path: Path) -> None:
+    """What a killed run has left is in nobody's way."""
+    dice = random.Random(7)
+    command = ("pack", "x.h5", records, "--shard-size", 70, "--overwrite")
+    for _ in range(10):
+        killed_after(start(tmp_path, *command), dice.uniform(0.4, 2))
+    succeed(start(tmp_path, *command))
+    assert sorted(files(tmp_path)) == [f"x-0000{number}.h5" for number in range(5)]
+    assert sum(describe_shard(path)["records"] for path in tmp_path.glob("*.h5")) == RECORDS
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def killed_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Kill a process after some time; return whether it was still at work."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def test_pack_killed_while_records_come(records: Path, tmp_path: Path) -> None:
