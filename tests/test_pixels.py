@@ -113,6 +113,22 @@ def test_pixels_unpacked_and_packed_again_stay(folder: list[str], hk: Hk, shard:
     assert np.array_equal(ShardReader(Path("files.h5")).image(4), ShardReader(shard).image(4))
 
 
+@pytest.mark.parametrize("pixel_size", [None, (12, 10), (6, 5)])
+def test_samples_go_from_shard_to_shard(pixel_size: tuple[int, int] | None, shard: Path) -> None:
+    reader = ShardReader(shard)
+    with ShardWriter(Path("y.h5"), options=WriterOptions(pixel_size=pixel_size)) as writer:
+        for index in range(len(reader)):
+            writer.add_sample(reader.read(index))
+    other = ShardReader(Path("y.h5"))
+    assert other.pixel_size == pixel_size
+    if pixel_size == (6, 5):
+        expected = cv2.resize(reader.image(0), (5, 6), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(other.image(0), expected)
+    else:
+        assert np.array_equal(other.image(0), reader.image(0))
+    assert other.record(4) == reader.record(4)
+
+
 def test_a_flipped_bit_in_the_pixels_is_found_and_named(shard: Path) -> None:
     with h5py.File(shard) as file:
         offset = file["images/pixels"].id.get_offset()
