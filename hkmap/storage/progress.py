@@ -101,18 +101,22 @@ class Progress:
             )
         self._begin_anew()
 
-    def begin(self) -> Path:
-        """Return the path of the shard to make next, an empty file."""
-        return self._work.begin()
+    def begin(self, number: int) -> Path:
+        """Return the path of an empty file in which to make the shard of this number, counted from 0 in this run."""
+        part = self._work.part(self._name(number).name)
+        part.write_bytes(b"")
+        return part
 
     def finish(self, classes: list[str], count: int, digest: str, *, last: bool) -> None:
-        """Keep the shard that was made; the ``last`` one counts only when all get their names."""
-        number = self._first + len(self.finished)
-        path = numbered(self._path, number) if self._plan.in_series else self._path
-        sync_file(self._work.current)
+        """Keep the next shard, which was made; the ``last`` one counts only when all get their names."""
+        path = self._name(len(self.finished))
+        sync_file(self._work.part(path.name))
         if not last:
             self._work.finish(path.name)
         self.finished.append(WrittenShard(path, classes, count, digest))
+
+    def _name(self, number: int) -> Path:
+        return numbered(self._path, self._first + number) if self._plan.in_series else self._path
 
     def publish(self, classes: list[str]) -> None:
         """Give all shards the same classes, and their names."""
@@ -122,8 +126,7 @@ class Progress:
                     change = partial(replace_attribute, name="classes", value=dump_classes(classes))
                     shard.digest = self._work.change(self._work.path / shard.path.name, change)
             self._work.write_journal({**self._journal(), "files": [shard.path.name for shard in self.finished]})
-            if self._work.current.exists():
-                self._work.finish(self.finished[-1].path.name)
+            self._name_last(self.finished[-1].path.name)
         self._rename()
         sync_folder(self._path.parent)
         self._remove_former()
@@ -134,7 +137,7 @@ class Progress:
 
     def _left(self, journal: Journal) -> bool:
         """Whether there are finished shards that have not got their names."""
-        last = "files" in journal and self._work.current.exists()
+        last = "files" in journal and self._work.part(journal["files"][-1]).exists()
         return last or (bool(journal) and any(self._work.path.glob("*.h5")))
 
     def _begin_anew(self) -> None:
@@ -172,8 +175,8 @@ class Progress:
             self._earlier_than(self._first)
         self._work.undo()
         self.complete = "files" in journal
-        if self.complete and self._work.current.exists():
-            self._work.finish(journal["files"][-1])
+        if self.complete:
+            self._name_last(journal["files"][-1])
         for path in self._named(journal):
             reader = ShardReader(self._work.place_of(path))
             self.finished.append(WrittenShard(path, reader.classes, len(reader), stated_digest(reader.path)))
@@ -191,6 +194,10 @@ class Progress:
     def readers(self) -> Iterator[ShardReader]:
         """Yield readers of the finished shards."""
         return (ShardReader(self._work.place_of(shard.path)) for shard in self.finished)
+
+    def _name_last(self, name: str) -> None:
+        if self._work.part(name).exists():
+            self._work.finish(name)
 
     def _rename(self) -> None:
         inside = {self._work.path / shard.path.name: shard.path for shard in self.finished}

@@ -4,7 +4,7 @@ It holds, from the beginning to the end of a run:
 
 - ``lock``: locked while a run is at work; the lock goes with the process, however that ends
 - ``journal.json``: what was asked for and, once all is well, the list of the files that are to get their names
-- the finished shards under their final names, and ``current.part``, the one in the making
+- the finished shards under their final names, and those in the making under names that end in .part
 - ``undo``: what stood where a finished shard is being changed
 """
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("hkmap")
 
 Journal = dict[str, Any]
 
-_JOURNAL, _LOCK, _CURRENT, _UNDO = "journal.json", "lock", "current.part", "undo"
+_JOURNAL, _LOCK, _UNDO = "journal.json", "lock", "undo"
 
 
 class WorkFolder:
@@ -39,10 +39,9 @@ class WorkFolder:
         self._target = target
         self._lock = -1
 
-    @property
-    def current(self) -> Path:
-        """The shard in the making."""
-        return self.path / _CURRENT
+    def part(self, name: str) -> Path:
+        """Return where the shard of this name is made."""
+        return self.path / f"{name}.part"
 
     def open(self) -> None:
         """Make the folder, or take over the one that a dead run has left; raise OutputError where a run is alive."""
@@ -73,7 +72,7 @@ class WorkFolder:
     def drop_unfinished(self) -> None:
         """Remove what neither a finished shard is nor needed to go on."""
         journal = self.read_journal() or {}
-        kept = {_LOCK, _JOURNAL, _UNDO, _CURRENT if "files" in journal else _LOCK}
+        kept = {_LOCK, _JOURNAL, _UNDO, *(self.part(name).name for name in journal.get("files", []))}
         for path in self.path.iterdir():
             if path.name not in kept and path.suffix != ".h5":
                 path.unlink()
@@ -92,14 +91,9 @@ class WorkFolder:
             beside.write_text(json.dumps(journal), encoding="utf-8")
         sync_folder(self.path)
 
-    def begin(self) -> Path:
-        """Return the path of the shard to make next, an empty file."""
-        self.current.write_bytes(b"")
-        return self.current
-
     def finish(self, name: str) -> None:
-        """Keep the shard in the making, whose bytes are on the disk, as the finished one of this name."""
-        self.current.replace(self.path / name)
+        """Keep a shard in the making, whose bytes are on the disk, as a finished one."""
+        self.part(name).replace(self.path / name)
         sync_folder(self.path)
 
     def change(self, path: Path, change: Callable[[Path], str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ class ShardWriter:
         self._resume = options.resume
         self._progress = Progress(path, self._plan, overwrite=overwrite, resume=options.resume)
         self._builder: ShardBuilder | None = None
+        self._begun = 0
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="hkmap-finish")
+        self._finishing: Future[None] | None = None
         self._ids: set[str] = set()
         self._rows: Iterator[bytes] = iter(())
         self._row: bytes | None = None
@@ -94,6 +98,7 @@ class ShardWriter:
             error = late
             raise
         finally:
+            self._background.shutdown()
             if self._builder is not None:
                 self._builder.close()
             self._progress.close(error)
@@ -184,10 +189,19 @@ class ShardWriter:
     def _open_shard(self, ready: Ready) -> ShardBuilder:
         """Return the shard in which there is room for one more."""
         if self._builder is not None and self._is_full(self._builder, ready):
-            self._finish(self._builder, last=False)
+            self._wait()
+            self._finishing = self._background.submit(self._finish, self._builder, self.classes, last=False)
+            self._builder = None
         if self._builder is None:
-            self._builder = ShardBuilder(self._progress.begin(), self.classes, self._plan.pixel_size)
+            self._builder = ShardBuilder(self._progress.begin(self._begun), self.classes, self._plan.pixel_size)
+            self._begun += 1
         return self._builder
+
+    def _wait(self) -> None:
+        """Wait for the shard that is being finished, if any, and raise what was wrong with it."""
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
 
     def _is_full(self, builder: ShardBuilder, ready: Ready) -> bool:
         if builder.count == self._plan.shard_size:
@@ -195,16 +209,20 @@ class ShardWriter:
         limit = self._plan.shard_bytes
         return limit is not None and builder.bytes_with(ready.sample, ready.text) > limit
 
-    def _finish(self, builder: ShardBuilder, *, last: bool) -> None:
-        digest = builder.write(self.classes)
-        self._progress.finish(self.classes, builder.count, digest, last=last)
-        self._builder = None
+    def _finish(self, builder: ShardBuilder, classes: list[str], *, last: bool) -> None:
+        """Complete a shard: in another thread, as its digest and the disk take their time; one at a time."""
+        try:
+            digest = builder.write(classes)
+        finally:
+            builder.close()
+        self._progress.finish(classes, builder.count, digest, last=last)
 
     def _take_up(self) -> None:
         """Begin with what is there: shards to add to, and those of a run that was broken off."""
         earlier = self._progress.earlier
         self._classes = ClassNames(self._plan.classes, earlier.classes)
         self.map_size = earlier.map_size
+        self._begun = len(self._progress.finished)
         for shard in self._progress.readers():
             self.map_size = shard.map_size if shard.has_map.any() else self.map_size
             self.map_count += int(shard.has_map.sum())
@@ -220,8 +238,9 @@ class ShardWriter:
             )
         if not self.count:
             raise RecordError(f"{self._path}: no record left to pack; see the warnings before this")
+        self._wait()
         if self._builder is not None:
-            self._finish(self._builder, last=True)
+            self._finish(self._builder, self.classes, last=True)
         self._progress.publish(self.classes)
 
     def _room(self) -> AbstractContextManager[None]:
