@@ -230,16 +230,16 @@ def test_other_records(of: Any, sentence: str, policy: list[object], hk: Hk, rec
 def test_records_that_were_skipped_are_skipped_again(hk: Hk, records: list[dict[str, Any]]) -> None:
     skip = ("--on-error", "skip", "--max-errors", 9)
     bad = [records[0], {"id": "no image"}, records[1], records[0], {**records[2], "id": "x", "image": "gone.png"},
-           *records[2:]]
+           {"id": "y", "image": records[3]["image"], "note": "\ud800"}, *records[2:]]
     text = lines(bad[:3]) + "no record\n" + lines(bad[3:])
     unbroken = hk("pack", "x.h5", "--shard-size", 4, *skip, stdin=text)
     whole = digests()
     for name in whole:
         Path(name).unlink()
-    broken([*bad], hk, *skip, after=12)
+    broken([*bad], hk, *skip, after=13)
     done = hk("pack", "x.h5", "--resume", "--shard-size", 4, *skip, stdin=text)
     assert (done.exit_code, done.stderr) == (0, unbroken.stderr)
-    assert done.stderr.count("skipped: ") == 4
+    assert done.stderr.count("skipped: ") == 5
     assert digests() == whole
 
 
@@ -283,6 +283,32 @@ def test_a_run_killed_between_two_names_takes_no_more_records(
     assert 'record "9": the run that was broken off did not pack it here' in done.stderr
     assert hk("pack", "x.h5", "--resume", "--shard-size", 4, stdin=records[:9]).exit_code == 0
     assert len(digests()) == 3
+
+
+def test_a_change_that_was_broken_off_is_taken_back(
+    hk: Hk, records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of classes that came late were half written into the first shard."""
+    hk("pack", "x.h5", "--shard-size", 4, stdin=records)
+    whole = digests()
+    for name in whole:
+        Path(name).unlink()
+
+    def half_written(path: Path, name: str, value: str) -> str:
+        with path.open("r+b") as file:
+            file.write(b"x" * 3000)
+            file.seek(0, os.SEEK_END)
+            file.write(b"more")
+        raise BrokenOffError
+
+    monkeypatch.setattr("hkmap.storage.progress.replace_attribute", half_written)
+    with pytest.raises(BrokenOffError):
+        hk("pack", "x.h5", "--resume", "--shard-size", 4, stdin=records)
+    monkeypatch.undo()
+    os.chdir(Path(records[0]["image"]).parent / "start")
+    assert Path(".x.h5.pack/undo").exists()
+    assert hk("pack", "x.h5", "--resume", "--shard-size", 4, stdin=records).exit_code == 0
+    assert digests() == whole
 
 
 def stopped(*arguments: object) -> None:

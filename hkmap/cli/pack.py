@@ -62,8 +62,8 @@ class ByteSize(click.ParamType):
                    "are read many times faster and take more room.")
 @click.option("--size", type=MAP_SIZE, metavar="N|HEIGHTxWIDTH",
               help="With --store pixels: the size of every image, in pixels. The whole image is squashed into it, by "
-                   "area averages where it shrinks and bilinear where it grows: what hkmap train --fit squash makes "
-                   "of the file at this size, to the bit.")
+                   "area averages where it shrinks and bilinear where it grows: what hkmap train --fit squash sees "
+                   "of the file at this size, to the bit. Where training crops or turns images, store larger ones.")
 @overwrite_option
 @error_options
 def pack(
@@ -80,15 +80,16 @@ def pack(
     "annotator_maps" go in beside the map, whose size they must have.
 
     The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
-    Ctrl-C stops it, none is left. If it is killed, the shards that it had finished wait in the hidden folder
-    .SHARD.pack beside SHARD for --resume, whose result is the same, byte for byte, as if nothing had happened;
-    --overwrite drops them. Prints one JSON object: the shards with their sha256, the number of records and of maps, the
-    map size [height, width] in map pixels, the classes.
+    Ctrl-C stops it, none is left. If it is killed, or the power fails, the shards that it had finished (say
+    --shard-size or --shard-bytes) wait in the hidden folder .SHARD.pack beside SHARD for --resume, whose result is the
+    same, byte for byte, as if nothing had happened; --overwrite drops them. Prints one JSON object: the shards with
+    their sha256, the number of records and of maps, the map size [height, width] in map pixels, the classes.
 
     \b
     Example:
       set -o pipefail
       hkmap folder photos/ --masks masks/ | hkmap masks2map --size 14 --out maps/ | hkmap pack train.h5
+      hkmap pack large.h5 records.jsonl --shard-bytes 2GiB --resume
     """
     from hkmap.storage.packing import check_count, pack_records, read_classes, summary_of
     from hkmap.storage.writing import ShardWriter, WriterOptions

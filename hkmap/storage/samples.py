@@ -33,12 +33,12 @@ def ready_sample(sample: Sample, pixel_size: tuple[int, int] | None = None) -> R
     text = dump_record(record).rstrip(b"\n")
     pixels = sample.image(f'record "{record["id"]}": image {record.get("image", "")}')
     refuse_turned(record, pixels)
-    checked = checked_sample(sample)
-    if pixel_size is None:
-        stored = replace(checked, image_bytes=sample.image_file(), pixel_size=None)
-    else:
+    stored = checked_sample(sample)
+    if pixel_size is not None:
         squashed = view_image(pixels, WHOLE, pixel_size)
-        stored = replace(checked, image_bytes=squashed.tobytes(), pixel_size=pixel_size)
+        stored = replace(stored, image_bytes=squashed.tobytes(), pixel_size=pixel_size)
+    elif sample.pixel_size is not None:
+        stored = replace(stored, image_bytes=sample.image_file(), pixel_size=None)
     return Ready(stored, text, checksum(stored, text))
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from hkmap.errors import ShardError
 
 USER_BLOCK = 512
-_PIECE = 1 << 18      # bytes that are summed at once
+_PIECE = 1 << 20      # bytes that are summed at once
 _PADDING = 8          # less lies between two neighbours; more might be structure
 _MOST_HOLES = 6       # what hkmap writes has one; a dataset that finds no room here counts as structure
 _MOST_STRUCTURE = 1 << 24      # bytes; more takes long, and a shard has some kilobytes and its classes' names, twice

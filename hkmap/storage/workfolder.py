@@ -54,8 +54,6 @@ class WorkFolder:
 
     def close(self, *, keep: bool) -> None:
         """Let another run in; remove the folder unless its finished shards are to be kept."""
-        if self._lock < 0:
-            return
         if keep:
             self.drop_unfinished()
         else:
