@@ -383,7 +383,7 @@ def test_a_lock_that_was_removed_meanwhile(records: list[dict[str, Any]], monkey
         writer.add({"id": "1", "image": "x.png"}, Path(records[0]["image"]).read_bytes(), None)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"first": 0}'])
 def test_a_journal_that_is_none(text: str, hk: Hk, records: list[dict[str, Any]]) -> None:
     """A folder without a journal holds nothing that could be taken up."""
     broken(records, hk)

@@ -76,12 +76,12 @@ class WorkFolder:
                 path.unlink()
 
     def read_journal(self) -> Journal | None:
-        """Return the journal; None where the run that left the folder had not begun one."""
+        """Return the journal; None where the run that left the folder had not begun one, or it is none of ours."""
         try:
             journal = json.loads((self.path / _JOURNAL).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        return journal if isinstance(journal, dict) else None
+        return journal if isinstance(journal, dict) and journal.keys() >= {"settings", "first", "overwrite"} else None
 
     def write_journal(self, journal: Mapping[str, Any]) -> None:
         """Replace the journal, so that after a crash it is the old or the new one."""
