@@ -175,10 +175,10 @@ def test_folds_of_a_former_split_are_not_taken_for_new_ones(hk, parts):
 def test_a_split_that_fails_late_leaves_no_part(hk, parts, monkeypatch):
     whole, count = ShardWriter._finish, iter(range(9))
 
-    def full(self, builder, *, last):
+    def full(self, builder, classes, *, last):
         if next(count) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(self._path))
-        whole(self, builder, last=last)
+        whole(self, builder, classes, last=last)
 
     monkeypatch.setattr(ShardWriter, "_finish", full)
     done = hk("split", "all.h5", "--folds", 4, "--out", "out")

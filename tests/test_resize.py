@@ -96,6 +96,17 @@ def test_large_images_are_as_exact_as_small_ones(after: tuple[int, int]) -> None
 SIDES = st.integers(1, 400)
 
 
+@pytest.mark.parametrize(("before", "after"), [
+    ((1, 67), (1, 70)), ((61, 1), (64, 1)), ((1, 9), (70, 70)), ((1, 1), (3, 5)),
+])
+def test_a_line_of_cells(before: tuple[int, int], after: tuple[int, int]) -> None:
+    for seed in range(20):
+        values = random_map(before, seed)
+        resized = resize_map(values, after)
+        assert resized.shape == after
+        assert np.abs(resized - matrix_form(values, after)).max() <= 3e-7
+
+
 @settings(max_examples=60, deadline=None)
 @given(before=st.tuples(SIDES, SIDES), after=st.tuples(SIDES, SIDES), level=st.floats(0, 1, width=32), seed=SIDES,
        spread=st.sampled_from([0.0, 1e-6, 1.0]))
