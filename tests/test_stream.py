@@ -281,7 +281,7 @@ def test_done_is_0(hk, here: Path) -> None:
         (["resize", "--side", "3"], "No such option"),
         (["resize", "--size", "3", "--out", "m", "gone.jsonl"], "'gone.jsonl': No such file or directory"),
         (["folder", "gone"], "Directory 'gone' does not exist."),
-        (["info", "gone.h5"], "File 'gone.h5' does not exist."),
+        (["info", "gone.h5"], "gone.h5: no such file; expected a shard"),
         (["pack", "x.h5", "--expect", "0"], "0 is not in the range x>=1"),
         (["resize", "--size", "3", "--out", "m", "--max-errors", "-1"], "-1 is not in the range x>=0"),
         (["resize", "--size", "3", "--out", "m", "--on-error", "ignore"], "'ignore' is not one of 'stop', 'skip'"),

@@ -194,10 +194,11 @@ def test_one_bad_shard_does_not_stop_the_others(shard: Path, hk: Hk) -> None:
     flip(Path("bad.h5"), place_of(shard, "maps", 1))
     done = hk("verify", "bad.h5", shard)
     assert (done.exit_code, [result["ok"] for result in done.records]) == (3, [False, True])
-    done = hk("verify", "gone.h5", "bad.h5", ".", shard)
+    Path("empty").mkdir()
+    done = hk("verify", "gone.h5", "bad.h5", "empty", shard)
     assert (done.exit_code, [result["ok"] for result in done.records]) == (1, [False, False, False, True])
     assert "error: gone.h5: No such file or directory; expected a shard\n" in done.stderr
-    assert "error: .: not a plain file; expected a shard\n" in done.stderr
+    assert "error: empty: not a plain file; expected a shard\n" in done.stderr
     assert done.records[0] == {"path": "gone.h5", "ok": False, "checked": [], "records": None, "problems": [
         {"sentence": "gone.h5: No such file or directory; expected a shard", "record": None, "id": None}]}
     assert hk("verify", "--quick", "--full", shard).exit_code == 2

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", cls=StreamCommand)
-@shards_argument
+@shards_argument()
 @from_option
 @click.option("--metric", "metrics", multiple=True, required=True,
               type=click.Choice(["top1", "top5", "mse", "insertion", "deletion"]),

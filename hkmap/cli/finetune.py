@@ -11,7 +11,7 @@ from hkmap.cli.training import carry_out, optimisation_options
 
 
 @click.command("finetune", cls=StreamCommand)
-@shards_argument
+@shards_argument()
 @from_option
 @click.option("--gamma", type=click.FloatRange(min=0), default=1.0, show_default=True,
               help="Scale of the map loss, gamma * ||M' - M||. The norm grows with the map's side: 1 at 14 x 14 is "

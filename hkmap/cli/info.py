@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
-from hkmap.cli.stream import EXISTING, StreamCommand, print_result
+from hkmap.cli.options import shards_argument
+from hkmap.cli.stream import StreamCommand, print_result
 
 _BAR = 30      # columns of a terminal
 
 
 @click.command("info", cls=StreamCommand)
-@click.argument("shards", type=EXISTING, nargs=-1, required=True, metavar="SHARD...")
+@shards_argument()
 @click.option("--full", is_flag=True,
               help="Read every record as well, its checksum compared: splits, keys, sizes of images in pixels, "
                    "histograms of the maps' means and maxima, and two digests.")

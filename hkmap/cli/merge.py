@@ -13,7 +13,7 @@ from hkmap.cli.stream import OUTPUT, StreamCommand, overwrite_option, print_resu
 
 @click.command("merge", cls=StreamCommand)
 @click.argument("out", type=OUTPUT, metavar="OUT.h5")
-@shards_argument
+@shards_argument()
 @click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
               help="Begin another shard after N records: OUT-00000.h5, OUT-00001.h5, and so on.")
 @overwrite_option

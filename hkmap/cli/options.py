@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,52 @@ import click
 from click.core import ParameterSource
 
 from hkmap.cli.stream import EXISTING, OUTPUT, Function
+from hkmap.errors import ShardError
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
 
-def shards_argument(function: Function) -> Function:
-    """Add the argument SHARD..., one or several, read as one."""
-    return click.argument("shards", type=EXISTING, nargs=-1, required=True, metavar="SHARD...")(function)
+
+_SHARD = (
+    "SHARD is a file, a folder (all its *.h5), or, quoted, a pattern ('train-*.h5') or a range of names "
+    "('train-{00000..00007}.h5', of which none may be missing)."
+)
+
+
+class Shards(click.ParamType):
+    """A shard, a folder of shards, a range or a pattern of names; with ``missing``, also a file that is not there."""
+
+    name = "shards"
+
+    def __init__(self, *, missing: bool = False) -> None:
+        self._missing = missing
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
+        from hkmap.storage.names import find_shards
+
+        try:
+            return find_shards([str(value)])
+        except ShardError as error:
+            if self._missing:
+                return [Path(value)]
+            self.fail(str(error), param, ctx)
+
+
+def shards_argument(*, missing: bool = False) -> Callable[[Function], Function]:
+    """Add the argument SHARD..., one or several, in the order given, and what it may be to the command's help."""
+
+    def decorate(function: Function) -> Function:
+        text, mark, example = inspect.cleandoc(function.__doc__ or "").partition("\b\nExample:")
+        function.__doc__ = f"{text}{_SHARD}\n\n{mark}{example}"
+        return click.argument(
+            "shards", type=Shards(missing=missing), nargs=-1, required=True, metavar="SHARD...", callback=_flat
+        )(function)
+
+    return decorate
+
+
+def _flat(ctx: click.Context, parameter: click.Parameter, found: tuple[list[Path], ...]) -> tuple[Path, ...]:
+    return tuple(path for paths in found for path in paths)
 
 
 def from_option(function: Function) -> Function:
@@ -85,7 +125,7 @@ def use_maps_option(function: Function) -> Function:
 def training_options(function: Function) -> Function:
     """Add what training and fine-tuning share, but for the epochs and the learning rate."""
     options: list[Callable[[Function], Function]] = [
-        click.option("--val", type=EXISTING, multiple=True, metavar="SHARD",
+        click.option("--val", type=Shards(), multiple=True, metavar="SHARD", callback=_flat,
                      help="A shard on which the best epoch is chosen; repeatable. Never the test set."),
         click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
                      help="Without --val: the share of the training samples held out. 0: the last epoch is kept."),

@@ -33,7 +33,7 @@ class Shares(click.ParamType):
 
 
 @click.command("split", cls=StreamCommand)
-@shards_argument
+@shards_argument()
 @click.option("--shares", type=Shares(), metavar="NAME=SHARE,...",
               help="A part of each name: train=0.8,val=0.1,test=0.1, or thirds, a=2/3,b=1/3. They add up to 1.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="K",

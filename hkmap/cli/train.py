@@ -11,7 +11,7 @@ from hkmap.cli.training import carry_out, optimisation_options
 
 
 @click.command("train", cls=StreamCommand)
-@shards_argument
+@shards_argument()
 @click.option("--arch", default="resnet18+abn", show_default=True, metavar="NAME",
               help="resnet8, 18, 34, 50, 101 or 152 (resnet50, say), with +abn for the attention branch.")
 @click.option("--stem", type=click.Choice(["standard", "small"]), default="standard", show_default=True,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from hkmap.cli.options import shards_argument
 from hkmap.cli.progress import track
-from hkmap.cli.stream import EXISTING, OUTPUT, StreamCommand, emit, overwrite_option, print_result
+from hkmap.cli.stream import OUTPUT, StreamCommand, emit, overwrite_option, print_result
 
 
 @click.command("unpack", cls=StreamCommand)
-@click.argument("shards", type=EXISTING, nargs=-1, required=True, metavar="SHARD...")
+@shards_argument()
 @click.option("--out", type=OUTPUT, metavar="DIR|NAME.tar",
               help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
                    "of one annotator as ID@NAME.npy.")

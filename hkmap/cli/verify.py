@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from hkmap.cli.options import shards_argument
 from hkmap.cli.progress import track
-from hkmap.cli.stream import OUTPUT, StreamCommand, print_result
+from hkmap.cli.stream import StreamCommand, print_result
 
 logger = logging.getLogger("hkmap")
 
@@ -17,7 +18,7 @@ _SENTENCES = 20      # a shard on stderr; stdout lists all
 
 
 @click.command("verify", cls=StreamCommand)
-@click.argument("shards", type=OUTPUT, nargs=-1, required=True, metavar="SHARD...")
+@shards_argument(missing=True)
 @click.option("--quick", is_flag=True,
               help="Look at the first 512 bytes, the structure and the numbers that say where things lie alone: "
                    "milliseconds, whatever the shard's size, and no damage to an image, map or record is found.")

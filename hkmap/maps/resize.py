@@ -94,7 +94,7 @@ def _resized_line(values: Map, size: tuple[int, int]) -> Map:
     doubled = [1 + (side == 1) for side in values.shape]
     thick = values.repeat(doubled[0], axis=0).repeat(doubled[1], axis=1)
     height, width = size
-    return resize_map(thick, (max(height, doubled[0]), max(width, doubled[1])))[:height, :width].copy()
+    return np.array(resize_map(thick, (max(height, doubled[0]), max(width, doubled[1])))[:height, :width])
 
 
 def _averaged_side(cells: int, goal: int) -> int:

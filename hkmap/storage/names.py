@@ -53,7 +53,8 @@ def _in_range(name: str) -> list[str]:
 
 def _present(path: Path) -> Path:
     if not path.is_file():
-        raise ShardError(f"{path}: no such file; expected a shard, a folder of shards, a range or a pattern")
+        what = "not a plain file" if path.exists() else "no such file"
+        raise ShardError(f"{path}: {what}; expected a shard, a folder of shards, a range or a pattern")
     return path
 
 
