@@ -43,20 +43,20 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
       (cd tree && hkmap pack ../again.h5 records.jsonl)
       hkmap unpack train.h5 --to webdataset --out tars/train.tar --shard-size 1000
     """
-    from hkmap.storage import packing
+    from hkmap.storage import unpacking
     from hkmap.storage.imagefolder import write_tree
     from hkmap.storage.sequence import ShardSequence
     from hkmap.storage.webdataset import write_tars
 
     _check(out, form, shard_size)
     if out is None:
-        emit(packing.unpack_records(shards))
+        emit(unpacking.unpack_records(shards))
     elif form == "files":
-        emit(packing.unpack_files(shards, out, overwrite=overwrite))
+        emit(unpacking.unpack_files(shards, out, overwrite=overwrite))
     elif form == "imagefolder":
         emit(write_tree(ShardSequence(shards), out, overwrite=overwrite))
     else:
-        samples = track(packing.samples_of(shards), "unpacking")
+        samples = track(unpacking.samples_of(shards), "unpacking")
         print_result(write_tars(samples, out, shard_size=shard_size, overwrite=overwrite))
 
 

@@ -32,7 +32,7 @@ def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Reje
       set -o pipefail
       hkmap webdataset train-00000.tar train-00001.tar --out images/ | hkmap pack train.h5
     """
-    from hkmap.storage.packing import saved_records
+    from hkmap.storage.unpacking import saved_records
     from hkmap.storage.webdataset import read_tars
 
     emit(saved_records(read_tars(tars), out, overwrite=overwrite, rejects=rejects))

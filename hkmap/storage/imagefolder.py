@@ -14,8 +14,8 @@ from typing import Any
 from hkmap.errors import OutputError
 from hkmap.records import Record, annotator_maps_of, dump_record, with_annotators
 from hkmap.storage.atomic import replacing
-from hkmap.storage.packing import open_files
 from hkmap.storage.sequence import ShardSequence
+from hkmap.storage.unpacking import open_files
 
 RECORDS = "records.jsonl"
 
