@@ -29,6 +29,7 @@ docs: .venv/.developing  ## write docs/commands.md anew from --help
 
 bench: .venv/.developing  ## time the kernels against their peers and floors; prints JSON
 	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/python benchmarks/maps.py
+	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/python benchmarks/shards.py
 	$(BIN)/python benchmarks/kernels.py
 
 gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU against CUDA, and one small run; prints JSON

@@ -47,3 +47,22 @@ def test_each_ratio_stands_beside_its_target(maps: dict[str, Any]) -> None:
 def test_resizing_is_exact_whatever_the_time(maps: dict[str, Any]) -> None:
     assert all(answer["error_met"] for answer in maps["resize"].values())
     assert "2848x4288_to_14x14" in maps["resize"]
+
+
+def test_shards_are_measured_too() -> None:
+    pytest.importorskip("webdataset", reason="webdataset, a peer of shards, is not installed")
+    environment = {name: value for name, value in os.environ.items() if name != "HKMAP_DATA"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/shards.py"), "--quick"], capture_output=True, text=True, check=True,
+        timeout=300, env={**environment, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
+    )
+    shards = json.loads(done.stdout)
+    assert shards["sizes"] == "quick: the figures mean nothing"
+    judged = [
+        *shards["reading_224"].values(), shards["reading_large"]["over_decoding"], shards["pixels"],
+        *shards["threads"].values(), shards["writing"], *shards["memory"].values(),
+    ]
+    assert len(judged) == 10
+    for answer in judged:
+        assert set(answer) >= JUDGED
+    assert "met" not in shards["reading_large"]["over_vlen"]      # told, not claimed

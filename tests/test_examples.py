@@ -203,3 +203,14 @@ class TestWrongCalls:
         result = shell(f'bash "{EXAMPLES / name}.sh"', HKMAP_DATA="data")
         assert result.exit_code != 0
         assert not list((tmp_path / "runs" / name).glob("*.h5"))
+
+
+def test_dataset(shell: Shell, make_shard: Callable[..., Path], tmp_path: Path) -> None:
+    for number in range(3):
+        make_shard(f"part-0000{number}.h5", 20)
+    result = shell(f'python "{EXAMPLES / "dataset.py"}" "{tmp_path}/part-{{00000..00002}}.h5"')
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "60 records in 3 shards, 2 classes"
+    assert [line[:7] for line in lines[1:3]] == ["step 0:", "step 1:"]
+    assert sum("(16, 3, 64, 64)" in line for line in lines) == 3

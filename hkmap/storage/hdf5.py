@@ -36,6 +36,10 @@ _BUFFER = 1 << 16     # of writing one dataset, in bytes
 
 _TOGETHER = 1 << 14   # libhdf5 lays what is not data side by side, in stretches of so many bytes, and the data after it
 
+_MOST_AT_ONCE = 1 << 30      # bytes of one call, which reads less than 2 GiB
+
+_PREAD, _PREADV = hasattr(os, "pread"), hasattr(os, "preadv")       # not on Windows; the second not on older macOS
+
 Attributes = Mapping[str, str | int]
 
 
@@ -229,8 +233,10 @@ class ContiguousFile:
         """Fill the ``buffer``, of bytes, with the rows from ``start`` on."""
         column = self.columns[name]
         offset = column.offset + start * column.row_bytes
-        while buffer:
-            count = self._fill(offset, buffer[: 1 << 30])      # one call reads less than 2 GiB
+        while True:
+            count = self._fill(offset, buffer if len(buffer) <= _MOST_AT_ONCE else buffer[:_MOST_AT_ONCE])
+            if count == len(buffer):
+                return
             if not count:
                 raise self._shorter(offset)
             offset, buffer = offset + count, buffer[count:]
@@ -240,26 +246,27 @@ class ContiguousFile:
         return self.rows(name, 0, self.columns[name].shape[0])
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        pieces = []
-        while count > 0:
-            piece = self._once(offset, count)
+        first = self._once(offset, count) if count else b""
+        pieces, found = [first], len(first)
+        while found < count:
+            piece = self._once(offset + found, count - found)
             if not piece:
-                raise self._shorter(offset)
+                raise self._shorter(offset + found)
             pieces.append(piece)
-            offset, count = offset + len(piece), count - len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            found += len(piece)
+        return first if len(pieces) == 1 else b"".join(pieces)
 
     def _once(self, offset: int, count: int) -> bytes:
-        count = min(count, 1 << 30)
+        count = min(count, _MOST_AT_ONCE)
         with self._file.opened() as descriptor:
-            if hasattr(os, "pread"):
+            if _PREAD:
                 return os.pread(descriptor, count, offset)
             with self._lock:
                 os.lseek(descriptor, offset, os.SEEK_SET)
                 return os.read(descriptor, count)
 
     def _fill(self, offset: int, buffer: memoryview) -> int:
-        if hasattr(os, "preadv"):
+        if _PREADV:
             with self._file.opened() as descriptor:
                 return os.preadv(descriptor, [buffer], offset)
         piece = self._once(offset, len(buffer))

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -46,7 +46,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker. More
 # ff may come before it; a pattern that said so would not begin with a plain byte, and take sixteen times as long.
 _JPEG_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
-_JPEG_FRAMES = frozenset(bytes([code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PLAIN_MARKERS = frozenset(bytes([code]) for code in range(0xC0, 0xFF) if not 0xD0 <= code <= 0xD8)
+_SCAN, _END = 0xDA, 0xD9
 _ORIENTATION = 0x0112
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, struct.error, Image.DecompressionBombError)
 
@@ -83,7 +85,6 @@ def decode_image(data: bytes, place: str) -> Pixels:
     Raises ImageError, naming ``place``, for what is damaged, cut short or no image, or has more than 2^28 pixels.
     """
     refuse_damaged(data, place)
-    _refuse_bomb(data, place)
     pixels = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -167,42 +168,35 @@ def image_suffix(data: bytes) -> str:
 
 
 def refuse_damaged(data: bytes, place: str) -> None:
-    """Raise ImageError where the bytes are no image, or a JPEG or PNG whose end is missing.
+    """Raise ImageError where the bytes are no image, a JPEG or PNG whose end is missing, or more than 2^28 pixels.
 
-    Decoders keep silent about a missing end: OpenCV before 5 fills the rest of a JPEG with grey.
+    Decoders keep silent about a missing end (OpenCV before 5 fills the rest of a JPEG with grey), and take memory for
+    as many pixels as a header of 30 bytes promises.
     """
     if not data:
         raise ImageError(f"{place}: empty (0 bytes), expected an image; copy it again")
     suffix = image_suffix(data)
     if not suffix:
         raise ImageError(f"{place}: starts with {data[:8]!r}, expected an image (JPEG, PNG, TIFF, BMP, WebP or GIF)")
-    if (suffix == "jpg" and not _jpeg_ends(data)) or (suffix == "png" and not _png_ends(data)):
+    if suffix == "jpg":
+        found = _walk_jpeg(data)
+    elif suffix == "png":
+        found = _walk_png(data)
+    else:
+        found = _Found(*_pillow_size(data, place), ends=True)
+    if not found.ends:
         end = "end marker" if suffix == "jpg" else "IEND chunk"
         raise ImageError(f"{place}: cut short at {len(data)} bytes (its {end} is missing); copy it again")
+    if found.width * found.height > MAX_PIXELS:
+        raise _too_large(place, f"{found.width}x{found.height}")
 
 
-def _refuse_bomb(data: bytes, place: str) -> None:
-    """Raise ImageError for more pixels than are allowed, before the decoder takes memory for them."""
-    kind = image_suffix(data)
-    if kind == "png":
-        width, height = struct.unpack_from(">II", data, 16)
-    elif kind == "jpg":
-        width, height = _jpeg_size(data)
-    else:
-        width, height = _pillow_size(data, place)
-    if width * height > MAX_PIXELS:
-        raise _too_large(place, f"{width}x{height}")
+class _Found(NamedTuple):
+    """What an image file's bytes say before they are decoded; 0 x 0 pixels where they do not say it."""
 
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return what the frame's header says, (0, 0) where there is none: then there is nothing to decode either."""
-    position = 2
-    while found := _JPEG_MARKER.search(data, position):
-        if found[1] in _JPEG_FRAMES and len(data) >= found.end() + 7:
-            height, width = struct.unpack_from(">HH", data, found.end() + 3)
-            return width, height
-        position = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
-    return 0, 0
+    width: int
+    height: int
+    ends: bool
 
 
 def _pillow_size(data: bytes, place: str) -> tuple[int, int]:
@@ -222,26 +216,39 @@ def _too_large(place: str, size: str) -> ImageError:
     )
 
 
-def _jpeg_ends(data: bytes) -> bool:
+def _walk_jpeg(data: bytes) -> _Found:
     """Walk from marker to marker, over the segments (a thumbnail inside one has its own end), to the end marker."""
+    width = height = 0
     position = 2
-    while found := _JPEG_MARKER.search(data, position):
-        if found[1] == b"\xd9":
-            return True
-        position = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
-        if found[1] == b"\xda" and data.endswith(b"\xff\xd9", position):      # coded data hold no end marker
-            return True
-    return False
+    while (found := _next_marker(data, position)) is not None:
+        marker, start = found
+        if marker == _END:
+            return _Found(width, height, ends=True)
+        position = start + int.from_bytes(data[start : start + 2], "big")
+        if marker == _SCAN and data.endswith(b"\xff\xd9", position):      # coded data hold no end marker
+            return _Found(width, height, ends=True)
+        if marker in _JPEG_FRAMES and not width and len(data) >= start + 7:
+            height, width = struct.unpack_from(">HH", data, start + 3)
+    return _Found(width, height, ends=False)
 
 
-def _png_ends(data: bytes) -> bool:
+def _next_marker(data: bytes, position: int) -> tuple[int, int] | None:
+    """Return the next marker's code and where its segment begins; None where there is none."""
+    if data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] in _PLAIN_MARKERS:
+        return data[position + 1], position + 2         # as mostly behind a segment: no search
+    found = _JPEG_MARKER.search(data, position)
+    return None if found is None else (found[1][0], found.end())
+
+
+def _walk_png(data: bytes) -> _Found:
+    width, height = struct.unpack_from(">II", data.ljust(24, b"\0"), 16)
     position = 8
     while position + 12 <= len(data):
-        length = int.from_bytes(data[position:position + 4], "big")
-        if data[position + 4:position + 8] == b"IEND":
-            return True
+        length = int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] == b"IEND":
+            return _Found(width, height, ends=True)
         position += 12 + length     # length, type, checksum: four bytes each
-    return False
+    return _Found(width, height, ends=False)
 
 
 def _decode(data: bytes, flags: int, place: str) -> npt.NDArray[Any]:

@@ -189,8 +189,10 @@ def checksum(sample: Sample, text: bytes) -> int:
     """Return the CRC-32 of a sample whose record reads ``text``; the record itself is not looked at."""
     value = zlib.crc32(sample.image_bytes)
     value = zlib.crc32(map_bytes(sample), value)
-    value = zlib.crc32(weight_bytes(sample), value)
-    value = zlib.crc32(annotator_bytes(sample), value)
+    if sample.weight is not None:
+        value = zlib.crc32(weight_bytes(sample), value)
+    if sample.annotators:
+        value = zlib.crc32(annotator_bytes(sample), value)
     value = zlib.crc32(sample.label.to_bytes(8, "little", signed=True), value)
     return zlib.crc32(text, value)
 

@@ -175,8 +175,8 @@ class ShardReader:
         return cast("bytes", buffer)      # it is summed and viewed as bytes are
 
     def _string(self, name: str, index: int) -> bytes:
-        offsets = self._offsets[name]
-        return self._file.read(f"{name}/bytes", int(offsets[index]), int(offsets[index + 1]))
+        start, stop = self._offsets[name][index : index + 2].tolist()
+        return self._file.read(f"{name}/bytes", start, stop)
 
     def _spans(self, name: str) -> Iterator[tuple[int, int]]:
         offsets = self._offsets[name].tolist()

@@ -1,0 +1,37 @@
+"""Run one task in this process and print, as the last line of stderr, the most memory it has held, in MB.
+
+    python benchmarks/peak.py hkmap pack train.h5 records.jsonl
+    python benchmarks/peak.py epoch train.h5
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from peers import peak_megabytes
+
+
+def run_hkmap(arguments: list[str]) -> None:
+    from hkmap.cli import main
+
+    try:
+        main(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def read_epoch(arguments: list[str]) -> None:
+    from hkmap.storage.loading import ShardLoader, Shares, SizedReader
+    from hkmap.storage.sequence import ShardSequence
+
+    shards = ShardSequence([Path(argument) for argument in arguments])
+    for _ in ShardLoader(SizedReader(shards), Shares(len(shards), 64)).epoch(0):
+        pass
+
+
+if __name__ == "__main__":
+    task, *arguments = sys.argv[1:]
+    {"hkmap": run_hkmap, "epoch": read_epoch}[task](arguments)
+    print(peak_megabytes(), file=sys.stderr)

@@ -1,0 +1,38 @@
+"""Read shards in a training loop of your own: hkmap's loader, then PyTorch's; both see image, map and label together.
+
+    python examples/dataset.py 'train-{00000..00007}.h5'
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch.utils.data import DataLoader
+
+from hkmap.engine.dataset import ShardDataset
+from hkmap.storage.loading import ShardLoader, Shares, SizedReader
+from hkmap.storage.names import find_shards
+from hkmap.storage.sequence import ShardSequence
+
+
+def main(names: list[str]) -> None:
+    shards = ShardSequence(find_shards(names))
+    reader = SizedReader(shards, image_size=(64, 64), map_size=(14, 14))
+    print(f"{len(shards)} records in {len(shards.shards)} shards, {len(shards.classes)} classes")
+
+    # One of eight ranks: as many steps as the others, and what fills up the last batch weighs nothing.
+    loader = ShardLoader(reader, Shares(len(shards), batch_size=4, rank=3, ranks=8, seed=0))
+    for step, batch in enumerate(loader.epoch(1)):
+        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255      # (4, 3, 64, 64)
+        print(f"step {step}: mean {images.mean():.3f}, records {batch.indices.tolist()}, weights {batch.weights.tolist()}")
+
+    # PyTorch's: any sampler, any number of worker processes.
+    dataset = ShardDataset(reader)
+    for items in DataLoader(dataset, batch_size=16, num_workers=2):
+        look = (items["map"] * items["map_weight"]).sum() / items["map_weight"].sum().clamp(min=1)
+        print(f"{tuple(items['image'].shape)}, labels {items['label'].tolist()[:4]} ..., maps' mean {look:.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
