@@ -203,8 +203,9 @@ def test_a_split_into_many_needs_few_open_files(hk, make_shard, tmp_path):
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ([], "Say either --shares NAME=SHARE,... or --folds K"),
-    (["--folds", 2, "--shares", "a=1"], "Say either --shares NAME=SHARE,... or --folds K"),
+    (["--folds", 2, "--shares", "a=0.5,b=0.5"], "Say either --shares NAME=SHARE,... or --folds K"),
     (["--shares", "a=0.5,b=0.4"], "the shares add up to 0.9, expected 1"),
+    (["--shares", "a=1"], '"a=1": expected two or more parts'),
     (["--shares", "a=0.5,a=0.5"], '"a=0.5": expected NAME=SHARE with a NAME of its own'),
     (["--shares", "../a=0.5,b=0.5"], '"../a=0.5": expected NAME=SHARE'),
     (["--shares", "a=0,b=1"], '"a=0": expected a share above 0, such as 0.8 or 1/3'),

@@ -27,6 +27,8 @@ class Shares(click.ParamType):
             if not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+/0*[1-9][0-9]*", share) or not Fraction(share):
                 self.fail(f'"{pair}": expected a share above 0, such as 0.8 or 1/3.', param, ctx)
             shares[name] = Fraction(share)
+        if len(shares) < 2:
+            self.fail(f'"{value}": expected two or more parts.', param, ctx)
         if sum(shares.values()) != 1:
             self.fail(f"the shares add up to {float(sum(shares.values())):g}, expected 1.", param, ctx)
         return shares
