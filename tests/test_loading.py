@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import resource
 from pathlib import Path
@@ -281,6 +282,13 @@ def test_a_data_sets_ends_and_its_transform(unequal):
 def test_a_missing_shard_has_its_sentence(tmp_path):
     with pytest.raises(ShardError, match=r"none\.h5: No such file or directory; expected an HDF5 file"):
         ShardReader(Path(tmp_path / "none.h5"))
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    for path in (tmp_path / "pipe.h5", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ShardError, match=f"{path}: not a plain file; expected an HDF5 file"):
+            ShardReader(path)
 
 
 # The command line

@@ -6,6 +6,7 @@ A process may have some thousand open files, often only 256, and a data set may 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import weakref
 from collections.abc import Iterator
@@ -60,6 +61,8 @@ def version_of(path: Path) -> Version:
 
 def _open(path: Path) -> int:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):      # a pipe would be waited for
+            raise ShardError(f"{path}: not a plain file; expected an HDF5 file")
         return os.open(path, os.O_RDONLY)
     except OSError as error:
         raise _unreadable(path, error) from error
