@@ -105,6 +105,15 @@ def test_unpack_writes_the_files_that_went_in(hk: Hk, records: list[dict[str, An
     assert hk("unpack", "train.h5", "--out", "files", "--overwrite").exit_code == 0
 
 
+def test_a_folder_is_never_replaced(hk: Hk, records: list[dict[str, Any]]) -> None:
+    Path("train.h5").mkdir()
+    for options in ([], ["--overwrite"]):
+        done = hk("pack", "train.h5", *options, stdin=records)
+        assert done.exit_code == 1
+        assert "train.h5: a folder, where a file is to be written; choose another name" in done.stderr
+        assert not Path(".train.h5.pack").exists()
+
+
 def test_two_shards_with_one_id_are_not_unpacked_over_each_other(hk: Hk, records: list[dict[str, Any]]) -> None:
     hk("pack", "train.h5", stdin=records)
     done = hk("unpack", "train.h5", "train.h5", "--out", "files", "--overwrite")

@@ -12,7 +12,9 @@ from hkmap.errors import OutputError
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if ``path`` is there and may not be replaced."""
+    """Raise OutputError if ``path`` is there and may not be replaced; a folder never may."""
+    if path.is_dir():
+        raise OutputError(f"{path}: a folder, where a file is to be written; choose another name")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name, or say --overwrite")
 
