@@ -165,8 +165,12 @@ def test_a_run_that_is_not_told_to_resume_says_so(hk: Hk, records: list[dict[str
     broken(records, hk)
     done = hk("pack", "x.h5", "--shard-size", 4, stdin=records)
     assert done.exit_code == 1
-    assert ("Error: x.h5: a run that was broken off has left finished shards in .x.h5.pack; go on with --resume, or "
-            "begin anew with --overwrite") in done.stderr
+    sentence = ("Error: x.h5: a run that was broken off has left finished shards in .x.h5.pack; go on with "
+                "`hkmap pack --resume`, or begin anew with --overwrite")
+    assert sentence in done.stderr
+    hk("pack", "other.h5", stdin=records)
+    assert sentence in hk("merge", "x.h5", "other.h5").stderr      # merge itself has no --resume
+    Path("other.h5").unlink()
     assert len(list(Path(".x.h5.pack").iterdir())) == 4
     assert hk("pack", "x.h5", "--overwrite", stdin=records).exit_code == 0
     assert list(digests()) == ["x.h5"]

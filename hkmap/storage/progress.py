@@ -97,7 +97,7 @@ class Progress:
             self._keep = True
             raise OutputError(
                 f"{self._path}: a run that was broken off has left finished shards in {self._work.path}; go on with "
-                "--resume, or begin anew with --overwrite"
+                "`hkmap pack --resume`, or begin anew with --overwrite"
             )
         self._begin_anew()
 
