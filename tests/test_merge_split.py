@@ -187,18 +187,18 @@ def test_a_split_that_fails_late_leaves_no_part(hk, parts, monkeypatch):
 
 
 def test_a_split_into_many_needs_few_open_files(hk, make_shard, tmp_path):
-    """Each part takes up to 15 open files while it is written; 90 at once would be more than a process may have."""
-    make_shard("many.h5", 180)
+    """Each part takes up to 15 open files while it is written, and shards that are read are kept open as well."""
+    hk("merge", tmp_path / "many/s.h5", make_shard("all.h5", 130), "--shard-size", 1)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (400, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:
-        done = hk("split", tmp_path / "many.h5", "--folds", 90, "--out", tmp_path / "out")
+        done = hk("split", tmp_path / "many", "--folds", 26, "--out", tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert done.exit_code == 0, done.stderr
     parts = done.records[0]["parts"]
-    assert [part["records"] for part in parts.values()] == [2] * 90
-    assert len(contents([part["path"] for part in parts.values()])) == 180
+    assert [part["records"] for part in parts.values()] == [5] * 26
+    assert len(contents([part["path"] for part in parts.values()])) == 130
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

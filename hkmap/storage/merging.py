@@ -23,7 +23,7 @@ from hkmap.storage.sequence import ShardSequence
 from hkmap.storage.series import stored_as
 from hkmap.storage.writing import ShardWriter, WriterOptions
 
-_OPEN = 20      # parts that are written at a time; each takes up to 15 open files
+_OPEN = 6      # parts that are written at a time; each takes up to 15 open files, and some systems give only 256
 
 Watch = Callable[[Iterable[int]], Iterable[int]]
 
