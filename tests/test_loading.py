@@ -284,6 +284,26 @@ def test_a_missing_shard_has_its_sentence(tmp_path):
         ShardReader(Path(tmp_path / "none.h5"))
 
 
+@pytest.mark.parametrize("index", [-1, TOTAL])
+def test_a_record_that_no_sequence_has(unequal, index):
+    for look in (unequal.read, unequal.read_bare, unequal.place):
+        with pytest.raises(IndexError, match=f"record {index} of {TOTAL}"):
+            look(index)
+
+
+def test_a_sequence_of_no_shard():
+    with pytest.raises(ShardError, match="no shard was named"):
+        ShardSequence([])
+
+
+def test_a_step_that_no_epoch_has(unequal):
+    (loader,) = loaders(unequal, 1)
+    assert list(loader.epoch(0, len(loader))) == []
+    for start in (-1, len(loader) + 1):
+        with pytest.raises(ShardError, match=f"step {start} of an epoch of {len(loader)} steps; was it of"):
+            next(loader.epoch(0, start))
+
+
 def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
     for path in (tmp_path / "pipe.h5", tmp_path, Path("/dev/zero")):

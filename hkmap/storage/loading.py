@@ -181,7 +181,12 @@ class ShardLoader:
         return self.shares.steps
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[LoadedBatch]:
-        """Yield the batches of an epoch from step ``start`` (from 0) on; the rest of an epoch is read exactly once."""
+        """Yield the batches of an epoch from step ``start`` (from 0) on; the rest of an epoch is read exactly once.
+
+        Raises ShardError where an epoch has no such step; its end, ``len(self)``, is one from which nothing is left.
+        """
+        if not 0 <= start <= len(self):
+            raise ShardError(f"step {start} of an epoch of {len(self)} steps; was it of other shards or batches?")
         order = self.shares.order(epoch)
         waiting: deque[tuple[LoadedBatch, Sequence[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="hkmap-load")

@@ -18,10 +18,12 @@ class ShardSequence:
     """Reads shards, in the order given, as if they were one; record numbers run on from shard to shard.
 
     ``labels`` (n,) and ``has_map`` (n,) are of all records; ``classes`` is the longest list of names, with which the
-    others must agree. Raises ShardError where they do not, and where an id stands in two shards.
+    others must agree. Raises ShardError where they do not, where an id stands in two shards, and without any shard.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            raise ShardError("no shard was named, and so there is no record to read; name one or more")
         self.shards = [ShardReader(path) for path in paths]
         self.name = ", ".join(str(path) for path in paths)
         self.labels: npt.NDArray[np.int64] = np.concatenate([shard.labels for shard in self.shards])
@@ -54,6 +56,8 @@ class ShardSequence:
         return f"{shard.path}#{row}"
 
     def _find(self, index: int) -> tuple[ShardReader, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.shards[number], index - int(self._starts[number])
 
