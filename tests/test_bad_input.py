@@ -287,7 +287,8 @@ def test_damaged_map_file(hk, here: Here) -> None:
     data = bytearray(Path("huge.png").read_bytes())
     data[16:24] = (1 << 30).to_bytes(4, "big") * 2      # more than OpenCV decodes
     Path("huge.png").write_bytes(data)
-    for name, remedy in (("header.npy", "save it with numpy.save"), ("cut.npy", "numpy.save"), ("huge.png", "scale it down")):
+    remedies = {"header.npy": "save it with numpy.save", "cut.npy": "numpy.save", "huge.png": "scale it down"}
+    for name, remedy in remedies.items():
         result = hk("resize", "--size", 2, "--out", "m", stdin=[{"id": "7", "map": name}])
         assert_refused(result, f"{name}: ", remedy)
 
