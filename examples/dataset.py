@@ -25,7 +25,8 @@ def main(names: list[str]) -> None:
     loader = ShardLoader(reader, Shares(len(shards), batch_size=4, rank=3, ranks=8, seed=0))
     for step, batch in enumerate(loader.epoch(1)):
         images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255      # (4, 3, 64, 64)
-        print(f"step {step}: records {batch.indices.tolist()} of weight {batch.weights.tolist()}, mean {images.mean():.3f}")
+        records = dict(zip(batch.indices.tolist(), batch.weights.tolist(), strict=True))
+        print(f"step {step}: records and their weights {records}, images' mean {images.mean():.3f}")
 
     # PyTorch's: any sampler, any number of worker processes.
     dataset = ShardDataset(reader)
