@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +144,31 @@ def write_promise(path: Path) -> None:
 
 def write_png(path: Path, *shape: int) -> None:
     cv2.imwrite(str(path), np.zeros(shape, np.uint8))
+
+
+@contextmanager
+def busy_collector() -> Iterator[None]:
+    """Garbage is collected all the time, under the eyes of somebody's Python code, and threads change as often."""
+    def watch(phase: str, info: dict[str, int]) -> None:
+        sum(range(50))
+
+    before, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(watch)
+    gc.set_threshold(20)
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(watch)
+        gc.set_threshold(*before)
+        sys.setswitchinterval(interval)
+
+
+def test_maps_are_loaded_in_threads(tmp_path: Path) -> None:
+    """numpy reads a header by `ast`: in two threads at once, Python 3.11.7 ends some in a SystemError."""
+    references = save_all(tmp_path) * 400
+    with busy_collector(), ThreadPoolExecutor(2) as pool:
+        assert {values.shape for values in pool.map(load_map, references)} == {(14, 9)}
 
 
 def write_h5(path: Path, **datasets: Any) -> None:

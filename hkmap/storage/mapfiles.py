@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,9 @@ FORMAT = "hkmap-maps"
 
 _SYNC_BYTES = 1 << 27      # written before the disk is told to take them
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+# numpy parses a header by `ast`, which in two threads at once may end in a SystemError (seen with Python 3.11.7)
+_PARSING = threading.Lock()
 
 
 class MapWriter(Protocol):
@@ -143,7 +147,9 @@ def _load_annotator(reference: str, path: Path, row: int, name: str) -> npt.NDAr
 def _load_npy(path: Path) -> npt.NDArray[np.generic]:
     try:
         # Mapped, a header that promises more than the file holds is an error before memory is asked for.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        with _PARSING:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.array(mapped)
     except OSError as error:
         raise MapError(f"{path}: {error.strerror or error}; expected a .npy file") from error
     except Exception as error:      # a damaged header fails in ast, tokenize, mmap or numpy, each in its own way
@@ -313,11 +319,12 @@ def npy_map(data: bytes, place: str) -> Map:
     """Return the map that the bytes of a .npy file hold, checked; raise MapError, which names ``place``."""
     stream = io.BytesIO(data)
     try:
-        shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
-        size = math.prod(shape) * dtype.itemsize
-        if size != len(data) - stream.tell() or dtype.hasobject:      # before memory is asked for
-            raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
-        values = np.load(io.BytesIO(data), allow_pickle=False)
+        with _PARSING:
+            shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
+            size = math.prod(shape) * dtype.itemsize
+            if size != len(data) - stream.tell() or dtype.hasobject:      # before memory is asked for
+                raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
+            values = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:      # as in _load_npy
         raise MapError(f"{place}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
     return check_map(values, place)
