@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hkmap.storage.atomic import replacing
 from hkmap.storage.shards import ShardReader
 
 Here = Path
@@ -465,3 +466,18 @@ def test_ctrl_c_during_training(hk, here: Here, make_shard: Callable[..., Path])
         assert resumed_step.keys() == step.keys()
         assert resumed_step["step"] == step["step"]
         assert resumed_step["loss"] == pytest.approx(step["loss"], rel=1e-5)
+
+
+def test_ctrl_c_just_when_a_file_is_made(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come between the lines that make a temporary file: that one is removed too."""
+    close = os.close
+
+    def interrupted(handle: int) -> None:
+        close(handle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(here / "new" / "last.pt"):
+        pytest.fail("the file is not made yet")
+    monkeypatch.undo()
+    assert [path.name for path in here.rglob("*")] == ["new"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,10 +27,9 @@ def replacing(path: Path, *, overwrite: bool = False, durable: bool = False) -> 
     """
     refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
-    os.close(handle)
-    beside = Path(name)
-    try:
+    beside = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}.part")
+    try:      # around the making too: Ctrl-C may come between any two lines
+        os.close(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         yield beside
         if durable:
             sync_file(beside)
@@ -40,7 +38,7 @@ def replacing(path: Path, *, overwrite: bool = False, durable: bool = False) -> 
         beside.replace(path)
     except OSError as error:
         # a failed write names no file, a failed rename the temporary one
-        if error.filename is None or str(error.filename) == name:
+        if error.filename is None or str(error.filename) == str(beside):
             error.filename = str(path)
         raise
     finally:
