@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,27 @@ TURNS: dict[str, Callable[[Map], Map]] = {
 
 Shell = Callable[..., Result]
 Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def fast_hkmap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with an `hkmap` that need not load torch each time it is started."""
+    folder = tmp_path_factory.mktemp("fast")
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forking_hkmap.py")), str(folder)], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield folder
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def fast_shell(shell: Shell, fast_hkmap: Path) -> Shell:
+    """Like ``shell``, with that `hkmap`."""
+    path = os.pathsep.join(map(str, (fast_hkmap, Path(sys.executable).parent, os.environ["PATH"])))
+    return lambda command, **environment: shell(command, PATH=path, **environment)
 
 
 def read_lines(path: Path) -> list[Record]:
@@ -81,8 +105,8 @@ def value_at_head(values: Map, record: Record) -> float:
     return float(np.mean([values[cell] for cell in cells]))
 
 
-def test_cub_gaze(shell: Shell, hk: Callable[..., Result], tmp_path: Path, data_root: Path) -> None:
-    run_example(shell, "cub_gaze.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="15", **SMALL)
+def test_cub_gaze(fast_shell: Shell, hk: Callable[..., Result], tmp_path: Path, data_root: Path) -> None:
+    run_example(fast_shell, "cub_gaze.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="15", **SMALL)
     out = tmp_path / "out"
     check_products(out, ("maps.png", "parts.png", "sheet.png"))
     parts = check_splits(out)
@@ -103,8 +127,8 @@ def test_cub_gaze(shell: Shell, hk: Callable[..., Result], tmp_path: Path, data_
         assert found[name].mean() < 0.15, name
 
 
-def test_busi(shell: Shell, tmp_path: Path, data_root: Path) -> None:
-    run_example(shell, "busi.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="30", **SMALL)
+def test_busi(fast_shell: Shell, tmp_path: Path, data_root: Path) -> None:
+    run_example(fast_shell, "busi.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="30", **SMALL)
     out = tmp_path / "out"
     check_products(out, ("maps.png", "sheet.png"))
     parts = check_splits(out)
@@ -130,9 +154,9 @@ def few_diseased(source: Path, target: Path, count: int) -> None:
     (target / "B. Disease Grading").symlink_to(source / "B. Disease Grading")
 
 
-def test_idrid(shell: Shell, tmp_path: Path, data_root: Path) -> None:
+def test_idrid(fast_shell: Shell, tmp_path: Path, data_root: Path) -> None:
     few_diseased(data_root.resolve() / "idrid", tmp_path / "data" / "idrid", 4)
-    result = run_example(shell, "idrid.sh", HKMAP_DATA="data", HEALTHY="8", **SMALL)
+    result = run_example(fast_shell, "idrid.sh", HKMAP_DATA="data", HEALTHY="8", **SMALL)
     assert "4288x2848 pixels and the healthy ones 640x425" in result.stderr
     out = tmp_path / "out"
     check_products(out, ("maps.png", "sheet.png"))
@@ -146,8 +170,8 @@ def test_idrid(shell: Shell, tmp_path: Path, data_root: Path) -> None:
             assert values.max() == record["label"], record["id"]       # the brightest cell is 1; healthy is all 0
 
 
-def test_demo(shell: Shell, tmp_path: Path) -> None:
-    result = run_example(shell, "demo.sh", EPOCHS="1", DIGITS="--train 60 --test 20", SEEDS="0")
+def test_demo(fast_shell: Shell, tmp_path: Path) -> None:
+    result = run_example(fast_shell, "demo.sh", EPOCHS="1", DIGITS="--train 60 --test 20", SEEDS="0")
     for arm in ("no map loss", "human maps", "shuffled maps"):
         assert arm in result.stdout
     out = tmp_path / "demo" / "seed0"
