@@ -28,7 +28,7 @@ COUNT = 11
 RANDOM = np.random.default_rng(0)
 PROGRAM = Path(__file__).with_name("broken_packing.py")
 #: A run is broken off at every n-th step; `make soak` tries all.
-STRIDE = {"kill": 19, "full": 37, "stop": 41, "limit": 23}
+STRIDE = {"kill": 31, "full": 67, "stop": 73, "limit": 41}
 
 
 @pytest.fixture
