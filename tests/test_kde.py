@@ -257,7 +257,7 @@ json.dump([search.fit(np.array(centres)).best_params_["bandwidth"] for centres i
 
 def test_cv_chooses_as_scikit_learn_does() -> None:
     """In a process of its own: scikit-learn and torch each bring an OpenMP, and both in one have corrupted the heap."""
-    shapes = [(3, 90), (4, 10), (9, 40), (30, 4), (30, 120), (50, 60), (12, 0.1), (5, 2000)]
+    shapes = [(3, 90), (4, 10), (9, 40), (20, 4), (15, 120), (25, 60), (12, 0.1), (5, 2000)]
     cases = [
         np.random.default_rng(seed).normal([250, 190], spread, (count, 2))
         for seed, (count, spread) in enumerate(shapes)
