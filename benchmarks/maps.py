@@ -142,7 +142,7 @@ def idrid(folder: Path, scale: Scale) -> Answer:
     }, 15 if scale is not QUICK else 1)
     peer = seconds_of({"peer": lambda: peers.lesions_map(masks, SIDE), "ours": lambda: peers.our_map(masks, SIDE)},
                       scale.turns)
-    memory = {name: peak_over_imports(name, masks) for name in ("ours", "lesions", "decode")}
+    memory = {name: peak_over_imports(name, masks, scale.turns) for name in ("ours", "lesions", "decode")}
     return {
         "masks": f"{len(masks)} of {frame[0]}x{frame[1]}, 1-bit TIFF, {'of IDRiD' if real else 'generated'}",
         "over_peer": over_peer(peer, 10) | {"peer": "PIL, float64, skimage.transform.resize with anti_aliasing"},
@@ -167,12 +167,12 @@ def make_masks(folder: Path, frame: tuple[int, int]) -> Iterator[Path]:
         yield path
 
 
-def peak_over_imports(name: str, masks: list[str]) -> float:
-    """MB that the work adds to a process that imports its modules; the least of three, as a rest of noise adds."""
+def peak_over_imports(name: str, masks: list[str], turns: int) -> float:
+    """MB that the work adds to a process that imports its modules; the least of all turns, as a rest of noise adds."""
     def peak(task: str) -> float:
         return float(output_of(sys.executable, str(HERE / "peers.py"), task, str(SIDE), *masks))
 
-    return min(peak(name) for _ in range(3)) - min(peak(f"{name}-idle") for _ in range(3))
+    return min(peak(name) for _ in range(turns)) - min(peak(f"{name}-idle") for _ in range(turns))
 
 
 # The whole way: from a table of bubbles to one file of maps
