@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("benchmarks")      # they run once
 ROOT = Path(__file__).resolve().parent.parent
 JUDGED = {"value", "target", "met"}
 

@@ -20,6 +20,7 @@ import pytest
 
 from hkmap.storage.userblock import seal
 
+pytestmark = pytest.mark.xdist_group("hostile shards")      # one process opens them all, once
 SECONDS = 1.0         # of processor time; on the wall a busy machine may take three times that
 MEGABYTES = 100
 IMAGE = bytes(cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1])

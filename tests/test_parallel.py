@@ -549,10 +549,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+#: The cluster is started once, in the process that has all of these tests.
+on_cluster = pytest.mark.xdist_group("cluster")
+
+
 def on(cluster: str) -> tuple[str, ...]:
     return ("--backend", "dask", "--scheduler", cluster)
 
 
+@on_cluster
 @pytest.mark.parametrize(
     ("kind", "command"), [COMMANDS[1], COMMANDS[4], COMMANDS[5]], ids=lambda value: " ".join(map(str, value[:3]))
 )
@@ -569,6 +574,7 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     assert one == alone
 
 
+@on_cluster
 def test_a_cluster_attributes_errors_to_their_records(hk: Hk, here: Path, cluster: str) -> None:
     for policy in ((), ("--on-error", "skip")):
         command = ("resize", "--size", 3, "--out", "maps", "--overwrite", *policy)
@@ -589,6 +595,7 @@ def reader_of(fifo: Path) -> int:
     raise AssertionError(f"nobody reads {fifo}")
 
 
+@on_cluster
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc to find the worker in")
 def test_a_worker_that_is_killed_in_mid_run_changes_nothing(hk: Hk, here: Path, cluster: str) -> None:
     """A map in the middle is a named pipe: who opens it is at work on it, and is killed before it gets an answer."""
@@ -624,6 +631,7 @@ def test_a_worker_that_is_killed_in_mid_run_changes_nothing(hk: Hk, here: Path, 
     assert Path("maps.h5").read_bytes() == expected
 
 
+@on_cluster
 def test_workers_of_a_cluster_must_find_the_folder_and_have_the_same_hkmap(
     hk: Hk, here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -670,6 +678,7 @@ def test_threads_of_a_worker_share_its_folder_in_turn(tmp_path: Path) -> None:
     assert clusters._work_there(halved, [4], None, hkmap.__version__).outcomes == [2]
 
 
+@on_cluster
 def test_a_task_that_kills_every_worker_is_a_sentence(cluster: str) -> None:
     with open_pool(Workers(-1, cluster), reads_files=False) as pool:
         assert pool is not None
