@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import IO
 
 from hkmap.errors import ShardError
 
@@ -44,11 +45,33 @@ class ReadFile:
     def _opened_anew(self) -> Iterator[int]:
         descriptor = _open(self.path)
         try:
-            if _version(os.fstat(descriptor)) != self.version:
-                raise ShardError(f"{self.path}: another file than when it was opened, somebody replaced it; begin anew")
+            self._refuse_other(_version(os.fstat(descriptor)))
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def refuse_replaced(self) -> None:
+        """Raise ShardError where another file has taken its name."""
+        self._refuse_other(version_of(self.path))
+
+    def _refuse_other(self, version: Version) -> None:
+        if version != self.version:
+            raise ShardError(f"{self.path}: another file than when it was opened, somebody replaced it; begin anew")
+
+
+class NamelessFile:
+    """A temporary file without a name, to read as a ReadFile: it stays open, as nothing could open it again."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        descriptor = os.dup(file.fileno())
+        with _kept.lock:
+            _kept.count += 1
+        self._kept = nullcontext(descriptor)
+        weakref.finalize(self, _release, descriptor)
+
+    def opened(self) -> AbstractContextManager[int]:
+        """Return a context whose value is the file's descriptor."""
+        return self._kept
 
 
 def version_of(path: Path) -> Version:

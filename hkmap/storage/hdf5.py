@@ -1,8 +1,8 @@
 """HDF5 files whose data lie end to end: libhdf5 lays them out, plain file I/O writes and reads them.
 
 Every dataset is contiguous. The file is made with room for its data but without them; the bytes are then
-copied to the datasets' offsets, so a full disk is an ordinary OSError and memory stays small. A reader asks
-libhdf5 for the offsets once and fetches bytes by itself.
+copied to the datasets' offsets, so a full disk is an ordinary OSError and memory stays small. A reader takes the
+offsets once and fetches bytes by itself; chunked datasets of other programs are unpacked to a temporary file first.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
-from hkmap.storage.descriptors import ReadFile, version_of
+from hkmap.storage.descriptors import NamelessFile, ReadFile, version_of
+from hkmap.storage.parsing import Column
 from hkmap.storage.structure import read_structure
+from hkmap.storage.unchunking import placed, unpack
 from hkmap.storage.userblock import USER_BLOCK, holes_of, refuse_damaged_structure, seal
 
 _SLACK = 1 << 16      # libhdf5's own structures, more than they ever take, attributes aside
@@ -201,11 +203,13 @@ def replace_attribute(path: Path, name: str, value: str) -> str:
 
 
 class ContiguousFile:
-    """Reads rows of contiguous datasets by their place in the file; usable from many threads.
+    """Reads rows of datasets by their place in the file; usable from many threads.
 
-    ``columns`` maps the name of each dataset to its place, ``attributes`` holds the file's attributes.
+    Chunked datasets, which hkmap never writes, are unpacked at the first read, all of them, to a temporary file
+    without a name, and read from there. ``columns`` maps the name of each dataset to its place, in the file or in that
+    one; ``attributes`` holds the file's attributes.
     Raises ShardError where the file is no whole HDF5 file, or where a dataset is a soft or external link,
-    is chunked, kept in another file, or reaches beyond the end.
+    is kept in another file, reaches beyond the end, or is a bomb; reading does where a chunk cannot be unpacked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -215,12 +219,15 @@ class ContiguousFile:
         self.size = self._file.size
         refuse_damaged_structure(path)
         structure = read_structure(path, self.size)
-        self.attributes, self.columns = structure.attributes, structure.columns
+        self.attributes, self.columns = structure.attributes, placed(structure.columns)
+        self._packed = any(column.chunked for column in self.columns.values())
+        self._unpacked: NamelessFile | None = None
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of the rows from ``start`` up to, not including, ``stop``."""
         column = self.columns[name]
-        return self._bytes(column.offset + start * column.row_bytes, (stop - start) * column.row_bytes)
+        offset, count = column.offset + start * column.row_bytes, (stop - start) * column.row_bytes
+        return self._bytes(self._source(column), offset, count)
 
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Like read, as an array of the dataset's own type and shape."""
@@ -232,9 +239,9 @@ class ContiguousFile:
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill the ``buffer``, of bytes, with the rows from ``start`` on."""
         column = self.columns[name]
-        offset = column.offset + start * column.row_bytes
+        source, offset = self._source(column), column.offset + start * column.row_bytes
         while True:
-            count = self._fill(offset, buffer if len(buffer) <= _MOST_AT_ONCE else buffer[:_MOST_AT_ONCE])
+            count = self._fill(source, offset, buffer if len(buffer) <= _MOST_AT_ONCE else buffer[:_MOST_AT_ONCE])
             if count == len(buffer):
                 return
             if not count:
@@ -245,31 +252,41 @@ class ContiguousFile:
         """Return a whole dataset; its size was checked against the file's."""
         return self.rows(name, 0, self.columns[name].shape[0])
 
-    def _bytes(self, offset: int, count: int) -> bytes:
-        first = self._once(offset, count) if count else b""
+    def _source(self, column: Column) -> ReadFile | NamelessFile:
+        """The open file in which the column lies; the first read of anything unpacks all that is chunked."""
+        if self._packed:
+            with self._lock:
+                if self._packed:
+                    self._unpacked = unpack(self.path, self.size, self.columns)
+                    self._file.refuse_replaced()
+                    self._packed = False
+        return self._unpacked if column.chunked and self._unpacked else self._file
+
+    def _bytes(self, source: ReadFile | NamelessFile, offset: int, count: int) -> bytes:
+        first = self._once(source, offset, count) if count else b""
         pieces, found = [first], len(first)
         while found < count:
-            piece = self._once(offset + found, count - found)
+            piece = self._once(source, offset + found, count - found)
             if not piece:
                 raise self._shorter(offset + found)
             pieces.append(piece)
             found += len(piece)
         return first if len(pieces) == 1 else b"".join(pieces)
 
-    def _once(self, offset: int, count: int) -> bytes:
+    def _once(self, source: ReadFile | NamelessFile, offset: int, count: int) -> bytes:
         count = min(count, _MOST_AT_ONCE)
-        with self._file.opened() as descriptor:
+        with source.opened() as descriptor:
             if _PREAD:
                 return os.pread(descriptor, count, offset)
             with self._lock:
                 os.lseek(descriptor, offset, os.SEEK_SET)
                 return os.read(descriptor, count)
 
-    def _fill(self, offset: int, buffer: memoryview) -> int:
+    def _fill(self, source: ReadFile | NamelessFile, offset: int, buffer: memoryview) -> int:
         if _PREADV:
-            with self._file.opened() as descriptor:
+            with source.opened() as descriptor:
                 return os.preadv(descriptor, [buffer], offset)
-        piece = self._once(offset, len(buffer))
+        piece = self._once(source, offset, len(buffer))
         buffer[: len(piece)] = piece
         return len(piece)
 

@@ -50,15 +50,20 @@ class _OtherFormError(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """Where a dataset lies in the file, in bytes, and what it holds."""
+    """Where a dataset lies in the file, in bytes, and what it holds; a chunked one lies nowhere before it is placed."""
 
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    chunked: bool = False
 
     @cached_property
     def row_bytes(self) -> int:
         return self.dtype.itemsize * math.prod(self.shape[1:])
+
+    @property
+    def total_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,23 @@ import h5py
 import numpy as np
 
 from hkmap.errors import ShardError
+from hkmap.storage.apart import limit_memory, limit_this_process, run_apart
 from hkmap.storage.parsing import MOST_NAMES, MOST_TEXT, Column, Structure, parse_structure
 
 _MOST_ATTRIBUTES = 64
 _CPU_SECONDS = 0.6            # of libhdf5; a structure takes it a few milliseconds
 _WALL_SECONDS = 30.0          # a slow disk is no crime
 _MEMORY = 1 << 26             # bytes, beyond what Python and libhdf5 take before they open anything
+_LEAST_UNPACKED = 1 << 24     # bytes of chunked datasets that a file of any size may have,
+_MOST_TIMES = 16              # and so many for each of its own bytes; image files in a shard hardly shrink at all
 
 
 def read_structure(path: Path, size: int) -> Structure:
     """Return the structure of a file of ``size`` bytes.
 
-    Raises ShardError where the file is no whole HDF5 file, where it has more names or attributes than any shard, or
-    where a dataset is a soft or external link, is chunked, kept in another file, or reaches beyond the end.
+    Raises ShardError where the file is no whole HDF5 file, where it has more names or attributes than any shard, where
+    a dataset is a soft or external link, is kept in another file, or reaches beyond the end, or where the chunked ones
+    take more than most_unpacked.
     """
     return parse_structure(path, size) or _ask_apart(path, size)
 
@@ -49,22 +51,19 @@ def _ask(path: Path, size: int) -> Structure:
 
 def _ask_apart(path: Path, size: int) -> Structure:
     """Have libhdf5 asked in a process of its own."""
-    # Our own path for modules: Python's would begin with the current folder, which may be the stranger's.
-    program = f"import sys; sys.path[:] = {sys.path!r}; from hkmap.storage import structure; structure.answer_apart()"
+    question = [str(path.absolute()), str(path), size]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", program], input=json.dumps([str(path.absolute()), str(path), size]).encode(),
-            capture_output=True, check=False, timeout=_WALL_SECONDS,
-        )
+        done = run_apart(f"{__name__}.{answer_apart.__name__}", question, seconds=_WALL_SECONDS)
         answer = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise ShardError(f"{path}: damaged HDF5, on which libhdf5 hangs or crashes; copy it again") from error
     if "refused" in answer:
         raise ShardError(answer["refused"])
     columns = {
-        name: _checked(Column(offset, tuple(shape), np.dtype(kind)), name, path, size)
-        for name, (offset, shape, kind) in answer["columns"].items()
+        name: _checked(Column(offset, tuple(shape), np.dtype(kind), chunked), name, path, size)
+        for name, (offset, shape, kind, chunked) in answer["columns"].items()
     }
+    _refuse_bomb(columns.values(), path, size)
     return Structure(answer["attributes"], columns)
 
 
@@ -74,29 +73,33 @@ def answer(path: Path, name: str, size: int) -> dict[str, Any]:
         found = _ask(path, size)
     except ShardError as error:
         return {"refused": str(error).replace(str(path), name, 1)}
-    columns = {key: (column.offset, column.shape, column.dtype.str) for key, column in found.columns.items()}
+    columns = {
+        key: (column.offset, column.shape, column.dtype.str, column.chunked) for key, column in found.columns.items()
+    }
     return {"attributes": found.attributes, "columns": columns}
 
 
 def answer_apart() -> None:
     """What the process of its own does: read a file's path, name and size on its stdin, answer on its stdout."""
-    _limit_this_process()
+    limit_this_process(_CPU_SECONDS)
+    limit_memory(_MEMORY)
     with open(0, "rb") as question, open(1, "w", encoding="ascii") as out:
         path, name, size = json.load(question)
         json.dump(answer(Path(path), name, size), out)
 
 
-def _limit_this_process() -> None:
-    """Let the process die, rather than the machine; where a limit is unknown (macOS) the others have to do."""
-    import resource
-    import signal
+def most_unpacked(size: int) -> int:
+    """Return how many bytes the chunked datasets of a file of ``size`` bytes may take; more would be a bomb."""
+    return _LEAST_UNPACKED + _MOST_TIMES * size
 
-    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)      # processor time; SIGPROF ends a process
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + _MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+def _refuse_bomb(columns: Iterable[Column], path: Path, size: int) -> None:
+    total = sum(column.total_bytes for column in columns if column.chunked)
+    if total > most_unpacked(size):
+        raise ShardError(
+            f"{path}: its chunked datasets take {total:,} bytes unpacked, expected at most {most_unpacked(size):,} for "
+            f"a file of {size:,} bytes; if you trust it, unpack it with `h5repack -l CONTI`"
+        )
 
 
 def _attributes(file: h5py.File, path: Path) -> dict[str, object]:
@@ -143,16 +146,19 @@ def _walk(group: h5py.Group, prefix: str, path: Path) -> Iterator[tuple[str, obj
 
 def _column(dataset: h5py.Dataset, name: str, path: Path) -> Column:
     plist = dataset.id.get_create_plist()
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count():
-        raise ShardError(f"{path}: {name} is chunked or kept elsewhere, expected one contiguous dataset in the file")
+    layout = plist.get_layout()
+    if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED) or plist.get_external_count():
+        raise ShardError(f"{path}: {name} is kept elsewhere, expected a contiguous or chunked dataset in the file")
     if dataset.dtype.kind not in "biuf" or not dataset.shape:
         raise ShardError(f"{path}: {name} holds {dataset.dtype} {dataset.shape}, expected rows of plain numbers")
+    if layout == h5py.h5d.CHUNKED:
+        return Column(0, dataset.shape, dataset.dtype, chunked=True)
     offset = dataset.id.get_offset() if math.prod(dataset.shape) else 0
     return Column(-1 if offset is None else offset, dataset.shape, dataset.dtype)
 
 
 def _checked(column: Column, name: str, path: Path, size: int) -> Column:
-    if column.offset < 0 or column.offset + column.dtype.itemsize * math.prod(column.shape) > size:
+    if column.offset < 0 or (column.offset + column.total_bytes > size and not column.chunked):
         raise ShardError(f"{path}: {name} was never written, or lies beyond the file's {size} bytes; copy it again")
     return column
 

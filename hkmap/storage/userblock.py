@@ -24,6 +24,9 @@ _PIECE = 1 << 20      # bytes that are summed at once
 _PADDING = 8          # less lies between two neighbours; more might be structure
 _MOST_HOLES = 6       # what hkmap writes has one; a dataset that finds no room here counts as structure
 _MOST_STRUCTURE = 1 << 24      # bytes; more takes long, and a shard has some kilobytes and its classes' names, twice
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUPERBLOCK = 64               # bytes of it that are read
+_END_PLACES = {0: 40, 1: 44, 2: 28, 3: 28}      # of the file's length in it, by its version
 _DIGEST_LINE = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _STRUCTURE_LINE = re.compile(rb"^size ([0-9]+) structure ([0-9a-f]{64}) without ([0-9+,]*)$", re.MULTILINE)
 
@@ -70,19 +73,42 @@ def holes_of(path: Path) -> list[Hole]:
 def refuse_damaged_structure(path: Path) -> None:
     """Raise ShardError where a sealed file is cut short, or its structure is not the one that was sealed.
 
-    A file of another program has no seal and passes: nobody knows what it ought to be.
+    A file of another program has no seal, or a stale one, and passes: nobody knows what it ought to be.
     """
     with path.open("rb") as file:
         stated = _stated(file.read(USER_BLOCK))
         if stated is None:
             return
         size = file.seek(0, os.SEEK_END)
+        if _is_anew(file, stated):
+            return
         if size < stated.size:
             raise ShardError(f"{path}: cut short at {size} of {stated.size} bytes; copy it again")
         if sum(stop - start for start, stop in stretches_around(stated.holes, stated.size)) > _MOST_STRUCTURE:
             raise ShardError(f"{path}: its structure takes more than {_MOST_STRUCTURE} bytes; hkmap wrote no such file")
         if _digest(file, stretches_around(stated.holes, stated.size)) != stated.structure:
             raise ShardError(f"{path}: its structure does not have the sha256 it states: damaged; copy it again")
+
+
+def is_stale(path: Path) -> bool:
+    """Return whether another program wrote the file anew, as h5repack does, and copied the old one's user block."""
+    with path.open("rb") as file:
+        stated = _stated(file.read(USER_BLOCK))
+        return stated is not None and _is_anew(file, stated)
+
+
+def _is_anew(file: BufferedIOBase, stated: _Stated) -> bool:
+    """Whether the file has another length than stated, and the one that HDF5's own superblock says.
+
+    One that was cut short, or is damaged in one place, has not.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(USER_BLOCK)
+    block = file.read(_SUPERBLOCK)
+    if size == stated.size or len(block) < _SUPERBLOCK or block[:8] != _SIGNATURE:
+        return False
+    place = _END_PLACES.get(block[8], 0)
+    return place > 0 and int.from_bytes(block[place : place + 8], "little") == size
 
 
 def stretches_around(holes: list[Hole], size: int) -> Iterator[Hole]:

@@ -20,7 +20,7 @@ from hkmap.records import parse_record
 from hkmap.storage.annotators import MAPS, NAMES, OFFSETS
 from hkmap.storage.hdf5 import ContiguousFile
 from hkmap.storage.layout import PIXELS, Sample, check_columns, check_header, checksum, parse_classes, pixel_size_of
-from hkmap.storage.userblock import file_digest, is_intact
+from hkmap.storage.userblock import file_digest, is_intact, is_stale
 
 Depth = Literal["quick", "records", "full"]
 _AT_ONCE = 256      # records in the hands of the threads; more would only wait in memory
@@ -84,6 +84,12 @@ def verify_digest(path: Path) -> str:
 
 
 def _seal_problems(path: Path, depth: Depth) -> Iterator[Problem]:
+    if is_stale(path):
+        yield Problem(
+            f"{path}: another program wrote it anew, below the digests of the file it was made from, so nobody knows "
+            "what it ought to be; pack it anew"
+        )
+        return
     intact = is_intact(path)
     if not intact:
         yield Problem(f"{path}: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew")
