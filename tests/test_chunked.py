@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import gc
+import io
+import pickle
+import re
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+from hkmap.errors import ShardError
+from hkmap.storage import unchunking
 from hkmap.storage.description import content_digest
+from hkmap.storage.hdf5 import ContiguousFile
+from hkmap.storage.mapfiles import load_map
+from hkmap.storage.sequence import ShardSequence
 from hkmap.storage.shards import ShardReader
+from hkmap.storage.verification import Depth, verify_shard
+from hkmap.storage.writing import ShardWriter, WriterOptions
 
+Hk = Callable[..., Any]
 Options = Callable[[str, tuple[int, ...]], dict[str, Any]]
 
 
@@ -65,3 +80,224 @@ def shard(make_shard: Callable[..., Path]) -> Path:
 def test_it_reads_like_the_one_it_was_made_from(options: Options, libver: str, block: bool, shard: Path) -> None:
     other = rewritten(shard, "other.h5", options, libver=libver, block=block)
     assert content_digest(ShardReader(other)) == content_digest(ShardReader(shard))
+
+
+def test_what_training_reads(shard: Path) -> None:
+    one, other = ShardSequence([shard]), ShardSequence([rewritten(shard, "other.h5", squeezed)])
+    assert one.classes == other.classes
+    assert np.array_equal(one.labels, other.labels)
+    assert np.array_equal(one.has_map, other.has_map)
+    assert np.array_equal(one.shards[0].maps, other.shards[0].maps)
+    for index in range(12):
+        bare, same = one.read_bare(index), other.read_bare(index)
+        assert (bare.image_bytes, bare.label) == (same.image_bytes, same.label)
+        assert same.map is None if bare.map is None else np.array_equal(bare.map, same.map)
+    assert np.array_equal(load_map(f"{other.shards[0].path}#3"), load_map(f"{shard}#3"))
+
+
+@pytest.mark.parametrize("options", [small, squeezed])
+def test_pixels_weights_and_annotators(options: Options, shard: Path, tmp_path: Path) -> None:
+    drawn = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    with ShardWriter(tmp_path / "pixels.h5", options=WriterOptions(pixel_size=(9, 7))) as writer:
+        for sample in map(ShardReader(shard).read, range(5)):
+            writer.add(sample.record, sample.image_bytes, drawn, drawn / 2, annotators={"é": drawn, "f": drawn})
+    other = ShardReader(rewritten(tmp_path / "pixels.h5", "other.h5", options))
+    assert content_digest(other) == content_digest(ShardReader(tmp_path / "pixels.h5"))
+    batch = np.zeros((2, 9, 7, 3), np.uint8)
+    assert other.read_bare(4, batch[1]).image("x").base is not None
+    assert np.array_equal(batch[1], ShardReader(tmp_path / "pixels.h5").image(4))
+
+
+def test_every_command_reads_it(hk: Hk, shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shard.parent)
+    rewritten(shard, "other.h5", squeezed)
+    for name in ("train", "other"):
+        assert hk("unpack", f"{name}.h5", "--out", name).exit_code == 0
+        assert hk("merge", f"{name}-merged.h5", f"{name}.h5").exit_code == 0
+    one, other = ({path.name: path.read_bytes() for path in Path(name).rglob("*.png")} for name in ("train", "other"))
+    assert one == other != {}
+    assert Path("train-merged.h5").read_bytes() == Path("other-merged.h5").read_bytes()
+    one, other = hk("info", "--full", "train.h5", "other.h5").records
+    assert one["content_sha256"] == other["content_sha256"]
+    assert (one["sha256"] is None, other["sha256"]) == (False, None)
+
+
+@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize("depth", ["quick", "records", "full"])
+def test_verify_says_only_that_nobody_sealed_it(depth: Depth, block: bool, shard: Path) -> None:
+    result = verify_shard(rewritten(shard, "other.h5", squeezed, block=block), depth=depth)
+    problem, = result["problems"]
+    sentence = r": another program wrote it anew, below the digests" if block else r": its first 512 bytes are not as"
+    assert re.search(r"other\.h5" + sentence, problem["sentence"])
+    assert (result["records"], result["ok"]) == (12, False)
+
+
+def test_maps_of_others(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((50, 9, 9))
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("maps", data=values, chunks=(7, 4, 4), compression="gzip", dtype=">f8")
+        file.create_dataset("more", data=np.zeros((0, 3)), chunks=(5, 3), maxshape=(None, 3))
+    assert np.array_equal(load_map(f"{tmp_path}/m.h5#49"), values[49].astype(np.float32))
+
+
+def test_chunks_that_were_never_written_are_what_fills_them(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("maps", (50, 9, 9), "f4", chunks=(7, 4, 4), fillvalue=0.25)
+    assert (load_map(f"{tmp_path}/m.h5#49") == 0.25).all()
+
+
+def test_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the process of its own does, done here: whole chunks, one after the other, and rows in order."""
+    values = np.random.default_rng(0).integers(0, 1000, (101, 5, 3))
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("a", data=values, chunks=(8, 2, 3), compression="gzip")
+        file.create_dataset("b", data=values[::-1], chunks=(101, 5, 1))
+    monkeypatch.setattr(unchunking, "limit_memory", lambda room: None)
+    asked = [("a", values.shape, "<i8"), ("b", values.shape, "<i8")]
+    for block in (1, 2000, 1 << 22):
+        monkeypatch.setattr(unchunking, "_BLOCK", block)
+        assert unchunking.write_unpacked(f"{tmp_path}/m.h5", asked, 1 << 20, out := io.BytesIO()) == ""
+        assert out.getvalue() == values.tobytes() + values[::-1].tobytes()
+
+
+# damage
+
+
+def place_of_chunk(path: Path, name: str) -> tuple[int, int]:
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    return chunk.byte_offset, chunk.size
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["images/bytes", "records/bytes", "maps"])
+def test_a_damaged_chunk_is_named(name: str, shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shard.parent)
+    other = Path(rewritten(shard, "other.h5", squeezed).name)
+    place, size = place_of_chunk(other, name)
+    flip(other, place + size // 2)
+    with pytest.raises(ShardError, match=rf"^other\.h5: {name} cannot be unpacked \(.*: damaged, or packed with a fil"):
+        ShardReader(other)
+    problems = verify_shard(other)["problems"]
+    assert [problem["sentence"].startswith(f"other.h5: {name} cannot") for problem in problems] == [False, True]
+
+
+def test_damage_in_a_chunk_without_a_filter_is_found_by_the_checksum(shard: Path) -> None:
+    other = rewritten(shard, "other.h5", whole)
+    place, _ = place_of_chunk(other, "images/bytes")
+    flip(other, place + int(ShardReader(shard).image_sizes[0]) + 20)
+    reader = ShardReader(other)
+    reader.read(0)
+    with pytest.raises(ShardError, match=r'other\.h5#1 \(record "train\.h5-1"\): its checksum does not fit'):
+        reader.read(1)
+    assert [problem["record"] for problem in verify_shard(other)["problems"]] == [None, 1]
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_one_that_was_cut_short(libver: str, shard: Path) -> None:
+    whole_file = rewritten(shard, "other.h5", squeezed, libver=libver).read_bytes()
+    for length in (0, 300, 512, 540, 2000, len(whole_file) // 2, len(whole_file) - 1):
+        path = shard.with_name("cut.h5")
+        path.write_bytes(whole_file[:length])
+        with pytest.raises(ShardError, match=r"cut\.h5: .*"):
+            ShardReader(path)
+        assert not verify_shard(path)["ok"]
+
+
+def test_a_digit_of_the_stated_size_is_no_reason_to_call_it_sound(shard: Path) -> None:
+    flip(shard, shard.read_bytes()[:512].index(b"size ") + 5)
+    assert verify_shard(shard)["problems"]
+
+
+# limits
+
+
+def chunked(path: Path, shape: tuple[int, ...], **options: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("maps", shape, "f4", **{"chunks": True, **options})
+    return path
+
+
+def said_of(path: Path) -> str:
+    with pytest.raises(ShardError) as caught:
+        ContiguousFile(path).whole("maps")
+    return str(caught.value)
+
+
+def test_a_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chunked(tmp_path / "x.h5", (1 << 20, 9, 9), compression="gzip")
+    monkeypatch.setattr("hkmap.storage.hdf5.unpack", None)
+    assert re.search(
+        r"x\.h5: its chunked datasets take 339,738,624 bytes unpacked, expected at most 16,[0-9,]+ for a file of "
+        r"[0-9,]+ bytes; if you trust it, unpack it with `h5repack -l CONTI`", said_of(path),
+    )
+
+
+def test_a_chunk_larger_than_all_that_it_may_hold(tmp_path: Path) -> None:
+    path = chunked(tmp_path / "x.h5", (10, 9, 9), chunks=(1 << 20, 9, 9), maxshape=(None, 9, 9), compression="gzip")
+    assert re.search(r"x\.h5: maps has chunks of 339,738,624 bytes, expected at most 16,[0-9,]+; copy", said_of(path))
+
+
+def test_a_process_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chunked(tmp_path / "x.h5", (10, 9, 9))
+    monkeypatch.setattr(unchunking, "_WALL_SECONDS", 1e-3)
+    sentence = r"x\.h5: libhdf5 hangs or crashes when it unpacks its chunks \(0 of 3,240 bytes came\); copy it again"
+    assert re.search(sentence, said_of(path))
+
+
+def test_one_chunk_a_number_meets_a_limit(tmp_path: Path) -> None:
+    assert "x.h5: " in said_of(chunked(tmp_path / "x.h5", (1 << 22,), chunks=(1,)))
+
+
+def test_no_room_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chunked(tmp_path / "x.h5", (10, 9, 9))
+    monkeypatch.setattr(unchunking.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    assert re.search(r"x\.h5: its chunked datasets take 3,240 bytes unpacked, but .* has room for 100; set TMPDIR",
+                     said_of(path))
+
+
+# files
+
+
+def test_a_file_that_is_replaced_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = chunked(tmp_path / "x.h5", (10, 9, 9))
+    for shape in [(10, 9, 9), (9, 9, 9)]:
+        file = ContiguousFile(path)
+        chunked(tmp_path / "y.h5", shape, compression="gzip").replace(path)
+        with pytest.raises(ShardError, match=r"x\.h5: another file than when it was opened, somebody replaced it"):
+            file.whole("maps")
+    assert "is not what it was" in unchunking.write_unpacked(str(path), [("maps", (10, 9, 9), "<f4")], 99, io.BytesIO())
+
+
+def test_it_is_picklable_and_read_from_many_threads(shard: Path) -> None:
+    other = rewritten(shard, "other.h5", small)
+    reader = pickle.loads(pickle.dumps(ShardReader(other)))
+    file = ContiguousFile(other)
+    with ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(reader.text, range(12)))
+        sums = list(pool.map(lambda row: file.rows("crc32", row, row + 1)[0], range(12)))
+    assert texts == [ShardReader(shard).text(index) for index in range(12)]
+    assert sums == ContiguousFile(shard).whole("crc32").tolist()
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_nothing_is_left(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shard.parent / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    other = rewritten(shard, "other.h5", small)
+    opened = open_files()
+    reader = ShardReader(other)
+    assert open_files() == opened + 2
+    assert not list(folder.iterdir())
+    del reader
+    gc.collect()
+    assert open_files() == opened

@@ -149,6 +149,13 @@ def bomb(file: h5py.File) -> None:
         file["images/bytes"].id.write_direct_chunk((number * chunk,), squeezed)
 
 
+def large_chunk(file: h5py.File) -> None:
+    """A dataset of six bytes in a chunk of half a gigabyte."""
+    chunk = 1 << 29
+    put("images/bytes", shape=(6,), maxshape=(None,), dtype="u1", chunks=(chunk,), compression="gzip")(file)
+    file["images/bytes"].id.write_direct_chunk((0,), zlib.compress(bytes(chunk), 1))
+
+
 def rows_of_nothing(file: h5py.File) -> None:
     """2^60 maps of 0 x 0 pixels, which take no byte."""
     low_level("maps", (HUGE, 0, 0), "<f4")(file)
@@ -196,6 +203,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "bomb-of-maps": (
         put("maps", data=np.zeros((1, 4096, 4096), "<f4"), compression="gzip"),
         "chunked datasets take .* bytes unpacked, expected at most"),
+    "large-chunk": (large_chunk, "images/bytes has chunks of 536,870,912 bytes, expected at most"),
+    "single-chunks": (put("images/bytes", shape=(1 << 24,), dtype="u1", chunks=(1,)), "images/bytes cannot be unpacked"),
+    "small-chunks": (
+        put("images/bytes", shape=(1 << 24,), dtype="u1", chunks=(64,), compression="gzip"), "do not rise from 0 to|hangs"),
     "classes": (attribute("classes", "[" + '"a",' * 7_000_000 + '"a"]'), "takes more than|damaged HDF5"),
     "nested-classes": (attribute("classes", "[" * 100_000), "its attribute classes is no JSON list of names"),
     "classes-of-numbers": (attribute("classes", np.zeros(8000)), "its attribute classes is no JSON list of names"),

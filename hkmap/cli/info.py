@@ -31,9 +31,10 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
     of numbers are read; whether all the rest is sound, hkmap verify says.
 
     With --full also: how many records have which split and which key; the ten most frequent sizes of images, [width,
-    height] in pixels; histograms over the maps; sha256, the file's own digest, and content_sha256, which leaves paths
-    aside, so that a shard unpacked and packed again keeps it. A damaged shard ends in exit code 1, with a sentence. On
-    a terminal a table goes to stderr.
+    height] in pixels; histograms over the maps; sha256, the file's own digest (null where h5repack or another program
+    wrote the shard anew), and content_sha256, which leaves paths aside, so that a shard unpacked and packed again, or
+    through h5repack, keeps it. A damaged shard ends in exit code 1, with a sentence. On a terminal a table goes to
+    stderr.
 
     \b
     Example:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hkmap.storage.images import encoded_size
 from hkmap.storage.layout import Sample, annotator_bytes, map_bytes, weight_bytes
 from hkmap.storage.shards import ShardReader
+from hkmap.storage.userblock import is_stale
 from hkmap.storage.verification import verify_digest
 
 # What differs between two copies of the same content: where its parts lie.
@@ -42,9 +43,10 @@ def describe_shard(path: Path) -> dict[str, Any]:
 
     "splits", "keys": how many records have which; "image_sizes": [width, height] in pixels, the most frequent ones;
     histograms over the maps of each map's mean and maximum; "sha256", the file's own digest; "content_sha256", which
-    leaves paths aside. Raises ShardError where the file's digest or a record's checksum does not fit.
+    leaves paths aside. The first is None where another program wrote the file anew, whose own digest nobody stated.
+    Raises ShardError where the file's digest or a record's checksum does not fit.
     """
-    digest = verify_digest(path)
+    digest = None if is_stale(path) else verify_digest(path)
     reader = ShardReader(path)
     contents = _Contents()
     content = _content_digest(contents.seen(_samples(reader)))

@@ -257,8 +257,10 @@ class ContiguousFile:
         if self._packed:
             with self._lock:
                 if self._packed:
-                    self._unpacked = unpack(self.path, self.size, self.columns)
-                    self._file.refuse_replaced()
+                    try:
+                        self._unpacked = unpack(self.path, self.size, self.columns)
+                    finally:      # another file may well be another HDF5 file, or none
+                        self._file.refuse_replaced()
                     self._packed = False
         return self._unpacked if column.chunked and self._unpacked else self._file
 

@@ -28,8 +28,8 @@ from hkmap.storage.descriptors import NamelessFile
 from hkmap.storage.parsing import Column
 from hkmap.storage.structure import most_unpacked
 
-_CPU_SECONDS = 0.6            # of libhdf5, and one more for each of
-_CPU_BYTES = 1 << 25          # so many bytes; it inflates some 2^28 a second
+_CPU_SECONDS = 0.3            # of libhdf5, and one more for each of
+_CPU_BYTES = 1 << 25          # so many bytes; it unpacks twice to eight times as many a second
 _WALL_SECONDS = 30.0          # likewise on the wall: a slow disk is no crime
 _WALL_BYTES = 1 << 20
 _MEMORY = 1 << 26             # bytes, beyond what Python takes at first and what chunks take
@@ -60,7 +60,7 @@ def unpack(path: Path, size: int, columns: Mapping[str, Column]) -> NamelessFile
         found = os.fstat(file.fileno()).st_size
         if said is None or said or found != total:
             said = said or f"libhdf5 hangs or crashes when it unpacks its chunks ({found:,} of {total:,} bytes came)"
-            raise ShardError(f"{path}: {said}; copy it again")
+            raise ShardError(f"{path}: {said}; copy it again, or unpack it with `h5repack -l CONTI`")
         return NamelessFile(file)
 
 
@@ -113,7 +113,10 @@ def write_unpacked(path: str, asked: Sequence[tuple[str, Sequence[int], str]], m
                 dataset = file[name]
                 if (dataset.shape, dataset.dtype) != (tuple(shape), np.dtype(kind)) or dataset.chunks is None:
                     return f"{name} is not what it was when it was opened, somebody replaced the file"
-                for block in _blocks(dataset, most):
+                chunk = dataset.dtype.itemsize * math.prod(dataset.chunks)
+                if chunk > most:
+                    return f"{name} has chunks of {chunk:,} bytes, expected at most {most:,}"
+                for block in _blocks(dataset, chunk):
                     out.write(block.data)
         out.flush()
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -122,11 +125,8 @@ def write_unpacked(path: str, asked: Sequence[tuple[str, Sequence[int], str]], m
     return ""
 
 
-def _blocks(dataset: h5py.Dataset, most: int) -> Iterator[npt.NDArray[Any]]:
-    """Yield a dataset by rows, each chunk being unpacked once."""
-    chunk = dataset.dtype.itemsize * math.prod(dataset.chunks)
-    if chunk > most:
-        raise ValueError(f"chunks of {chunk:,} bytes, expected at most {most:,}")
+def _blocks(dataset: h5py.Dataset, chunk: int) -> Iterator[npt.NDArray[Any]]:
+    """Yield a dataset with chunks of so many bytes, by rows; each chunk is unpacked once."""
     deep, length = dataset.chunks[0], dataset.shape[0]
     band = min(deep, length) * dataset.dtype.itemsize * math.prod(dataset.shape[1:])
     limit_memory(_MEMORY + 2 * band + 4 * chunk)
