@@ -294,6 +294,7 @@ def test_nothing_is_left(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     other = rewritten(shard, "other.h5", small)
+    gc.collect()       # what tests before have left
     opened = open_files()
     reader = ShardReader(other)
     assert open_files() == opened + 2
