@@ -134,6 +134,18 @@ def test_shares_that_cannot_be_had_are_near(labels, groups, told, sizes, caplog)
     assert np.bincount(found).tolist() == pytest.approx(sizes, abs=10)
 
 
+def test_shares_that_large_groups_make_are_told(caplog):
+    groups = ["large"] * 60 + [f"{number}" for number in range(40)]
+    found = part_of(names(100), np.zeros(100, int), groups, {"a": Fraction(1, 2), "b": Fraction(1, 2)}, seed=0)
+    shares = [f"{count / 100:.3g}" for count in np.bincount(found)]
+    told = re.search(r'part "([ab])" has ([0-9.]+) of the records, 0\.5 were asked for; nearer', caplog.text)
+    assert told is not None
+    assert told[2] == shares["ab".index(told[1])]
+    caplog.clear()
+    part_of(names(100), np.zeros(100, int), names(100), {"a": Fraction(1, 2), "b": Fraction(1, 2)}, seed=0)
+    assert caplog.text == ""
+
+
 def test_rare_labels_are_named(caplog):
     fold_of(names(12), np.repeat([0, 1, 2], [8, 3, 1]), None, folds=4, seed=0)
     assert "2 labels have fewer than 4 records, the first is 1; some folds have none of them" in caplog.text

@@ -24,6 +24,7 @@ from hkmap.storage.sequence import ShardSequence
 logger = logging.getLogger("hkmap")
 
 _MOST_FOLDS = 100      # that shares are cut into
+_FAR = 0.05            # from the share that was asked for: such parts are not what somebody takes them for
 
 Numbers = npt.NDArray[np.int64]
 
@@ -81,6 +82,7 @@ def part_of(
     for number, name in enumerate(shares):
         if not (found == number).any():
             raise RecordError(f'part "{name}" would have no record: some groups are large; give it more')
+    _warn_of_far(found, shares)
     return found
 
 
@@ -184,6 +186,17 @@ def _warn_of_rare(labels: Numbers, folds: int) -> None:
         logger.warning(
             "%d labels have fewer than %d records, the first is %d; some folds have none of them", len(rare), folds,
             rare[0],
+        )
+
+
+def _warn_of_far(parts: Numbers, shares: Mapping[str, Fraction]) -> None:
+    """Warn of the part whose size is furthest from its share, as large groups can make it."""
+    got = {name: float(np.mean(parts == number)) for number, name in enumerate(shares)}
+    name = max(got, key=lambda name: abs(got[name] - shares[name]))
+    if abs(got[name] - shares[name]) > _FAR:
+        logger.warning(
+            'part "%s" has %.3g of the records, %.3g were asked for; nearer ones need smaller groups, or more records',
+            name, got[name], float(shares[name]),
         )
 
 
