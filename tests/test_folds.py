@@ -68,6 +68,19 @@ def test_groups_are_whole_and_labels_about_even():
     assert np.bincount(found)[1:].tolist() == pytest.approx([40] * 5, abs=4)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_many_sizes_make_even_folds_where_no_label_is_looked_at(seed):
+    sizes = RANDOM.permutation([60, 41, 33, *RANDOM.integers(1, 12, 60).tolist()])
+    groups = [f"patient {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    found = fold_of(names(len(groups)), np.zeros(len(groups), int), groups, folds=5, seed=seed)
+    assert all(len({fold for fold, other in zip(found, groups, strict=True) if other == group}) == 1
+               for group in set(groups))
+    counts = np.bincount(found, minlength=6)
+    assert counts[0] == 0
+    assert counts[1:].max() - counts[1:].min() <= 2
+    assert not np.array_equal(found, fold_of(names(len(groups)), np.zeros(len(groups), int), groups, folds=5, seed=9))
+
+
 def test_shares_are_exact_where_labels_divide():
     labels = np.repeat([0, 1, 2], [100, 50, 20])
     found = part_of(names(170), labels, None, TENTHS, seed=3)
@@ -139,6 +152,7 @@ def test_shares_that_large_groups_make_are_told(caplog):
     found = part_of(names(100), np.zeros(100, int), groups, {"a": Fraction(1, 2), "b": Fraction(1, 2)}, seed=0)
     shares = [f"{count / 100:.3g}" for count in np.bincount(found)]
     told = re.search(r'part "([ab])" has ([0-9.]+) of the records, 0\.5 were asked for; nearer', caplog.text)
+    assert sorted(shares) == ["0.4", "0.6"]
     assert told is not None
     assert told[2] == shares["ab".index(told[1])]
     caplog.clear()

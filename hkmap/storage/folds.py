@@ -128,15 +128,18 @@ def _cut(ids: Sequence[str], labels: Numbers, groups: Sequence[str] | None, *, f
 
     order = np.argsort(np.asarray(list(ids), dtype=object), kind="stable")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    # GroupKFold has no seed before scikit-learn 1.6; over one label, StratifiedGroupKFold does the same
     splitter = kind(folds, shuffle=True, random_state=seed)
-    ordered = None if groups is None else np.asarray(groups, dtype=object)[order]
-    found = np.zeros(len(labels), dtype=np.int64)
+    ordered, grouped = labels[order], None if groups is None else np.asarray(groups, dtype=object)[order]
+    if grouped is not None and len(np.unique(labels)) == 1:
+        # The groups whose labels are the least even come first: of one label, that is any order, and folds differ by a
+        # half. Beside a record of another label, which is in no fold in the end, it is the largest ones.
+        ordered, grouped = np.append(ordered, ordered[0] + 1), np.append(grouped, "")
+    found = np.zeros(len(ordered), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)      # of rare labels, of which fold_of warns by their numbers
-        for number, (_, chosen) in enumerate(splitter.split(order, labels[order], ordered), start=1):
-            found[order[chosen]] = number
-    return found
+        for number, (_, chosen) in enumerate(splitter.split(ordered, ordered, grouped), start=1):
+            found[chosen] = number
+    return found[np.argsort(order)]
 
 
 def _most_folds(labels: Numbers, groups: Sequence[str] | None) -> int:
