@@ -212,6 +212,15 @@ def test_train_and_eval_share_the_folds_of_split(hk, shard, tmp_path, group, val
     assert sorted(measured) == sorted(everything)
 
 
+def test_a_validation_on_what_is_learnt_is_told(shard, make_shard, caplog):
+    sequence, other = ShardSequence([shard]), ShardSequence([make_shard("other.h5", 4)])
+    jobs.make_data(new_model(sequence.classes), sequence, other)
+    assert caplog.text == ""
+    jobs.make_data(new_model(sequence.classes), sequence, sequence, held_out=hold_out(sequence, 1, Folding(3)))
+    first = min(sequence.shards[0].ids[index] for index in np.flatnonzero(~hold_out(sequence, 1, Folding(3)).inside))
+    assert f'16 records of --val are trained on too, such as "{first}"' in caplog.text
+
+
 def test_the_sham_control_takes_no_map_of_the_fold(shard):
     sequence = ShardSequence([shard])
     held_out = hold_out(sequence, 1, Folding(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -24,6 +25,8 @@ from hkmap.errors import RunError
 from hkmap.storage.atomic import replacing
 from hkmap.storage.folds import groups_of, ids_of, part_of
 from hkmap.storage.sequence import ShardSequence
+
+logger = logging.getLogger("hkmap")
 
 
 def pick_device(name: str) -> torch.device:
@@ -77,6 +80,7 @@ def make_data(
     indices = np.flatnonzero(free)
     if val is not None:
         check_classes(model, val)
+        _warn_of_shared(shards, indices, val)
         validated = ShardExamples(val, model.preprocessing, map_size)
         return Data(examples, indices, Validation(validated, np.flatnonzero(val.labels >= 0)))
     if val_share == 0:
@@ -106,6 +110,17 @@ def _groups_share_of(
     shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
     own_ids, own_groups = ([names[index] for index in indices] for names in (ids, groups))
     return part_of(own_ids, shards.labels[indices], own_groups, shares, seed=seed) == 1
+
+
+def _warn_of_shared(shards: ShardSequence, indices: npt.NDArray[np.int64], val: ShardSequence) -> None:
+    """Warn where an epoch is to be chosen on records that the network learns from."""
+    ids = ids_of(shards)
+    shared = {ids[index] for index in indices} & {*ids_of(val)}
+    if shared:
+        logger.warning(
+            '%d records of --val are trained on too, such as "%s"; the best epoch is not one for other images',
+            len(shared), min(shared),
+        )
 
 
 def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
