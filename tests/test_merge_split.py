@@ -172,6 +172,14 @@ def test_folds_of_a_former_split_are_not_taken_for_new_ones(hk, parts):
     assert "out/fold-4.h5: of another split, into more folds than 3; remove it first" in done.stderr
 
 
+def test_a_part_of_a_former_split_is_told(hk, parts):
+    assert hk("split", "all.h5", "--shares", "train=0.6,val=0.2,test=0.2", "--out", "out").stderr == ""
+    done = hk("split", "all.h5", "--shares", "train=0.8,test=0.2", "--seed", 1, "--out", "out", "--overwrite")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == [
+        "warning: out/val.h5: in the folder too, but not of this split; it may hold records of the new parts"]
+
+
 def test_a_split_that_fails_late_leaves_no_part(hk, parts, monkeypatch):
     whole, count = ShardWriter._finish, iter(range(9))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from hkmap.storage.samples import given_weight, labelled_record
 from hkmap.storage.sequence import ShardSequence
 from hkmap.storage.series import stored_as
 from hkmap.storage.writing import ShardWriter, WriterOptions
+
+logger = logging.getLogger("hkmap")
 
 _OPEN = 6      # parts that are written at a time; each takes up to 15 open files, and some systems give only 256
 
@@ -63,6 +66,8 @@ def split_shards(
         for path in new:      # some parts alone would look like all of them
             path.unlink(missing_ok=True)
         raise
+    for path in sorted({*out.glob("*.h5")} - {*paths}):
+        logger.warning("%s: in the folder too, but not of this split; it may hold records of the new parts", path)
     return written
 
 
