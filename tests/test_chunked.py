@@ -240,7 +240,10 @@ def test_a_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path, monkeypat
 
 def test_a_chunk_larger_than_all_that_it_may_hold(tmp_path: Path) -> None:
     path = chunked(tmp_path / "x.h5", (10, 9, 9), chunks=(1 << 20, 9, 9), maxshape=(None, 9, 9), compression="gzip")
-    assert re.search(r"x\.h5: maps has chunks of 339,738,624 bytes, expected at most 16,[0-9,]+; copy", said_of(path))
+    assert re.search(
+        r"x\.h5: maps has chunks of 339,738,624 bytes, 1 side by side; expected at most 16,[0-9,]+ bytes and 8,192 "
+        "side by side; copy it again, or unpack it", said_of(path),
+    )
 
 
 def test_a_process_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,12 +28,16 @@ from hkmap.storage.descriptors import NamelessFile
 from hkmap.storage.parsing import Column
 from hkmap.storage.structure import most_unpacked
 
-_CPU_SECONDS = 0.3            # of libhdf5, and one more for each of
-_CPU_BYTES = 1 << 25          # so many bytes; it unpacks twice to eight times as many a second
+_CPU_SECONDS = 0.2            # of libhdf5, and one more for each of
+_CPU_UNPACKED = 1 << 26       # so many bytes of datasets; it unpacks one to four times as many a second
+_CPU_PACKED = 1 << 23         # so many of the file; where chunks are small, most of it is their list
 _WALL_SECONDS = 30.0          # likewise on the wall: a slow disk is no crime
 _WALL_BYTES = 1 << 20
 _MEMORY = 1 << 26             # bytes, beyond what Python takes at first and what chunks take
-_BLOCK = 1 << 22              # bytes that are read at once, or one row of chunks where that takes more
+_BLOCK = 1 << 22              # bytes that are read at once, or one row of chunks where that takes more;
+_AT_ONCE = 1 << 12            # and so many chunks,
+_MOST_BESIDE = 1 << 13        # or the chunks of one row, at most so many,
+_CHUNK_MEMORY = 1 << 12       # each of which takes libhdf5 so many bytes, its content aside
 
 
 def placed(columns: Mapping[str, Column]) -> dict[str, Column]:
@@ -56,7 +60,7 @@ def unpack(path: Path, size: int, columns: Mapping[str, Column]) -> NamelessFile
         return None
     asked = [(name, column.shape, column.dtype.str) for name, column in chunked.items()]
     with _temporary(path, total) as file:
-        said = _run([str(path.absolute()), total, most_unpacked(size), asked], file)
+        said = _run([str(path.absolute()), size, total, asked], file)
         found = os.fstat(file.fileno()).st_size
         if said is None or said or found != total:
             said = said or f"libhdf5 hangs or crashes when it unpacks its chunks ({found:,} of {total:,} bytes came)"
@@ -78,7 +82,7 @@ def _temporary(path: Path, total: int) -> IO[bytes]:
 
 def _run(question: list[Any], file: IO[bytes]) -> str | None:
     """Have the ``file`` filled; return what was said against it, "" if nothing, None after a crash."""
-    seconds = _WALL_SECONDS + question[1] / _WALL_BYTES
+    seconds = _WALL_SECONDS + sum(question[1:3]) / _WALL_BYTES
     try:
         done = run_apart(f"{__name__}.{unpack_apart.__name__}", question, seconds=seconds, stdout=file)
         return str(json.loads(done.stderr)["refused"]) if done.returncode == 0 else None
@@ -92,11 +96,11 @@ def unpack_apart() -> None:
     What is wrong goes to its stderr, as JSON.
     """
     with open(0, "rb") as question:
-        path, total, most, asked = json.load(question)
-    limit_this_process(_CPU_SECONDS + total / _CPU_BYTES, written=total)
+        path, size, total, asked = json.load(question)
+    limit_this_process(_CPU_SECONDS + total / _CPU_UNPACKED + size / _CPU_PACKED, written=total)
     limit_memory(_MEMORY)
     with open(1, "wb") as out:
-        refused = write_unpacked(path, asked, most, out)
+        refused = write_unpacked(path, asked, most_unpacked(size), out)
     with open(2, "w", encoding="ascii") as say:
         json.dump({"refused": refused}, say)
 
@@ -114,9 +118,13 @@ def write_unpacked(path: str, asked: Sequence[tuple[str, Sequence[int], str]], m
                 if (dataset.shape, dataset.dtype) != (tuple(shape), np.dtype(kind)) or dataset.chunks is None:
                     return f"{name} is not what it was when it was opened, somebody replaced the file"
                 chunk = dataset.dtype.itemsize * math.prod(dataset.chunks)
-                if chunk > most:
-                    return f"{name} has chunks of {chunk:,} bytes, expected at most {most:,}"
-                for block in _blocks(dataset, chunk):
+                beside = math.prod(map(_quotient, dataset.shape[1:], dataset.chunks[1:]))
+                if chunk > most or beside > _MOST_BESIDE:
+                    return (
+                        f"{name} has chunks of {chunk:,} bytes, {beside:,} side by side; expected at most {most:,} "
+                        f"bytes and {_MOST_BESIDE:,} side by side"
+                    )
+                for block in _blocks(dataset, chunk, beside):
                     out.write(block.data)
         out.flush()
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -125,11 +133,15 @@ def write_unpacked(path: str, asked: Sequence[tuple[str, Sequence[int], str]], m
     return ""
 
 
-def _blocks(dataset: h5py.Dataset, chunk: int) -> Iterator[npt.NDArray[Any]]:
-    """Yield a dataset with chunks of so many bytes, by rows; each chunk is unpacked once."""
+def _quotient(side: int, own: int) -> int:
+    return -(-side // own)
+
+
+def _blocks(dataset: h5py.Dataset, chunk: int, beside: int) -> Iterator[npt.NDArray[Any]]:
+    """Yield a dataset by rows, each chunk unpacked once; one has ``chunk`` bytes, and a row ``beside`` of them."""
     deep, length = dataset.chunks[0], dataset.shape[0]
     band = min(deep, length) * dataset.dtype.itemsize * math.prod(dataset.shape[1:])
-    limit_memory(_MEMORY + 2 * band + 4 * chunk)
-    rows = deep * max(1, _BLOCK // band)
+    limit_memory(_MEMORY + 2 * band + 4 * chunk + _CHUNK_MEMORY * beside)
+    rows = deep * max(1, min(_BLOCK // band, _AT_ONCE // beside))
     for start in range(0, length, rows):
         yield np.ascontiguousarray(dataset[start : start + rows])
