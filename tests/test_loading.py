@@ -126,7 +126,7 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone():
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"batch_size": 0}, "8 records in batches of 0"),
-    ({"batch_size": 2, "rank": 2, "ranks": 2}, "rank 2 of 2; expected a rank from 0 to 1"),
+    ({"batch_size": 2, "rank": 2, "ranks": 2}, "rank 2 of 2; expected one rank or more, and one of them"),
     ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),
 ])
 def test_shares_that_cannot_be(options, sentence):

@@ -312,3 +312,19 @@ def test_real_images_travel_unchanged(hk: Hk, data_root: Path, tmp_path: Path) -
     assert hk("pack", tmp_path / "real.h5", "--expect", len(paths), stdin=records).exit_code == 0
     reader = ShardReader(tmp_path / "real.h5")
     assert [reader.image_bytes(index) for index in range(len(paths))] == [path.read_bytes() for path in paths]
+
+
+def test_ids_longer_than_a_file_name(hk, make_shard, tmp_path, monkeypatch):
+    """An id may have any length; a letter of Japanese takes nine bytes of a file name, and there are 255."""
+    monkeypatch.chdir(tmp_path)
+    ids = ["\u9ce5" * 40, "\u9ce5" * 40 + "b", "x" * 300]
+    np.save("map.npy", np.full((4, 4), 0.5, np.float32))
+    records = [record | {"id": name, "image": f"a.h5#{row}", "map": "map.npy"}
+               for row, (record, name) in enumerate(zip(hk("unpack", make_shard("a.h5", 3)).records, ids, strict=True))]
+    assert hk("resize", "--size", 2, "--out", "maps", stdin=records).exit_code == 0
+    assert len(list(Path("maps").iterdir())) == 3
+    assert hk("pack", "b.h5", stdin=records).exit_code == 0
+    unpacked = hk("unpack", "b.h5", "--out", "files")
+    assert unpacked.exit_code == 0, unpacked.stderr
+    assert [record["id"] for record in unpacked.records] == ids
+    assert all(Path(record["image"]).is_file() and Path(record["map"]).is_file() for record in unpacked.records)

@@ -80,10 +80,12 @@ def pack(
     "annotator_maps" go in beside the map, whose size they must have.
 
     The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
-    Ctrl-C stops it, none is left. If it is killed, or the power fails, the shards that it had finished (say
-    --shard-size or --shard-bytes) wait in the hidden folder .SHARD.pack beside SHARD for --resume, whose result is the
-    same, byte for byte, as if nothing had happened; --overwrite drops them. Prints one JSON object: the shards with
-    their sha256, the number of records and of maps, the map size [height, width] in map pixels, the classes.
+    Ctrl-C stops it, none is left (but what --on-error skip leaves out does not undo the rest, even where there is more
+    of it than --max-errors allows and the exit code is 1). If it is killed, or the power fails, the shards that it had
+    finished (say --shard-size or --shard-bytes) wait in the hidden folder .SHARD.pack beside SHARD for --resume, whose
+    result is the same, byte for byte, as if nothing had happened; --overwrite drops them. Prints one JSON object: the
+    shards with their sha256, the number of records and of maps, the map size [height, width] in map pixels, the
+    classes.
 
     \b
     Example:

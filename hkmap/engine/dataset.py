@@ -35,7 +35,7 @@ class ShardDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        index %= len(self)
+        index = int(index) % len(self)          # samplers also give tensors of one number
         image = np.empty((*self.reader.image_size, 3), np.uint8)
         values, weights = (np.empty(self.reader.map_size, np.float32) for _ in range(2))
         self.reader.fill(index, image, values, weights)

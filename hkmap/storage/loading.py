@@ -70,7 +70,7 @@ class Shares:
         if self.batch_size < 1 or self.count < 1:
             raise ShardError(f"{self.count} records in batches of {self.batch_size}; expected at least one of each")
         if not 0 <= self.rank < self.ranks:
-            raise ShardError(f"rank {self.rank} of {self.ranks}; expected a rank from 0 to {self.ranks - 1}")
+            raise ShardError(f"rank {self.rank} of {self.ranks}; expected one rank or more, and one of them, from 0")
 
     @property
     def steps(self) -> int:

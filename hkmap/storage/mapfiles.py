@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from hkmap.errors import ImageError, MapError, OutputError, ShardError
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, annotator_maps_of, reference_of
 from hkmap.storage.atomic import replacing
+from hkmap.storage.filenames import file_name
 from hkmap.storage.images import image_suffix, refuse_damaged
 from hkmap.storage.references import split_annotator, split_row
 
@@ -293,13 +293,13 @@ class _RowWriter:
 
 def _name(identifier: str, annotator: str | None) -> str:
     """The name of a map in its folder; @ is quoted in ids, so no two are alike."""
-    quoted = quote(identifier, safe="")
-    return quoted if annotator is None else f"{quoted}@{quote(annotator, safe='')}"
+    name = file_name(identifier)
+    return name if annotator is None else f"{name}@{file_name(annotator)}"
 
 
 def _name_of_weights(identifier: str) -> str:
     """Like _name; + is quoted in ids too."""
-    return f"{quote(identifier, safe='')}+weights"
+    return f"{file_name(identifier)}+weights"
 
 
 def _checked(identifier: str, values: Map, again: bool, out: Path) -> Map:

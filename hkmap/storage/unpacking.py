@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from hkmap.errors import HkmapError, OutputError
 from hkmap.records import Record, Rejects, accepted, attempt, with_annotators
 from hkmap.storage.atomic import replacing
+from hkmap.storage.filenames import file_name
 from hkmap.storage.images import image_suffix
 from hkmap.storage.layout import Sample
 from hkmap.storage.mapfiles import MapWriter, open_writer
@@ -95,7 +95,7 @@ class SampleFiles:
         return self._writers[path]
 
     def _save_image(self, sample: Sample, folder: str, name: str) -> str:
-        shown = re.sub(r"^\.", "%2E", quote(name, safe=""))      # a hidden file is no image to those who read folders
+        shown = re.sub(r"^\.", "%2E", file_name(name))      # a hidden file is no image to those who read folders
         data = sample.image_file()
         path = self._out / "images" / folder / f"{shown}.{image_suffix(data)}"
         with replacing(path, overwrite=self._overwrite) as beside:

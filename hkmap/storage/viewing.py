@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from hkmap.maps.warps import PADDING, cut_image, view_map
 from hkmap.maps.weights import Weighted
 from hkmap.records import Record, frame_of, masks_of, reference_of, with_annotators
 from hkmap.storage.atomic import replacing
+from hkmap.storage.filenames import file_name
 from hkmap.storage.images import MAX_PIXELS, Mask, Pixels, read_image
 from hkmap.storage.mapfiles import MapWriter, load_annotators, load_map, load_weights_of
 from hkmap.storage.masks import read_fitting_mask
@@ -49,11 +49,11 @@ class PictureWriter:
         pixels = image[:, :, 0] if grey else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         flags = [] if self._quality is None else [cv2.IMWRITE_JPEG_QUALITY, self._quality]
         suffix = "png" if self._quality is None else "jpg"
-        return self._save(self._out / "images" / f"{quote(identifier, safe='')}.{suffix}", pixels, flags)
+        return self._save(self._out / "images" / f"{file_name(identifier)}.{suffix}", pixels, flags)
 
     def save_mask(self, key: str, identifier: str, name: str, mask: Mask) -> str:
         """Write a mask of the record's ``key`` and return its path, OUT/KEY/ID@NAME.png."""
-        path = self._out / key / f"{quote(identifier, safe='')}@{quote(name, safe='')}.png"
+        path = self._out / key / f"{file_name(identifier)}@{file_name(name)}.png"
         return self._save(path, mask.astype(np.uint8) * np.uint8(255), [])
 
     def _save(self, path: Path, pixels: Any, flags: list[int]) -> str:
