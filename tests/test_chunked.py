@@ -257,6 +257,25 @@ def test_one_chunk_a_number_meets_a_limit(tmp_path: Path) -> None:
     assert "x.h5: " in said_of(chunked(tmp_path / "x.h5", (1 << 22,), chunks=(1,)))
 
 
+def test_datasets_without_a_byte_need_no_unpacking(tmp_path: Path) -> None:
+    path = chunked(tmp_path / "x.h5", (0, 9, 9), chunks=(1, 9, 9), maxshape=(None, 9, 9))
+    assert ContiguousFile(path).whole("maps").shape == (0, 9, 9)
+
+
+def test_what_the_process_of_its_own_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same sentences, from this process."""
+    monkeypatch.setattr(unchunking, "limit_memory", lambda room: None)
+    path, asked = str(chunked(tmp_path / "x.h5", (10, 90, 99), chunks=(1, 1, 1))), [("maps", (10, 90, 99), "<f4")]
+    assert "4 bytes, 8,910 side by side" in unchunking.write_unpacked(path, asked, 999, io.BytesIO())
+    path, asked = str(chunked(tmp_path / "x.h5", (10, 9, 9))), [("maps", (10, 9, 9), "<f4")]
+    assert "side by side; expected at most 9 bytes" in unchunking.write_unpacked(path, asked, 9, io.BytesIO())
+    assert "is not what it was" in unchunking.write_unpacked(path, [("maps", (9, 9, 9), "<f4")], 9, io.BytesIO())
+    with open("/dev/full", "wb", buffering=0) as full:
+        assert unchunking.write_unpacked(path, asked, 1 << 20, full).startswith(
+            "no room in the folder for temporary files to unpack maps; set TMPDIR")
+    assert unchunking.write_unpacked(f"{path}.", asked, 9, io.BytesIO()).startswith("it cannot be unpacked (")
+
+
 def test_no_room_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = chunked(tmp_path / "x.h5", (10, 9, 9))
     monkeypatch.setattr(unchunking.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
@@ -274,7 +293,6 @@ def test_a_file_that_is_replaced_before_it_is_unpacked(tmp_path: Path) -> None:
         chunked(tmp_path / "y.h5", shape, compression="gzip").replace(path)
         with pytest.raises(ShardError, match=r"x\.h5: another file than when it was opened, somebody replaced it"):
             file.whole("maps")
-    assert "is not what it was" in unchunking.write_unpacked(str(path), [("maps", (10, 9, 9), "<f4")], 99, io.BytesIO())
 
 
 def test_it_is_picklable_and_read_from_many_threads(shard: Path) -> None:

@@ -6,6 +6,7 @@ without a name: from there they are read like contiguous ones.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -39,6 +41,9 @@ _AT_ONCE = 1 << 12            # and so many chunks,
 _MOST_BESIDE = 1 << 13        # or the chunks of one row, at most so many,
 _CHUNK_MEMORY = 1 << 12       # each of which takes libhdf5 so many bytes, its content aside
 
+_REMEDY = "copy it again, or unpack it with `h5repack -l CONTI`"
+_MORE_ROOM = "set TMPDIR to a folder with more, or unpack it with `h5repack -l CONTI`"
+
 
 def placed(columns: Mapping[str, Column]) -> dict[str, Column]:
     """Return the columns with the offset of each chunked one in the file that unpack makes."""
@@ -63,8 +68,8 @@ def unpack(path: Path, size: int, columns: Mapping[str, Column]) -> NamelessFile
         said = _run([str(path.absolute()), size, total, asked], file)
         found = os.fstat(file.fileno()).st_size
         if said is None or said or found != total:
-            said = said or f"libhdf5 hangs or crashes when it unpacks its chunks ({found:,} of {total:,} bytes came)"
-            raise ShardError(f"{path}: {said}; copy it again, or unpack it with `h5repack -l CONTI`")
+            crash = f"libhdf5 hangs or crashes when it unpacks its chunks ({found:,} of {total:,} bytes came)"
+            raise ShardError(f"{path}: {said or f'{crash}; {_REMEDY}'}")
         return NamelessFile(file)
 
 
@@ -75,7 +80,7 @@ def _temporary(path: Path, total: int) -> IO[bytes]:
     if free < total:
         raise ShardError(
             f"{path}: its chunked datasets take {total:,} bytes unpacked, but {folder} has room for {free:,}; "
-            "set TMPDIR to a folder with more, or unpack it with `h5repack -l CONTI`"
+            f"{_MORE_ROOM}"
         )
     return tempfile.TemporaryFile(dir=folder)
 
@@ -99,7 +104,7 @@ def unpack_apart() -> None:
         path, size, total, asked = json.load(question)
     limit_this_process(_CPU_SECONDS + total / _CPU_UNPACKED + size / _CPU_PACKED, written=total)
     limit_memory(_MEMORY)
-    with open(1, "wb") as out:
+    with suppress(OSError), open(1, "wb") as out:      # what a full disk did not take is not taken at the end either
         refused = write_unpacked(path, asked, most_unpacked(size), out)
     with open(2, "w", encoding="ascii") as say:
         json.dump({"refused": refused}, say)
@@ -116,20 +121,22 @@ def write_unpacked(path: str, asked: Sequence[tuple[str, Sequence[int], str]], m
             for name, shape, kind in asked:
                 dataset = file[name]
                 if (dataset.shape, dataset.dtype) != (tuple(shape), np.dtype(kind)) or dataset.chunks is None:
-                    return f"{name} is not what it was when it was opened, somebody replaced the file"
+                    return f"{name} is not what it was when it was opened, somebody replaced the file; begin anew"
                 chunk = dataset.dtype.itemsize * math.prod(dataset.chunks)
                 beside = math.prod(map(_quotient, dataset.shape[1:], dataset.chunks[1:]))
                 if chunk > most or beside > _MOST_BESIDE:
                     return (
                         f"{name} has chunks of {chunk:,} bytes, {beside:,} side by side; expected at most {most:,} "
-                        f"bytes and {_MOST_BESIDE:,} side by side"
+                        f"bytes and {_MOST_BESIDE:,} side by side; {_REMEDY}"
                     )
                 for block in _blocks(dataset, chunk, beside):
                     out.write(block.data)
         out.flush()
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no room in the folder for temporary files to unpack {name}; {_MORE_ROOM}"
         reason = str(error)[:150] or "out of memory"
-        return f"{name} cannot be unpacked ({reason}): damaged, or packed with a filter that is not installed"
+        return f"{name} cannot be unpacked ({reason}): damaged, or packed with a filter not installed; {_REMEDY}"
     return ""
 
 
