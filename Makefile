@@ -14,10 +14,11 @@ demo: .venv/.installed  ## run the whole pipeline on embedded data; SEEDS="0 1 2
 	PATH="$(CURDIR)/$(BIN):$$PATH" SEEDS="$(SEEDS)" bash examples/demo.sh
 
 test: check  ## lint, types and the whole suite, with branch coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 300 \
+		--cov --cov-report=term --cov-fail-under=90
 
 soak: .venv/.developing  ## the long fault, fuzz and resume runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak --timeout 1800
 
 check: .venv/.developing  ## lint and types alone
 	$(BIN)/ruff check .

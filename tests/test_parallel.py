@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -29,6 +30,7 @@ from hkmap.errors import HkmapError, RecordError, WorkerError
 from hkmap.parallel import cluster as clusters
 from hkmap.parallel import processes
 from hkmap.parallel.pool import Done, Pool, work
+from hkmap.parallel.threads import thread_pool
 from hkmap.parallel.workers import Workers, open_pool
 
 Hk = Callable[..., Any]
@@ -117,6 +119,14 @@ def test_a_stream_that_breaks_breaks_behind_all_before_it() -> None:
     assert list(itertools.islice(outcomes, 20)) == list(range(20))
     with pytest.raises(RecordError, match="the stage before failed"):
         next(outcomes)
+
+
+def test_where_a_thread_pool_ends_the_system_has_ended_its_threads() -> None:
+    """A fork would otherwise copy the lock that OpenCV holds meanwhile: without the wait, one round in 20 finds one."""
+    for _ in range(300):
+        with thread_pool(4) as pool:
+            numbers = set(pool.map(lambda _: (time.sleep(1e-3), threading.get_native_id())[1], range(8)))
+        assert not [number for number in numbers if Path(f"/proc/self/task/{number}").exists()]
 
 
 def test_an_endless_stream_is_read_only_so_far_ahead() -> None:

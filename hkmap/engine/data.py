@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -20,6 +18,7 @@ from hkmap.maps.check import Map
 from hkmap.maps.views import View
 from hkmap.maps.warps import Image, view_image, view_map
 from hkmap.maps.weights import Weighted
+from hkmap.parallel.threads import ahead, thread_pool
 from hkmap.storage.sequence import ShardSequence
 
 Item = TypeVar("Item")
@@ -147,7 +146,7 @@ def batches(
 
     A lone last example joins the batch before: batch norm cannot learn from one.
     """
-    for examples in ahead(_batched(indices, batch_size), lambda index: example(int(index)), threads=threads):
+    for examples in map_ahead(lambda index: example(int(index)), _batched(indices, batch_size), threads=threads):
         yield collate(examples, map_size)
 
 
@@ -195,18 +194,10 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def ahead(
-    chunks: Iterable[list[Item]], function: Callable[[Item], Result], *, threads: int, depth: int = 2
+def map_ahead(
+    function: Callable[[Item], Result], chunks: Iterable[list[Item]], *, threads: int
 ) -> Iterator[list[Result]]:
-    """Yield each chunk's results in order, while threads work on the next ``depth`` chunks."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="hkmap-decode")
-    waiting: deque[list[Future[Result]]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append([pool.submit(function, item) for item in chunk])
-            if len(waiting) > depth:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Yield each chunk's results in order, while threads work on the next two chunks."""
+    with thread_pool(threads) as pool:
+        begun = ([pool.submit(function, item) for item in chunk] for chunk in chunks)
+        yield from ahead(begun, lambda chunk: [future.result() for future in chunk], depth=2)

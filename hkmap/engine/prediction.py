@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hkmap.engine.abn import place
-from hkmap.engine.data import Example, ahead, chunks, collate, normalise, seen_example
+from hkmap.engine.data import Example, chunks, collate, map_ahead, normalise, seen_example
 from hkmap.engine.evaluation import put_maps
 from hkmap.engine.runs import TrainedModel
 from hkmap.engine.views import plain_view
@@ -62,7 +62,7 @@ def predict(
     if use_maps and not model.architecture.attention:
         raise RunError("the network has no attention branch, so no map can take its map's place")
     place(model.network, device).eval()
-    for chunk in ahead(chunks(records, batch_size), lambda record: _seen(model, record, use_maps), threads=2):
+    for chunk in map_ahead(lambda record: _seen(model, record, use_maps), chunks(records, batch_size), threads=2):
         good = []
         for seen in chunk:
             if isinstance(seen, HkmapError):

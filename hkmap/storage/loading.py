@@ -6,7 +6,6 @@ process to another.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hkmap.maps.check import Map
 from hkmap.maps.views import WHOLE
 from hkmap.maps.warps import view_image, view_map
 from hkmap.maps.weights import Weighted
+from hkmap.parallel.threads import ahead, thread_pool
 from hkmap.storage.images import Pixels
 from hkmap.storage.layout import Sample
 from hkmap.storage.sequence import ShardSequence
@@ -188,17 +188,9 @@ class ShardLoader:
         if not 0 <= start <= len(self):
             raise ShardError(f"step {start} of an epoch of {len(self)} steps; was it of other shards or batches?")
         order = self.shares.order(epoch)
-        waiting: deque[tuple[LoadedBatch, Sequence[Future[None]]]] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="hkmap-load")
-        try:
-            for step in range(start, len(self)):
-                waiting.append(self._begun(pool, *self.shares.part(order, step)))
-                if len(waiting) > self.prefetch:
-                    yield _finished(*waiting.popleft())
-            while waiting:
-                yield _finished(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with thread_pool(self.threads) as pool:
+            begun = (self._begun(pool, *self.shares.part(order, step)) for step in range(start, len(self)))
+            yield from ahead(begun, _finished, self.prefetch)
 
     def _begun(
         self, pool: ThreadPoolExecutor, indices: Numbers, weights: npt.NDArray[np.float32]
@@ -222,7 +214,8 @@ class ShardLoader:
         return batch, [pool.submit(read, part) for part in parts]
 
 
-def _finished(batch: LoadedBatch, reading: Sequence[Future[None]]) -> LoadedBatch:
+def _finished(begun: tuple[LoadedBatch, Sequence[Future[None]]]) -> LoadedBatch:
+    batch, reading = begun
     for part in reading:
         part.result()
     return batch

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from hkmap.errors import HkmapError, ShardError
 from hkmap.maps.check import Map, check_map
+from hkmap.parallel.threads import thread_pool
 from hkmap.records import parse_record
 from hkmap.storage.annotators import MAPS, NAMES, OFFSETS
 from hkmap.storage.hdf5 import ContiguousFile
@@ -135,7 +135,7 @@ class _Shard:
             return [self._named(int(index), self._place_problem(int(index))) for index in self._misplaced.nonzero()[0]]
         look = self._data_problem if depth == "records" else self._content_problem
         found: list[Problem] = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with thread_pool(os.cpu_count() or 1) as pool:
             for start in range(0, self.count, _AT_ONCE):
                 numbers = range(start, min(start + _AT_ONCE, self.count))
                 for index, sentence in zip(numbers, pool.map(look, numbers), strict=True):
