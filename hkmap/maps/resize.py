@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -44,9 +44,9 @@ def resize_map(values: Map, size: tuple[int, int]) -> Map:
     """
     if 1 in values.shape and values.shape != size:
         return _resized_line(values, size)
-    resized: Map = values
+    resized: npt.NDArray[Any] = values
     for columns_and_rows, method in _steps(values.shape, size):
-        resized = np.asarray(cv2.resize(resized, columns_and_rows, interpolation=method))
+        resized = cv2.resize(resized, columns_and_rows, None, 0, 0, method)
     return np.array(values) if resized is values else _kept_in_range(resized, values)
 
 
