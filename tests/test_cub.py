@@ -141,6 +141,16 @@ def test_a_row_about_an_image_of_the_other_split_is_no_error(hk: Callable, cub20
     assert not any("bubbles" in record for record in result.records)
 
 
+def test_a_wrong_row_is_its_image_s_error(hk: Callable, cub2011: Path) -> None:
+    table = write(cub2011.parent / "b.csv", "image,x,y,radius\n1,1,2,3\n2,left,2,3\n7,1,2,3\n")
+    result = hk("cub", cub2011, "--bubbles", table)
+    assert result.exit_code == 1
+    assert [record.get("id") for record in result.records] == ["1", None]
+    assert 'b.csv line 3: x is "left"; expected a number' in result.records[1]["error"]
+    result = hk("cub", cub2011, "--bubbles", table, "--on-error", "skip", "--max-errors", 1)
+    assert (result.exit_code, [record["id"] for record in result.records]) == (0, ["1", "7"])
+
+
 def test_bubbles_and_gaze_can_come_together(hk: Callable, cub2011: Path) -> None:
     table = write(cub2011.parent / "b.csv", "image,x,y,radius\n1,1,2,3\n")
     gaze = write(cub2011.parent / "ann.txt", "1,40,30,5,6,100\n")

@@ -18,7 +18,7 @@ HEADER = "image,x,y,radius\n"
 def table(tmp_path: Path, text: str | bytes, name: str = "bubbles.csv", **how: object) -> dict[str, list[dict]]:
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_bubbles(Table(path, **how), NAMES)
+    return dict(read_bubbles(Table(path, **how), NAMES))
 
 
 @pytest.mark.parametrize("name", ["1", "001.Ani/Ani_01.jpg", "Ani_01.jpg", "Ani_01", "images/001.Ani/Ani_01.jpg",
@@ -91,6 +91,16 @@ def test_what_is_wrong_in_a_csv_is_named_with_its_line(tmp_path: Path, text: str
         table(tmp_path, text)
     assert message in str(error.value)
     assert "bubbles.csv" in str(error.value)
+
+
+def test_a_wrong_row_is_told_when_its_image_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "bubbles.csv"
+    path.write_text("\n  \nimage,x,y,radius\n1,3,4,5\n , ,\n2,wide,4,5\n1,6,7,8\n")
+    found = read_bubbles(Table(path), NAMES)
+    assert (len(found), set(found), "3" in found) == (2, {"1", "2"}, False)
+    assert found["1"] == [{"x": 3, "y": 4, "radius": 5}, {"x": 6, "y": 7, "radius": 8}]
+    with pytest.raises(SourceError, match='line 6: x is "wide"'):
+        found["2"]
 
 
 @pytest.mark.parametrize(("text", "message"), [

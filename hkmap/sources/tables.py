@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -29,6 +29,7 @@ NAMES = (*PLACE, "radius", "width", "height", *OPTIONAL)
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 Item = dict[str, Any]
+Line = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -128,23 +129,50 @@ def table_records(table: Table, rejects: Rejects) -> Iterator[Record]:
     yield from (record | frame for record in records.values())
 
 
-def read_bubbles(table: Table, names: ImageNames) -> dict[str, list[Item]]:
+def read_bubbles(table: Table, names: ImageNames) -> Mapping[str, list[Item]]:
     """Return the bubbles of every image that the table mentions, by the image's id, in the table's frame.
 
-    Raises SourceError, with the line, where a row cannot be read or its image is not in the data set.
+    They are made of the image's rows when they are asked for, so that the first image need not wait until the rows of
+    the last are. Raises SourceError, with the line, where a row's image is not in the data set; asking for bubbles
+    does where a row of theirs cannot be read.
     """
-    bubbles: dict[str, list[Item]] = {}
-    named: dict[str, list[Item]] = {}       # the same lists, by what the table calls the image
-    own = _columns_of(table, "bubbles")
-    for row in _rows(table.path):
-        name, item = _entry(row, own, table.origin, "bubbles")
+    columns = _columns_of(table, "bubbles")
+    lines: dict[str, list[Line]] = {}
+    named: dict[str, list[Line]] = {}       # the same lists, by what the table calls the image
+    sheet = _Sheet.of(table.path)
+    for line in sheet.lines():
+        name = sheet.cell(line, columns.required["image"])
         if name not in named:
-            named[name] = bubbles.setdefault(names.identify(name, row.place), [])
-        named[name].append(item)
-    if not bubbles:
-        columns = ",".join((*PLACE, *SHAPES["bubbles"]))
-        raise SourceError(f"{table.path}: no bubbles; expected one a row under the columns {columns}")
-    return bubbles
+            row = sheet.row(line)
+            named[name] = lines.setdefault(names.identify(str(_renamed(row, columns)["image"]), row.place), [])
+        named[name].append(line)
+    if not lines:
+        expected = ",".join((*PLACE, *SHAPES["bubbles"]))
+        raise SourceError(f"{table.path}: no bubbles; expected one a row under the columns {expected}")
+    return _Bubbles(sheet, lines, columns, table.origin)
+
+
+class _Bubbles(Mapping[str, list[Item]]):
+    """Makes the bubbles of an image of its lines when they are asked for."""
+
+    def __init__(self, sheet: _Sheet, lines: Mapping[str, Sequence[Line]], columns: Columns, origin: int) -> None:
+        self._sheet = sheet
+        self._lines = lines
+        self._columns = columns
+        self._origin = origin
+
+    def __getitem__(self, identifier: str) -> list[Item]:
+        rows = map(self._sheet.row, self._lines[identifier])
+        return [_entry(row, self._columns, self._origin, "bubbles")[1] for row in rows]
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._lines        # the default would make them
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
 
 def fit_bubbles(bubbles: list[Item], frame: tuple[int, int] | None, size: tuple[int, int]) -> list[Item]:
@@ -167,7 +195,7 @@ def _columns(path: Path) -> list[str]:
     first = next((line for line in head(path).splitlines() if line.strip()), "")
     if not _is_json(path):
         return _header(path, first)
-    return list(next((row.values for row in _json_rows(path, iter([first])) if first), {}))
+    return list(next((values for _, values in _json_lines(path, iter([first])) if first), {}))
 
 
 def _is_json(path: Path) -> bool:
@@ -175,17 +203,72 @@ def _is_json(path: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    rows = _json_rows if _is_json(path) else _csv_rows
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            yield from rows(path, stream)
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
-        except csv.Error as error:
-            raise SourceError(f"{path}: not CSV ({error}); expected one line a row, with commas between") from error
+    sheet = _Sheet.of(path)
+    return map(sheet.row, sheet.lines())
 
 
-def _json_rows(path: Path, lines: Iterator[str] | IO[str]) -> Iterator[Row]:
+@dataclass(frozen=True)
+class _Sheet:
+    """A table's lines, each its number and its cells, or of JSON its object: a tuple, which is small until it is read.
+
+    (Python's garbage collector does not visit tuples of text, and there may be millions.) ``header`` is None for JSON.
+    """
+
+    path: Path
+    header: list[str] | None
+
+    @classmethod
+    def of(cls, path: Path) -> _Sheet:
+        return cls(path, None if _is_json(path) else _columns(path))
+
+    def lines(self) -> Iterator[Line]:
+        """Read the lines that are not empty; raise SourceError where one is none of a table."""
+        with self.path.open(encoding="utf-8-sig", newline="") as stream:
+            try:
+                yield from _json_lines(self.path, stream) if self.header is None else self._csv_lines(stream)
+            except UnicodeDecodeError as error:
+                raise SourceError(f"{self.path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
+            except csv.Error as error:
+                raise SourceError(
+                    f"{self.path}: not CSV ({error}); expected one line a row, with commas between"
+                ) from error
+
+    def row(self, line: Line) -> Row:
+        """Read a line."""
+        if self.header is None:
+            number, values = line
+            return Row(self.path, number, values)
+        number, *cells = line
+        stripped = [cell.strip() for cell in cells]
+        values = dict(zip(self.header, stripped, strict=False))
+        filled = {name: cell for name, cell in values.items() if cell} if "" in stripped else values
+        return Row(self.path, number, filled, text=True)
+
+    def cell(self, line: Line, name: str) -> str:
+        """Return what stands in one column of a line, "" where nothing does."""
+        if self.header is None:
+            return str(line[1].get(name, ""))
+        at = self.header.index(name) + 1 if name in self.header else len(line)
+        return line[at].strip() if at < len(line) else ""
+
+    def _csv_lines(self, stream: IO[str]) -> Iterator[Line]:
+        width = len(self.header or ())
+        skipped, first = 1, stream.readline()
+        while first and not first.strip():
+            skipped, first = skipped + 1, stream.readline()
+        reader = csv.reader(stream, delimiter=_delimiter(first))
+        for cells in reader:
+            if not any(map(str.strip, cells)):
+                continue
+            number = reader.line_num + skipped
+            if len(cells) > width:
+                raise SourceError(
+                    f"{self.path} line {number}: {len(cells)} values under {width} columns; quote a text with commas"
+                )
+            yield number, *cells
+
+
+def _json_lines(path: Path, lines: Iterator[str] | IO[str]) -> Iterator[Line]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -199,25 +282,7 @@ def _json_rows(path: Path, lines: Iterator[str] | IO[str]) -> Iterator[Row]:
             raise SourceError(
                 f"{path} line {number}: expected a JSON object with {', '.join(PLACE)}, got {line.strip()[:40]}"
             )
-        yield Row(path, number, values)
-
-
-def _csv_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
-    first = stream.readline()
-    header = _header(path, first)
-    reader = csv.reader(stream, delimiter=_delimiter(first))
-    for raw in reader:
-        cells = [cell.strip() for cell in raw]
-        if not any(cells):
-            continue
-        number = reader.line_num + 1
-        if len(cells) > len(header):
-            raise SourceError(
-                f"{path} line {number}: {len(cells)} values under {len(header)} columns; quote a text with commas"
-            )
-        values = dict(zip(header, cells, strict=False))
-        filled = {name: cell for name, cell in values.items() if cell} if "" in cells else values
-        yield Row(path, number, filled, text=True)
+        yield number, values
 
 
 def _header(path: Path, line: str) -> list[str]:
