@@ -27,7 +27,7 @@ FIXED_SIGMAS_A_SIDE = 14      # the paper's maps are 14x14: `fixed` is one atten
 CONDITION_LIMIT = 1e6         # above it the centres count as collinear
 LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _fill_tile
 SMALLEST_EXPONENT = -350.0    # of either factor: clamped terms stay below e^-50 and above the subnormals
-ROWS_AT_A_TIME = 56           # whose exponents stay in the cache
+ROWS_AT_A_TIME = 56           # which stay in the cache, and whose exponentials serve the rows behind them
 MOST_TILES = 32               # more cost as much as the direct sum
 SMALLEST_PEAK = 1e-6          # of the total weight, 5.3 sigma away: no centre near the image
 EXACT_PEAK = 1e-9             # below it the clamped terms (e^-50) would show, so the direct sum takes over
@@ -234,12 +234,13 @@ def _fill_tile(tile: Array, centres: Array, grid: Grid, precision: Precision, we
     factor_x, factor_y = _exponentials(exponent_x), _exponentials(exponent_y)
     factor_y *= weights[:, None]
     np.matmul(factor_y.T, factor_x, out=tile)               # (h, w)
-    crossed = -b * grid.y[:, None]
-    scratch = np.empty((ROWS_AT_A_TIME, len(grid.x)))
-    for start in range(0, len(grid.y), ROWS_AT_A_TIME):
-        rows = crossed[start : start + ROWS_AT_A_TIME]
-        cross = np.multiply(rows, grid.x, out=scratch[: len(rows)])
-        tile[start : start + ROWS_AT_A_TIME] *= np.exp(cross, out=cross)
+    # The rows lie equally far apart, so the e^(-b X Y) of some are those of the rows before them times that of one row.
+    crossed = -b * grid.x
+    within = np.exp(crossed * (grid.y[:ROWS_AT_A_TIME, None] - grid.y[0]))
+    for start, first in enumerate(np.exp(crossed * grid.y[::ROWS_AT_A_TIME, None])):
+        rows = tile[start * ROWS_AT_A_TIME : (start + 1) * ROWS_AT_A_TIME]
+        rows *= within[: len(rows)]
+        rows *= first
 
 
 def _exponentials(exponents: Array) -> Array:
