@@ -207,8 +207,8 @@ def test_arrays_come_back_whole_and_leave_nothing_behind(monkeypatch: pytest.Mon
     monkeypatch.setattr(processes, "_SHARED_MEMORY", str(tmp_path))
     with open_pool(Workers(2), reads_files=False) as pool:
         assert pool is not None
-        found = list(pool.attempts(array_of, range(50)))
-        assert [path for folder in tmp_path.iterdir() for path in folder.iterdir()] == []
+        found = list(pool.attempts(array_of, range(90)))
+        assert 1 <= len([path for folder in tmp_path.iterdir() for path in folder.iterdir()]) <= 6      # filled anew
     assert list(tmp_path.iterdir()) == []
     for number, values in enumerate(found):
         np.testing.assert_array_equal(values, array_of(number))
@@ -228,13 +228,14 @@ def test_where_shared_memory_is_full_the_pipe_has_room(monkeypatch: pytest.Monke
         def writelines(self, data: list[bytes]) -> None:
             raise OSError(28, "No space left on device")
 
+    box = tmp_path / "0"
     monkeypatch.setattr(processes, "open", Full, raising=False)
-    parcel = processes._work_there(array_of, [3, 4], str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    parcel = processes._work_there(array_of, [3, 4], box)
+    assert not box.exists()
     monkeypatch.undo()
-    for parcel_of in (parcel, processes._work_there(array_of, [3, 4], str(tmp_path))):
-        np.testing.assert_array_equal(list(processes._unpacked(parcel_of)), [array_of(3), array_of(4)])
-    assert list(tmp_path.iterdir()) == []
+    for parcel_of in (parcel, processes._work_there(array_of, [3, 4], box)):
+        np.testing.assert_array_equal(list(processes._unpacked(parcel_of, box)), [array_of(3), array_of(4)])
+    assert box.stat().st_size > 0
 
 
 def test_a_killed_worker_is_a_sentence() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import shutil
@@ -50,10 +51,13 @@ def processes(jobs: int) -> Iterator[Pool]:
     with tempfile.TemporaryDirectory(dir=_SHARED_MEMORY, prefix="hkmap-") as folder:
         settle_in = {"initializer": _settle_in, "initargs": (os.getpid(), folder), "env": _ENVIRONMENT}
         executor = ProcessPoolExecutor(jobs, **settle_in)
+        free: list[Path] = []      # boxes that were emptied: to fill one again takes no new pages of memory
+        numbers = itertools.count()
 
         def submit(function: Callable[[Any], Any], items: list[Any]) -> Task:
+            box = free.pop() if free else Path(folder, str(next(numbers)))
             with _interrupts_held():
-                return _ProcessTask(executor.submit(_work_there, function, items, folder))
+                return _ProcessTask(executor.submit(_work_there, function, items, box), box, free)
 
         try:
             yield Pool(jobs, submit)
@@ -69,8 +73,10 @@ def _end(executor: Any) -> None:
 
 
 class _ProcessTask:
-    def __init__(self, future: Any) -> None:
+    def __init__(self, future: Any, box: Path, free: list[Path]) -> None:
         self._future = future
+        self._box = box
+        self._free = free
 
     def done(self) -> bool:
         return bool(self._future.done())
@@ -82,20 +88,23 @@ class _ProcessTask:
             raise WorkerError(
                 "a worker process died, most often because memory ran out; use fewer --jobs, or give each more memory"
             ) from error
-        return Done(_unpacked(parcel), parcel.failure, parcel.seconds)
+        return Done(self._outcomes(parcel), parcel.failure, parcel.seconds)
+
+    def _outcomes(self, parcel: _Parcel) -> Iterator[Any]:
+        yield from _unpacked(parcel, self._box)
+        self._free.append(self._box)
 
 
 class _Parcel(NamedTuple):
-    """A chunk that is done: each outcome as a pickle and the sizes of its arrays, which lie in a file one by one."""
+    """A chunk that is done: each outcome as a pickle and the sizes of its arrays, which lie in the box one by one."""
 
     outcomes: list[tuple[bytes, list[int]]]
-    path: Path | None
     failure: Failure | None
     seconds: float
 
 
-def _work_there(function: Callable[[Any], Any], items: list[Any], folder: str) -> _Parcel:
-    """Like work, in a worker process; arrays go back through shared memory, as a pipe is slow."""
+def _work_there(function: Callable[[Any], Any], items: list[Any], box: Path) -> _Parcel:
+    """Like work, in a worker process; arrays go back in a file in shared memory, as a pipe is slow."""
     done = work(function, items)
     pickles, arrays = [], []
     for outcome in done.outcomes:
@@ -103,25 +112,22 @@ def _work_there(function: Callable[[Any], Any], items: list[Any], folder: str) -
         pickled = pickle.dumps(outcome, protocol=5, buffer_callback=buffers.append)
         arrays += [buffer.raw() for buffer in buffers]
         pickles.append((pickled, [buffer.raw().nbytes for buffer in buffers]))
-    if not arrays:
-        return _Parcel(pickles, None, done.failure, done.seconds)
-    handle, name = tempfile.mkstemp(dir=folder)
     try:
-        with open(handle, "wb") as file:
-            file.writelines(arrays)
+        if arrays:
+            with open(os.open(box, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+                file.writelines(arrays)
     except OSError:         # shared memory is full: a pipe has room for all that is read at the other end
-        Path(name).unlink()
-        return _Parcel([(pickle.dumps(outcome), []) for outcome in done.outcomes], None, done.failure, done.seconds)
-    return _Parcel(pickles, Path(name), done.failure, done.seconds)
+        box.unlink(missing_ok=True)
+        return _Parcel([(pickle.dumps(outcome), []) for outcome in done.outcomes], done.failure, done.seconds)
+    return _Parcel(pickles, done.failure, done.seconds)
 
 
-def _unpacked(parcel: _Parcel) -> Iterator[Any]:
+def _unpacked(parcel: _Parcel, box: Path) -> Iterator[Any]:
     """Yield the outcomes, each read when it is asked for, while the processor still has the one before at hand."""
-    if parcel.path is None:
+    if not any(sizes for _, sizes in parcel.outcomes):
         yield from (pickle.loads(pickled) for pickled, _ in parcel.outcomes)
         return
-    with parcel.path.open("rb", buffering=0) as file:
-        parcel.path.unlink()
+    with box.open("rb", buffering=0) as file:
         for pickled, sizes in parcel.outcomes:
             yield pickle.loads(pickled, buffers=[file.read(size) for size in sizes])
 
