@@ -266,6 +266,8 @@ class ContiguousFile:
 
     def _bytes(self, source: ReadFile | NamelessFile, offset: int, count: int) -> bytes:
         first = self._once(source, offset, count) if count else b""
+        if len(first) == count:
+            return first
         pieces, found = [first], len(first)
         while found < count:
             piece = self._once(source, offset + found, count - found)
@@ -273,7 +275,7 @@ class ContiguousFile:
                 raise self._shorter(offset + found)
             pieces.append(piece)
             found += len(piece)
-        return first if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def _once(self, source: ReadFile | NamelessFile, offset: int, count: int) -> bytes:
         count = min(count, _MOST_AT_ONCE)

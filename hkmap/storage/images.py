@@ -47,7 +47,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # ff may come before it; a pattern that said so would not begin with a plain byte, and take sixteen times as long.
 _JPEG_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PLAIN_MARKERS = frozenset(bytes([code]) for code in range(0xC0, 0xFF) if not 0xD0 <= code <= 0xD8)
+_PLAIN_MARKERS = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xD9))
+_SEGMENT = struct.Struct(">BBH")      # 0xFF, the marker, the length of what follows it, of the length itself too
 _SCAN, _END = 0xDA, 0xD9
 _ORIENTATION = 0x0112
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, struct.error, Image.DecompressionBombError)
@@ -220,24 +221,23 @@ def _walk_jpeg(data: bytes) -> _Found:
     """Walk from marker to marker, over the segments (a thumbnail inside one has its own end), to the end marker."""
     width = height = 0
     position = 2
-    while (found := _next_marker(data, position)) is not None:
-        marker, start = found
+    while position + 4 <= len(data):
+        begin, marker, length = _SEGMENT.unpack_from(data, position)
+        if begin != 0xFF or marker not in _PLAIN_MARKERS:       # behind a segment there mostly is one: no search
+            found = _JPEG_MARKER.search(data, position)
+            if found is None:
+                break
+            marker, position = found[1][0], found.start()
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == _END:
             return _Found(width, height, ends=True)
-        position = start + int.from_bytes(data[start : start + 2], "big")
+        position += 2 + length
         if marker == _SCAN and data.endswith(b"\xff\xd9", position):      # coded data hold no end marker
             return _Found(width, height, ends=True)
-        if marker in _JPEG_FRAMES and not width and len(data) >= start + 7:
-            height, width = struct.unpack_from(">HH", data, start + 3)
-    return _Found(width, height, ends=False)
-
-
-def _next_marker(data: bytes, position: int) -> tuple[int, int] | None:
-    """Return the next marker's code and where its segment begins; None where there is none."""
-    if data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] in _PLAIN_MARKERS:
-        return data[position + 1], position + 2         # as mostly behind a segment: no search
-    found = _JPEG_MARKER.search(data, position)
-    return None if found is None else (found[1][0], found.end())
+        if marker in _JPEG_FRAMES and not width and len(data) >= position - length + 7:
+            height, width = struct.unpack_from(">HH", data, position - length + 3)
+    last = _JPEG_MARKER.search(data, position)
+    return _Found(width, height, ends=last is not None and last[1][0] == _END)
 
 
 def _walk_png(data: bytes) -> _Found:

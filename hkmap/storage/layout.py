@@ -199,7 +199,7 @@ def checksum(sample: Sample, text: bytes) -> int:
 
 def map_bytes(sample: Sample) -> bytes:
     """Return the map as it is stored and summed, nothing where there is none."""
-    return b"" if sample.map is None else sample.map.astype("<f4").tobytes()
+    return b"" if sample.map is None else np.asarray(sample.map, "<f4").tobytes()
 
 
 def weight_bytes(sample: Sample) -> bytes:
