@@ -226,14 +226,27 @@ class ContiguousFile:
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of the rows from ``start`` up to, not including, ``stop``."""
         column = self.columns[name]
-        offset, count = column.offset + start * column.row_bytes, (stop - start) * column.row_bytes
-        return self._bytes(self._source(column), offset, count)
+        source, offset = self._source(column), column.offset + start * column.row_bytes
+        count = (stop - start) * column.row_bytes
+        data = self._once(source, offset, count)
+        return data if len(data) == count else self._pieced(source, offset, count, data)
 
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Like read, as an array of the dataset's own type and shape."""
         column = self.columns[name]
         values = np.empty((stop - start, *column.shape[1:]), column.dtype)
         self.read_into(name, start, values.reshape(-1).view(np.uint8).data)
+        return values
+
+    def row(self, name: str, index: int) -> npt.NDArray[Any]:
+        """Like rows, of one row and without its first axis; a small one in half the time."""
+        column = self.columns[name]
+        values = np.empty(column.shape[1:], column.dtype)
+        with self._source(column).opened() as descriptor:
+            offset = column.offset + index * column.row_bytes
+            count = os.preadv(descriptor, [values.data], offset) if _PREADV else 0
+        if count < values.nbytes:
+            self.read_into(name, index, values.reshape(-1).view(np.uint8).data)
         return values
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
@@ -264,10 +277,8 @@ class ContiguousFile:
                     self._packed = False
         return self._unpacked if column.chunked and self._unpacked else self._file
 
-    def _bytes(self, source: ReadFile | NamelessFile, offset: int, count: int) -> bytes:
-        first = self._once(source, offset, count) if count else b""
-        if len(first) == count:
-            return first
+    def _pieced(self, source: ReadFile | NamelessFile, offset: int, count: int, first: bytes) -> bytes:
+        """Read on where one call has not read all."""
         pieces, found = [first], len(first)
         while found < count:
             piece = self._once(source, offset + found, count - found)

@@ -187,7 +187,7 @@ def _load_row(reference: str, path: Path, row: int, dataset: str) -> npt.NDArray
             raise MapError(f"{reference}: the file has {count} rows, counted from 0")
         if "has_map" in file.columns:
             return _load_sample(reference, path, row, dataset)
-        values = np.asarray(file.rows(name, row, row + 1)[0])
+        values = file.row(name, row)
         sums = file.rows("crc32", row, row + 1) if file.attributes.get("format") == FORMAT else None
         if sums is not None and zlib.crc32(values.tobytes()) not in sums:
             raise MapError(f"{reference}: its checksum does not fit, so the file is damaged; make it anew")

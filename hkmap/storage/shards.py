@@ -163,7 +163,7 @@ class ShardReader:
             raise ShardError(f"{place}: its id is no UTF-8 text, so the file is damaged; copy it again") from error
 
     def _row(self, name: str, index: int) -> Map:
-        return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)
+        return np.asarray(self._file.row(name, index), dtype=np.float32)
 
     def _image(self, index: int, into: Pixels | None) -> bytes:
         if self.pixel_size is None:

@@ -212,7 +212,7 @@ class _Shard:
         return Sample({}, image, values, weight, int(self._labels[index]), annotators, self._pixel_size)
 
     def _row(self, name: str, index: int) -> Map:
-        return np.asarray(self._file.rows(name, index, index + 1)[0], dtype=np.float32)
+        return np.asarray(self._file.row(name, index), dtype=np.float32)
 
 
 class _Offsets:
