@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -140,8 +140,9 @@ def read_bubbles(table: Table, names: ImageNames) -> Mapping[str, list[Item]]:
     lines: dict[str, list[Line]] = {}
     named: dict[str, list[Line]] = {}       # the same lists, by what the table calls the image
     sheet = _Sheet.of(table.path)
+    cell = sheet.reader_of(columns.required["image"])
     for line in sheet.lines():
-        name = sheet.cell(line, columns.required["image"])
+        name = cell(line)
         if name not in named:
             row = sheet.row(line)
             named[name] = lines.setdefault(names.identify(str(_renamed(row, columns)["image"]), row.place), [])
@@ -244,12 +245,12 @@ class _Sheet:
         filled = {name: cell for name, cell in values.items() if cell} if "" in stripped else values
         return Row(self.path, number, filled, text=True)
 
-    def cell(self, line: Line, name: str) -> str:
-        """Return what stands in one column of a line, "" where nothing does."""
+    def reader_of(self, name: str) -> Callable[[Line], str]:
+        """Return what reads one column of a line: text, with the blanks around it, "" where nothing stands."""
         if self.header is None:
-            return str(line[1].get(name, ""))
-        at = self.header.index(name) + 1 if name in self.header else len(line)
-        return line[at].strip() if at < len(line) else ""
+            return lambda line: str(line[1].get(name, ""))
+        at = self.header.index(name) + 1 if name in self.header else len(self.header) + 1
+        return lambda line: line[at] if at < len(line) else ""
 
     def _csv_lines(self, stream: IO[str]) -> Iterator[Line]:
         width = len(self.header or ())
@@ -258,7 +259,7 @@ class _Sheet:
             skipped, first = skipped + 1, stream.readline()
         reader = csv.reader(stream, delimiter=_delimiter(first))
         for cells in reader:
-            if not any(map(str.strip, cells)):
+            if not (cells and cells[0].strip()) and not any(map(str.strip, cells)):
                 continue
             number = reader.line_num + skipped
             if len(cells) > width:
