@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from hkmap.errors import HkmapError, RecordError, UpstreamError
@@ -166,9 +168,8 @@ def bubbles_of(record: Record, key: str) -> list[Bubble]:
     if not isinstance(found, list):
         raise _wrong(record, key, "a list of objects with x and y", found)
     radius = key == "bubbles"
-    return [
-        _plain_bubble(item, needs_radius=radius) or _bubble(record, f"{key}[{index}]", item, needs_radius=radius)
-        for index, item in enumerate(found)
+    return _plain_bubbles(found, needs_radius=radius) or [
+        _bubble(record, f"{key}[{index}]", item, needs_radius=radius) for index, item in enumerate(found)
     ]
 
 
@@ -255,19 +256,28 @@ def shown(value: object) -> str:
     return (value if isinstance(value, str) else reprlib.repr(value))[:60]
 
 
-def _plain_bubble(item: object, *, needs_radius: bool) -> Bubble | None:
-    """Return the bubble of an item in which nothing is odd, as nearly all are; None leaves it to _bubble.
+def _plain_bubbles(found: list[Any], *, needs_radius: bool) -> list[Bubble]:
+    """Return the bubbles of items in which nothing is odd, as nearly all are; none leaves them to _bubble.
 
-    A record may have hundreds, and this takes a third of the time.
+    A record may have hundreds, and this takes a quarter of the time.
     """
-    if not isinstance(item, dict):
-        return None
-    get = item.get
-    x, y, radius, weight, user = get("x"), get("y"), get("radius", 0.0), get("weight", 1.0), get("user", "")
-    if not (type(x) is type(y) is type(radius) is type(weight) is float and type(user) is str):
-        return None
-    odd = abs(x) > _LARGEST or abs(y) > _LARGEST or not 0 <= radius <= _LARGEST or not 0 <= weight <= _LARGEST
-    return None if odd or (needs_radius and radius == 0) else Bubble(x, y, radius, weight, user)
+    try:
+        places = [item["x"] for item in found] + [item["y"] for item in found]
+        radii = [item.get("radius", 0.0) for item in found]
+        weights = [item.get("weight", 1.0) for item in found]
+        users = [item.get("user", "") for item in found]
+    except (KeyError, TypeError, AttributeError):
+        return []
+    if set(map(type, chain(places, radii, weights))) != {float} or set(map(type, users)) != {str}:
+        return []
+    sizes = radii + weights
+    if math.isnan(sum(places) + sum(sizes)):
+        return []
+    if not -_LARGEST <= min(places) <= max(places) <= _LARGEST or not 0 <= min(sizes) <= max(sizes) <= _LARGEST:
+        return []
+    if needs_radius and min(radii) == 0:
+        return []
+    return list(map(Bubble, places[: len(found)], places[len(found) :], radii, weights, users))
 
 
 def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> Bubble:

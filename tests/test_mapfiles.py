@@ -132,6 +132,30 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot set room aside")
+def test_room_is_set_aside_where_there_is_some_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def full(descriptor: int, offset: int, count: int) -> None:
+        asked.append((offset, count))
+        raise OSError(28, "No space left on device")
+
+    def written(name: str) -> bytes:
+        with open_writer(tmp_path / name) as writer:
+            for number in range(40):
+                writer.save(str(number), np.full((90, 90), number / 40, np.float32))
+        return (tmp_path / name).read_bytes()
+
+    roomy = written("roomy.h5")
+    assert len(roomy) < 1.1 * 40 * 90 * 90 * 4
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert written("narrow.h5") == roomy
+    assert 2 < len(asked) < 12      # twice as much each time
+    assert [offset + count for offset, count in asked[:-1]] < [offset for offset, _ in asked[1:]]
+
+
 def write_npy(path: Path, values: object) -> None:
     np.save(path, np.asarray(values), allow_pickle=True)
 
