@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_room_is_set_aside_where_there_is_some_and_given_back(
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert written("narrow.h5") == roomy
     assert 2 < len(asked) < 12      # twice as much each time
-    assert [offset + count for offset, count in asked[:-1]] < [offset for offset, _ in asked[1:]]
+    assert all(offset + count <= later for (offset, count), (later, _) in pairwise(asked))
 
 
 def write_npy(path: Path, values: object) -> None:
