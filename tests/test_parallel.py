@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -123,9 +122,15 @@ def test_a_stream_that_breaks_breaks_behind_all_before_it() -> None:
 
 def test_where_a_thread_pool_ends_the_system_has_ended_its_threads() -> None:
     """A fork would otherwise copy the lock that OpenCV holds meanwhile: without the wait, one round in 20 finds one."""
+
+    def met(together: threading.Barrier) -> int:
+        together.wait()
+        return threading.get_native_id()
+
     for _ in range(300):
         with thread_pool(4) as pool:
-            numbers = set(pool.map(lambda _: (time.sleep(1e-3), threading.get_native_id())[1], range(8)))
+            numbers = set(pool.map(met, [threading.Barrier(4)] * 4))
+        assert len(numbers) == 4
         assert not [number for number in numbers if Path(f"/proc/self/task/{number}").exists()]
 
 

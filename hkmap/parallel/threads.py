@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -46,9 +47,18 @@ def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
-        latest = time.monotonic() + _TO_END
-        while any(Path(f"/proc/self/task/{number}").exists() for number in numbers) and time.monotonic() < latest:
-            time.sleep(1e-4)
+        _await_end(numbers)
+
+
+def _await_end(numbers: Iterable[int]) -> None:
+    """Let threads that Python has ended, by the system's numbers, run until the system has ended them too.
+
+    Python 3.13's join() does so itself; before it nothing can be waited for, so the processor is given to them.
+    """
+    latest = time.monotonic() + _TO_END
+    for number in numbers:
+        while Path(f"/proc/self/task/{number}").exists() and time.monotonic() < latest:
+            os.sched_yield()
 
 
 def ahead(begun: Iterable[Begun], finish: Callable[[Begun], Result], depth: int) -> Iterator[Result]:
