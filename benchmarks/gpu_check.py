@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hkmap import __version__
-from hkmap.storage.writing import ShardWriter
+from hkmap.shards.writer import ShardWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, IMAGES, EPOCHS = 224, 256, 2

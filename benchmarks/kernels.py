@@ -13,7 +13,7 @@ import platform
 import torch
 from timing import seconds_of
 
-from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.evaluation import deletion
 
 SIDE = 224

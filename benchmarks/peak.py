@@ -23,8 +23,8 @@ def run_hkmap(arguments: list[str]) -> None:
 
 
 def read_epoch(arguments: list[str]) -> None:
-    from hkmap.storage.loading import ShardLoader, Shares, SizedReader
-    from hkmap.storage.sequence import ShardSequence
+    from hkmap.shards.loader import ShardLoader, Shares, SizedReader
+    from hkmap.shards.sequence import ShardSequence
 
     shards = ShardSequence([Path(argument) for argument in arguments])
     for _ in ShardLoader(SizedReader(shards), Shares(len(shards), 64)).epoch(0):

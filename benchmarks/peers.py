@@ -61,7 +61,7 @@ def lesions_map(masks: list[str], side: int) -> object:
 
 def our_map(masks: list[str], side: int) -> object:
     from hkmap.maps.masks import masks_map
-    from hkmap.storage.masks import read_referred_mask
+    from hkmap.files.masks import read_referred_mask
 
     return masks_map((read_referred_mask(mask) for mask in masks), [1.0] * len(masks), (side, side), "mean")
 
@@ -87,7 +87,7 @@ def import_alone(name: str) -> None:
         PIL.Image.preinit()
     if name == "ours":
         import hkmap.maps.masks
-        import hkmap.storage.masks  # noqa: F401
+        import hkmap.files.masks  # noqa: F401
 
 
 def peak_megabytes() -> float:

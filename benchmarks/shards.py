@@ -28,14 +28,14 @@ import numpy as np
 from maps import Answer, judged, over_floor, over_peer, shown
 from timing import Seconds, seconds_of
 
-from hkmap.storage.layout import Sample, ShardBuilder
-from hkmap.storage.loading import ShardLoader, Shares, SizedReader
-from hkmap.storage.samples import Ready, ready_sample
-from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.unpacking import samples_of
-from hkmap.storage.webdataset import write_tars
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.shards.layout import Sample, ShardBuilder
+from hkmap.shards.loader import ShardLoader, Shares, SizedReader
+from hkmap.shards.layout import Ready, ready_sample
+from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.unpack import samples_of
+from hkmap.shards.webdataset import write_tars
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Read = tuple[Any, Any, int]     # an image, a map, a label
 

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from hkmap.engine.dataset import ShardDataset
-from hkmap.storage.loading import ShardLoader, Shares, SizedReader
-from hkmap.storage.names import find_shards
-from hkmap.storage.sequence import ShardSequence
+from hkmap.shards.loader import ShardLoader, Shares, SizedReader
+from hkmap.shards.sequence import find_shards
+from hkmap.shards.sequence import ShardSequence
 
 
 def main(names: list[str]) -> None:

@@ -12,6 +12,10 @@ class RecordError(HkmapError):
     """A record, or the stream of records, is not what the command reads."""
 
 
+class ChoiceError(HkmapError):
+    """A choice by name is in no row of its table."""
+
+
 class UpstreamError(RecordError):
     """The stage before failed and said so, in its only argument; skipping records cannot mend that."""
 
@@ -40,7 +44,7 @@ class RunError(HkmapError):
 
 
 class WorkerError(HkmapError):
-    """The processes, or the cluster, that should do the work cannot."""
+    """The cluster that should do the work cannot."""
 
 
 class OutputError(HkmapError):

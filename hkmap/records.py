@@ -229,12 +229,12 @@ def with_annotators(record: Record, references: dict[str, str]) -> Record:
 
 
 def without_maps(record: Record) -> Record:
-    """Return a record whose map is drawn anew: the weights and the annotators' maps of an older one go.
+    """Return a record whose map is drawn anew: the certainty and the annotators' maps of an older one go.
 
-    >>> without_maps({"id": "7", "map": "old.npy", "weights": "w.npy"})
+    >>> without_maps({"id": "7", "map": "old.npy", "certainty": "c.npy"})
     {'id': '7', 'map': 'old.npy'}
     """
-    return {key: value for key, value in record.items() if key not in ("weights", "annotator_maps")}
+    return {key: value for key, value in record.items() if key not in ("certainty", "annotator_maps")}
 
 
 def label_of(record: Record) -> int:

@@ -22,10 +22,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import hkmap.storage.packing
-import hkmap.storage.writing  # noqa: F401  (as a command imports it late, and each child would)
+import hkmap.shards.writer
+import hkmap.shards.writer  # noqa: F401  (as a command imports it late, and each child would)
 from hkmap.cli import main
-from hkmap.storage import hdf5
+from hkmap.files import hdf5
 
 EVENTS = {"open", "os.truncate", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 REMOVING = {"os.remove", "os.rmdir"}      # needs no room

@@ -90,7 +90,7 @@ def make_shard(tmp_path: Path) -> Callable[..., Path]:
         import cv2
         import numpy as np
 
-        from hkmap.storage.writing import ShardWriter
+        from hkmap.shards.writer import ShardWriter
 
         rng = np.random.default_rng(seed)
         with ShardWriter(tmp_path / name) as writer:

@@ -22,7 +22,7 @@ import hkmap.engine.evaluation
 import hkmap.engine.jobs
 import hkmap.engine.prediction
 import hkmap.report.sheets
-import hkmap.storage.packing  # noqa: F401
+import hkmap.shards.writer  # noqa: F401
 from hkmap.cli import main
 
 LONGEST = 1 << 20      # bytes of arguments and environment

@@ -17,8 +17,8 @@ from typing import Any
 
 from hkmap.errors import HkmapError
 from hkmap.storage import hdf5
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.verification import verify_shard
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.verify import verify_shard
 
 PATIENCE = 5      # seconds
 

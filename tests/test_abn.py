@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from hkmap.engine.backbones import ARCHITECTURES, Architecture, BasicBlock, build
+from hkmap.engine.resnet import ARCHITECTURES, Architecture, BasicBlock, build
 from hkmap.engine.weights import author_name
 from hkmap.errors import RunError
 
@@ -143,7 +143,7 @@ def test_odd_batches_through_narrow_networks_leave_the_memory_whole():
     code = """
 import torch
 from hkmap.engine.abn import place
-from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.resnet import Architecture, build
 torch.set_num_threads(2)
 network = place(build(Architecture("resnet8+abn", 2, "small", 4)), torch.device("cpu")).train()
 for _ in range(60):

@@ -20,11 +20,12 @@ from hkmap.maps.check import Map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
-from hkmap.storage.description import content_digest
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.mapfiles import load_annotators, load_map, load_weights, open_writer
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter
+from hkmap.shards.info import content_digest
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.shards.references import load_annotators, load_map, load_weights
+from hkmap.files.maps import open_writer
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.writer import ShardWriter
 
 Hk = Callable[..., Result]
 Record = dict[str, Any]

@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hkmap.storage.atomic import replacing
-from hkmap.storage.shards import ShardReader
+from hkmap.files.atomic import replacing
+from hkmap.shards.reader import ShardReader
 
 Here = Path
 BUBBLES = [{"x": 3, "y": 3, "radius": 2}, {"x": 9, "y": 4, "radius": 2}, {"x": 5, "y": 12, "radius": 3}]

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from conftest import lines
 
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Hk = Callable[..., Any]
 COUNT = 11
@@ -277,7 +277,7 @@ def test_the_library_resumes_too(records: list[dict[str, Any]]) -> None:
 def test_a_run_killed_between_two_names_takes_no_more_records(
     hk: Hk, records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hkmap.storage.progress.Progress._rename", stopped)
+    monkeypatch.setattr("hkmap.shards.writer.Progress._rename", stopped)
     with pytest.raises(BrokenOffError):
         hk("pack", "x.h5", "--resume", "--shard-size", 4, stdin=records[:9])
     monkeypatch.undo()
@@ -305,7 +305,7 @@ def test_a_change_that_was_broken_off_is_taken_back(
             file.write(b"more")
         raise BrokenOffError
 
-    monkeypatch.setattr("hkmap.storage.progress.replace_attribute", half_written)
+    monkeypatch.setattr("hkmap.shards.writer.replace_attribute", half_written)
     with pytest.raises(BrokenOffError):
         hk("pack", "x.h5", "--resume", "--shard-size", 4, stdin=records)
     monkeypatch.undo()

@@ -19,13 +19,13 @@ import pytest
 
 from hkmap.errors import ShardError
 from hkmap.storage import unchunking
-from hkmap.storage.description import content_digest
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.mapfiles import load_map
-from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.verification import Depth, verify_shard
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.shards.info import content_digest
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.shards.references import load_map
+from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.verify import Depth, verify_shard
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Hk = Callable[..., Any]
 Options = Callable[[str, tuple[int, ...]], dict[str, Any]]
@@ -231,7 +231,7 @@ def said_of(path: Path) -> str:
 
 def test_a_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = chunked(tmp_path / "x.h5", (1 << 20, 9, 9), compression="gzip")
-    monkeypatch.setattr("hkmap.storage.hdf5.unpack", None)
+    monkeypatch.setattr("hkmap.files.hdf5.unpack", None)
     assert re.search(
         r"x\.h5: its chunked datasets take 339,738,624 bytes unpacked, expected at most 16,[0-9,]+ for a file of "
         r"[0-9,]+ bytes; if you trust it, unpack it with `h5repack -l CONTI`", said_of(path),

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hkmap.engine.data import ShardExamples, batches, collate, exchange_maps, normalise
-from hkmap.engine.views import Preprocessing
+from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ImageError, RunError, ShardError
-from hkmap.storage.loading import epoch_order
-from hkmap.storage.sequence import ShardSequence
+from hkmap.shards.loader import epoch_order
+from hkmap.shards.sequence import ShardSequence
 
 
 @pytest.fixture

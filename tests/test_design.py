@@ -69,7 +69,7 @@ def _for_types(node: ast.stmt) -> bool:
 
 
 def layer(name: str) -> str:
-    """The layer of a dotted name of ours: "hkmap.storage.images.read_image" is in "storage"."""
+    """The layer of a dotted name of ours: "hkmap.files.images.read_image" is in "storage"."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "hkmap"
 

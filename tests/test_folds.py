@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from hkmap.engine import jobs
-from hkmap.engine.backbones import Architecture
+from hkmap.engine.resnet import Architecture
 from hkmap.engine.crossvalidation import hold_out
 from hkmap.engine.runs import load_model, read_config
-from hkmap.engine.views import Preprocessing
+from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import RecordError
-from hkmap.storage.folds import Folding, digest_of, fold_of, part_of
-from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.shards import ShardReader
+from hkmap.shards.folds import Folding, digest_of, fold_of, part_of
+from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.reader import ShardReader
 
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
 RANDOM = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_what_cannot_be_cut_is_a_sentence(labels, groups, folds, sentence):
 
 
 def test_a_fold_without_records_is_refused(monkeypatch):
-    monkeypatch.setattr("hkmap.storage.folds._cut", lambda *rest, **options: np.array([1, 1, 2]))
+    monkeypatch.setattr("hkmap.shards.folds._cut", lambda *rest, **options: np.array([1, 1, 2]))
     with pytest.raises(RecordError, match="fold 3 of 3 would have no record: some groups are large; ask for fewer"):
         fold_of(names(3), np.zeros(3, int), ["a", "b", "c"], folds=3, seed=0)
 
@@ -131,7 +131,7 @@ def test_parts_that_cannot_be_are_sentences():
 
 
 def test_a_part_without_records_is_refused(monkeypatch):
-    monkeypatch.setattr("hkmap.storage.folds._cut", lambda *rest, **options: np.ones(30, int))
+    monkeypatch.setattr("hkmap.shards.folds._cut", lambda *rest, **options: np.ones(30, int))
     with pytest.raises(RecordError, match='part "val" would have no record: some groups are large; give it more'):
         part_of(names(30), np.zeros(30, int), names(30), TENTHS, seed=0)
 

@@ -36,10 +36,10 @@ from hkmap.sources.dogs import dogs_records
 from hkmap.sources.folder import folder_records
 from hkmap.sources.formats import OURS
 from hkmap.sources.idrid import idrid_records
-from hkmap.storage.images import decode_image, image_size, read_levels, read_mask
-from hkmap.storage.masks import read_referred_mask
-from hkmap.storage.matfiles import read_variable
-from hkmap.storage.rle import decode_rle
+from hkmap.files.images import decode_image, image_size, read_levels, read_mask
+from hkmap.files.masks import read_referred_mask
+from hkmap.files.masks import read_variable
+from hkmap.files.masks import decode_rle
 
 ORDINARY = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))

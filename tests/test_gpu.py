@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hkmap.engine.abn import place
-from hkmap.engine.backbones import Architecture, build
+from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.evaluation import deletion, insertion
 from hkmap.engine.losses import losses
 from hkmap.engine.maps import resize_maps

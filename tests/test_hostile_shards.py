@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hkmap.storage.userblock import seal
+from hkmap.files.hdf5 import seal
 
 pytestmark = pytest.mark.xdist_group("hostile shards")      # one process opens them all, once
 SECONDS = 1.0         # of processor time; on the wall a busy machine may take three times that

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.storage.description import content_digest, describe_shard, histogram, outline_shard
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter
+from hkmap.shards.info import content_digest, describe_shard, histogram, outline_shard
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.writer import ShardWriter
 
 Hk = Callable[..., Any]
 SIZES = [(6, 4), (6, 4), (6, 4), (9, 9), (2, 3)]      # (width, height)

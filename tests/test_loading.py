@@ -14,13 +14,13 @@ import pytest
 
 from hkmap.errors import ShardError
 from hkmap.maps.resize import resize_map
-from hkmap.maps.views import WHOLE
-from hkmap.maps.warps import view_image
-from hkmap.storage.loading import ShardLoader, Shares, SizedReader
-from hkmap.storage.names import find_shards
-from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.maps.geometry import WHOLE
+from hkmap.maps.geometry import view_image
+from hkmap.shards.loader import ShardLoader, Shares, SizedReader
+from hkmap.shards.sequence import find_shards
+from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 UNEQUAL = (13, 1, 40, 7, 22)
 TOTAL = sum(UNEQUAL)

@@ -20,8 +20,9 @@ import pytest
 
 from hkmap.errors import MapError, OutputError, ShardError
 from hkmap.maps.check import Map
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.mapfiles import load_map, load_weights, open_writer
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.shards.references import load_map, load_weights
+from hkmap.files.maps import open_writer
 
 MAPS = np.random.default_rng(0).random((5, 14, 9), dtype=np.float32)
 MAPS[0] = 0
@@ -126,7 +127,7 @@ def test_a_run_that_stops_leaves_no_rows(stop: type[BaseException], tmp_path: Pa
 
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hkmap.storage.hdf5.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("hkmap.files.hdf5.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     sentence = r"No space left on device; nothing is left of it, make room for all of its maps: '.*/maps\.h5'"
     with pytest.raises(OSError, match=sentence):
         save_all(tmp_path / "maps.h5")

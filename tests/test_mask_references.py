@@ -19,9 +19,9 @@ from pycocotools import mask as coco_masks
 
 from hkmap.errors import ImageError, RecordError
 from hkmap.records import masks_of
-from hkmap.storage.masks import read_fitting_mask, read_referred_mask
-from hkmap.storage.matfiles import read_variable
-from hkmap.storage.rle import decode_rle, merge_rles
+from hkmap.files.masks import read_fitting_mask, read_referred_mask
+from hkmap.files.masks import read_variable
+from hkmap.files.masks import decode_rle, merge_rles
 
 VALUES = np.array([[0, 1, 2, 2], [3, 0, 255, 2], [0, 0, 0, 2]], np.uint8)
 
@@ -158,7 +158,7 @@ def test_a_mat_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeyp
     path = tmp_path / "x.mat"
     scipy.io.savemat(path, {"seg": np.zeros((3000, 3000), np.uint8)}, do_compression=True)
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr("hkmap.storage.matfiles.MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr("hkmap.files.masks.MAX_PIXELS", 1_000_000)
     with pytest.raises(ImageError, match="it unpacks to more than an image may hold"):
         read_variable(path, "seg")
 

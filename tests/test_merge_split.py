@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hkmap.storage.description import content_digest
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter
+from hkmap.shards.info import content_digest
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.writer import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 
@@ -264,7 +264,7 @@ def test_a_share_is_about_that_share(hk):
 
 
 def test_every_record_is_as_likely():
-    from hkmap.storage.sampling import draw
+    from hkmap.sampling import draw
 
     drawn = np.sort([draw(f"bird {number}", 5) for number in range(4000)])
     assert np.abs(drawn - (np.arange(4000) + 0.5) / 4000).max() < 0.03      # Kolmogorov's distance; 0.03 is 1 in 1000

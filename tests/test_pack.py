@@ -18,8 +18,8 @@ import pytest
 from conftest import lines
 from PIL import Image
 
-from hkmap.cli.progress import track
-from hkmap.storage.shards import ShardReader
+from hkmap.cli._progress import track
+from hkmap.shards.reader import ShardReader
 
 Hk = Callable[..., Any]
 RANDOM = np.random.default_rng(0)

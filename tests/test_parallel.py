@@ -24,13 +24,13 @@ import pytest
 from conftest import lines
 
 import hkmap
-from hkmap.cli.drawing import Lines
+from hkmap.cli._drawing import Lines
 from hkmap.errors import HkmapError, RecordError, WorkerError
 from hkmap.parallel import cluster as clusters
 from hkmap.parallel import processes
-from hkmap.parallel.pool import Done, Pool, work
+from hkmap.parallel.threads import Done, Pool, work
 from hkmap.parallel.threads import thread_pool
-from hkmap.parallel.workers import Workers, open_pool
+from hkmap.parallel.cluster import Workers, open_pool
 
 Hk = Callable[..., Any]
 PROC = Path("/proc/self/fd")

@@ -14,11 +14,11 @@ import pytest
 from test_hostile_shards import HOSTILE, write
 
 from hkmap.errors import ShardError
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.mapfiles import open_writer
-from hkmap.storage.parsing import Column, Structure, parse_structure
-from hkmap.storage.structure import answer, read_structure
-from hkmap.storage.writing import ShardWriter
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.maps import open_writer
+from hkmap.files.hdf5 import Column, Structure, parse_structure
+from hkmap.files.hdf5 import answer, read_structure
+from hkmap.shards.writer import ShardWriter
 
 VALUES = np.full((3, 4), 0.5, np.float32)
 
@@ -125,6 +125,6 @@ def test_damage_gives_a_structure_or_none(seed: int, count: int, tmp_path: Path)
 def test_a_process_of_its_own_may_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.h5"
     write(path, lambda file: None, latest=True, sealed=False)
-    monkeypatch.setattr("hkmap.storage.structure._WALL_SECONDS", 1e-3)
+    monkeypatch.setattr("hkmap.files.hdf5._WALL_SECONDS", 1e-3)
     with pytest.raises(ShardError, match=r"x\.h5: damaged HDF5, on which libhdf5 hangs or crashes; copy it again"):
         read_structure(path, path.stat().st_size)

@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 
 from hkmap.engine.data import ShardExamples
-from hkmap.engine.views import Preprocessing
+from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import OutputError, ShardError
-from hkmap.storage.description import content_digest, describe_shard, outline_shard
-from hkmap.storage.images import decode_image, encode_png, image_bytes, read_image
-from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.verification import verify_shard
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.shards.info import content_digest, describe_shard, outline_shard
+from hkmap.files.images import decode_image, encode_png
+from hkmap.shards.references import image_bytes, read_image
+from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.verify import verify_shard
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Hk = Callable[..., Any]
 RANDOM = np.random.default_rng(0)

@@ -13,10 +13,10 @@ import pytest
 
 from hkmap.cli.pack import ByteSize
 from hkmap.errors import RecordError, ShardError
-from hkmap.storage.sequence import ShardSequence
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.verification import verify_shard
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.verify import verify_shard
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Hk = Callable[..., Any]
 RANDOM = np.random.default_rng(0)

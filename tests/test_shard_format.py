@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import pytest
 
-from hkmap.storage.description import content_digest
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.writing import ShardWriter, WriterOptions
+from hkmap.shards.info import content_digest
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "shards.md").read_text(encoding="utf-8")
 READER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]

@@ -18,13 +18,13 @@ import pytest
 
 from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
-from hkmap.storage.description import content_digest
-from hkmap.storage.images import image_bytes, read_image
-from hkmap.storage.layout import dump_classes
-from hkmap.storage.mapfiles import load_map, load_weights
-from hkmap.storage.shards import ShardReader, open_shard
-from hkmap.storage.verification import verify_digest
-from hkmap.storage.writing import ShardWriter
+from hkmap.shards.info import content_digest
+from hkmap.shards.references import image_bytes, read_image
+from hkmap.shards.layout import dump_classes
+from hkmap.shards.references import load_map, load_weights
+from hkmap.shards.reader import ShardReader, open_shard
+from hkmap.shards.verify import verify_digest
+from hkmap.shards.writer import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
@@ -309,7 +309,7 @@ def test_a_run_that_stops_leaves_nothing(stop: type[BaseException], shard_size: 
 
 def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("hkmap.storage.hdf5.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("hkmap.files.hdf5.shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"No space left on device; nothing is left of it, .*: '.*/train\.h5'"):
         write(tmp_path / "train.h5")
     assert list(tmp_path.iterdir()) == []

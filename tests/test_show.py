@@ -366,7 +366,7 @@ def test_the_options_show(hk, here: Path) -> None:
 @pytest.mark.parametrize("reference", ["levels.png#7", {"size": [90, 120], "counts": "hX5hX5"}], ids=["value", "rle"])
 @pytest.mark.parametrize("key", ["masks", "unknown", "dont_look"])
 def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: object) -> None:
-    from hkmap.storage.masks import read_referred_mask
+    from hkmap.files.masks import read_referred_mask
 
     cv2.imwrite("levels.png", np.repeat([[3, 7]], 90, axis=0).repeat(60, axis=1).astype(np.uint8))
     mask = read_referred_mask(reference)
@@ -377,7 +377,7 @@ def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: obj
 
 
 def test_the_weights_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path, tmp_path: Path) -> None:
-    from hkmap.storage.writing import ShardWriter
+    from hkmap.shards.writer import ShardWriter
 
     values, weights = np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)
     with ShardWriter(tmp_path / "a.h5") as writer:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hkmap.maps.resize import resize_matrix
-from hkmap.storage.shards import ShardReader
+from hkmap.shards.reader import ShardReader
 
 pytestmark = pytest.mark.xdist_group("small lesions")      # their masks are made once
 FRAME = (4288, 2848)      # IDRiD's photographs, in pixels

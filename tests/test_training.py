@@ -12,12 +12,12 @@ import torch
 
 from hkmap.engine import jobs, runs
 from hkmap.engine import training as training_module
-from hkmap.engine.backbones import Architecture
+from hkmap.engine.resnet import Architecture
 from hkmap.engine.runs import RUN_FILES, load_model, read_config
 from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
-from hkmap.engine.views import Preprocessing
+from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import RunError
-from hkmap.storage.sequence import ShardSequence
+from hkmap.shards.sequence import ShardSequence
 
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
 

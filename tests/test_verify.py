@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from hkmap.errors import HkmapError, MapError, ShardError
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.layout import Sample, ShardBuilder, checksum
-from hkmap.storage.mapfiles import load_map, load_weights, open_writer
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.verification import verify_digest, verify_shard
-from hkmap.storage.writing import ShardWriter
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.shards.layout import Sample, ShardBuilder, checksum
+from hkmap.shards.references import load_map, load_weights
+from hkmap.files.maps import open_writer
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.verify import verify_digest, verify_shard
+from hkmap.shards.writer import ShardWriter
 
 Hk = Callable[..., Any]
 RANDOM = np.random.default_rng(0)
@@ -180,8 +181,8 @@ def test_the_hdf5_library_is_not_asked_about_a_damaged_structure(
     shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flip(shard, 2000)
-    monkeypatch.setattr("hkmap.storage.structure.parse_structure", None)
-    monkeypatch.setattr("hkmap.storage.structure.subprocess.run", None)
+    monkeypatch.setattr("hkmap.files.hdf5.parse_structure", None)
+    monkeypatch.setattr("hkmap.files.hdf5.subprocess.run", None)
     first, second = verify_shard(shard)["problems"]
     assert "sha256" in first["sentence"]
     assert "its structure does not have the sha256 it states: damaged; copy it again" in second["sentence"]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hkmap.engine.data import ShardExamples, collate
 from hkmap.engine.losses import map_loss
-from hkmap.engine.views import Preprocessing, change_intensity, plain_view, random_view
+from hkmap.engine.inputs import Preprocessing, change_intensity, plain_view, random_view
 from hkmap.maps.resize import resize_map, resize_matrix
-from hkmap.maps.views import (
+from hkmap.maps.geometry import (
     MIRROR,
     WHOLE,
     box_view,
@@ -25,9 +25,9 @@ from hkmap.maps.views import (
     share_view,
     turned_view,
 )
-from hkmap.maps.warps import PADDING, cut_image, map_back, view_image, view_map
-from hkmap.maps.weights import Weighted
-from hkmap.storage.sequence import ShardSequence
+from hkmap.maps.geometry import PADDING, cut_image, map_back, view_image, view_map
+from hkmap.maps.certainty import Weighted
+from hkmap.shards.sequence import ShardSequence
 
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 FLIP = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
@@ -390,7 +390,7 @@ def make_wide_shard(tmp_path):
     def make(name, count=4):
         import cv2
 
-        from hkmap.storage.writing import ShardWriter
+        from hkmap.shards.writer import ShardWriter
 
         rng = np.random.default_rng(2)
         with ShardWriter(tmp_path / name) as writer:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from hkmap.errors import RecordError
-from hkmap.storage.description import content_digest
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.tarfiles import MOST_BYTES
-from hkmap.storage.webdataset import write_tars
+from hkmap.shards.info import content_digest
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.webdataset import MOST_BYTES
+from hkmap.shards.webdataset import write_tars
 
 RANDOM = np.random.default_rng(0)
 
@@ -282,7 +282,7 @@ def test_a_huge_member_is_refused_before_it_is_read(hk, here):
 
 
 def test_members_that_are_large_together_are_refused(hk, here, monkeypatch):
-    monkeypatch.setattr("hkmap.storage.webdataset.MOST_BYTES", 1000)
+    monkeypatch.setattr("hkmap.shards.webdataset.MOST_BYTES", 1000)
     make_tar([("7.png", bytes(600)), ("7.map.npy", bytes(600))])
     assert 'x.tar: "7" has too many members, or more than 1000 bytes' in hk("webdataset", "x.tar", "--out", "o").stderr
 

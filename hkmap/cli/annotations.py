@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.stream import ANYTHING, FOLDER, StreamCommand, absolute_option, emit, error_options
-from hkmap.cli.tables import format_options
+from hkmap.cli._stream import ANYTHING, FOLDER, StreamCommand, absolute_option, emit, error_options
+from hkmap.cli._tables import format_options
 from hkmap.records import Rejects
 
 

@@ -8,16 +8,16 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.drawing import worker_options
-from hkmap.cli.shapes import Choice, Shapes, emit_shapes, shape_options
-from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
-from hkmap.parallel.workers import Workers
+from hkmap.cli._drawing import worker_options
+from hkmap.cli._shapes import Choice, Shapes, emit_shapes, shape_options
+from hkmap.cli._stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.cluster import Workers
 from hkmap.records import Record, Rejects, boxes_of, frame_of, labels_of
 
 if TYPE_CHECKING:
+    from hkmap.files.maps import MapWriter
     from hkmap.maps.boxes import Edge
     from hkmap.maps.check import Map
-    from hkmap.storage.mapfiles import MapWriter
 
 
 @click.command("boxes2map", cls=StreamCommand)

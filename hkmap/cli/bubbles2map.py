@@ -7,14 +7,14 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.densities import Density, density_options, emit_densities
-from hkmap.cli.drawing import worker_options
-from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
-from hkmap.parallel.workers import Workers
+from hkmap.cli._densities import Density, density_options, emit_densities
+from hkmap.cli._drawing import worker_options
+from hkmap.cli._stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.cluster import Workers
 from hkmap.records import Rejects
 
 if TYPE_CHECKING:
-    from hkmap.storage.mapfiles import MapWriter
+    from hkmap.files.maps import MapWriter
 
 
 @click.command("bubbles2map", cls=StreamCommand)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.stream import EXISTING, StreamCommand, emit, error_options, root_argument, split_option
-from hkmap.cli.tables import table_options
+from hkmap.cli._stream import EXISTING, StreamCommand, emit, error_options, root_argument, split_option
+from hkmap.cli._tables import table_options
 from hkmap.records import Rejects
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.stream import StreamCommand, emit, error_options, root_argument, split_option
+from hkmap.cli._stream import StreamCommand, emit, error_options, root_argument, split_option
 from hkmap.records import Rejects
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli.options import (
+from hkmap.cli._options import (
     device_option,
     fold_options,
     from_option,
@@ -14,11 +14,11 @@ from hkmap.cli.options import (
     use_maps_option,
     warn_of_control,
 )
-from hkmap.cli.progress import track
-from hkmap.cli.stream import StreamCommand, print_result
+from hkmap.cli._progress import track
+from hkmap.cli._stream import StreamCommand, print_result
 
 if TYPE_CHECKING:
-    from hkmap.storage.folds import Folding
+    from hkmap.shards.folds import Folding
 
 
 @click.command("eval", cls=StreamCommand)
@@ -54,7 +54,7 @@ def evaluate(
     from hkmap.engine.crossvalidation import check_fold, hold_out
     from hkmap.engine.evaluation import EvaluationOptions
     from hkmap.engine.runs import load_model
-    from hkmap.storage.sequence import ShardSequence
+    from hkmap.shards.sequence import ShardSequence
 
     reader, model = ShardSequence(shards), load_model(source)
     held_out = hold_out(reader, *fold) if fold else None

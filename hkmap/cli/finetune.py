@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import epochs_options, from_option, shards_argument, training_options
-from hkmap.cli.stream import StreamCommand
-from hkmap.cli.training import carry_out, optimisation_options
+from hkmap.cli._options import epochs_options, from_option, shards_argument, training_options
+from hkmap.cli._stream import StreamCommand
+from hkmap.cli._training import carry_out, optimisation_options
 
 
 @click.command("finetune", cls=StreamCommand)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.stream import FOLDER, StreamCommand, emit, error_options, root_argument
+from hkmap.cli._stream import FOLDER, StreamCommand, emit, error_options, root_argument
 from hkmap.records import Rejects
 
 
@@ -16,9 +16,9 @@ from hkmap.records import Rejects
               help="Masks under the same paths as their images but for the suffix: DIR/cat/007.png for "
                    "ROOT/cat/007.jpg.")
 @click.option("--unknown", type=FOLDER, metavar="DIR",
-              help="Likewise, masks of where nobody knows; see `hkmap weights`.")
+              help="Likewise, masks of where nobody knows; see `hkmap certainty`.")
 @click.option("--dont-look", type=FOLDER, metavar="DIR",
-              help="Likewise, masks of where one should not look; see `hkmap weights`.")
+              help="Likewise, masks of where one should not look; see `hkmap certainty`.")
 @error_options
 def folder(
     root: Path, masks: Path | None, unknown: Path | None, dont_look: Path | None, rejects: Rejects

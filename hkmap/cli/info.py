@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import shards_argument
-from hkmap.cli.stream import StreamCommand, print_result
+from hkmap.cli._options import shards_argument
+from hkmap.cli._stream import StreamCommand, print_result
 
 _BAR = 30      # columns of a terminal
 
@@ -41,7 +41,7 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
       hkmap info train.h5 | jq .classes
       hkmap info --full train.h5 | jq .content_sha256
     """
-    from hkmap.storage.description import describe_shard, outline_shard
+    from hkmap.shards.info import describe_shard, outline_shard
 
     for shard in shards:
         description = describe_shard(shard) if full else outline_shard(shard)

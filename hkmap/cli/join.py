@@ -7,8 +7,8 @@ from typing import IO
 
 import click
 
-from hkmap.cli.stream import ANYTHING, StreamCommand, emit, error_options, read, records_argument
-from hkmap.cli.tables import format_options
+from hkmap.cli._stream import ANYTHING, StreamCommand, emit, error_options, read, records_argument
+from hkmap.cli._tables import format_options
 from hkmap.records import Rejects
 
 

@@ -8,10 +8,13 @@ import os
 import click
 
 from hkmap import __version__
+from hkmap.cli._stream import StreamGroup
+from hkmap.cli.agreement import agreement
 from hkmap.cli.annotations import print_annotations
 from hkmap.cli.boxes2map import boxes2map
 from hkmap.cli.bubbles2map import bubbles2map
-from hkmap.cli.ceiling import ceiling
+from hkmap.cli.certainty import certainty
+from hkmap.cli.crop import crop
 from hkmap.cli.cub import cub
 from hkmap.cli.dogs import dogs
 from hkmap.cli.eval import evaluate
@@ -29,14 +32,11 @@ from hkmap.cli.resize import resize
 from hkmap.cli.sample import sample
 from hkmap.cli.show import show
 from hkmap.cli.split import split
-from hkmap.cli.stream import StreamGroup
 from hkmap.cli.train import train
 from hkmap.cli.unpack import unpack
 from hkmap.cli.validate import validate
 from hkmap.cli.verify import verify
-from hkmap.cli.view import view
 from hkmap.cli.webdataset import webdataset
-from hkmap.cli.weights import weights
 
 
 class _StderrHandler(logging.Handler):
@@ -73,8 +73,8 @@ def hkmap() -> None:
 COMMANDS: tuple[click.Command, ...] = (
     cub, dogs, folder, idrid, print_annotations, webdataset,
     join,
-    bubbles2map, points2map, boxes2map, masks2map, weights, view, resize, sample, predict,
-    pack, unpack, merge, split, info, verify, show, ceiling, validate,
+    bubbles2map, points2map, boxes2map, masks2map, certainty, crop, resize, sample, predict,
+    pack, unpack, merge, split, info, verify, show, agreement, validate,
     train, finetune, evaluate,
 )
 

@@ -8,16 +8,16 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.drawing import worker_options
-from hkmap.cli.shapes import Choice, Shapes, emit_shapes, shape_options
-from hkmap.cli.stream import StreamCommand, error_options, map_output_options, records_argument
-from hkmap.parallel.workers import Workers
+from hkmap.cli._drawing import worker_options
+from hkmap.cli._shapes import Choice, Shapes, emit_shapes, shape_options
+from hkmap.cli._stream import StreamCommand, error_options, map_output_options, records_argument
+from hkmap.parallel.cluster import Workers
 from hkmap.records import Record, Rejects, frame_of, labels_of, masks_of, polygons_of
 
 if TYPE_CHECKING:
+    from hkmap.files.maps import MapWriter
     from hkmap.maps.check import Map
     from hkmap.maps.masks import Pooling
-    from hkmap.storage.mapfiles import MapWriter
 
 LEFT_OUT = ("MA", "OD")     # the paper takes haemorrhages, hard and soft exudates
 
@@ -65,8 +65,9 @@ def masks2map(
 def _masks(record: Record, *, choice: Choice, size: tuple[int, int], pooling: Pooling) -> Map:
     import numpy as np
 
+    from hkmap.files.masks import read_fitting_mask
     from hkmap.maps.masks import masks_map
-    from hkmap.storage.masks import image_frame, read_fitting_mask
+    from hkmap.shards.references import image_frame
 
     weights = {name: choice.weight(name) for name in masks_of(record)}
     chosen = [(reference, weights[name]) for name, reference in masks_of(record).items() if weights[name]]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.options import shards_argument
-from hkmap.cli.progress import track
-from hkmap.cli.stream import OUTPUT, StreamCommand, overwrite_option, print_result
+from hkmap.cli._options import shards_argument
+from hkmap.cli._progress import track
+from hkmap.cli._stream import OUTPUT, StreamCommand, overwrite_option, print_result
 
 
 @click.command("merge", cls=StreamCommand)
@@ -20,7 +20,7 @@ from hkmap.cli.stream import OUTPUT, StreamCommand, overwrite_option, print_resu
 def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite: bool) -> None:
     """Join shards into one, or into a series of another size, in the order given.
 
-    Images stay the files they were, byte for byte; maps, weights, annotators' maps and every key of the records are
+    Images stay the files they were, byte for byte; maps, certainty, annotators' maps and every key of the records are
     kept, and checked on the way as hkmap pack checks them. The shards must agree on the names of the classes, the size
     of the maps, and have no id in common. The shards that are read stay where they are.
 
@@ -31,10 +31,9 @@ def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite
       hkmap merge all.h5 monday.h5 tuesday.h5
       hkmap merge part.h5 all.h5 --shard-size 10000
     """
-    from hkmap.storage.merging import merge_shards, pixel_size_of
-    from hkmap.storage.packing import summary_of
-    from hkmap.storage.sequence import ShardSequence
-    from hkmap.storage.writing import ShardWriter, WriterOptions
+    from hkmap.shards.copy import merge_shards, pixel_size_of
+    from hkmap.shards.sequence import ShardSequence
+    from hkmap.shards.writer import ShardWriter, WriterOptions, summary_of
 
     sequence = ShardSequence(shards)
     options = WriterOptions(pixel_size=pixel_size_of(sequence))

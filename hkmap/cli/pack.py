@@ -8,9 +8,9 @@ from typing import IO, Any
 
 import click
 
-from hkmap.cli.drawing import Lines
-from hkmap.cli.progress import track
-from hkmap.cli.stream import (
+from hkmap.cli._drawing import Lines
+from hkmap.cli._progress import track
+from hkmap.cli._stream import (
     EXISTING,
     MAP_SIZE,
     OUTPUT,
@@ -76,8 +76,8 @@ def pack(
     Images go in as the files they are, unchanged (or, with --store pixels, decoded and resized); each is decoded
     once, so that a damaged one is found now. Maps must be of one size (hkmap resize) and in [0, 1]. A record without
     a map is packed without one, which is not the same as an empty map. One without a label gets label -1. An optional
-    key "weights", a map reference too, says how much each cell of the map counts, from 0 (unknown) to 1. The maps under
-    "annotator_maps" go in beside the map, whose size they must have.
+    key "certainty", a map reference too, says how well each cell of the map is known, from 0 (unknown) to 1. The maps
+    under "annotator_maps" go in beside the map, whose size they must have.
 
     The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
     Ctrl-C stops it, none is left (but what --on-error skip leaves out does not undo the rest, even where there is more
@@ -93,8 +93,7 @@ def pack(
       hkmap folder photos/ --masks masks/ | hkmap masks2map --size 14 --out maps/ | hkmap pack train.h5
       hkmap pack large.h5 records.jsonl --shard-bytes 2GiB --resume
     """
-    from hkmap.storage.packing import check_count, pack_records, read_classes, summary_of
-    from hkmap.storage.writing import ShardWriter, WriterOptions
+    from hkmap.shards.writer import ShardWriter, WriterOptions, check_count, pack_records, read_classes, summary_of
 
     if (store == "pixels") != (size is not None):
         raise click.UsageError("--store pixels needs --size, and --size belongs to it.")

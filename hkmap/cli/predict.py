@@ -7,8 +7,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.options import device_option, from_option, use_maps_option, warn_of_control
-from hkmap.cli.stream import (
+from hkmap.cli._options import device_option, from_option, use_maps_option, warn_of_control
+from hkmap.cli._stream import (
     StreamCommand,
     emit,
     emit_when_saved,
@@ -20,7 +20,7 @@ from hkmap.cli.stream import (
 from hkmap.records import Record, Rejects
 
 if TYPE_CHECKING:
-    from hkmap.storage.mapfiles import MapWriter
+    from hkmap.files.maps import MapWriter
 
 
 @click.command("predict", cls=StreamCommand)

@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from hkmap.cli.drawing import emit_drawn, worker_options
-from hkmap.cli.stream import (
+from hkmap.cli._drawing import emit_drawn, worker_options
+from hkmap.cli._stream import (
     MAP_SIZE,
     StreamCommand,
     error_options,
@@ -17,14 +17,13 @@ from hkmap.cli.stream import (
     missing_map_option,
     records_argument,
 )
-from hkmap.parallel.workers import Workers
+from hkmap.parallel.cluster import Workers
 from hkmap.records import Record, Rejects, passed_on, reference_of
 
 if TYPE_CHECKING:
+    from hkmap.files.maps import Drawn, MapWriter
     from hkmap.maps.check import Map
     from hkmap.maps.resize import Normalisation
-    from hkmap.storage.drawn import Drawn
-    from hkmap.storage.mapfiles import MapWriter
 
 MISSING = "expected the reference of one; --missing pass lets such records go on unchanged"
 
@@ -48,16 +47,16 @@ def resize(
     rejects: Rejects,
     workers: Workers,
 ) -> None:
-    """Resize the map of each record, with its weights, and the maps of its annotators where it has `annotator_maps`.
+    """Resize the map of each record, with its certainty, and the maps of its annotators where it has `annotator_maps`.
 
     Along each axis on its own: where it shrinks, a new pixel is the mean of the area that it covers (fractions of
     pixels included), so no small region is lost; where it grows, bilinear between the pixels' centres. Values stay
     in the range of the map. Area means lower a peak: where the peak matters, say --normalise max, once, after the
     last resize.
 
-    `weights` beside a map (hkmap weights) are resized with it, and the map is then the mean over what is known,
-    mean(weight * map) / mean(weight), so that unknown cells do not thin out their neighbours; where nothing is known
-    it is 0. Maps of annotators of the same size count by the same weights.
+    `certainty` beside a map (hkmap certainty) is resized with it, and the map is then the mean over what is known,
+    mean(certainty * map) / mean(certainty), so that unknown cells do not thin out their neighbours; where nothing is
+    known it is 0. Maps of annotators of the same size count by the same certainty.
 
     \b
     Example:
@@ -68,22 +67,22 @@ def resize(
 
 
 def _resize(record: Record, *, size: tuple[int, int], normalise: Normalisation, missing: str) -> Drawn | Record:
+    from hkmap.files.maps import Drawn
+    from hkmap.maps.certainty import Weighted, change_weighted, normalise_weighted
     from hkmap.maps.resize import resize_map
-    from hkmap.maps.weights import Weighted, change_weighted, normalise_weighted
-    from hkmap.storage.drawn import Drawn
-    from hkmap.storage.mapfiles import load_annotators, load_map, load_weights_of
+    from hkmap.shards.references import load_annotators, load_certainty_of, load_map
 
-    def resized(values: Map, weights: Map | None = None) -> Weighted:
-        changed = change_weighted(Weighted(values, weights), lambda cells: resize_map(cells, size))
+    def resized(values: Map, certainty: Map | None = None) -> Weighted:
+        changed = change_weighted(Weighted(values, certainty), lambda cells: resize_map(cells, size))
         return normalise_weighted(changed, normalise)
 
     reference = reference_of(record, "map")
     if reference is None:
         return passed_on(record, missing, "has no map", MISSING)
     values, people = load_map(reference), load_annotators(record)
-    weights = load_weights_of(record, values)
-    whole = resized(values, weights)
+    certainty = load_certainty_of(record, values)
+    whole = resized(values, certainty)
     own = {
-        name: resized(found, weights if found.shape == values.shape else None).map for name, found in people.items()
+        name: resized(found, certainty if found.shape == values.shape else None).map for name, found in people.items()
     }
-    return Drawn(record, whole.map, whole.weights, own)
+    return Drawn(record, whole.map, whole.certainty, own)

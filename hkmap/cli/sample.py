@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import click
 
-from hkmap.cli.stream import StreamCommand, emit, error_options, read, records_argument
+from hkmap.cli._stream import StreamCommand, emit, error_options, read, records_argument
 from hkmap.records import Rejects
 
 
@@ -44,7 +44,7 @@ def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, 
       hkmap unpack train.h5 | hkmap sample 100 --seed 1 | hkmap pack small.h5
       hkmap unpack train.h5 | hkmap sample 12 --per-class | hkmap show --out sheet.png
     """
-    from hkmap.storage.sampling import sample_count, sample_share
+    from hkmap.sampling import sample_count, sample_share
 
     if isinstance(amount, int):
         emit(sample_count(read(records, rejects), amount, seed=seed, per_label=per_class))

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli.stream import (
+from hkmap.cli._stream import (
     OUTPUT,
     StreamCommand,
     error_options,
@@ -93,8 +93,8 @@ def show(
         | hkmap show --map map --map attention --caption id --caption confidence --out both.png
       hkmap show maps.jsonl --plain --colour inferno --pages --open --out pages/maps.png
     """
+    from hkmap.files.atomic import replacing
     from hkmap.report.sheets import Style, contact_sheet, draw_tile, with_legend
-    from hkmap.storage.atomic import replacing
 
     _check_name(out, overwrite=overwrite)
     style = Style(cell=cell, colour=colour, plain=plain, captions=captions)
@@ -114,7 +114,7 @@ def show(
 
 
 def _check_name(out: Path, *, overwrite: bool) -> None:
-    from hkmap.storage.atomic import refuse_existing
+    from hkmap.files.atomic import refuse_existing
 
     if out.suffix.lower() != ".png":
         raise click.BadParameter(f"{out}: expected a name that ends in .png.", param_hint="--out")
@@ -134,10 +134,9 @@ def _pages(tiles: Iterator[Tile], limit: int) -> Iterator[list[Tile]]:
 
 
 def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
+    from hkmap.files.masks import read_fitting_mask
     from hkmap.report.sheets import Entry
-    from hkmap.storage.images import read_image
-    from hkmap.storage.mapfiles import load_map, load_weights
-    from hkmap.storage.masks import read_fitting_mask
+    from hkmap.shards.references import load_certainty, load_map, read_image
 
     place = reference_of(record, "image")
     if place is None:
@@ -146,7 +145,7 @@ def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     frame = (image.shape[1], image.shape[0])
     references = {key: _map_reference(record, key) for key in keys}
     maps = {
-        key: None if reference is None else (load_weights if key == "weights" else load_map)(reference)
+        key: None if reference is None else (load_certainty if key == "certainty" else load_map)(reference)
         for key, reference in references.items()
     }
     masks, unknown, dont_look = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.options import shards_argument
-from hkmap.cli.progress import track
-from hkmap.cli.stream import OUTPUT, StreamCommand, overwrite_option, print_result
+from hkmap.cli._options import shards_argument
+from hkmap.cli._progress import track
+from hkmap.cli._stream import OUTPUT, StreamCommand, overwrite_option, print_result
 
 
 class Shares(click.ParamType):
@@ -68,9 +68,9 @@ def split(
       hkmap split data.h5 --shares train=0.8,val=0.1,test=0.1 --group patient --out parts/
       hkmap split data.h5 --folds 5 --out folds/
     """
-    from hkmap.storage.folds import Folding, folds_of, parts_of
-    from hkmap.storage.merging import split_shards
-    from hkmap.storage.sequence import ShardSequence
+    from hkmap.shards.copy import split_shards
+    from hkmap.shards.folds import Folding, folds_of, parts_of
+    from hkmap.shards.sequence import ShardSequence
 
     if (shares is None) == (folds is None):
         raise click.UsageError("Say either --shares NAME=SHARE,... or --folds K.")

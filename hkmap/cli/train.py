@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import epochs_options, shards_argument, training_options
-from hkmap.cli.stream import EXISTING, StreamCommand
-from hkmap.cli.training import carry_out, optimisation_options
+from hkmap.cli._options import epochs_options, shards_argument, training_options
+from hkmap.cli._stream import EXISTING, StreamCommand
+from hkmap.cli._training import carry_out, optimisation_options
 
 
 @click.command("train", cls=StreamCommand)
@@ -42,11 +42,11 @@ def train(
     Example:
       hkmap train train.h5 --val val.h5 --arch resnet18+abn --epochs 30 --out run/
     """
-    from hkmap.engine.backbones import Architecture
+    from hkmap.engine.inputs import Preprocessing
     from hkmap.engine.jobs import new_model
-    from hkmap.engine.views import Preprocessing
+    from hkmap.engine.resnet import Architecture
     from hkmap.engine.weights import load_weights
-    from hkmap.storage.sequence import ShardSequence
+    from hkmap.shards.sequence import ShardSequence
 
     optimisation = optimisation_options(options)
     classes = ShardSequence(shards).classes

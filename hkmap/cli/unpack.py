@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.options import shards_argument
-from hkmap.cli.progress import track
-from hkmap.cli.stream import OUTPUT, StreamCommand, emit, overwrite_option, print_result
+from hkmap.cli._options import shards_argument
+from hkmap.cli._progress import track
+from hkmap.cli._stream import OUTPUT, StreamCommand, emit, overwrite_option, print_result
 
 
 @click.command("unpack", cls=StreamCommand)
@@ -32,7 +32,7 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
 
     torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder. The paths in DIR/records.jsonl are
     relative to DIR, wherever it is moved. Tars of --to webdataset hold what the webdataset package reads (KEY.jpg,
-    KEY.cls, KEY.json, KEY.map.npy, KEY.weights.npy); hkmap webdataset reads all of it back. Instead of records, one
+    KEY.cls, KEY.json, KEY.map.npy, KEY.certainty.npy); hkmap webdataset reads all of it back. Instead of records, one
     JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
 
     \b
@@ -43,20 +43,19 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
       (cd tree && hkmap pack ../again.h5 records.jsonl)
       hkmap unpack train.h5 --to webdataset --out tars/train.tar --shard-size 1000
     """
-    from hkmap.storage import unpacking
-    from hkmap.storage.imagefolder import write_tree
-    from hkmap.storage.sequence import ShardSequence
-    from hkmap.storage.webdataset import write_tars
+    from hkmap.shards.sequence import ShardSequence
+    from hkmap.shards.unpack import samples_of, unpack_files, unpack_records, write_tree
+    from hkmap.shards.webdataset import write_tars
 
     _check(out, form, shard_size)
     if out is None:
-        emit(unpacking.unpack_records(shards))
+        emit(unpack_records(shards))
     elif form == "files":
-        emit(unpacking.unpack_files(shards, out, overwrite=overwrite))
+        emit(unpack_files(shards, out, overwrite=overwrite))
     elif form == "imagefolder":
         emit(write_tree(ShardSequence(shards), out, overwrite=overwrite))
     else:
-        samples = track(unpacking.samples_of(shards), "unpacking")
+        samples = track(samples_of(shards), "unpacking")
         print_result(write_tars(samples, out, shard_size=shard_size, overwrite=overwrite))
 
 

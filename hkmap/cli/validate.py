@@ -7,8 +7,8 @@ from typing import IO, Any
 
 import click
 
-from hkmap.cli.progress import track
-from hkmap.cli.stream import StreamCommand, print_result, read, records_argument
+from hkmap.cli._progress import track
+from hkmap.cli._stream import StreamCommand, print_result, read, records_argument
 from hkmap.records import Rejects
 
 
@@ -40,11 +40,11 @@ def validate(ctx: click.Context, records: IO[bytes], ignored: tuple[str, ...], l
       bad-image              the image is missing or does not decode
       bad-mask               a mask is missing, does not decode, or is not of its
                              image's size
-      bad-map                the map, its weights or an annotator's map is missing
-                             or no map, or map and weights differ in size
+      bad-map                the map, its certainty or an annotator's map is missing
+                             or no map, or map and certainty differ in size
       empty-map              the map is 0 everywhere
       flat-map               the map's values differ by at most 1 % of its maximum
-      empty-weights          the map's weights are 0 everywhere: it counts nowhere
+      empty-certainty        the map's certainty is 0 everywhere: it counts nowhere
       duplicate-id           an id comes twice
       duplicate-image        an image comes twice, by its decoded pixels
       duplicate-other-label  an image comes twice, with two labels

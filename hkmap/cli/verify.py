@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from hkmap.cli.options import shards_argument
-from hkmap.cli.progress import track
-from hkmap.cli.stream import StreamCommand, print_result
+from hkmap.cli._options import shards_argument
+from hkmap.cli._progress import track
+from hkmap.cli._stream import StreamCommand, print_result
 
 logger = logging.getLogger("hkmap")
 
@@ -42,17 +42,14 @@ def verify(ctx: click.Context, shards: tuple[Path, ...], quick: bool, full: bool
       hkmap verify train-*.h5
       hkmap verify train.h5 | jq -r '.problems[].id'
     """
-    from hkmap.storage.verification import Depth, unread, verify_shard
+    from hkmap.shards.verify import Depth, verify_shard
 
     if quick and full:
         raise click.UsageError("--quick and --full are opposites; say one of them.")
     depth: Depth = "quick" if quick else "full" if full else "records"
     results = []
     for shard in track(shards, "verifying", total=len(shards)):
-        try:
-            result = verify_shard(shard, depth=depth)
-        except OSError as error:
-            result = unread(shard, error)
+        result = verify_shard(shard, depth=depth)
         _say(result)
         print_result(result)
         results.append(result)

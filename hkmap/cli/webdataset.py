@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli.stream import EXISTING, OUTPUT, StreamCommand, emit, error_options, overwrite_option
+from hkmap.cli._stream import EXISTING, OUTPUT, StreamCommand, emit, error_options, overwrite_option
 from hkmap.records import Rejects
 
 
 @click.command("webdataset", cls=StreamCommand)
 @click.argument("tars", type=EXISTING, nargs=-1, required=True, metavar="TAR...")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR",
-              help="Where the images go, DIR/images, as the files they were, and maps and weights, if there are any.")
+              help="Where the images go, DIR/images, as the files they were, and maps and certainty, if there are any.")
 @overwrite_option
 @error_options
 def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Rejects) -> None:
@@ -21,8 +21,8 @@ def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Reje
 
     Files that lie next to each other in a tar, and whose names agree up to the first dot, are one sample: an image
     (jpg, png, tif, webp, ...), and what there is of cls (the label, a whole number), json (an object, whose keys become
-    the record's), and map.npy, weights.npy, as hkmap unpack --to webdataset writes them. The id is the one in the json,
-    or else the name up to that dot. Other files are not read; a warning counts them.
+    the record's), and map.npy, certainty.npy, as hkmap unpack --to webdataset writes them. The id is the one in the
+    json, or else the name up to that dot. Other files are not read; a warning counts them.
 
     What a stranger's tar may hold is refused with a sentence: links, devices, names that lead out of a folder, files of
     more than 256 MiB. Nothing is written under a name that the tar chose. Tars are read as they are, not compressed.
@@ -32,7 +32,7 @@ def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Reje
       set -o pipefail
       hkmap webdataset train-00000.tar train-00001.tar --out images/ | hkmap pack train.h5
     """
-    from hkmap.storage.unpacking import saved_records
-    from hkmap.storage.webdataset import read_tars
+    from hkmap.shards.unpack import saved_records
+    from hkmap.shards.webdataset import read_tars
 
     emit(saved_records(read_tars(tars), out, overwrite=overwrite, rejects=rejects))

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import RunError
-from hkmap.storage.folds import Folding, digest_of, folds_of, ids_of
-from hkmap.storage.sequence import ShardSequence
+from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
+from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
 

@@ -12,26 +12,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hkmap.engine.views import AUGMENTATIONS, Preprocessing, change_intensity, plain_view, random_view
+from hkmap.engine.inputs import AUGMENTATIONS, Preprocessing, change_intensity, plain_view, random_view
 from hkmap.errors import RunError
+from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
-from hkmap.maps.views import View
-from hkmap.maps.warps import Image, view_image, view_map
-from hkmap.maps.weights import Weighted
+from hkmap.maps.geometry import Image, View, view_image, view_map
 from hkmap.parallel.threads import ahead, thread_pool
-from hkmap.storage.sequence import ShardSequence
+from hkmap.shards.loader import LoadedBatch, ShardLoader, Shares
+from hkmap.shards.sequence import ShardSequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Example(NamedTuple):
-    """One sample as the network wants it, on the host."""
+    """One sample as the network sees it, on the host."""
 
     image: Image                # (H, W, 3) RGB
-    map: Map | None             # (h, w) of the attention's size; None where nobody drew one
-    weight: Map | None          # (h, w) how well each cell of the map is known; None is 1 everywhere
-    label: int
+    map: Map                    # (h, w) of the attention's size; zeros where nobody drew one
+    certainty: Map              # (h, w) how well each cell of the map is known; zeros without a map
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Batch:
 
     images: Tensor              # (B, H, W, 3) uint8
     maps: Tensor                # (B, 1, h, w) float32 in [0, 1]
-    weights: Tensor             # (B, 1, h, w) float32 in [0, 1]; 0 where nobody knows, as in all of a missing map
+    certainty: Tensor           # (B, 1, h, w) float32 in [0, 1]; 0 where nobody knows, as in all of a missing map
     labels: Tensor              # (B,) int64
 
     def to(self, device: torch.device) -> Batch:
@@ -50,7 +49,7 @@ class Batch:
             host = tensor.pin_memory() if device.type == "cuda" else tensor
             return host.to(device, non_blocking=True)
 
-        return Batch(copy(self.images), copy(self.maps), copy(self.weights), copy(self.labels))
+        return Batch(copy(self.images), copy(self.maps), copy(self.certainty), copy(self.labels))
 
 
 class ShardExamples:
@@ -82,42 +81,45 @@ class ShardExamples:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def example(self, index: int, epoch: int | None = None) -> Example:
-        """Return sample ``index`` as it is seen in ``epoch``; without an epoch, unaugmented."""
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return self.shards.labels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.preprocessing.size
+
+    def fill(self, index: int, image: Image, values: Map, certainty: Map, epoch: int = 0) -> None:
+        """Read sample ``index``, as it is seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
+        image[...], values[...], certainty[...] = self.example(index, epoch)
+
+    def example(self, index: int, epoch: int = 0) -> Example:
+        """Return sample ``index`` as it is seen in ``epoch``; it differs from epoch to epoch by augmentation alone."""
         sample = self.shards.read_bare(index)
         image = sample.image(self.shards.place(index))
         size = (image.shape[0], image.shape[1])
-        if epoch is None or not self.augmentations:
-            view = plain_view(self.preprocessing, size)
-        else:
+        view = plain_view(self.preprocessing, size)
+        if self.augmentations:
             generator = np.random.default_rng([self.seed, epoch, index])
             view = random_view(self.preprocessing, size, self.augmentations, generator)
             if "intensity" in self.augmentations:
                 image = change_intensity(image, generator)
         owner = int(self.map_of[index])
         drawn = sample if owner == index else self.shards.read_bare(owner)
-        human = None if drawn.map is None else Weighted(drawn.map, drawn.weight)
-        return seen_example(image, human, view, self.preprocessing, map_size=self.map_size, label=sample.label)
+        human = None if drawn.map is None else Weighted(drawn.map, drawn.certainty)
+        return seen_example(image, human, view, self.preprocessing, map_size=self.map_size)
 
 
 def seen_example(
-    image: Image,
-    human: Weighted | None,
-    view: View,
-    preprocessing: Preprocessing,
-    *,
-    map_size: tuple[int, int],
-    label: int,
+    image: Image, human: Weighted | None, view: View, preprocessing: Preprocessing, *, map_size: tuple[int, int]
 ) -> Example:
-    """Return an image (H, W, 3) and its human map as ``view`` shows them; padding has the weight 0 in the map."""
+    """Return an image (H, W, 3) and its human map as ``view`` shows them; padding has certainty 0 in the map."""
     padding = preprocessing.padding
-    seen = None if human is None else view_map(human, view, map_size, padded=padding is not None)
-    return Example(
-        image=view_image(image, view, preprocessing.size, padding),
-        map=None if seen is None else seen.map,
-        weight=None if seen is None else seen.weights,
-        label=label,
-    )
+    seen = view_image(image, view, preprocessing.size, padding)
+    if human is None:
+        return Example(seen, np.zeros(map_size, np.float32), np.zeros(map_size, np.float32))
+    values, certainty = view_map(human, view, map_size, padded=padding is not None)
+    return Example(seen, values, np.ones(map_size, np.float32) if certainty is None else certainty)
 
 
 def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.int64]:
@@ -134,33 +136,22 @@ def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.i
     return owner
 
 
-def batches(
-    indices: Sequence[int] | npt.NDArray[np.int64],
-    example: Callable[[int], Example],
-    map_size: tuple[int, int],
-    batch_size: int,
-    *,
-    threads: int = 2,
-) -> Iterator[Batch]:
-    """Yield the examples at ``indices`` in batches, in order, decoded ahead by ``threads``.
-
-    A lone last example joins the batch before: batch norm cannot learn from one.
-    """
-    for examples in map_ahead(lambda index: example(int(index)), _batched(indices, batch_size), threads=threads):
-        yield collate(examples, map_size)
+def in_order(examples: ShardExamples, indices: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+    """Yield the samples at ``indices`` once, in order."""
+    shares = Shares(len(indices), batch_size, shuffle=False, equal_steps=False)
+    yield from map(tensors, ShardLoader(examples, shares, indices=indices).epoch(0))
 
 
-def collate(examples: Sequence[Example], map_size: tuple[int, int]) -> Batch:
-    """Stack examples into a batch."""
-    zeros, ones = np.zeros(map_size, np.float32), np.ones(map_size, np.float32)
-    maps = [zeros if item.map is None else item.map for item in examples]
-    weights = [zeros if item.map is None else ones if item.weight is None else item.weight for item in examples]
-    return Batch(
-        images=torch.from_numpy(np.stack([item.image for item in examples])),
-        maps=torch.from_numpy(np.stack(maps))[:, None],
-        weights=torch.from_numpy(np.stack(weights))[:, None],
-        labels=torch.tensor([item.label for item in examples], dtype=torch.int64),
-    )
+def tensors(batch: LoadedBatch) -> Batch:
+    """Return a loaded batch as tensors, which share its memory."""
+    maps, certainty = (torch.from_numpy(values)[:, None] for values in (batch.maps, batch.certainty))
+    return Batch(torch.from_numpy(batch.images), maps, certainty, torch.from_numpy(batch.labels))
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stack examples without labels into a batch."""
+    images, maps, certainty = (torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True))
+    return Batch(images, maps[:, None], certainty[:, None], torch.full((len(examples),), -1))
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -168,23 +159,6 @@ def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype =
     mean = torch.tensor(preprocessing.mean, dtype=dtype, device=images.device) * 255
     std = torch.tensor(preprocessing.std, dtype=dtype, device=images.device) * 255
     return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
-
-
-def count_batches(count: int, batch_size: int) -> int:
-    """Return how many batches ``batches`` makes of ``count`` samples.
-
-    >>> [count_batches(count, 4) for count in (1, 4, 5, 6, 8, 9)]
-    [1, 1, 1, 2, 2, 2]
-    """
-    alone = count % batch_size == 1 and count > 1
-    return -(-count // batch_size) - alone
-
-
-def _batched(indices: Sequence[int] | npt.NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
-    number = count_batches(len(indices), batch_size)
-    for index in range(number):
-        stop = len(indices) if index == number - 1 else (index + 1) * batch_size
-        yield list(indices[index * batch_size : stop])
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

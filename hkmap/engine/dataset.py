@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hkmap.storage.loading import SizedReader
+from hkmap.shards.loader import SizedReader
 
 Item = dict[str, Tensor]
 
@@ -18,7 +18,7 @@ class ShardDataset(Dataset[Item]):
     """The records of shards by number, for a `torch.utils.data.DataLoader` with any sampler and number of workers.
 
     An item is a dictionary: ``image`` (3, H, W) uint8, RGB; ``map`` (1, h, w) float32 in [0, 1], zeros where nobody
-    mapped it; ``map_weight`` (1, h, w) float32 in [0, 1], how well each cell is known, 0 in all of a missing map;
+    mapped it; ``certainty`` (1, h, w) float32 in [0, 1], how well each cell is known, 0 in all of a missing map;
     ``label`` int64, -1 where unknown; ``index`` int64, the record's number in the sequence. ``transform`` gets that
     dictionary and returns what is to take its place; what moves the image must move the map with it.
 
@@ -37,12 +37,12 @@ class ShardDataset(Dataset[Item]):
             raise IndexError(f"record {index} of {len(self)}")
         index = int(index) % len(self)          # samplers also give tensors of one number
         image = np.empty((*self.reader.image_size, 3), np.uint8)
-        values, weights = (np.empty(self.reader.map_size, np.float32) for _ in range(2))
-        self.reader.fill(index, image, values, weights)
+        values, certainty = (np.empty(self.reader.map_size, np.float32) for _ in range(2))
+        self.reader.fill(index, image, values, certainty)
         item = {
             "image": torch.from_numpy(image).permute(2, 0, 1),
             "map": torch.from_numpy(values)[None],
-            "map_weight": torch.from_numpy(weights)[None],
+            "certainty": torch.from_numpy(certainty)[None],
             "label": torch.tensor(self.reader.shards.labels[index]),
             "index": torch.tensor(index),
         }

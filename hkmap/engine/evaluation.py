@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hkmap.engine.abn import AttentionBranchNetwork, Output, place
-from hkmap.engine.data import Batch, ShardExamples, batches, normalise
+from hkmap.engine.data import Batch, ShardExamples, in_order, normalise
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.maps import resize_maps
-from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
 
 Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of each (m,)
@@ -123,7 +123,7 @@ def accuracy(
     right, loss, distances = 0.0, 0.0, []
     network.eval()
     with torch.inference_mode():
-        for batch in batches(indices, examples.example, examples.map_size, batch_size):
+        for batch in in_order(examples, indices, batch_size):
             batch = batch.to(device)
             output = network(normalise(batch.images, examples.preprocessing))
             if output.attention is not None:
@@ -157,7 +157,7 @@ def evaluate(
         raise RunError("the network has no attention branch, so it has no map; only top1 and top5 can be measured")
     place(network, device).eval()
     indices = np.arange(len(examples)) if indices is None else indices
-    for batch in batches(indices, examples.example, examples.map_size, options.batch_size):
+    for batch in in_order(examples, indices, options.batch_size):
         with torch.inference_mode():        # not around the yield: it would stay on in the caller
             columns = _evaluate_batch(network, batch.to(device), examples.preprocessing, options)
         for row in zip(*columns.values(), strict=True):
@@ -182,13 +182,13 @@ def pixel_step(options: EvaluationOptions, image_size: tuple[int, int]) -> int:
 
 def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
     """Return the batch's human maps (B, 1, h, w), and the predicted ones where nobody knows."""
-    return torch.where(batch.weights > 0, batch.maps.to(predicted.dtype), predicted)
+    return torch.where(batch.certainty > 0, batch.maps.to(predicted.dtype), predicted)
 
 
 def map_distances(attention: Tensor, batch: Batch) -> Tensor:
     """Return each sample's mean square difference (B,) from its human map, over the known cells; NaN without a map."""
     square = (attention - batch.maps).square()
-    return (batch.weights * square).sum((1, 2, 3)) / batch.weights.sum((1, 2, 3))
+    return (batch.certainty * square).sum((1, 2, 3)) / batch.certainty.sum((1, 2, 3))
 
 
 def _evaluate_batch(

@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hkmap.engine.backbones import Architecture, build
 from hkmap.engine.crossvalidation import HeldOut, named
 from hkmap.engine.data import ShardExamples, exchange_maps
 from hkmap.engine.evaluation import EvaluationOptions, evaluate, pixel_step, reported
+from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.runs import TrainedModel, load_model
 from hkmap.engine.training import Data, Training, TrainingOptions, Validation
-from hkmap.engine.views import Preprocessing
 from hkmap.errors import RunError
-from hkmap.storage.atomic import replacing
-from hkmap.storage.folds import groups_of, ids_of, part_of
-from hkmap.storage.sequence import ShardSequence
+from hkmap.files.atomic import replacing
+from hkmap.shards.folds import groups_of, ids_of, part_of
+from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
 

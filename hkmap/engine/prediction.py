@@ -12,16 +12,15 @@ from torch import Tensor
 from hkmap.engine.abn import place
 from hkmap.engine.data import Example, chunks, collate, map_ahead, normalise, seen_example
 from hkmap.engine.evaluation import put_maps
+from hkmap.engine.inputs import plain_view
 from hkmap.engine.runs import TrainedModel
-from hkmap.engine.views import plain_view
 from hkmap.errors import HkmapError, RecordError, RunError
+from hkmap.files.maps import MapWriter
+from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
-from hkmap.maps.views import View
-from hkmap.maps.warps import map_back
-from hkmap.maps.weights import Weighted
+from hkmap.maps.geometry import View, map_back
 from hkmap.records import Record, Rejects, reference_of
-from hkmap.storage.images import read_image
-from hkmap.storage.mapfiles import MapWriter, load_map, load_weights_of
+from hkmap.shards.references import load_certainty_of, load_map, read_image
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def predicted_records(
 def _predict_batch(
     model: TrainedModel, seen: list[_Seen], device: torch.device, use_maps: bool
 ) -> Iterator[Prediction]:
-    batch = collate([one.example for one in seen], map_size(model)).to(device)
+    batch = collate([one.example for one in seen]).to(device)
     images = normalise(batch.images, model.preprocessing)
     with torch.inference_mode():
         output = model.network(images)
@@ -130,7 +129,7 @@ def _seen(model: TrainedModel, record: Record, use_maps: bool) -> _Seen | HkmapE
     except HkmapError as error:
         return error
     view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
-    example = seen_example(image, human, view, model.preprocessing, map_size=map_size(model), label=-1)
+    example = seen_example(image, human, view, model.preprocessing, map_size=map_size(model))
     return _Seen(record, example, view)
 
 
@@ -139,4 +138,4 @@ def _human_map(record: Record) -> Weighted | None:
     if reference is None:
         return None
     values = load_map(reference)
-    return Weighted(values, load_weights_of(record, values))
+    return Weighted(values, load_certainty_of(record, values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,10 @@ from typing import Any
 import torch
 
 from hkmap.engine.abn import AttentionBranchNetwork
-from hkmap.engine.backbones import Architecture, build
-from hkmap.engine.views import Preprocessing
+from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.resnet import Architecture, build
 from hkmap.errors import RunError
-from hkmap.storage.atomic import replacing
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from hkmap.files.atomic import replacing
 
 CHECKPOINT_VERSION = 1
 RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import ShardExamples, batches, count_batches, normalise
+from hkmap.engine.data import ShardExamples, normalise, tensors
 from hkmap.engine.evaluation import accuracy
 from hkmap.engine.losses import losses
 from hkmap.engine.runs import TrainedModel, save_model, write_json
 from hkmap.errors import RunError
-from hkmap.storage.loading import epoch_order
+from hkmap.shards.loader import ShardLoader, Shares
 
 UPDATES = ("all", "both", "attention")
 
@@ -121,20 +121,13 @@ class Training:
         self.network.eval()                 # what is frozen keeps its batch-norm statistics
         for module in self.modules:
             module.train()
-        order = indices[epoch_order(len(indices), options.seed, epoch)]
-        last = count_batches(len(order), options.batch_size)
-        stream = batches(
-            order,
-            lambda index: examples.example(index, epoch),
-            examples.map_size,
-            options.batch_size,
-            threads=options.threads,
-        )
-        for number, batch in enumerate(stream, start=1):
-            batch = batch.to(self.device)
+        shares = Shares(len(indices), options.batch_size, seed=options.seed, equal_steps=False, least=2)
+        loader = ShardLoader(examples, shares, indices=indices, threads=options.threads)
+        for number, loaded in enumerate(loader.epoch(epoch), start=1):
+            batch = tensors(loaded).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
                 output = self.network(normalise(batch.images, examples.preprocessing))
-                parts = losses(output, batch.labels, batch.maps, batch.weights)
+                parts = losses(output, batch.labels, batch.maps, batch.certainty)
             loss = parts.total(options.gamma)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -143,9 +136,9 @@ class Training:
             right = (output.logits.argmax(1) == batch.labels).float().mean()
             # one copy to the host a step, for all that it reports
             figures = torch.stack([loss, parts.attention, parts.perception, parts.map, right]).tolist()
-            if number == last:
+            if number == len(loader):
                 self.epoch = epoch
-            yield self._step(epoch, figures, epoch_ends=number == last)
+            yield self._step(epoch, figures, epoch_ends=number == len(loader))
 
     def _step(self, epoch: int, figures: list[float], *, epoch_ends: bool) -> Step:
         loss, loss_attention, loss_perception, loss_map, right = figures
@@ -173,7 +166,7 @@ class Data:
 
     def steps(self, batch_size: int) -> int:
         """Return the steps of one epoch."""
-        return count_batches(len(self.indices), batch_size)
+        return Shares(len(self.indices), batch_size, equal_steps=False, least=2).steps
 
 
 def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> Iterator[Step]:

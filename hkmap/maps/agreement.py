@@ -141,7 +141,7 @@ def partners_of(count: int, repeats: int, random: Generator) -> npt.NDArray[np.i
     return partners
 
 
-def ceiling_figures(images: Sequence[Mapping[str, Map]], *, repeats: int, random: Generator) -> Array:
+def agreement_figures(images: Sequence[Mapping[str, Map]], *, repeats: int, random: Generator) -> Array:
     """Measure how far the annotators of each image agree, and how far they would by chance.
 
     An image is the maps of two annotators or more by their names, all (height, width). The figures are (images,

@@ -1,1 +1,1 @@
-"""The work of a stream in several processes, of this machine or of a Dask cluster."""
+"""The work of a stream in several threads, or on a Dask cluster."""

@@ -1,4 +1,4 @@
-"""Workers that are those of an existing Dask cluster."""
+"""Who does the work of a stream: threads of this process, or the workers of an existing Dask cluster."""
 
 from __future__ import annotations
 
@@ -8,14 +8,51 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hkmap import __version__
 from hkmap.errors import HkmapError, WorkerError
-from hkmap.parallel.pool import Done, Pool, Task, work
+from hkmap.parallel.threads import Done, Pool, Task, cores, threads, work
 
 _PATIENCE = 10      # seconds until a scheduler without an answer, or without a worker, is given up
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work: ``jobs`` threads (-1: one a core) here, or the cluster of the Dask ``scheduler``.
+
+    On a cluster ``jobs`` says how many of its threads to use at a time, -1 all.
+    """
+
+    jobs: int = 1
+    scheduler: str | None = None
+
+
+@contextmanager
+def open_pool(workers: Workers, *, reads_files: bool) -> Iterator[Pool | None]:
+    """Start or reach the workers; None for one job here, which needs no thread of its own.
+
+    Matrix products are computed in one thread each: with several, their last digits depend on how many there are. (In a
+    worker of a cluster that is its nanny's doing, who sets OMP_NUM_THREADS.)
+
+    ``reads_files`` says that relative paths in the items must mean the same to a worker of a cluster as here.
+    Raises WorkerError where a cluster cannot be reached.
+    """
+    if workers.scheduler is not None:
+        with cluster(workers.scheduler, workers.jobs, Path.cwd() if reads_files else None) as pool:
+            yield pool
+        return
+    from threadpoolctl import threadpool_limits
+
+    jobs = cores() if workers.jobs == -1 else workers.jobs
+    with threadpool_limits(1, user_api="blas"):
+        if jobs == 1:
+            yield None
+            return
+        with threads(jobs) as pool:
+            yield pool
 
 
 @contextmanager

@@ -38,8 +38,8 @@ class Axis(NamedTuple):
         return LEFT + (value - self.low) / (self.high - self.low) * (WIDTH - RIGHT - LEFT)
 
 
-def draw_ceiling(summary: Mapping[str, Any]) -> Pixels:
-    """Return what `hkmap ceiling` prints as a picture, (height, width, 3) RGB.
+def draw_agreement(summary: Mapping[str, Any]) -> Pixels:
+    """Return what `hkmap agreement` prints as a picture, (height, width, 3) RGB.
 
     A panel a measure, a line a method and kind: a dot for the mean, a bar for its 95 % interval. Every axis begins or
     ends at 0, so that lengths can be compared.

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hkmap.errors import HkmapError, RecordError
+from hkmap.files.images import Pixels
+from hkmap.files.masks import read_fitting_mask, read_referred_mask
 from hkmap.maps.check import Map
 from hkmap.records import (
     MaskReference,
@@ -23,9 +25,7 @@ from hkmap.records import (
     polygons_of,
     reference_of,
 )
-from hkmap.storage.images import Pixels, read_image
-from hkmap.storage.mapfiles import load_annotators, load_map, load_weights
-from hkmap.storage.masks import read_fitting_mask, read_referred_mask
+from hkmap.shards.references import load_annotators, load_certainty, load_map, read_image
 
 Frame = tuple[int, int]
 Place = tuple[float, float]
@@ -44,10 +44,10 @@ MEANINGS: dict[str, str] = {
     "size-mismatch": "the record's size is not its image's",
     "bad-image": "the image is missing or does not decode",
     "bad-mask": "a mask is missing, does not decode, or is not of its image's size",
-    "bad-map": "the map, its weights or an annotator's map is missing or is no map, or map and weights differ in size",
+    "bad-map": "the map, its certainty or an annotator's map is missing or no map, or map and certainty differ in size",
     "empty-map": "the map is 0 everywhere",
     "flat-map": f"the map is above 0 and its values differ by at most {FLAT:.0%} of its maximum",
-    "empty-weights": "the map's weights are 0 everywhere, so that it counts nowhere",
+    "empty-certainty": "the map's certainty is 0 everywhere, so that it counts nowhere",
     "duplicate-id": "the id came before",
     "duplicate-image": "an image of the same pixels came before",
     "duplicate-other-label": "an image of the same pixels came before with another label",
@@ -272,7 +272,7 @@ def _marks(reference: MaskReference, frame: Frame | None, odd: Oddities) -> bool
 
 
 def _check_map(record: Record, odd: Oddities) -> None:
-    """Load the map, its weights and the maps of single annotators; the last need no more than to be maps."""
+    """Load the map, its certainty and the maps of single annotators; the last need no more than to be maps."""
     shape = None
     with _noting(odd, "bad-map"):
         reference = reference_of(record, "map")
@@ -287,15 +287,15 @@ def _check_map(record: Record, odd: Oddities) -> None:
 
 
 def _check_weights(record: Record, shape: tuple[int, ...] | None, odd: Oddities) -> None:
-    reference = reference_of(record, "weights")
+    reference = reference_of(record, "certainty")
     if reference is None:
         return
-    weights = load_weights(reference)
-    if not weights.any():
-        odd["empty-weights"] = reference
-    if shape is not None and weights.shape != shape:
-        sizes = "{}x{} cells for a map of {}x{}".format(*weights.shape, *shape)
-        odd.setdefault("bad-map", f"{reference}: weights of {sizes}")
+    certainty = load_certainty(reference)
+    if not certainty.any():
+        odd["empty-certainty"] = reference
+    if shape is not None and certainty.shape != shape:
+        sizes = "{}x{} cells for a map of {}x{}".format(*certainty.shape, *shape)
+        odd.setdefault("bad-map", f"{reference}: certainty of {sizes}")
 
 
 def _check_values(values: Map, reference: str, odd: Oddities) -> None:

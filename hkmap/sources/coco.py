@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hkmap.errors import ImageError, SourceError
+from hkmap.files.masks import merge_rles
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import as_list, as_number, as_numbers, as_object, as_size, as_text, json_object, read_json
 from hkmap.sources.images import few
-from hkmap.storage.rle import merge_rles
 
 logger = logging.getLogger("hkmap")
 

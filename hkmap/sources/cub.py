@@ -167,7 +167,7 @@ def _outlines(root: Path) -> Annotate:
 
 
 def _mat_box(path: Path) -> dict[str, Any]:
-    from hkmap.storage.matfiles import read_variable
+    from hkmap.files.masks import read_variable
 
     found = read_variable(path, "bbox")
     sides = [found.get(name) if isinstance(found, dict) else None for name in ("left", "top", "right", "bottom")]

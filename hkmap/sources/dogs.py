@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from hkmap.errors import ImageError, SourceError
+from hkmap.files.masks import read_variable
 from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.documents import read_xml
 from hkmap.sources.frames import fit_record
 from hkmap.sources.images import sized
 from hkmap.sources.voc import voc_boxes, voc_size
-from hkmap.storage.matfiles import read_variable
 
 SPLITS = ("train", "test")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from hkmap.errors import ImageError, SourceError
+from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.images import natural_order
-from hkmap.storage.images import read_levels
 
 FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
 

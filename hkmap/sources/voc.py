@@ -15,11 +15,11 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from hkmap.errors import SourceError
+from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import as_size, head, read_xml
 from hkmap.sources.images import natural_order
 from hkmap.sources.matching import stem_of
-from hkmap.storage.images import read_levels
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hkmap.errors import HkmapError
-from hkmap.storage.hdf5 import ContiguousFile
-from hkmap.storage.shards import ShardReader
-from hkmap.storage.verification import verify_shard
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.verify import verify_shard
 
 SECONDS = 10      # that one look at a small shard may take on a busy machine
 

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from hkmap.errors import HkmapError
-from hkmap.storage.images import image_size, read_image, read_mask
-from hkmap.storage.mapfiles import load_map
+from hkmap.files.images import image_size, read_mask
+from hkmap.shards.references import read_image
+from hkmap.shards.references import load_map
 
 MEMORY = 8 << 30      # a header that promises a picture of gigabytes must not take the machine along
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.storage.writing import ShardWriter
+from hkmap.shards.writer import ShardWriter
 
 pytestmark = pytest.mark.soak
 WORKERS = Path(__file__).parent

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.storage.description import describe_shard
+from hkmap.shards.info import describe_shard
 
 pytestmark = pytest.mark.soak
 PACKS = 50

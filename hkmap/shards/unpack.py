@@ -1,0 +1,182 @@
+"""Shards in, records out, with or without the files they refer to: what `hkmap unpack` does.
+
+A tree of images with a folder a class, as torchvision's ImageFolder reads it, has the rest in trees beside it:
+OUT/images/CLASS/ID.jpg, OUT/maps/CLASS/ID.npy, OUT/certainty/CLASS/ID.npy, and OUT/records.jsonl, whose paths are
+relative to OUT, so that the tree can be moved.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hkmap.errors import HkmapError, OutputError
+from hkmap.files.atomic import replacing
+from hkmap.files.images import image_suffix
+from hkmap.files.maps import MapWriter, open_writer
+from hkmap.files.references import annotator_reference, file_name
+from hkmap.records import Record, Rejects, accepted, annotator_maps_of, attempt, dump_record, with_annotators
+from hkmap.shards.layout import Sample, given_certainty, labelled_record
+from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence
+
+RECORDS = "records.jsonl"
+
+
+def unpack_records(paths: Iterable[Path]) -> Iterator[Record]:
+    """Yield the records of shards; their images and maps are references to rows of the shards."""
+    for reference, sample in _samples(paths):
+        record = _record(sample, reference, reference, reference)
+        yield with_annotators(record, {name: annotator_reference(reference, name) for name in sample.annotators})
+
+
+def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterator[Record]:
+    """Like unpack_records, with the parts written as files: OUT/images, OUT/maps and OUT/certainty (.npy).
+
+    The maps of single annotators lie in OUT/maps too, as ID@NAME.npy.
+    """
+    with open_files(out, overwrite=overwrite) as files:
+        for sample in samples_of(paths):
+            yield files.save(sample)
+
+
+def saved_records(
+    samples: Iterable[Sample | HkmapError], out: Path, *, overwrite: bool, rejects: Rejects
+) -> Iterator[Record]:
+    """Yield the records of samples, whose parts are written to ``out`` as by unpack_files; errors go to ``rejects``."""
+    with open_files(out, overwrite=overwrite) as files:
+        yield from accepted((attempt(files.save, sample) for sample in samples), rejects)
+
+
+def samples_of(paths: Iterable[Path]) -> Iterator[Sample]:
+    """Yield the records of shards, whole, in order."""
+    return (sample for _, sample in _samples(paths))
+
+
+@contextmanager
+def open_files(out: Path, *, overwrite: bool) -> Iterator[SampleFiles]:
+    """Yield a writer of samples' parts into the folder ``out``."""
+    with ExitStack() as stack:
+        yield SampleFiles(out, stack, overwrite)
+
+
+class SampleFiles:
+    """Writes what belongs to samples as files: OUT/images, OUT/maps and OUT/certainty; an id may come once."""
+
+    def __init__(self, out: Path, stack: ExitStack, overwrite: bool) -> None:
+        self._out = out
+        self._stack = stack
+        self._overwrite = overwrite
+        self._writers: dict[Path, MapWriter] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def save(self, sample: Sample, folder: str = "", name: str | None = None) -> Record:
+        """Write the parts of a sample and return its record, which refers to them.
+
+        They are called as its id, or ``name``, quoted as in a URL, and lie in a ``folder`` of each of the three.
+        Raises OutputError for a name that is there already.
+        """
+        called = sample.record["id"] if name is None else name
+        if (folder, called) in self._seen:
+            raise OutputError(f'record "{sample.record["id"]}": its files are there already, of another record with '
+                              "this id; unpack the two into a folder each")
+        self._seen.add((folder, called))
+        maps, certainty = self._writer("maps", folder), given_certainty(sample)
+        record = _record(
+            sample,
+            self._save_image(sample, folder, called),
+            maps.save(called, sample.map) if sample.map is not None else "",
+            self._writer("certainty", folder).save(called, certainty) if certainty is not None else "",
+        )
+        return with_annotators(
+            record, {user: maps.save(called, values, user) for user, values in sample.annotators.items()}
+        )
+
+    def _writer(self, kind: str, folder: str) -> MapWriter:
+        path = self._out / kind / folder
+        if path not in self._writers:
+            self._writers[path] = self._stack.enter_context(open_writer(path, overwrite=self._overwrite))
+        return self._writers[path]
+
+    def _save_image(self, sample: Sample, folder: str, name: str) -> str:
+        shown = re.sub(r"^\.", "%2E", file_name(name))      # a hidden file is no image to those who read folders
+        data = sample.image_file()
+        path = self._out / "images" / folder / f"{shown}.{image_suffix(data)}"
+        with replacing(path, overwrite=self._overwrite) as beside:
+            beside.write_bytes(data)
+        return str(path)
+
+
+def _samples(paths: Iterable[Path]) -> Iterator[tuple[str, Sample]]:
+    for path in paths:
+        reader = ShardReader(path)
+        for index in range(len(reader)):
+            yield f"{path}#{index}", reader.read(index)
+
+
+def _record(sample: Sample, image: str, values: str, certainty: str) -> Record:
+    """The record as it was packed, its parts found where they are now."""
+    record = {**labelled_record(sample), "image": image}
+    if sample.map is not None:
+        record["map"] = values
+    if given_certainty(sample) is not None:
+        record["certainty"] = certainty
+    return record
+
+
+# a folder a class
+
+
+def write_tree(shards: ShardSequence, out: Path, *, overwrite: bool) -> Iterator[Record]:
+    """Write the records of shards as a tree, and yield them; they refer to the files.
+
+    An image is called as its id, quoted as in a URL; where the id begins with the class and a slash, without these. One
+    without a label lies in OUT/images itself. Raises OutputError where two labels, or two records, would share a name.
+    """
+    folders = _class_folders(shards)
+    with (
+        replacing(out / RECORDS, overwrite=overwrite) as beside,
+        beside.open("wb") as lines,
+        open_files(out, overwrite=overwrite) as files,
+    ):
+        for index in range(len(shards)):
+            sample = shards.read(index)
+            folder = folders.get(sample.label, "")
+            identifier: str = sample.record["id"]
+            record = files.save(sample, folder, identifier.removeprefix(f"{folder}/") or identifier)
+            lines.write(dump_record(_moved(record, out)))
+            yield record
+
+
+def folder_name(name: str) -> str:
+    """Return a class's name as that of one folder, which is seen and has no inner one: / and % as in a URL.
+
+    >>> folder_name("owl/barn 50%"), folder_name("..")
+    ('owl%2Fbarn 50%25', '%2E.')
+    """
+    return re.sub(r"[/%\x00-\x1f]|^\.", lambda found: f"%{ord(found[0]):02X}", name)
+
+
+def _class_folders(shards: ShardSequence) -> dict[int, str]:
+    """Return the folder of each label that some record has; a class without a name is called by its number."""
+    labels: dict[str, int] = {}
+    for label in sorted({*shards.labels.tolist()} - {-1}):
+        name = folder_name(shards.classes[label] or str(label))
+        if labels.setdefault(name, label) != label:
+            raise OutputError(
+                f'{shards.name}: label {labels[name]} and label {label} would share the folder "{name}"; give each '
+                "class a name of its own"
+            )
+    return {label: name for name, label in labels.items()}
+
+
+def _moved(record: Record, out: Path) -> Record:
+    """The record with paths relative to ``out``, under which all its files lie."""
+    own: dict[str, Any] = {
+        key: str(Path(record[key]).relative_to(out)) for key in ("image", "map", "certainty") if record.get(key)
+    }
+    annotators = {user: str(Path(path).relative_to(out)) for user, path in annotator_maps_of(record).items()}
+    return with_annotators({**record, **own}, annotators)

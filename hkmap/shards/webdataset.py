@@ -1,0 +1,338 @@
+"""WebDataset tars: KEY.jpg, KEY.cls, KEY.json and so on, next to each other, are one sample.
+
+Ours have beside the image (KEY.jpg or KEY.png) the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
+certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record says whose). KEY
+is the id, quoted as in a URL, dots too, since the first dot ends the key.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote
+
+from hkmap.errors import HkmapError, OutputError, RecordError, SourceError
+from hkmap.files.atomic import refuse_existing, replacing
+from hkmap.files.images import encoded_size, image_suffix
+from hkmap.files.maps import npy_bytes, npy_map
+from hkmap.maps.check import Map
+from hkmap.records import Record, attempt, dump_record, label_of, parse_record, shown
+from hkmap.shards.layout import Sample, given_certainty, labelled_record
+from hkmap.shards.writer import numbered, series_of
+
+logger = logging.getLogger("hkmap")
+
+_IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
+_OWN = re.compile(r"cls|json|(?:map|certainty|annotator-[0-9]+)\.npy")
+_MOST_MEMBERS = 1000      # of one sample
+MOST_BYTES = 1 << 28      # a member that is read, and all that is read of one sample
+_MOST_HEADER = 1 << 20      # what the tar says of one member: long names, and other programs' attributes
+_BLOCK = tarfile.BLOCKSIZE
+_BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, RecursionError)
+
+
+def write_tars(samples: Iterable[Sample], out: Path, *, shard_size: int | None, overwrite: bool) -> dict[str, Any]:
+    """Write samples into one tar or, with ``shard_size``, a series of so many samples each; return what was written.
+
+    The bytes depend on the samples alone: no times, no owners. All tars get their names when the last one is whole.
+    Raises OutputError where one is in the way, and where two samples have one id.
+    """
+    if out.suffix != ".tar":
+        raise OutputError(f"{out}: the name of a tar ends in .tar; call it {out.stem}.tar")
+    former = series_of(out) if shard_size else [out]
+    for path in former:
+        refuse_existing(path, overwrite=overwrite)
+    iterator, seen = iter(samples), set[str]()
+    written: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        for first in iterator:
+            path = numbered(out, len(written)) if shard_size else out
+            beside = stack.enter_context(replacing(path, overwrite=overwrite, durable=True))
+            chunk = chain([first], islice(iterator, shard_size - 1) if shard_size else iterator)
+            written.append({"path": str(path), "records": _write_tar(beside, chunk, seen)})
+    if not written:
+        raise RecordError("no record in the shards; nothing was written")
+    for path in {*former} - {Path(tar["path"]) for tar in written}:
+        logger.warning("%s: removed, as it belonged to the tars that were replaced", path)
+        path.unlink()
+    return {"tars": written, "records": len(seen)}
+
+
+def read_tars(paths: Iterable[Path]) -> Iterator[Sample | HkmapError]:
+    """Yield the samples of tars, ours or another program's; in the place of one that cannot be used, its error.
+
+    A sample is an image, and what there is of a class (a number), JSON (an object), and maps, certainty and annotators'
+    maps with our names. Without an id in the JSON it is the key. What is of no use here is counted in a warning. A
+    sample of another program gets its size. Raises SourceError where a tar itself is at fault.
+    """
+    others: Counter[str] = Counter()
+    empty = True
+    for path in paths:
+        for group in _groups(path, others):
+            empty = False
+            yield attempt(_read_sample, group)
+    if others:
+        told = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(5))
+        logger.warning("members that are not read: %s", told)
+    if empty:
+        raise SourceError("no sample in the tars; expected files such as 0001.jpg and 0001.cls, as WebDataset has them")
+
+
+@dataclass
+class _Group:
+    """The members of one sample by what follows their key."""
+
+    path: Path
+    key: str
+    parts: dict[str, bytes] = field(default_factory=dict)
+    members: int = 0
+
+    @property
+    def place(self) -> str:
+        return f'{self.path}: "{shown(self.key)}"'
+
+    def add(self, suffix: str, member: Member) -> None:
+        if suffix in self.parts:
+            raise SourceError(f"{self.place} has two members {suffix}; write the tar again")
+        self.members += 1
+        if member.data is not None:
+            self.parts[suffix] = member.data
+        if self.members > _MOST_MEMBERS or sum(map(len, self.parts.values())) > MOST_BYTES:
+            raise SourceError(f"{self.place} has too many members, or more than {MOST_BYTES} bytes; leave some out")
+
+    def member(self, suffix: str) -> str:
+        """Return the name of a member, relative to the folder in which it lies."""
+        return f"{self.key.rpartition('/')[2]}.{suffix}"
+
+
+def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
+    count = 0
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for sample in samples:
+            identifier = sample.record["id"]
+            if identifier in seen:
+                raise OutputError(f'record "{identifier}": is in two of the shards; write them to a tar each')
+            seen.add(identifier)
+            for name, data in _members(sample):
+                member = tarfile.TarInfo(name)      # its time, user and group are 0
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            tar.members.clear()  # type: ignore[attr-defined]
+            count += 1
+    return count
+
+
+def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of each file of a sample."""
+    key = quote(sample.record["id"], safe="").replace(".", "%2E")
+    image = sample.image_file()
+    record = {**labelled_record(sample), "image": f"{key}.{image_suffix(image)}"}
+    maps = {"map": sample.map, "certainty": given_certainty(sample)}
+    given: dict[str, Map] = {name: values for name, values in maps.items() if values is not None}
+    record |= {name: f"{key}.{name}.npy" for name in given}
+    names = {user: f"{key}.annotator-{number}.npy" for number, user in enumerate(sample.annotators)}
+    if names:
+        record["annotator_maps"] = names
+    yield record["image"], image
+    if sample.label >= 0:
+        yield f"{key}.cls", str(sample.label).encode()
+    yield f"{key}.json", dump_record(record)
+    for name, values in given.items():
+        yield record[name], npy_bytes(values)
+    for user, values in sample.annotators.items():
+        yield names[user], npy_bytes(values)
+
+
+def _groups(path: Path, others: Counter[str]) -> Iterator[_Group]:
+    """Yield the members of each sample, which lie next to each other."""
+    group: _Group | None = None
+    for member in read_members(path, lambda name: _is_read(_split(name)[1])):
+        key, suffix = _split(member.name)
+        if not _is_read(suffix):
+            others[suffix or "without a suffix"] += 1
+        if not suffix:
+            continue
+        if group is None or group.key != key:
+            if group is not None:
+                yield group
+            group = _Group(path, key)
+        group.add(suffix, member)
+    if group is not None:
+        yield group
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the key, folders included, and what follows its first dot, in lower case; "" for a hidden file.
+
+    >>> _split("birds/7.Map.npy")
+    ('birds/7', 'map.npy')
+    """
+    folder, slash, base = name.rpartition("/")
+    key, _, suffix = base.partition(".")
+    return f"{folder}{slash}{key}", suffix.lower() if key else ""
+
+
+def _is_read(suffix: str) -> bool:
+    return suffix in _IMAGES or _OWN.fullmatch(suffix) is not None
+
+
+def _read_sample(group: _Group) -> Sample:
+    images = [suffix for suffix in group.parts if suffix in _IMAGES]
+    if len(images) != 1:
+        told = " and ".join(group.member(suffix) for suffix in images) or "no image"
+        raise RecordError(f"{group.place} has {told}; expected one image beside it, such as {group.member('jpg')}")
+    stated = _object(group)
+    record: Record = {**stated, "id": _identifier(stated, group), "image": group.member(images[0])}
+    image = group.parts[images[0]]
+    if stated.get("image") != record["image"] and "size" not in stated:
+        record["size"] = list(encoded_size(image, f"{group.path}: {record['image']}"))
+    record |= _label(stated, group)
+    maps = {name: _array(stated, name, group) for name in ("map", "certainty")}
+    record |= {name: group.member(f"{name}.npy") for name, values in maps.items() if values is not None}
+    annotators = _annotators(stated, group)
+    checked = parse_record(dump_record(record), group.place)      # what another program's JSON may hold and ours not
+    return Sample(checked, image, maps["map"], maps["certainty"], label_of(checked), annotators)
+
+
+def _object(group: _Group) -> dict[str, Any]:
+    if "json" not in group.parts:
+        return {}
+    try:
+        found = json.loads(group.parts["json"])
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{group.place}: its json cannot be read ({error}); expected one object") from error
+    if not isinstance(found, dict):
+        raise RecordError(f"{group.place}: its json is {shown(found)}; expected an object")
+    return found
+
+
+def _identifier(stated: dict[str, Any], group: _Group) -> str:
+    """The id that the JSON states as a text or a whole number; else the key."""
+    found = stated.get("id")
+    if isinstance(found, int) and not isinstance(found, bool):
+        return str(found)
+    return found if isinstance(found, str) and found else group.key
+
+
+def _label(stated: dict[str, Any], group: _Group) -> dict[str, int]:
+    if "cls" not in group.parts:
+        return {}
+    text = group.parts["cls"].decode(errors="replace").strip()
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise RecordError(f"{group.place}: its cls is {shown(text)!r}; expected a whole number from 0")
+    if stated.get("label") not in (None, int(text)):
+        raise RecordError(f"{group.place}: its cls is {text}, but its json says label {shown(stated['label'])}")
+    return {"label": int(text)}
+
+
+def _array(stated: dict[str, Any], name: str, group: _Group) -> Map | None:
+    data = group.parts.get(f"{name}.npy")
+    if data is not None:
+        return npy_map(data, f"{group.path}: {group.member(f'{name}.npy')}")
+    if stated.get(name) is not None:      # a path of another machine, or one that was chosen to be read here
+        raise RecordError(f"{group.place}: its json has a {name}, but there is no {group.member(f'{name}.npy')}")
+    return None
+
+
+def _annotators(stated: dict[str, Any], group: _Group) -> dict[str, Map]:
+    names = stated.get("annotator_maps") or {}
+    if not isinstance(names, dict):
+        raise RecordError(f"{group.place}: annotator_maps is {shown(names)}; expected names and members")
+    found = {}
+    for user, member in names.items():
+        suffix = str(member).removeprefix(group.member(""))
+        if not _OWN.fullmatch(suffix) or suffix not in group.parts or not suffix.startswith("annotator"):
+            raise RecordError(f'{group.place}: there is no {shown(member)}, the map of annotator "{shown(user)}"')
+        found[user] = npy_map(group.parts[suffix], f"{group.path}: {group.member(suffix)}")
+    return found
+
+
+# tars that a stranger wrote: in order, one member at a time, and nothing is unpacked by its own name
+
+
+class Member(NamedTuple):
+    """A plain file in a tar: its name, without a leading ./, and its content; None where nobody wanted that."""
+
+    name: str
+    data: bytes | None
+
+
+def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+    """Yield the files of a plain tar in their order, with the content of those whose names are ``wanted``.
+
+    Raises SourceError where it is no tar, is damaged or cut short, or holds what a data set does not need: links and
+    devices, names that lead out of its own folder, members of more than 256 MiB, sparse files.
+    """
+    with path.open("rb") as file:
+        guarded = _Guarded(file, path)
+        try:
+            with tarfile.open(fileobj=guarded, mode="r:") as tar:  # type: ignore[call-overload]
+                while (member := tar.next()) is not None:
+                    tar.members.clear()      # they would be kept, all of them
+                    if not member.isdir():
+                        name = _checked_name(member, path)
+                        yield Member(name, guarded.content(member) if wanted(name) else None)
+                guarded.refuse_rest(tar.offset)
+        except _BROKEN as error:
+            why = str(error) or type(error).__name__
+            raise SourceError(f"{path}: not a tar that can be read ({why}); copy it again, or decompress it") from error
+
+
+class _Guarded:
+    """A tar's file, of which `tarfile` may read headers alone, and none of them without end."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._left = 2 * os.fstat(file.fileno()).st_size + _MOST_HEADER      # to read in circles takes more
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self._file.seek(position, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if not 0 <= size <= _MOST_HEADER or self._left < 0:
+            raise SourceError(f"{self._path}: a header of {size} bytes at byte {self.tell()}, which no data set needs")
+        return self._file.read(size)
+
+    def content(self, member: tarfile.TarInfo) -> bytes:
+        """Return a member's content whole."""
+        self._file.seek(member.offset_data)
+        data = self._file.read(member.size)
+        if len(data) < member.size:
+            raise SourceError(f"{self._path}: cut short in {ascii(member.name)[:80]}; copy it again")
+        return data
+
+    def refuse_rest(self, position: int) -> None:
+        """Raise SourceError unless the tar's end mark is at ``position``, from where `tarfile` read no further."""
+        self._file.seek(position)
+        block = self._file.read(_BLOCK)
+        if len(block) < _BLOCK or any(block):
+            raise SourceError(f"{self._path}: damaged or cut short at byte {position}; copy it again")
+
+
+def _checked_name(member: tarfile.TarInfo, path: Path) -> str:
+    name, told = member.name.removeprefix("./"), ascii(member.name)[:80]
+    if not member.isreg() or member.issparse():
+        raise SourceError(f"{path}: {told} is a link, a device or a sparse file; expected plain files and folders")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise SourceError(f"{path}: {told} leads out of the tar's own folder; expected names below it")
+    if name.encode(errors="ignore").decode() != name:
+        raise SourceError(f"{path}: the name {told} is not UTF-8; rename the file and write the tar again")
+    if not 0 <= member.size <= MOST_BYTES:
+        raise SourceError(f"{path}: {told} has {member.size} bytes, expected at most {MOST_BYTES}; leave it out")
+    return name

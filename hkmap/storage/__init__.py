@@ -1,1 +1,0 @@
-"""Images, maps and shards on disk. Whatever is written is written beside its name, then renamed."""

@@ -1,0 +1,94 @@
+"""Weights of others: torchvision's names, the ABN authors', and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hkmap.engine.resnet import Architecture, build
+from hkmap.engine.runs import load_model
+from hkmap.engine.weights import author_name, load_weights
+from hkmap.errors import RunError
+
+SMALL = Architecture("resnet18+abn", 5, width=4)
+
+
+def state(architecture=SMALL, seed=1):
+    """Another network's weights under the authors' names."""
+    torch.manual_seed(seed)
+    return {author_name(name): value for name, value in build(architecture).state_dict().items()}
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda weights: weights,
+    lambda weights: {"state_dict": weights, "epoch": 3, "acc": 0.5},
+    lambda weights: {"state_dict": {f"module.{name}": weights[name] for name in weights}, "acc": np.float64(0.5)},
+])
+def test_the_authors_checkpoints_load_whole(tmp_path, wrap):
+    weights = state()
+    torch.save(wrap(weights), tmp_path / "abn.pth.tar")
+    network = build(SMALL)
+    assert load_weights(network, tmp_path / "abn.pth.tar") == []
+    assert all(torch.equal(value, weights[author_name(name)]) for name, value in network.state_dict().items())
+
+
+def test_a_resnet_starts_both_branches(tmp_path):
+    weights = state(Architecture("resnet18", 5, width=4))
+    torch.save(weights, tmp_path / "resnet18.pth")
+    network = build(SMALL)
+    fresh = load_weights(network, tmp_path / "resnet18.pth")
+    own = network.state_dict()
+    assert torch.equal(own["attention.stage.1.conv2.weight"], weights["layer4.1.conv2.weight"])
+    assert torch.equal(own["perception.stage.1.conv2.weight"], weights["layer4.1.conv2.weight"])
+    assert torch.equal(own["perception.fc.weight"], weights["fc.weight"])
+    assert {name.split(".")[1] for name in fresh} == {
+        "stage_norm", "class_conv", "class_norm", "logit_conv", "map_conv", "map_norm"
+    }
+
+
+def test_another_number_of_classes_starts_fresh(tmp_path):
+    torch.save(state(Architecture("resnet18+abn", 9, width=4)), tmp_path / "nine.pt")
+    fresh = load_weights(build(SMALL), tmp_path / "nine.pt")
+    assert "perception.fc.weight" in fresh
+    assert "attention.class_conv.weight" in fresh
+    assert not any(name.startswith(("extractor", "attention.stage", "perception.stage")) for name in fresh)
+
+
+def test_old_files_lack_num_batches_tracked(tmp_path):
+    torch.save({k: v for k, v in state().items() if "num_batches" not in k}, tmp_path / "old.pt")
+    assert load_weights(build(SMALL), tmp_path / "old.pt") == []
+
+
+@pytest.mark.parametrize(("content", "sentence"), [
+    ({"layer4_att.0.weight": torch.zeros(1)}, "a multi-task ABN"),
+    ({"conv1.weight": torch.zeros(4, 3, 7, 7)}, "has nothing for bn1.weight, expected shape"),
+    ({"conv1.weight": torch.zeros(4, 3, 3, 3)}, r"has shape \(4, 3, 3, 3\) for conv1.weight, expected shape \(4, 3, 7"),
+    ([1, 2], "expected a state dict of tensors"),
+])
+def test_what_does_not_fit_is_refused(tmp_path, content, sentence):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=sentence):
+        load_weights(build(SMALL), tmp_path / "x.pt")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (__import__("os").mkdir, (str(tmp_path / "exploded"),))
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(RunError, match="not a checkpoint that can be read safely"):
+        load_weights(build(SMALL), tmp_path / "bomb.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_train_takes_weights(hk, make_shard, tmp_path):
+    weights = state(Architecture("resnet18+abn", 9, width=4))
+    torch.save(weights, tmp_path / "w.pt")
+    network = ["--arch", "resnet18+abn", "--width", 4, "--image-size", 32, "--weights", tmp_path / "w.pt"]
+    result = hk("train", make_shard("t.h5", 4), *network, "--epochs", 1, "--lr", 1e-12, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert "these start fresh: attention.class_conv.weight" in result.stderr
+    own = load_model(tmp_path / "run").network.state_dict()
+    assert torch.allclose(own["extractor.conv1.weight"], weights["conv1.weight"], atol=1e-6)
