@@ -33,8 +33,8 @@ from hkmap.shards.loader import ShardLoader, Shares, SizedReader
 from hkmap.shards.layout import Ready, ready_sample
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
-from hkmap.shards.unpack import samples_of
-from hkmap.shards.webdataset import write_tars
+from hkmap.stream.unpacking import samples_of
+from hkmap.stream.unpacking import write_tars
 from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Read = tuple[Any, Any, int]     # an image, a map, a label

@@ -22,7 +22,7 @@ from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
 from hkmap.shards.info import content_digest
 from hkmap.files.hdf5 import ContiguousFile
-from hkmap.shards.references import load_annotators, load_map, load_weights
+from hkmap.stream.references import load_annotators, load_map, load_weights
 from hkmap.files.maps import open_writer
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter

@@ -16,7 +16,7 @@ from hkmap.maps.boxes import boxes_map
 from hkmap.maps.masks import masks_map
 from hkmap.maps.polygons import coverage, polygons_map
 from hkmap.maps.resize import resize_map
-from hkmap.shards.references import load_map
+from hkmap.stream.references import load_map
 
 FRAME, SIZE = (30, 20), (5, 6)
 few = settings(max_examples=60, deadline=None, derandomize=True)

@@ -21,7 +21,7 @@ from hkmap.errors import ShardError
 from hkmap.storage import unchunking
 from hkmap.shards.info import content_digest
 from hkmap.files.hdf5 import ContiguousFile
-from hkmap.shards.references import load_map
+from hkmap.stream.references import load_map
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.verify import Depth, verify_shard

@@ -14,9 +14,9 @@ from hkmap.engine.data import ShardExamples
 from hkmap.engine.inputs import Preprocessing, plain_view
 from hkmap.maps.geometry import WHOLE, box_view, compose, pixel_box
 from hkmap.maps.geometry import PADDING, view_image
-from hkmap.shards.references import read_image
+from hkmap.stream.references import read_image
 from hkmap.files.images import read_mask
-from hkmap.shards.references import load_map, load_weights
+from hkmap.stream.references import load_map, load_weights
 from hkmap.shards.sequence import ShardSequence
 
 WIDTH, HEIGHT = 60, 40

@@ -12,7 +12,7 @@ from hkmap.engine.data import normalise
 from hkmap.engine.evaluation import EvaluationOptions, auc, deletion, insertion, pixel_step
 from hkmap.engine.maps import resize_maps
 from hkmap.engine.runs import load_model
-from hkmap.shards.references import load_map
+from hkmap.stream.references import load_map
 from hkmap.shards.reader import ShardReader
 
 SMALL = ["--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4", "--epochs", "3"]

@@ -17,7 +17,7 @@ from conftest import ROOT, Result
 from PIL import Image
 
 from hkmap.maps.check import Map
-from hkmap.shards.references import load_map
+from hkmap.stream.references import load_map
 from hkmap.shards.reader import ShardReader
 
 EXAMPLES = ROOT / "examples"

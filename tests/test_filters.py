@@ -13,7 +13,7 @@ import pytest
 
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
-from hkmap.shards.references import load_map
+from hkmap.stream.references import load_map
 
 BUBBLES = [
     {"x": 10, "y": 12, "radius": 6}, {"x": 30, "y": 9, "radius": 9, "weight": 2}, {"x": 20, "y": 30, "radius": 3},

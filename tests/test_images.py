@@ -14,7 +14,7 @@ from PIL import Image
 
 from hkmap.errors import ImageError
 from hkmap.files.images import decode_image, image_size, image_suffix, read_levels, read_mask
-from hkmap.shards.references import image_bytes, read_image
+from hkmap.stream.references import image_bytes, read_image
 
 RED_ABOVE_BLUE = np.zeros((40, 24, 3), np.uint8)
 RED_ABOVE_BLUE[:20, :, 0] = 255

@@ -264,7 +264,7 @@ def test_a_share_is_about_that_share(hk):
 
 
 def test_every_record_is_as_likely():
-    from hkmap.sampling import draw
+    from hkmap.stream.sampling import draw
 
     drawn = np.sort([draw(f"bird {number}", 5) for number in range(4000)])
     assert np.abs(drawn - (np.arange(4000) + 0.5) / 4000).max() < 0.03      # Kolmogorov's distance; 0.03 is 1 in 1000

@@ -17,7 +17,7 @@ from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import OutputError, ShardError
 from hkmap.shards.info import content_digest, describe_shard, outline_shard
 from hkmap.files.images import decode_image, encode_png
-from hkmap.shards.references import image_bytes, read_image
+from hkmap.stream.references import image_bytes, read_image
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.verify import verify_shard

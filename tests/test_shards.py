@@ -19,9 +19,9 @@ import pytest
 from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
 from hkmap.shards.info import content_digest
-from hkmap.shards.references import image_bytes, read_image
+from hkmap.stream.references import image_bytes, read_image
 from hkmap.shards.layout import dump_classes
-from hkmap.shards.references import load_map, load_weights
+from hkmap.stream.references import load_map, load_weights
 from hkmap.shards.reader import ShardReader, open_shard
 from hkmap.shards.verify import verify_digest
 from hkmap.shards.writer import ShardWriter

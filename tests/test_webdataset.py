@@ -15,7 +15,7 @@ from hkmap.errors import RecordError
 from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.webdataset import MOST_BYTES
-from hkmap.shards.webdataset import write_tars
+from hkmap.stream.unpacking import write_tars
 
 RANDOM = np.random.default_rng(0)
 

@@ -92,7 +92,7 @@ def agreement(
 
     from hkmap.files.atomic import refuse_existing
     from hkmap.maps.agreement import agreement_figures, summary
-    from hkmap.shards.references import load_annotators
+    from hkmap.stream.references import load_annotators
 
     for path in filter(None, (per_image, picture)):
         refuse_existing(path, overwrite=overwrite)

@@ -78,7 +78,7 @@ def certainty(
 def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn | Record:
     from hkmap.files.maps import Drawn
     from hkmap.maps.certainty import weigh_map
-    from hkmap.shards.references import load_map
+    from hkmap.stream.references import load_map
 
     reference = reference_of(record, "map")
     if reference is None:
@@ -93,7 +93,7 @@ def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn
 
 def _masks(record: Record, key: str) -> Iterator[Mask]:
     from hkmap.files.masks import read_fitting_mask
-    from hkmap.shards.references import image_frame
+    from hkmap.stream.references import image_frame
 
     references = masks_of(record, key) if record.get(key) is not None else {}
     frame = image_frame(record) if references else (0, 0)

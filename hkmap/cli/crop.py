@@ -22,7 +22,7 @@ from hkmap.records import Record, Rejects
 if TYPE_CHECKING:
     from hkmap.files.maps import MapWriter
     from hkmap.maps.geometry import Box
-    from hkmap.shards.crop import Chooser
+    from hkmap.stream.crop import Chooser
 
 EXTREME = 1000      # of an aspect; beyond it there is no picture to see
 
@@ -118,7 +118,7 @@ def crop(
       hkmap crop maps.jsonl --crop 20,0,300,200 --jpeg 95 --out part/ > part.jsonl
     """
     from hkmap.files.maps import open_writer
-    from hkmap.shards.crop import PictureWriter, crop_record
+    from hkmap.stream.crop import PictureWriter, crop_record
 
     def viewed(record: Record, maps: MapWriter) -> Record:
         return crop_record(record, choose, pictures, maps, attention, map_size=map_size)
@@ -131,7 +131,7 @@ def crop(
 
 def _chooser(crop: Box | None, center_crop: float | None, letterbox: float | None) -> Chooser:
     from hkmap.maps import geometry
-    from hkmap.shards.crop import checked_crop
+    from hkmap.stream.crop import checked_crop
 
     ways: list[Chooser] = []
     if crop is not None:

@@ -67,7 +67,7 @@ def _masks(record: Record, *, choice: Choice, size: tuple[int, int], pooling: Po
 
     from hkmap.files.masks import read_fitting_mask
     from hkmap.maps.masks import masks_map
-    from hkmap.shards.references import image_frame
+    from hkmap.stream.references import image_frame
 
     weights = {name: choice.weight(name) for name in masks_of(record)}
     chosen = [(reference, weights[name]) for name, reference in masks_of(record).items() if weights[name]]

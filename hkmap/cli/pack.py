@@ -93,7 +93,8 @@ def pack(
       hkmap folder photos/ --masks masks/ | hkmap masks2map --size 14 --out maps/ | hkmap pack train.h5
       hkmap pack large.h5 records.jsonl --shard-bytes 2GiB --resume
     """
-    from hkmap.shards.writer import ShardWriter, WriterOptions, check_count, pack_records, read_classes, summary_of
+    from hkmap.shards.writer import ShardWriter, WriterOptions, summary_of
+    from hkmap.stream.packing import check_count, pack_records, read_classes
 
     if (store == "pixels") != (size is not None):
         raise click.UsageError("--store pixels needs --size, and --size belongs to it.")

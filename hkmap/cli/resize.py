@@ -70,7 +70,7 @@ def _resize(record: Record, *, size: tuple[int, int], normalise: Normalisation, 
     from hkmap.files.maps import Drawn
     from hkmap.maps.certainty import Weighted, change_weighted, normalise_weighted
     from hkmap.maps.resize import resize_map
-    from hkmap.shards.references import load_annotators, load_certainty_of, load_map
+    from hkmap.stream.references import load_annotators, load_certainty_of, load_map
 
     def resized(values: Map, certainty: Map | None = None) -> Weighted:
         changed = change_weighted(Weighted(values, certainty), lambda cells: resize_map(cells, size))

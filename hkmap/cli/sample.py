@@ -44,7 +44,7 @@ def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, 
       hkmap unpack train.h5 | hkmap sample 100 --seed 1 | hkmap pack small.h5
       hkmap unpack train.h5 | hkmap sample 12 --per-class | hkmap show --out sheet.png
     """
-    from hkmap.sampling import sample_count, sample_share
+    from hkmap.stream.sampling import sample_count, sample_share
 
     if isinstance(amount, int):
         emit(sample_count(read(records, rejects), amount, seed=seed, per_label=per_class))

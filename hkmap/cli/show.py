@@ -136,7 +136,7 @@ def _pages(tiles: Iterator[Tile], limit: int) -> Iterator[list[Tile]]:
 def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     from hkmap.files.masks import read_fitting_mask
     from hkmap.report.sheets import Entry
-    from hkmap.shards.references import load_certainty, load_map, read_image
+    from hkmap.stream.references import load_certainty, load_map, read_image
 
     place = reference_of(record, "image")
     if place is None:

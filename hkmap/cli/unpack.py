@@ -44,8 +44,7 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
       hkmap unpack train.h5 --to webdataset --out tars/train.tar --shard-size 1000
     """
     from hkmap.shards.sequence import ShardSequence
-    from hkmap.shards.unpack import samples_of, unpack_files, unpack_records, write_tree
-    from hkmap.shards.webdataset import write_tars
+    from hkmap.stream.unpacking import samples_of, unpack_files, unpack_records, write_tars, write_tree
 
     _check(out, form, shard_size)
     if out is None:

@@ -32,7 +32,7 @@ def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Reje
       set -o pipefail
       hkmap webdataset train-00000.tar train-00001.tar --out images/ | hkmap pack train.h5
     """
-    from hkmap.shards.unpack import saved_records
-    from hkmap.shards.webdataset import read_tars
+    from hkmap.sources.webdataset import read_tars
+    from hkmap.stream.unpacking import saved_records
 
     emit(saved_records(read_tars(tars), out, overwrite=overwrite, rejects=rejects))

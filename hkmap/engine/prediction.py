@@ -20,7 +20,7 @@ from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import View, map_back
 from hkmap.records import Record, Rejects, reference_of
-from hkmap.shards.references import load_certainty_of, load_map, read_image
+from hkmap.stream.references import load_certainty_of, load_map, read_image
 
 
 @dataclass(frozen=True)

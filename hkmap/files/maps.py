@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT = "hkmap-maps"
 
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
 # numpy parses a header by `ast`, which in two threads at once may end in a SystemError (seen with Python 3.11.7)
-_PARSING = threading.Lock()
+PARSING = threading.Lock()
 
 
 class MapWriter(Protocol):
@@ -128,7 +125,7 @@ def load_map_row(file: Columns, row: int) -> Map:
 def _load_npy(path: Path) -> npt.NDArray[np.generic]:
     try:
         # Mapped, a header that promises more than the file holds is an error before memory is asked for.
-        with _PARSING:
+        with PARSING:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.array(mapped)
     except OSError as error:
@@ -236,21 +233,6 @@ def npy_bytes(values: Map) -> bytes:
     buffer = io.BytesIO()       # where numpy writes to the disk itself, a full one has no errno
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
-
-
-def npy_map(data: bytes, place: str) -> Map:
-    """Return the map that the bytes of a .npy file hold, checked; raise MapError, which names ``place``."""
-    stream = io.BytesIO(data)
-    try:
-        with _PARSING:
-            shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
-            size = math.prod(shape) * dtype.itemsize
-            if size != len(data) - stream.tell() or dtype.hasobject:      # before memory is asked for
-                raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
-            values = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:      # as in _load_npy
-        raise MapError(f"{place}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
-    return check_map(values, place)
 
 
 def _png(values: Map) -> bytes:

@@ -25,7 +25,7 @@ from hkmap.records import (
     polygons_of,
     reference_of,
 )
-from hkmap.shards.references import load_annotators, load_certainty, load_map, read_image
+from hkmap.stream.references import load_annotators, load_certainty, load_map, read_image
 
 Frame = tuple[int, int]
 Place = tuple[float, float]

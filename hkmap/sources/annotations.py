@@ -9,12 +9,12 @@ from pathlib import Path
 from hkmap.errors import RecordError, SourceError
 from hkmap.files.images import image_size
 from hkmap.records import Record, Rejects, each, reference_of
-from hkmap.shards.references import image_frame
 from hkmap.sources.formats import Format, format_named, recognised
 from hkmap.sources.frames import SHAPES, fit_record
 from hkmap.sources.images import few
 from hkmap.sources.matching import ImageFolder, PathIndex
 from hkmap.sources.tables import Table, table_records
+from hkmap.stream.references import image_frame
 
 logger = logging.getLogger("hkmap")
 

@@ -31,7 +31,7 @@ from hkmap.records import (
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
 from hkmap.files.images import decode_image
-from hkmap.shards.references import load_map
+from hkmap.stream.references import load_map
 
 pytestmark = pytest.mark.soak
 EXAMPLES = settings(max_examples=3_000, deadline=None, suppress_health_check=list(HealthCheck))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hkmap.errors import HkmapError
-from hkmap.shards.webdataset import read_tars
+from hkmap.sources.webdataset import read_tars
 
 pytestmark = pytest.mark.soak
 TRIALS = 5000

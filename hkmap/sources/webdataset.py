@@ -1,8 +1,7 @@
 """WebDataset tars: KEY.jpg, KEY.cls, KEY.json and so on, next to each other, are one sample.
 
-Ours have beside the image (KEY.jpg or KEY.png) the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
-certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record says whose). KEY
-is the id, quoted as in a URL, dots too, since the first dot ends the key.
+Ours (shards/unpack.py) have beside the image the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
+certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record says whose).
 """
 
 from __future__ import annotations
@@ -10,26 +9,24 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from urllib.parse import quote
 
-from hkmap.errors import HkmapError, OutputError, RecordError, SourceError
-from hkmap.files.atomic import refuse_existing, replacing
-from hkmap.files.images import encoded_size, image_suffix
-from hkmap.files.maps import npy_bytes, npy_map
-from hkmap.maps.check import Map
+import numpy as np
+
+from hkmap.errors import HkmapError, MapError, RecordError, SourceError
+from hkmap.files.images import encoded_size
+from hkmap.files.maps import PARSING
+from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, attempt, dump_record, label_of, parse_record, shown
-from hkmap.shards.layout import Sample, given_certainty, labelled_record
-from hkmap.shards.writer import numbered, series_of
+from hkmap.shards.layout import Sample
 
 logger = logging.getLogger("hkmap")
 
@@ -40,33 +37,7 @@ MOST_BYTES = 1 << 28      # a member that is read, and all that is read of one s
 _MOST_HEADER = 1 << 20      # what the tar says of one member: long names, and other programs' attributes
 _BLOCK = tarfile.BLOCKSIZE
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, RecursionError)
-
-
-def write_tars(samples: Iterable[Sample], out: Path, *, shard_size: int | None, overwrite: bool) -> dict[str, Any]:
-    """Write samples into one tar or, with ``shard_size``, a series of so many samples each; return what was written.
-
-    The bytes depend on the samples alone: no times, no owners. All tars get their names when the last one is whole.
-    Raises OutputError where one is in the way, and where two samples have one id.
-    """
-    if out.suffix != ".tar":
-        raise OutputError(f"{out}: the name of a tar ends in .tar; call it {out.stem}.tar")
-    former = series_of(out) if shard_size else [out]
-    for path in former:
-        refuse_existing(path, overwrite=overwrite)
-    iterator, seen = iter(samples), set[str]()
-    written: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        for first in iterator:
-            path = numbered(out, len(written)) if shard_size else out
-            beside = stack.enter_context(replacing(path, overwrite=overwrite, durable=True))
-            chunk = chain([first], islice(iterator, shard_size - 1) if shard_size else iterator)
-            written.append({"path": str(path), "records": _write_tar(beside, chunk, seen)})
-    if not written:
-        raise RecordError("no record in the shards; nothing was written")
-    for path in {*former} - {Path(tar["path"]) for tar in written}:
-        logger.warning("%s: removed, as it belonged to the tars that were replaced", path)
-        path.unlink()
-    return {"tars": written, "records": len(seen)}
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_tars(paths: Iterable[Path]) -> Iterator[Sample | HkmapError]:
@@ -114,44 +85,6 @@ class _Group:
     def member(self, suffix: str) -> str:
         """Return the name of a member, relative to the folder in which it lies."""
         return f"{self.key.rpartition('/')[2]}.{suffix}"
-
-
-def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
-    count = 0
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for sample in samples:
-            identifier = sample.record["id"]
-            if identifier in seen:
-                raise OutputError(f'record "{identifier}": is in two of the shards; write them to a tar each')
-            seen.add(identifier)
-            for name, data in _members(sample):
-                member = tarfile.TarInfo(name)      # its time, user and group are 0
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-            tar.members.clear()  # type: ignore[attr-defined]
-            count += 1
-    return count
-
-
-def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and content of each file of a sample."""
-    key = quote(sample.record["id"], safe="").replace(".", "%2E")
-    image = sample.image_file()
-    record = {**labelled_record(sample), "image": f"{key}.{image_suffix(image)}"}
-    maps = {"map": sample.map, "certainty": given_certainty(sample)}
-    given: dict[str, Map] = {name: values for name, values in maps.items() if values is not None}
-    record |= {name: f"{key}.{name}.npy" for name in given}
-    names = {user: f"{key}.annotator-{number}.npy" for number, user in enumerate(sample.annotators)}
-    if names:
-        record["annotator_maps"] = names
-    yield record["image"], image
-    if sample.label >= 0:
-        yield f"{key}.cls", str(sample.label).encode()
-    yield f"{key}.json", dump_record(record)
-    for name, values in given.items():
-        yield record[name], npy_bytes(values)
-    for user, values in sample.annotators.items():
-        yield names[user], npy_bytes(values)
 
 
 def _groups(path: Path, others: Counter[str]) -> Iterator[_Group]:
@@ -336,3 +269,18 @@ def _checked_name(member: tarfile.TarInfo, path: Path) -> str:
     if not 0 <= member.size <= MOST_BYTES:
         raise SourceError(f"{path}: {told} has {member.size} bytes, expected at most {MOST_BYTES}; leave it out")
     return name
+
+
+def npy_map(data: bytes, place: str) -> Map:
+    """Return the map that the bytes of a .npy file hold, checked; raise MapError, which names ``place``."""
+    stream = io.BytesIO(data)
+    try:
+        with PARSING:
+            shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
+            size = math.prod(shape) * dtype.itemsize
+            if size != len(data) - stream.tell() or dtype.hasobject:      # before memory is asked for
+                raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
+            values = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:      # as in _load_npy
+        raise MapError(f"{place}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
+    return check_map(values, place)

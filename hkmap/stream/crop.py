@@ -18,7 +18,7 @@ from hkmap.files.references import file_name
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.geometry import PADDING, Box, View, box_view, cut_image, move_annotations, reaches_out, view_map
 from hkmap.records import Record, frame_of, masks_of, reference_of, with_annotators
-from hkmap.shards.references import load_annotators, load_certainty_of, load_map, read_image
+from hkmap.stream.references import load_annotators, load_certainty_of, load_map, read_image
 
 Chooser = Callable[[tuple[int, int]], Box]      # an image's (height, width) → the box of it that is seen
 

@@ -7,21 +7,30 @@ relative to OUT, so that the tree can be moved.
 
 from __future__ import annotations
 
+import io
+import logging
 import re
+import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from hkmap.errors import HkmapError, OutputError
-from hkmap.files.atomic import replacing
+from hkmap.errors import HkmapError, OutputError, RecordError
+from hkmap.files.atomic import refuse_existing, replacing
 from hkmap.files.images import image_suffix
-from hkmap.files.maps import MapWriter, open_writer
+from hkmap.files.maps import MapWriter, npy_bytes, open_writer
 from hkmap.files.references import annotator_reference, file_name
+from hkmap.maps.check import Map
 from hkmap.records import Record, Rejects, accepted, annotator_maps_of, attempt, dump_record, with_annotators
 from hkmap.shards.layout import Sample, given_certainty, labelled_record
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.writer import numbered, series_of
+
+logger = logging.getLogger("hkmap")
 
 RECORDS = "records.jsonl"
 
@@ -180,3 +189,71 @@ def _moved(record: Record, out: Path) -> Record:
     }
     annotators = {user: str(Path(path).relative_to(out)) for user, path in annotator_maps_of(record).items()}
     return with_annotators({**record, **own}, annotators)
+
+
+# WebDataset's tars
+
+
+def write_tars(samples: Iterable[Sample], out: Path, *, shard_size: int | None, overwrite: bool) -> dict[str, Any]:
+    """Write samples into one tar or, with ``shard_size``, a series of so many samples each; return what was written.
+
+    The bytes depend on the samples alone: no times, no owners. All tars get their names when the last one is whole.
+    Raises OutputError where one is in the way, and where two samples have one id.
+    """
+    if out.suffix != ".tar":
+        raise OutputError(f"{out}: the name of a tar ends in .tar; call it {out.stem}.tar")
+    former = series_of(out) if shard_size else [out]
+    for path in former:
+        refuse_existing(path, overwrite=overwrite)
+    iterator, seen = iter(samples), set[str]()
+    written: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        for first in iterator:
+            path = numbered(out, len(written)) if shard_size else out
+            beside = stack.enter_context(replacing(path, overwrite=overwrite, durable=True))
+            chunk = chain([first], islice(iterator, shard_size - 1) if shard_size else iterator)
+            written.append({"path": str(path), "records": _write_tar(beside, chunk, seen)})
+    if not written:
+        raise RecordError("no record in the shards; nothing was written")
+    for path in {*former} - {Path(tar["path"]) for tar in written}:
+        logger.warning("%s: removed, as it belonged to the tars that were replaced", path)
+        path.unlink()
+    return {"tars": written, "records": len(seen)}
+
+
+def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
+    count = 0
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for sample in samples:
+            identifier = sample.record["id"]
+            if identifier in seen:
+                raise OutputError(f'record "{identifier}": is in two of the shards; write them to a tar each')
+            seen.add(identifier)
+            for name, data in _members(sample):
+                member = tarfile.TarInfo(name)      # its time, user and group are 0
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            tar.members.clear()  # type: ignore[attr-defined]
+            count += 1
+    return count
+
+
+def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of each file of a sample."""
+    key = quote(sample.record["id"], safe="").replace(".", "%2E")
+    image = sample.image_file()
+    record = {**labelled_record(sample), "image": f"{key}.{image_suffix(image)}"}
+    maps = {"map": sample.map, "certainty": given_certainty(sample)}
+    given: dict[str, Map] = {name: values for name, values in maps.items() if values is not None}
+    record |= {name: f"{key}.{name}.npy" for name in given}
+    names = {user: f"{key}.annotator-{number}.npy" for number, user in enumerate(sample.annotators)}
+    if names:
+        record["annotator_maps"] = names
+    yield record["image"], image
+    if sample.label >= 0:
+        yield f"{key}.cls", str(sample.label).encode()
+    yield f"{key}.json", dump_record(record)
+    for name, values in given.items():
+        yield record[name], npy_bytes(values)
+    for user, values in sample.annotators.items():
+        yield names[user], npy_bytes(values)

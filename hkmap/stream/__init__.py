@@ -1,0 +1,1 @@
+"""The records of a stream, and what they refer to: files, and rows of shards."""
