@@ -48,12 +48,11 @@ class Table:
 
 
 class Row(NamedTuple):
-    """One line of a table, and where it is; ``text`` says that all of its values are text, none of them empty."""
+    """One line of a table, and where it is."""
 
     path: Path
     number: int
     values: Mapping[str, Any]
-    text: bool = False
 
     @property
     def place(self) -> str:
@@ -62,14 +61,10 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of a table for one shape: its own names by the neutral ones, and all names that are taken.
-
-    ``numbers`` are those of the required ones that are numbers.
-    """
+    """The columns of a table for one shape: its own names by the neutral ones, and all names that are taken."""
 
     required: Mapping[str, str]
     optional: Mapping[str, str]
-    numbers: Mapping[str, str]
     taken: frozenset[str]
 
 
@@ -243,7 +238,7 @@ class _Sheet:
         stripped = [cell.strip() for cell in cells]
         values = dict(zip(self.header, stripped, strict=False))
         filled = {name: cell for name, cell in values.items() if cell} if "" in stripped else values
-        return Row(self.path, number, filled, text=True)
+        return Row(self.path, number, filled)
 
     def reader_of(self, name: str) -> Callable[[Line], str]:
         """Return what reads one column of a line: text, with the blanks around it, "" where nothing stands."""
@@ -304,47 +299,14 @@ def _delimiter(line: str) -> str:
 def _columns_of(table: Table, shape: str) -> Columns:
     required = {name: table.columns.get(name, name) for name in (*PLACE, *SHAPES[shape])}
     optional = {name: table.columns.get(name, name) for name in OPTIONAL}
-    numbers = {name: own for name, own in required.items() if name != "image"}
     taken = frozenset({**required, **optional}).union(required.values(), optional.values())
-    return Columns(required, optional, numbers, taken)
+    return Columns(required, optional, taken)
 
 
 def _entry(row: Row, columns: Columns, origin: int, shape: str) -> tuple[str, Item]:
     """Return what the row calls its image, and its bubble, box or point."""
-    item = _plain_item(row.values, columns, origin) if row.text else None
-    if item is not None:
-        return row.values[columns.required["image"]], item
     values = _renamed(row, columns)
     return str(values["image"]), _item(values, row, origin, shape)
-
-
-def _plain_item(found: Mapping[str, str], columns: Columns, origin: int) -> Item | None:
-    """Return the item of a row of text in which nothing is odd, as nearly all are; None leaves it to _item.
-
-    A table may have millions of rows, and this takes a third of the time.
-    """
-    numbers = _plain_numbers(found, columns.numbers)
-    if numbers is None or columns.required["image"] not in found:
-        return None
-    item: Item = dict(zip(columns.numbers, numbers, strict=True))
-    item["x"] -= origin
-    item["y"] -= origin
-    for name, value in found.items():
-        if name not in columns.taken:
-            item[name] = value
-    for name, own in columns.optional.items():
-        if own in found:
-            item[name] = found[own]
-    return None if "weight" in item else item
-
-
-def _plain_numbers(found: Mapping[str, str], names: Mapping[str, str]) -> list[float] | None:
-    """Return x, y and the lengths, None where one of them is no number, or a length not above 0."""
-    try:
-        numbers = [float(found[own]) for own in names.values()]
-    except (KeyError, ValueError):
-        return None
-    return numbers if math.isfinite(sum(numbers)) and min(numbers[2:], default=1) > 0 else None
 
 
 def _renamed(row: Row, columns: Columns) -> Item:

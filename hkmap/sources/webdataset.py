@@ -10,14 +10,13 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,6 @@ _IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "t
 _OWN = re.compile(r"cls|json|(?:map|certainty|annotator-[0-9]+)\.npy")
 _MOST_MEMBERS = 1000      # of one sample
 MOST_BYTES = 1 << 28      # a member that is read, and all that is read of one sample
-_MOST_HEADER = 1 << 20      # what the tar says of one member: long names, and other programs' attributes
-_BLOCK = tarfile.BLOCKSIZE
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, RecursionError)
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -207,55 +204,34 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
     Raises SourceError where it is no tar, is damaged or cut short, or holds what a data set does not need: links and
     devices, names that lead out of its own folder, members of more than 256 MiB, sparse files.
     """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()      # they would be kept, all of them
+                if not member.isdir():
+                    name = _checked_name(member, path)
+                    yield Member(name, _content(tar, member, path) if wanted(name) else None)
+            _refuse_rest(path, tar.offset)
+    except _BROKEN as error:
+        why = str(error) or type(error).__name__
+        raise SourceError(f"{path}: not a tar that can be read ({why}); copy it again, or decompress it") from error
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    file = tar.extractfile(member)
+    data = b"" if file is None else file.read()
+    if len(data) < member.size:
+        raise SourceError(f"{path}: cut short in {ascii(member.name)[:80]}; copy it again")
+    return data
+
+
+def _refuse_rest(path: Path, position: int) -> None:
+    """Raise SourceError unless the tar's end mark is at ``position``, from where `tarfile` read no further."""
     with path.open("rb") as file:
-        guarded = _Guarded(file, path)
-        try:
-            with tarfile.open(fileobj=guarded, mode="r:") as tar:  # type: ignore[call-overload]
-                while (member := tar.next()) is not None:
-                    tar.members.clear()      # they would be kept, all of them
-                    if not member.isdir():
-                        name = _checked_name(member, path)
-                        yield Member(name, guarded.content(member) if wanted(name) else None)
-                guarded.refuse_rest(tar.offset)
-        except _BROKEN as error:
-            why = str(error) or type(error).__name__
-            raise SourceError(f"{path}: not a tar that can be read ({why}); copy it again, or decompress it") from error
-
-
-class _Guarded:
-    """A tar's file, of which `tarfile` may read headers alone, and none of them without end."""
-
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._file = file
-        self._path = path
-        self._left = 2 * os.fstat(file.fileno()).st_size + _MOST_HEADER      # to read in circles takes more
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        return self._file.seek(position, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def read(self, size: int) -> bytes:
-        self._left -= size
-        if not 0 <= size <= _MOST_HEADER or self._left < 0:
-            raise SourceError(f"{self._path}: a header of {size} bytes at byte {self.tell()}, which no data set needs")
-        return self._file.read(size)
-
-    def content(self, member: tarfile.TarInfo) -> bytes:
-        """Return a member's content whole."""
-        self._file.seek(member.offset_data)
-        data = self._file.read(member.size)
-        if len(data) < member.size:
-            raise SourceError(f"{self._path}: cut short in {ascii(member.name)[:80]}; copy it again")
-        return data
-
-    def refuse_rest(self, position: int) -> None:
-        """Raise SourceError unless the tar's end mark is at ``position``, from where `tarfile` read no further."""
-        self._file.seek(position)
-        block = self._file.read(_BLOCK)
-        if len(block) < _BLOCK or any(block):
-            raise SourceError(f"{self._path}: damaged or cut short at byte {position}; copy it again")
+        file.seek(position)
+        block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise SourceError(f"{path}: damaged or cut short at byte {position}; copy it again")
 
 
 def _checked_name(member: tarfile.TarInfo, path: Path) -> str:
