@@ -1,9 +1,10 @@
-"""File names made of ids."""
+"""File names: made of ids, and asked for as somebody else wrote them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 _LONGEST = 120      # bytes; a file system takes 255, of an id, an annotator's name and a suffix
@@ -22,3 +23,15 @@ def file_name(identifier: str) -> str:
         return quoted
     begin = re.sub(r"%.?$", "", quoted[: _LONGEST - 17])
     return f"{begin}~{hashlib.sha256(identifier.encode()).hexdigest()[:16]}"
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name. The system refuses to look for one of over 255 bytes: nothing has it.
+
+    >>> is_there(Path("x" * 300))
+    False
+    """
+    try:
+        return path.exists()
+    except OSError:
+        return False

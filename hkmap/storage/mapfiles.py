@@ -22,7 +22,7 @@ from hkmap.errors import ImageError, MapError, OutputError, ShardError
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, annotator_maps_of, reference_of
 from hkmap.storage.atomic import replacing
-from hkmap.storage.filenames import file_name
+from hkmap.storage.filenames import file_name, is_there
 from hkmap.storage.images import image_suffix, refuse_damaged
 from hkmap.storage.references import split_annotator, split_row
 
@@ -212,7 +212,7 @@ class _FolderWriter:
     deferred = False
 
     def __init__(self, folder: Path, suffix: str, overwrite: bool) -> None:
-        if folder.exists() and not folder.is_dir():
+        if is_there(folder) and not folder.is_dir():
             raise OutputError(f"{folder}: a file; expected a folder for the maps, or NAME.h5")
         self._folder = folder
         self._suffix = suffix

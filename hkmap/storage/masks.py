@@ -12,6 +12,7 @@ import numpy as np
 
 from hkmap.errors import ImageError, RecordError
 from hkmap.records import MaskReference, Record, frame_of, reference_of
+from hkmap.storage.filenames import is_there
 from hkmap.storage.images import Mask, image_size, read_image, read_levels, read_mask
 from hkmap.storage.references import split_row
 
@@ -39,7 +40,7 @@ def read_referred_mask(reference: MaskReference) -> Mask:
 
         return decode_rle(reference)
     name, _, part = reference.rpartition("#")
-    if not name or Path(reference).exists():        # a file whose own name has a "#" in it
+    if not name or is_there(Path(reference)):        # a file whose own name has a "#" in it
         return read_mask(Path(reference))
     if name.lower().endswith(".mat"):
         return _variable(Path(name), part)

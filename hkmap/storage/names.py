@@ -8,6 +8,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from hkmap.errors import ShardError
+from hkmap.storage.filenames import is_there
 
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 _MOST = 100_000      # shards of one range
@@ -25,9 +26,10 @@ def find_shards(names: Sequence[str]) -> list[Path]:
 
 def _find(name: str) -> list[Path]:
     path = Path(name)
-    if path.is_dir():
+    there = is_there(path)
+    if there and path.is_dir():
         return _some(sorted(path.glob("*.h5")), f"{name}: a folder without any *.h5")
-    if path.exists() or not (_RANGE.search(name) or has_magic(name)):
+    if there or not (_RANGE.search(name) or has_magic(name)):
         return [_present(path)]
     if _RANGE.search(name):
         return [_present(Path(one)) for one in _in_range(name)]
@@ -52,8 +54,9 @@ def _in_range(name: str) -> list[str]:
 
 
 def _present(path: Path) -> Path:
-    if not path.is_file():
-        what = "not a plain file" if path.exists() else "no such file"
+    there = is_there(path)
+    if not there or not path.is_file():
+        what = "not a plain file" if there else "no such file"
         raise ShardError(f"{path}: {what}; expected a shard, a folder of shards, a range or a pattern")
     return path
 
