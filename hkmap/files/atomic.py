@@ -16,10 +16,14 @@ logger = logging.getLogger("hkmap")
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if ``path`` is there and may not be replaced; a folder never may."""
-    if path.is_dir():
+    """Raise OutputError if ``path`` is there and may not be replaced (a folder never may), or cannot be looked for."""
+    try:
+        there, folder = path.exists(), path.is_dir()
+    except OSError as error:      # a name of over 255 bytes, a folder that may not be entered
+        raise OutputError(f"{path}: {error.strerror}; expected a name that can be written to") from error
+    if folder:
         raise OutputError(f"{path}: a folder, where a file is to be written; choose another name")
-    if path.exists() and not overwrite:
+    if there and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name, or say --overwrite")
 
 

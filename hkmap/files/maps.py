@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -156,7 +157,7 @@ class _FolderWriter:
     deferred = False
 
     def __init__(self, folder: Path, suffix: str, overwrite: bool) -> None:
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise OutputError(f"{folder}: a file; expected a folder for the maps, or NAME.h5")
         self._folder = folder
         self._suffix = suffix

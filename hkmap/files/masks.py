@@ -48,7 +48,7 @@ def read_referred_mask(reference: MaskReference) -> Mask:
     if isinstance(reference, dict):
         return decode_rle(reference)
     name, _, part = reference.rpartition("#")
-    if not name or os.path.exists(reference):        # noqa: PTH110  (of any length)  a file whose own name has a "#" in it
+    if not name or os.path.exists(reference):        # a file whose own name has a "#" in it
         return read_mask(Path(reference))
     if name.lower().endswith(".mat"):
         return _variable(Path(name), part)

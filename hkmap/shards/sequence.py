@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from glob import glob, has_magic
@@ -101,9 +102,9 @@ def find_shards(names: Sequence[str]) -> list[Path]:
 
 def _find(name: str) -> list[Path]:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _some(sorted(path.glob("*.h5")), f"{name}: a folder without any *.h5")
-    if path.exists() or not (_RANGE.search(name) or has_magic(name)):
+    if os.path.exists(path) or not (_RANGE.search(name) or has_magic(name)):
         return [_present(path)]
     if _RANGE.search(name):
         return [_present(Path(one)) for one in _in_range(name)]
@@ -128,8 +129,8 @@ def _in_range(name: str) -> list[str]:
 
 
 def _present(path: Path) -> Path:
-    if not path.is_file():
-        what = "not a plain file" if path.exists() else "no such file"
+    if not os.path.isfile(path):
+        what = "not a plain file" if os.path.exists(path) else "no such file"
         raise ShardError(f"{path}: {what}; expected a shard, a folder of shards, a range or a pattern")
     return path
 

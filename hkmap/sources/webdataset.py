@@ -207,7 +207,7 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()      # they would be kept, all of them
+                tar.members.clear()  # type: ignore[attr-defined]  # they would be kept, all of them
                 if not member.isdir():
                     name = _checked_name(member, path)
                     yield Member(name, _content(tar, member, path) if wanted(name) else None)

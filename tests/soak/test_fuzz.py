@@ -31,7 +31,8 @@ from hkmap.records import (
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
 from hkmap.files.images import decode_image
-from hkmap.stream.references import load_map
+from hkmap.files.masks import read_referred_mask
+from hkmap.stream.references import load_map, read_image
 
 pytestmark = pytest.mark.soak
 EXAMPLES = settings(max_examples=3_000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -102,8 +103,9 @@ def test_every_key_is_read_or_an_error(record: dict[str, Any]) -> None:
     for key in ("map", "image"):
         reference = tried(reference_of, record, key)
         if reference is not None:
-            Path(reference).exists()      # a path that the system takes
-            tried(load_map, reference)
+            tried(load_map if key == "map" else read_image, reference)
+    for mask in (tried(masks_of, record) or {}).values():
+        tried(read_referred_mask, mask)
     for key in ("bubbles", "points"):
         tried(bubbles_of, record, key)
 
