@@ -28,14 +28,12 @@ import numpy as np
 from maps import Answer, judged, over_floor, over_peer, shown
 from timing import Seconds, seconds_of
 
-from hkmap.shards.layout import Sample, ShardBuilder
+from hkmap.shards.layout import Ready, Sample, ShardBuilder, ready_sample
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
-from hkmap.shards.layout import Ready, ready_sample
-from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
-from hkmap.stream.unpacking import samples_of
-from hkmap.stream.unpacking import write_tars
+from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.writer import ShardWriter, WriterOptions
+from hkmap.stream.unpacking import samples_of, write_tars
 
 Read = tuple[Any, Any, int]     # an image, a map, a label
 

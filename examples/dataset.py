@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 
 from hkmap.engine.dataset import ShardDataset
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
-from hkmap.shards.sequence import find_shards
-from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.sequence import ShardSequence, find_shards
 
 
 def main(names: list[str]) -> None:

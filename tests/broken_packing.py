@@ -22,8 +22,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import hkmap.shards.writer
-import hkmap.shards.writer  # noqa: F401  (as a command imports it late, and each child would)
 from hkmap.cli import main
 from hkmap.files import hdf5
 

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hkmap.errors import HkmapError
 from hkmap.storage import hdf5
+
+from hkmap.errors import HkmapError
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.verify import verify_shard
 

@@ -15,17 +15,17 @@ import pytest
 from conftest import Result
 
 from hkmap.errors import MapError, OutputError, RecordError, ShardError
+from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.maps import open_writer
 from hkmap.maps.annotators import by_user
 from hkmap.maps.check import Map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
 from hkmap.shards.info import content_digest
-from hkmap.files.hdf5 import ContiguousFile
-from hkmap.stream.references import load_annotators, load_map, load_weights
-from hkmap.files.maps import open_writer
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
+from hkmap.stream.references import load_annotators, load_map, load_weights
 
 Hk = Callable[..., Result]
 Record = dict[str, Any]

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hkmap.errors import MapError
-from hkmap.maps.resize import resize_map
-from hkmap.maps.certainty import Weighted, change_weighted, normalise_weighted, weigh_map
-from hkmap.stream.references import load_map, load_weights
 from hkmap.files.maps import open_writer
+from hkmap.maps.certainty import Weighted, change_weighted, normalise_weighted, weigh_map
+from hkmap.maps.resize import resize_map
+from hkmap.stream.references import load_map, load_weights
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 RANDOM = np.random.default_rng(0)

@@ -16,16 +16,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hkmap.storage import unchunking
 
 from hkmap.errors import ShardError
-from hkmap.storage import unchunking
-from hkmap.shards.info import content_digest
 from hkmap.files.hdf5 import ContiguousFile
-from hkmap.stream.references import load_map
-from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import Depth, verify_shard
 from hkmap.shards.writer import ShardWriter, WriterOptions
+from hkmap.stream.references import load_map
 
 Hk = Callable[..., Any]
 Options = Callable[[str, tuple[int, ...]], dict[str, Any]]

@@ -12,12 +12,10 @@ from PIL import Image
 
 from hkmap.engine.data import ShardExamples
 from hkmap.engine.inputs import Preprocessing, plain_view
-from hkmap.maps.geometry import WHOLE, box_view, compose, pixel_box
-from hkmap.maps.geometry import PADDING, view_image
-from hkmap.stream.references import read_image
 from hkmap.files.images import read_mask
-from hkmap.stream.references import load_map, load_weights
+from hkmap.maps.geometry import PADDING, WHOLE, box_view, compose, pixel_box, view_image
 from hkmap.shards.sequence import ShardSequence
+from hkmap.stream.references import load_map, load_weights, read_image
 
 WIDTH, HEIGHT = 60, 40
 CROP = (10, 4, 32, 30)

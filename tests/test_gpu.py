@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hkmap.engine.abn import place
-from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.evaluation import deletion, insertion
 from hkmap.engine.losses import losses
 from hkmap.engine.maps import resize_maps
+from hkmap.engine.resnet import Architecture, build
 
 pytestmark = [
     pytest.mark.gpu,

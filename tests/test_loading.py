@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 
 from hkmap.errors import ShardError
+from hkmap.maps.geometry import WHOLE, view_image
 from hkmap.maps.resize import resize_map
-from hkmap.maps.geometry import WHOLE
-from hkmap.maps.geometry import view_image
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
-from hkmap.shards.sequence import find_shards
-from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence, find_shards
 from hkmap.shards.writer import ShardWriter, WriterOptions
 
 UNEQUAL = (13, 1, 40, 7, 22)

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from hkmap.errors import MapError, OutputError, ShardError
-from hkmap.maps.check import Map
 from hkmap.files.hdf5 import ContiguousFile
-from hkmap.stream.references import load_map, load_weights
 from hkmap.files.maps import open_writer
+from hkmap.maps.check import Map
+from hkmap.stream.references import load_map, load_weights
 
 MAPS = np.random.default_rng(0).random((5, 14, 9), dtype=np.float32)
 MAPS[0] = 0

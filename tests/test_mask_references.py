@@ -18,10 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from hkmap.errors import ImageError, RecordError
+from hkmap.files.masks import decode_rle, merge_rles, read_fitting_mask, read_referred_mask, read_variable
 from hkmap.records import masks_of
-from hkmap.files.masks import read_fitting_mask, read_referred_mask
-from hkmap.files.masks import read_variable
-from hkmap.files.masks import decode_rle, merge_rles
 
 VALUES = np.array([[0, 1, 2, 2], [3, 0, 255, 2], [0, 0, 0, 2]], np.uint8)
 

@@ -28,9 +28,8 @@ from hkmap.cli._drawing import Lines
 from hkmap.errors import HkmapError, RecordError, WorkerError
 from hkmap.parallel import cluster as clusters
 from hkmap.parallel import processes
-from hkmap.parallel.threads import Done, Pool, work
-from hkmap.parallel.threads import thread_pool
 from hkmap.parallel.cluster import Workers, open_pool
+from hkmap.parallel.threads import Done, Pool, thread_pool, work
 
 Hk = Callable[..., Any]
 PROC = Path("/proc/self/fd")

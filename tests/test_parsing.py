@@ -14,10 +14,8 @@ import pytest
 from test_hostile_shards import HOSTILE, write
 
 from hkmap.errors import ShardError
-from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.hdf5 import Column, ContiguousFile, Structure, answer, parse_structure, read_structure
 from hkmap.files.maps import open_writer
-from hkmap.files.hdf5 import Column, Structure, parse_structure
-from hkmap.files.hdf5 import answer, read_structure
 from hkmap.shards.writer import ShardWriter
 
 VALUES = np.full((3, 4), 0.5, np.float32)

@@ -15,13 +15,13 @@ from PIL import Image
 from hkmap.engine.data import ShardExamples
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import OutputError, ShardError
-from hkmap.shards.info import content_digest, describe_shard, outline_shard
 from hkmap.files.images import decode_image, encode_png
-from hkmap.stream.references import image_bytes, read_image
-from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.info import content_digest, describe_shard, outline_shard
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import verify_shard
 from hkmap.shards.writer import ShardWriter, WriterOptions
+from hkmap.stream.references import image_bytes, read_image
 
 Hk = Callable[..., Any]
 RANDOM = np.random.default_rng(0)

@@ -13,8 +13,8 @@ import pytest
 
 from hkmap.cli.pack import ByteSize
 from hkmap.errors import RecordError, ShardError
-from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import verify_shard
 from hkmap.shards.writer import ShardWriter, WriterOptions
 

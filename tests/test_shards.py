@@ -19,12 +19,11 @@ import pytest
 from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
 from hkmap.shards.info import content_digest
-from hkmap.stream.references import image_bytes, read_image
 from hkmap.shards.layout import dump_classes
-from hkmap.stream.references import load_map, load_weights
 from hkmap.shards.reader import ShardReader, open_shard
 from hkmap.shards.verify import verify_digest
 from hkmap.shards.writer import ShardWriter
+from hkmap.stream.references import image_bytes, load_map, load_weights, read_image
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)

@@ -17,12 +17,12 @@ import pytest
 
 from hkmap.errors import HkmapError, MapError, ShardError
 from hkmap.files.hdf5 import ContiguousFile
-from hkmap.shards.layout import Sample, ShardBuilder, checksum
-from hkmap.stream.references import load_map, load_weights
 from hkmap.files.maps import open_writer
+from hkmap.shards.layout import Sample, ShardBuilder, checksum
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.verify import verify_digest, verify_shard
 from hkmap.shards.writer import ShardWriter
+from hkmap.stream.references import load_map, load_weights
 
 Hk = Callable[..., Any]
 RANDOM = np.random.default_rng(0)

@@ -9,24 +9,28 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hkmap.engine.data import ShardExamples, collate
-from hkmap.engine.losses import map_loss
 from hkmap.engine.inputs import Preprocessing, change_intensity, plain_view, random_view
-from hkmap.maps.resize import resize_map, resize_matrix
+from hkmap.engine.losses import map_loss
+from hkmap.maps.certainty import Weighted
 from hkmap.maps.geometry import (
     MIRROR,
+    PADDING,
     WHOLE,
     box_view,
     center_crop,
     compose,
+    cut_image,
     invert,
     letterbox,
+    map_back,
     pixel_box,
     reaches_out,
     share_view,
     turned_view,
+    view_image,
+    view_map,
 )
-from hkmap.maps.geometry import PADDING, cut_image, map_back, view_image, view_map
-from hkmap.maps.certainty import Weighted
+from hkmap.maps.resize import resize_map, resize_matrix
 from hkmap.shards.sequence import ShardSequence
 
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

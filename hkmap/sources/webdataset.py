@@ -25,12 +25,12 @@ from hkmap.files.images import encoded_size
 from hkmap.files.maps import PARSING
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, attempt, dump_record, label_of, parse_record, shown
-from hkmap.shards.layout import Sample
+from hkmap.shards.layout import Sample, of_version_2
 
 logger = logging.getLogger("hkmap")
 
 _IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
-_OWN = re.compile(r"cls|json|(?:map|certainty|annotator-[0-9]+)\.npy")
+_OWN = re.compile(r"cls|json|(?:map|certainty|weights|annotator-[0-9]+)\.npy")
 _MOST_MEMBERS = 1000      # of one sample
 MOST_BYTES = 1 << 28      # a member that is read, and all that is read of one sample
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, RecursionError)
@@ -123,6 +123,9 @@ def _read_sample(group: _Group) -> Sample:
         told = " and ".join(group.member(suffix) for suffix in images) or "no image"
         raise RecordError(f"{group.place} has {told}; expected one image beside it, such as {group.member('jpg')}")
     stated = _object(group)
+    if "weights.npy" in group.parts:      # what the first tars of ours called it
+        group.parts["certainty.npy"] = group.parts.pop("weights.npy")
+        stated = of_version_2(stated)
     record: Record = {**stated, "id": _identifier(stated, group), "image": group.member(images[0])}
     image = group.parts[images[0]]
     if stated.get("image") != record["image"] and "size" not in stated:

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hkmap.errors import HkmapError
+from hkmap.files.images import decode_image
+from hkmap.files.masks import read_referred_mask
 from hkmap.maps.kde import bubbles_map
 from hkmap.records import (
     Rejects,
@@ -30,8 +32,6 @@ from hkmap.records import (
 )
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
-from hkmap.files.images import decode_image
-from hkmap.files.masks import read_referred_mask
 from hkmap.stream.references import load_map, read_image
 
 pytestmark = pytest.mark.soak
