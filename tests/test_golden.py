@@ -37,7 +37,7 @@ COMMANDS = {
     "points2map": "points2map",      # may be several words: "bubbles2map --of points"
 }
 KEYS = {"weights": "certainty"}        # of records, of shards (a data set), and of what commands print
-TEXTS = {"+weights": "+certainty", ".weights.npy": ".certainty.npy", "/weights/": "/certainty/", "weights/": "certainty/",
+TEXTS = {"+weights": "+certainty", ".weights.npy": ".certainty.npy", "weights/": "certainty/",
          "empty-weights": "empty-certainty"}
 
 NAMES = Names(COMMANDS, KEYS, TEXTS)

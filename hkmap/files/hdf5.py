@@ -136,17 +136,6 @@ class Parts:
 
 
 @contextmanager
-def spooling(folder: Path) -> Iterator[Parts]:
-    """Yield an empty set of parts; their spools vanish at the end, however it comes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = Parts(folder)
-    try:
-        yield parts
-    finally:
-        parts.close()
-
-
-@contextmanager
 def written_as(path: Path, remedy: str = "nothing is left of it, make room") -> Iterator[None]:
     """Name ``path``, not a temporary file, in the OSError of a full disk, and say the remedy."""
     try:
@@ -225,8 +214,9 @@ def is_sealed(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Column:
-    """Where a dataset lies in the file, in bytes, and what it holds; ``offset`` is None for a chunked one."""
+    """A dataset of the file: where it lies, in bytes (None: in chunks), and what it holds."""
 
+    name: str
     offset: int | None
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -252,18 +242,12 @@ class Columns:
         self.path = path
         self._version = version_of(path)
         self.attributes, self.by_name = _read_structure(path, self._version[-1])
-        self._names: dict[str, str] = {}      # in the file, of datasets that go by another name here
-
-    def rename(self, name: str, new: str) -> None:
-        """Have a dataset go by another name here, such as that of a newer layout."""
-        self.by_name[new] = self.by_name.pop(name)
-        self._names[new] = self._names.pop(name, name)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of the rows from ``start`` up to, not including, ``stop``."""
         column = self.by_name[name]
         if column.offset is None:
-            return self._slice(name, start, stop).tobytes()
+            return self._slice(column, start, stop).tobytes()
         count, offset = (stop - start) * column.row_bytes, column.offset + start * column.row_bytes
         if count <= _MOST_AT_ONCE:      # nearly always: one call, no copy
             data = os.pread(_opened(self.path, self._version).number, count, offset)
@@ -275,7 +259,7 @@ class Columns:
         """Like read, as an array of the dataset's own type and shape."""
         column = self.by_name[name]
         if column.offset is None:
-            return self._slice(name, start, stop)
+            return self._slice(column, start, stop)
         values = np.empty((stop - start, *column.shape[1:]), column.dtype)
         self.read_into(name, start, values.reshape(-1).view(np.uint8).data)
         return values
@@ -297,14 +281,13 @@ class Columns:
         """Return a whole dataset; its size was checked against the file's."""
         return self.rows(name, 0, self.by_name[name].shape[0])
 
-    def _slice(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+    def _slice(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
         try:
-            file = _unpacker(self.path, self._version, os.getpid())
-            return np.ascontiguousarray(file[self._names.get(name, name)][start:stop])
+            return np.ascontiguousarray(_unpacker(self.path, self._version, os.getpid())[column.name][start:stop])
         except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:
             raise ShardError(
-                f"{self.path}: {name} cannot be unpacked ({str(error)[:150] or 'out of memory'}): damaged, or packed "
-                "with a filter that is not installed; copy it again, or unpack it with `h5repack -l CONTI`"
+                f"{self.path}: {column.name} cannot be unpacked ({str(error)[:150] or 'out of memory'}): damaged, or "
+                "packed with a filter that is not installed; copy it again, or unpack it with `h5repack -l CONTI`"
             ) from error
 
 
@@ -426,8 +409,9 @@ def _column(dataset: h5py.Dataset, name: str, path: Path, size: int) -> Column:
                 f"{path}: {name} has chunks of {plist.get_chunk()} numbers, more than a file of {size:,} bytes should; "
                 "if you trust it, unpack it with `h5repack -l CONTI`"
             )
-        return Column(None, dataset.shape, dataset.dtype)
-    column = Column(dataset.id.get_offset() if math.prod(dataset.shape) else 0, dataset.shape, dataset.dtype)
+        return Column(name, None, dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset() if math.prod(dataset.shape) else 0
+    column = Column(name, offset, dataset.shape, dataset.dtype)
     if column.offset is None or column.offset + column.total_bytes > size:
         raise ShardError(f"{path}: {name} was never written, or lies beyond the file's {size} bytes; copy it again")
     return column

@@ -7,7 +7,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -84,10 +84,11 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
     if out.suffix != ".h5":
         yield _FolderWriter(out, suffix, overwrite)
         return
-    from hkmap.files.hdf5 import spooling, written_as  # h5py is slow to load
+    from hkmap.files.hdf5 import Parts, written_as  # h5py is slow to load
 
     attributes: dict[str, str | int] = {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"}
-    with spooling(out.parent) as parts, replacing(out, overwrite=overwrite, durable=True) as beside:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with closing(Parts(out.parent)) as parts, replacing(out, overwrite=overwrite, durable=True) as beside:
         yield _RowWriter(out, parts)
         with written_as(out, "nothing is left of it, make room for all of its maps"):
             parts.write(beside, attributes)
@@ -168,7 +169,7 @@ class _FolderWriter:
         return self._save(identifier, _name(identifier, annotator), values)
 
     def save_certainty(self, identifier: str, certainty: Map) -> str:
-        return self._save(identifier, _name_of_certainty(identifier), certainty)
+        return self._save(identifier, f"{file_name(identifier)}+certainty", certainty)      # + is quoted in ids too
 
     def _save(self, identifier: str, name: str, values: Map) -> str:
         checked = _checked(identifier, values, name in self._seen, self._folder)
@@ -194,7 +195,7 @@ class _RowWriter:
         return self._save(identifier, name, identifier if annotator is None else name, values)
 
     def save_certainty(self, identifier: str, certainty: Map) -> str:
-        name = _name_of_certainty(identifier)
+        name = f"{file_name(identifier)}+certainty"
         return self._save(identifier, name, name, certainty)
 
     def _save(self, identifier: str, name: str, row_name: str, values: Map) -> str:
@@ -216,11 +217,6 @@ def _name(identifier: str, annotator: str | None) -> str:
     """The name of a map in its folder; @ is quoted in ids, so no two are alike."""
     name = file_name(identifier)
     return name if annotator is None else f"{name}@{file_name(annotator)}"
-
-
-def _name_of_certainty(identifier: str) -> str:
-    """Like _name; + is quoted in ids too."""
-    return f"{file_name(identifier)}+certainty"
 
 
 def _checked(identifier: str, values: Map, again: bool, out: Path) -> Map:

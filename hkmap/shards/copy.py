@@ -6,7 +6,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,8 +22,6 @@ from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.writer import ShardWriter, WriterOptions
 
 logger = logging.getLogger("hkmap")
-
-_OPEN = 6      # parts that are written at a time; each takes up to 20 open files, and some systems give only 256
 
 Watch = Callable[[Iterable[int]], Iterable[int]]
 
@@ -52,14 +49,15 @@ def split_shards(
     for path in paths:
         refuse_existing(path, overwrite=overwrite)
     new = [path for path in paths if not path.exists()]
-    order = np.argsort(parts // _OPEN, kind="stable")
-    indices, written = iter(watch(order.tolist())), list[dict[str, Any]]()
+    options = WriterOptions(pixel_size=pixel_size_of(shards))
+    indices, written = iter(watch(np.argsort(parts, kind="stable").tolist())), list[dict[str, Any]]()
     try:
-        for first in range(0, len(paths), _OPEN):
-            some = paths[first : first + _OPEN]
-            count = int(np.count_nonzero(parts // _OPEN == first // _OPEN))
-            writers = _write_parts(shards, parts - first, some, islice(indices, count), overwrite=overwrite)
-            written += [_part(shards, parts == first + number, writer) for number, writer in enumerate(writers)]
+        for number, path in enumerate(paths):
+            inside = parts == number
+            with ShardWriter(path, classes=shards.classes, overwrite=overwrite, options=options) as writer:
+                for index in islice(indices, int(inside.sum())):
+                    copy_sample(writer, shards.read(index))
+            written.append(_part(shards, inside, writer))
     except BaseException:
         for path in new:      # some parts alone would look like all of them
             path.unlink(missing_ok=True)
@@ -67,21 +65,6 @@ def split_shards(
     for path in sorted({*out.glob("*.h5")} - {*paths}):
         logger.warning("%s: in the folder too, but not of this split; it may hold records of the new parts", path)
     return written
-
-
-def _write_parts(
-    shards: ShardSequence, parts: Numbers, paths: Sequence[Path], indices: Iterable[int], *, overwrite: bool
-) -> list[ShardWriter]:
-    """Write the records at ``indices`` to the ``paths`` that ``parts`` gives them."""
-    options = WriterOptions(pixel_size=pixel_size_of(shards))
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(ShardWriter(path, classes=shards.classes, overwrite=overwrite, options=options))
-            for path in paths
-        ]
-        for index in indices:
-            copy_sample(writers[parts[index]], shards.read(index))
-    return writers
 
 
 def copy_sample(writer: ShardWriter, sample: Sample) -> None:

@@ -186,10 +186,8 @@ def _warn_of_rare(labels: Numbers, folds: int) -> None:
     names, counts = np.unique(labels, return_counts=True)
     rare = names[counts < folds].tolist()
     if rare:
-        logger.warning(
-            "%d labels have fewer than %d records, the first is %d; some folds have none of them", len(rare), folds,
-            rare[0],
-        )
+        told = "%d labels have fewer than %d records, the first is %d; some folds have none of them"
+        logger.warning(told, len(rare), folds, rare[0])
 
 
 def _warn_of_far(parts: Numbers, shares: Mapping[str, Fraction]) -> None:

@@ -44,11 +44,9 @@ def describe_shard(path: Path) -> dict[str, Any]:
     histograms over the maps of each map's mean and maximum; "sha256", of all that follows the user block;
     "content_sha256", which leaves paths aside. Raises ShardError where a record's checksum does not fit.
     """
-    _, digest = file_digest(path)
-    reader = ShardReader(path)
-    contents = _Contents()
+    reader, contents = ShardReader(path), _Contents()
     content = _content_digest(contents.seen(_samples(reader)))
-    return {**_outline(reader), **contents.summary(), "sha256": digest, "content_sha256": content}
+    return {**_outline(reader), **contents.summary(), "sha256": file_digest(path)[1], "content_sha256": content}
 
 
 def content_digest(reader: ShardReader) -> str:

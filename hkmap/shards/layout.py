@@ -245,7 +245,7 @@ def check_layout(file: Columns) -> int:
     """
     _check_header(file)
     if _CERTAINTY_1 in file.by_name and file.attributes["version"] == 1:
-        file.rename(_CERTAINTY_1, CERTAINTY)
+        file.by_name[CERTAINTY] = file.by_name.pop(_CERTAINTY_1)
     forms = (_PIXELS if PIXELS in file.by_name else _FILES) | _LAYOUT
     forms |= _CERTAIN if CERTAINTY in file.by_name else {}
     forms |= _ANNOTATORS if _ANNOTATORS.keys() & file.by_name.keys() else {}

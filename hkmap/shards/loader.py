@@ -134,10 +134,7 @@ class SizedReader:
     """
 
     def __init__(
-        self,
-        shards: ShardSequence,
-        *,
-        image_size: tuple[int, int] | None = None,
+        self, shards: ShardSequence, *, image_size: tuple[int, int] | None = None,
         map_size: tuple[int, int] | None = None,
     ) -> None:
         self.shards = shards

@@ -40,15 +40,16 @@ class ShardReader:
 
     Opening checks the layout, so that no damaged number is trusted later; raises ShardError. Whatever touches
     a record's image checks the record's checksum. ``pixel_size`` is (height, width) where it holds decoded pixels,
-    None where it holds image files. With ``strict`` off, a record that lies nowhere is no error before it is read:
-    ``misplaced`` says what is wrong with it.
+    None where it holds image files; ``attributes`` are format, version and created_with. With ``strict`` off, a record
+    that lies nowhere is no error before it is read: ``misplaced`` says what is wrong with it.
     """
 
     def __init__(self, path: Path, *, strict: bool = True) -> None:
         self.path = path
         self._file = Columns(path)
         self._count = check_layout(self._file)
-        self.classes = parse_classes(path, self._file.attributes.get("classes"))
+        self.attributes: dict[str, Any] = self._file.attributes
+        self.classes = parse_classes(path, self.attributes.get("classes"))
         self.labels: npt.NDArray[np.int64] = self._file.whole("labels")
         self.has_map: Flags = self._file.whole("has_map").view(np.uint8) != 0
         self.pixel_size = pixel_size_of(self._file)
@@ -67,11 +68,6 @@ class ShardReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardReader, (self.path,)
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The file's attributes: format, version, created_with."""
-        return dict(self._file.attributes)
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -121,7 +117,7 @@ class ShardReader:
         record = parse_record(text, self._place(index))
         if record["id"].encode() != self._string("ids", index):
             raise ShardError(f"{self._place(index)}: the record calls itself {record['id']!r}; the file is damaged")
-        return replace(bare, record=of_version_2(record) if self._file.attributes["version"] == 1 else record)
+        return replace(bare, record=of_version_2(record) if self.attributes["version"] == 1 else record)
 
     def read_bare(self, index: int, into: Pixels | None = None) -> Sample:
         """Like read, but the sample's record is empty: its JSON is checked and not parsed.

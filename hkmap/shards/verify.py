@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +19,7 @@ Depth = Literal["quick", "records", "full"]
 _AT_ONCE = 256      # records in the hands of the threads; more would only wait in memory
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong; ``record`` (from 0) and ``id`` are None where it is not one record's."""
-
-    sentence: str
-    record: int | None = None
-    id: str | None = None
+Problem = dict[str, Any]
 
 
 def verify_shard(path: Path, *, depth: Depth = "records") -> dict[str, Any]:
@@ -36,7 +29,7 @@ def verify_shard(path: Path, *, depth: Depth = "records") -> dict[str, Any]:
     digest of the whole file and after it the checksum of each record; "full" also decodes every image and looks at
     every value of a map.
     The result has "path", "ok", "checked" (names of checks), "records" (their number, None where it is unknown) and
-    "problems", each with "sentence", "record" and "id".
+    "problems", each with "sentence", "record" (from 0) and "id"; the last two are None where it is not one record's.
     """
     checked: list[str] = []
     problems: list[Problem] = []
@@ -48,29 +41,33 @@ def verify_shard(path: Path, *, depth: Depth = "records") -> dict[str, Any]:
         checked.append("structure")
         reader = ShardReader(path, strict=False)
     except HkmapError as error:
-        problems.append(Problem(str(error)))
+        problems.append(_problem(str(error)))
     except OSError as error:
-        problems.append(Problem(f"{path}: {error.strerror or error}; expected a shard"))
+        problems.append(_problem(f"{path}: {error.strerror or error}; expected a shard"))
     else:
         count = len(reader)
         problems += _record_problems(reader, depth)
         checked += {"quick": [], "records": ["checksums"], "full": ["checksums", "images"]}[depth]
     return {
         "path": str(path), "ok": not problems, "checked": checked, "records": count,
-        "problems": [asdict(problem) for problem in problems],
+        "problems": problems,
     }
+
+
+def _problem(sentence: str, record: int | None = None, identifier: str | None = None) -> Problem:
+    return {"sentence": sentence, "record": record, "id": identifier}
 
 
 def _seal_problems(path: Path, depth: Depth) -> Iterator[Problem]:
     if not is_sealed(path):
-        yield Problem(f"{path}: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew")
+        yield _problem(f"{path}: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew")
     if depth == "quick":
         return
     stated, found = file_digest(path)
     if not stated:
-        yield Problem(f"{path}: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it anew")
+        yield _problem(f"{path}: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it anew")
     elif stated != found:
-        yield Problem(
+        yield _problem(
             f"{path}: its bytes have the sha256 {found[:12]}…, expected {stated[:12]}…; copy it again, or, where "
             "another program such as h5repack wrote it anew, pack it anew"
         )
@@ -81,7 +78,7 @@ def _record_problems(reader: ShardReader, depth: Depth) -> Iterator[Problem]:
     if depth == "quick":
         for index, sentence in sorted(reader.misplaced.items()):
             identifier = reader.id_of(index)
-            yield Problem(f'{reader.path}#{index} (record "{identifier}"): {sentence}', index, identifier)
+            yield _problem(f'{reader.path}#{index} (record "{identifier}"): {sentence}', index, identifier)
         return
     look: Callable[[int], HkmapError | None] = partial(_record_error, reader, full=depth == "full")
     with thread_pool(os.cpu_count() or 1) as pool:
@@ -89,7 +86,7 @@ def _record_problems(reader: ShardReader, depth: Depth) -> Iterator[Problem]:
             numbers = range(start, min(start + _AT_ONCE, len(reader)))
             for index, error in zip(numbers, pool.map(look, numbers), strict=True):
                 if error is not None:
-                    yield Problem(str(error), index, reader.id_of(index))
+                    yield _problem(str(error), index, reader.id_of(index))
 
 
 def _record_error(reader: ShardReader, index: int, *, full: bool) -> HkmapError | None:

@@ -365,7 +365,7 @@ class ShardWriter:
             starts = [shard.ids[:1] == [first["id"]] for shard in shards]
             own = starts.index(True) if options.resume and True in starts else len(shards)
         self._earlier = frozenset(identifier for shard in shards[:own] for identifier in shard.ids)
-        self._classes = ClassNames(self._given, _joined(shards))
+        self._classes = ClassNames(self._given, ShardSequence(self._former).classes if shards else [])
         self.map_size = next((shard.map_size for shard in shards if shard.has_map.any()), ())
         for shard in shards[own:]:
             self._refuse_other_size(shard, last=shard is shards[-1])
@@ -448,10 +448,6 @@ class ShardWriter:
         """Say in the error of a full disk what is left."""
         left = "finished shards wait for --resume" if self._options.resume else "nothing is left of it"
         return written_as(self._path, f"{left}, make room")
-
-
-def _joined(shards: Sequence[ShardReader]) -> list[str]:
-    return ShardSequence([shard.path for shard in shards]).classes if shards else []
 
 
 def _text(record: Record) -> bytes | None:
