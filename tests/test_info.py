@@ -46,7 +46,7 @@ def test_the_outline(shard: Path, hk: Hk) -> None:
     sizes = ShardReader(shard).image_sizes
     assert result == outline_shard(shard) == {
         "path": "x.h5", "version": 1, "created_with": result["created_with"], "records": 5, "maps": 4,
-        "annotator_maps": 0, "map_size": [2, 3], "weights": False, "pixel_size": None,
+        "annotator_maps": 0, "map_size": [2, 3], "certainty": False, "pixel_size": None,
         "image_bytes": int(sizes.sum()),
         "file_bytes": shard.stat().st_size, "unlabelled": 1,
         "classes": [{"label": 0, "class": "a", "records": 2, "maps": 2},

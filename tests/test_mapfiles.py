@@ -20,8 +20,8 @@ import pytest
 
 from hkmap.errors import MapError, OutputError, ShardError
 from hkmap.maps.check import Map
-from hkmap.files.hdf5 import ContiguousFile
-from hkmap.shards.references import load_map, load_weights
+from hkmap.files.hdf5 import Columns
+from hkmap.shards.references import load_map, load_certainty
 from hkmap.files.maps import open_writer
 
 MAPS = np.random.default_rng(0).random((5, 14, 9), dtype=np.float32)
@@ -251,7 +251,7 @@ def test_plain_hdf5_of_others_is_read_chunked_or_not(tmp_path: Path) -> None:
     assert np.array_equal(load_map(f"{tmp_path}/m.h5#4"), MAPS[4])
     write_h5(tmp_path / "n.h5", maps=MAPS.astype(np.float64), deep=MAPS)
     assert np.array_equal(load_map(f"{tmp_path}/n.h5#4"), MAPS[4])
-    assert np.array_equal(load_weights(f"{tmp_path}/n.h5#4"), MAPS[4])      # no weights there: its maps
+    assert np.array_equal(load_certainty(f"{tmp_path}/n.h5#4"), MAPS[4])      # no certainty there: its maps
 
 
 def test_external_storage_is_refused(tmp_path: Path) -> None:
@@ -288,14 +288,14 @@ def test_many_files_in_turn_stay_within_the_limit_of_open_ones(tmp_path: Path) -
 def test_plain_reads_where_pread_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_all(tmp_path / "maps.h5")
     monkeypatch.delattr(os, "pread")
-    file = ContiguousFile(tmp_path / "maps.h5")
+    file = Columns(tmp_path / "maps.h5")
     assert np.array_equal(file.whole("maps"), MAPS)
     assert np.array_equal(file.rows("maps", 2, 4), MAPS[2:4])
 
 
 def test_a_file_cut_while_it_is_open(tmp_path: Path) -> None:
     save_all(tmp_path / "maps.h5")
-    file = ContiguousFile(tmp_path / "maps.h5")
+    file = Columns(tmp_path / "maps.h5")
     os.truncate(tmp_path / "maps.h5", 600)
     with pytest.raises(ShardError, match=r"ends at byte \d+, it was longer when it was opened; open it again"):
         file.whole("maps")

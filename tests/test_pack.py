@@ -68,19 +68,19 @@ def test_pack_unpack_pack_keeps_the_content(
     folder: str | None, shard_size: list[Any], hk: Hk, records: list[dict[str, Any]]
 ) -> None:
     np.save("maps/w.npy", RANDOM.random((3, 4), dtype=np.float32))
-    records[2]["weights"] = "maps/w.npy"
+    records[2]["certainty"] = "maps/w.npy"
     hk("pack", "train.h5", *shard_size, stdin=records)
     shards = sorted(Path().glob("train*.h5"))
     unpacked = hk("unpack", *shards, *(["--out", folder] if folder else []))
     assert unpacked.exit_code == 0
-    changed = {"image", "map", "weights"}
+    changed = {"image", "map", "certainty"}
     for before, after in zip(records, unpacked.records, strict=True):
         assert before.keys() == after.keys()
         assert all(before[key] == after[key] for key in before.keys() - changed)
     assert hk("pack", "again.h5", *shard_size, stdin=unpacked.stdout).exit_code == 0
     first, second = hk("info", "--full", *shards), hk("info", "--full", *sorted(Path().glob("again*.h5")))
     assert [one["content_sha256"] for one in first.records] == [one["content_sha256"] for one in second.records]
-    assert np.array_equal(ShardReader(shards[0]).read(2).weight, np.load("maps/w.npy"))
+    assert np.array_equal(ShardReader(shards[0]).read(2).certainty, np.load("maps/w.npy"))
 
 
 def test_unpack_without_out_refers_to_the_shard(hk: Hk, records: list[dict[str, Any]]) -> None:
@@ -152,7 +152,7 @@ REFUSED = [
     ({"map": "maps/nan.npy"}, "nan.npy: holds NaN or infinite values"),
     ({"map": "maps/small.npy"}, r'record "x": 2x2 \(height x width\), but the file\'s maps are 3x4; it holds maps of '
                                 "one size: pass them through `hkmap resize` first"),
-    ({"weights": "maps/0.npy"}, 'record "x": has weights but no map'),
+    ({"certainty": "maps/0.npy"}, 'record "x": has certainty but no map'),
     ({"id": "bird/0"}, 'record "bird/0": this id comes twice'),
     ({"label": 2}, 'record "x": label 2 is beyond the 2 classes, counted from 0'),
     ({"label": 1, "class": "c"}, 'label 1 is class "c", but it was "b" before'),

@@ -48,14 +48,14 @@ def shards() -> list[Path]:
 
 
 @pytest.mark.parametrize(("parts", "limit"), [
-    ({}, 60_000), ({}, 200_000), ({"weight": MAP}, 40_000), ({"annotators": {"a": MAP, "ü": MAP}}, 50_000),
+    ({}, 60_000), ({}, 200_000), ({"certainty": MAP}, 40_000), ({"annotators": {"a": MAP, "ü": MAP}}, 50_000),
     ({"values": None}, 55_000),
 ])
 @pytest.mark.parametrize("pixel_size", [None, (20, 30)])
 def test_a_shard_takes_no_more_than_it_may(
     parts: dict[str, Any], limit: int, pixel_size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
-    """As much as there is room for, and not a byte more: what comes late, as weights or annotators, counts too."""
+    """As much as there is room for, and not a byte more: what comes late, as certainty or annotators, counts too."""
     sizes = [10, 30, 20, 40, 5, 50, 50, 10, 90, 10, 35, 60, 20, 20, 20, 8, 7, 30, 70, 25] * 2
     options = WriterOptions(shard_bytes=limit, pixel_size=pixel_size)
     parts = {"values": MAP, **parts}
@@ -63,7 +63,7 @@ def test_a_shard_takes_no_more_than_it_may(
         for index, side in enumerate(sizes):
             own = parts if index % 4 == 3 else {"values": parts["values"]}
             record = {"id": f"é{index}", "image": "x.png", "note": "x" * side}
-            writer.add(record, png(side), own["values"], own.get("weight"), annotators=own.get("annotators"))
+            writer.add(record, png(side), own["values"], own.get("certainty"), annotators=own.get("annotators"))
     found = [path.stat().st_size for path in sorted(tmp_path.glob("x-*.h5"))]
     readers = [ShardReader(path) for path in sorted(tmp_path.glob("x-*.h5"))]
     assert sum(len(reader) for reader in readers) == len(sizes)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from hkmap.errors import HkmapError, MapError, ShardError
-from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.hdf5 import Columns
 from hkmap.shards.layout import Sample, ShardBuilder, checksum
-from hkmap.shards.references import load_map, load_weights
+from hkmap.shards.references import load_map, load_certainty
 from hkmap.files.maps import open_writer
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.verify import verify_digest, verify_shard
@@ -32,17 +32,17 @@ COUNT = 12
 
 @pytest.fixture
 def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twelve records; number 5 has no map, the odd ones have weights, 3 and 8 maps of annotators."""
+    """Twelve records; number 5 has no map, the odd ones have certainty, 3 and 8 maps of annotators."""
     monkeypatch.chdir(tmp_path)
     path = Path("x.h5")
     with ShardWriter(path) as writer:
         for index in range(COUNT):
             image = cv2.imencode(".png", RANDOM.integers(0, 256, (6, 5, 3), dtype=np.uint8))[1].tobytes()
             values = None if index == 5 else MAPS[index]
-            weight = MAPS[index] if index % 2 and index != 5 else None
+            certainty = MAPS[index] if index % 2 and index != 5 else None
             annotators = {"é": MAPS[0], "b": MAPS[1]} if index in (3, 8) else {}
             record = {"id": f"número {index}", "image": f"{index}.png", "label": index % 3}
-            writer.add(record, image, values, weight, annotators=annotators)
+            writer.add(record, image, values, certainty, annotators=annotators)
     return path
 
 
@@ -61,8 +61,8 @@ def read_all(path: Path) -> None:
 
 def place_of(path: Path, name: str, row: int) -> int:
     """The first byte of a row; of byte strings, of string number ``row``."""
-    file = ContiguousFile(path)
-    column = file.columns[name]
+    file = Columns(path)
+    column = file.by_name[name]
     if name.endswith("/bytes"):
         return column.offset + int(file.whole(name.replace("/bytes", "/offsets"))[row])
     return column.offset + row * column.row_bytes
@@ -81,7 +81,7 @@ def test_a_sound_shard(shard: Path, hk: Hk) -> None:
 
 
 DATA = [
-    ("images/bytes", 7, 7), ("maps", 4, 4), ("weights", 3, 3), ("weights", 4, 4), ("has_map", 2, 2), ("has_map", 5, 5),
+    ("images/bytes", 7, 7), ("maps", 4, 4), ("certainty", 3, 3), ("certainty", 4, 4), ("has_map", 2, 2), ("has_map", 5, 5),
     ("labels", 9, 9), ("ids/bytes", 6, 6), ("records/bytes", 11, 11), ("crc32", 0, 0), ("annotator_maps/maps", 0, 3),
     ("annotator_maps/maps", 3, 8), ("annotator_maps/names/bytes", 0, 3),
 ]
@@ -253,7 +253,7 @@ def test_full_looks_at_what_was_wrong_before_it_was_packed(tmp_path: Path, hk: H
     found = [problem["sentence"].partition(": ")[2] for problem in done.records[0]["problems"]]
     assert [sentence[:26] for sentence in found] == [
         "its image: starts with b't", "its image: cut short at 55", "its map: values span [2, 2",
-        "its weights: values span [", 'its map of annotator "b": ']
+        "its certainty: values span [", 'its map of annotator "b": ']
 
 
 def test_a_record_that_is_not_what_its_place_says(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_record_that_is_not_what_its_place_says(tmp_path: Path) -> None:
 # --- the same promise where a single part is read
 
 
-@pytest.mark.parametrize(("name", "load"), [("maps", load_map), ("weights", load_weights), ("images/bytes", load_map)])
+@pytest.mark.parametrize(("name", "load"), [("maps", load_map), ("certainty", load_certainty), ("images/bytes", load_map)])
 def test_a_reference_into_a_damaged_record_is_refused(
     name: str, load: Callable[[str], Any], shard: Path
 ) -> None:
@@ -289,7 +289,7 @@ def test_a_row_of_maps_has_a_checksum(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_checksum_is_the_documented_one(shard: Path) -> None:
-    """docs/shards.md: image, map, weights, annotators' names and maps, label, record; what is absent adds nothing."""
+    """docs/shards.md: image, map, certainty, annotators' names and maps, label, record; what is absent adds nothing."""
     with h5py.File(shard) as file:
         def text(name: str, row: int) -> bytes:
             start, stop = file[f"{name}/offsets"][row : row + 2]
@@ -298,7 +298,7 @@ def test_the_checksum_is_the_documented_one(shard: Path) -> None:
         for index in (0, 3, 5):
             parts = [text("images", index)]
             parts += [file["maps"][index].tobytes()] if file["has_map"][index] else []
-            parts += [file["weights"][index].tobytes()] if (file["weights"][index] != 1).any() else []
+            parts += [file["certainty"][index].tobytes()] if (file["certainty"][index] != 1).any() else []
             for row in range(*file["annotator_maps/offsets"][index : index + 2]):
                 parts += [text("annotator_maps/names", row), file["annotator_maps/maps"][row].tobytes()]
             parts += [file["labels"][index].tobytes(), text("records", index)]

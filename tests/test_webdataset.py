@@ -22,7 +22,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def shard(hk, tmp_path, monkeypatch):
-    """Eight records: JPEG and PNG, weights, annotators' maps, odd ids, one without a map, one without a label."""
+    """Eight records: JPEG and PNG, certainty, annotators' maps, odd ids, one without a map, one without a label."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     records = []
@@ -31,12 +31,12 @@ def shard(hk, tmp_path, monkeypatch):
         cv2.imwrite(image, RANDOM.integers(0, 256, (12, 10, 3), dtype=np.uint8))
         record = {"id": identifier, "image": image, "label": number % 3, "class": ("owl", "gr/oß", "..")[number % 3],
                   "size": [10, 12], "note": {"ü": [1, None]}, "split": "train", "masks": {"EX": "x.tif"}}
-        for name in ("map", "weights", "Anna", "anna", "Dr. Who"):
+        for name in ("map", "certainty", "Anna", "anna", "Dr. Who"):
             np.save(f"in/{number}{name}.npy", RANDOM.random((3, 4), dtype=np.float32))
         if number != 4:
             record["map"] = f"in/{number}map.npy"
         if number in (1, 2):
-            record["weights"] = f"in/{number}weights.npy"
+            record["certainty"] = f"in/{number}certainty.npy"
         if number in (2, 5):
             record["annotator_maps"] = {name: f"in/{number}{name}.npy" for name in ("Anna", "anna", "Dr. Who")}
         records.append(record)
@@ -62,7 +62,7 @@ def test_an_image_folder_holds_everything(hk, shard):
     assert hk("pack", "again.h5", stdin=done.stdout).exit_code == 0
     assert digest("again.h5") == content_digest(shard)
     assert {"images/owl/1.jpg", "images/gr%2Foß/owl%2F2.jpg.png", "images/%2E./a.b%2Fc.jpg", "images/7.png",
-            "maps/owl/1.npy", "weights/%2E./a.b%2Fc.npy", "maps/%2E./a.b%2Fc@Dr.%20Who.npy",
+            "maps/owl/1.npy", "certainty/%2E./a.b%2Fc.npy", "maps/%2E./a.b%2Fc@Dr.%20Who.npy",
             "records.jsonl"} <= files_below("tree")
     assert {path.name for path in Path().iterdir()} == {"in", "train.h5", "tree", "again.h5"}
 
@@ -139,7 +139,7 @@ def test_a_tar_is_plain_and_always_the_same(hk, shard):
             assert not member.name.startswith(".")
         found = [name.partition(".")[2] for name in tar.getnames() if name.startswith("a%2Eb%2Fc.")]
         annotators = [f"annotator-{number}.npy" for number in range(3)]
-        assert found == ["jpg", "cls", "json", "map.npy", "weights.npy", *annotators]
+        assert found == ["jpg", "cls", "json", "map.npy", "certainty.npy", *annotators]
         tar.extractall("plain", filter="data")
     record = json.loads(Path("plain/owl%2F1.json").read_text())
     assert Path("plain", record["image"]).read_bytes() == shard.image_bytes(0)

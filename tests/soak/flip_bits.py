@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hkmap.errors import HkmapError
-from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.hdf5 import Columns
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.verify import verify_shard
 
@@ -27,7 +27,7 @@ def contents(path: Path) -> list[Any]:
     found: list[Any] = [reader.classes, reader.ids]
     for index in range(len(reader)):
         sample = reader.read(index)
-        parts = [None if part is None else part.tobytes() for part in (sample.map, sample.weight)]
+        parts = [None if part is None else part.tobytes() for part in (sample.map, sample.certainty)]
         annotators = {name: values.tobytes() for name, values in sample.annotators.items()}
         found.append((sample.record, sample.image_bytes, *parts, sample.label, annotators))
     return found
@@ -54,14 +54,14 @@ def damage(data: bytearray, dice: random.Random, kind: str) -> tuple[str, int]:
     return kind, place
 
 
-def owner(file: ContiguousFile, place: int) -> int | None:
+def owner(file: Columns, place: int) -> int | None:
     """The record whose image, map, label or JSON has this byte of the file; None where it is no record's."""
     for name in ("maps", "labels"):
-        column = file.columns[name]
+        column = file.by_name[name]
         if 0 <= place - column.offset < column.shape[0] * column.row_bytes:
             return (place - column.offset) // column.row_bytes
     for name in ("images", "records"):
-        column = file.columns[f"{name}/bytes"]
+        column = file.by_name[f"{name}/bytes"]
         if 0 <= place - column.offset < column.shape[0]:
             return int((file.whole(f"{name}/offsets") <= place - column.offset).sum()) - 1
     return None
@@ -69,7 +69,7 @@ def owner(file: ContiguousFile, place: int) -> int | None:
 
 def main() -> None:
     shard, scratch, dice, wanted = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(int(sys.argv[3])), sys.argv[5]
-    whole, before, file = contents(shard), shard.read_bytes(), ContiguousFile(shard)
+    whole, before, file = contents(shard), shard.read_bytes(), Columns(shard)
     refused = unread = 0
     for _ in range(int(sys.argv[4])):
         data = bytearray(before)

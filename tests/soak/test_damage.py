@@ -42,9 +42,9 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
             values = rng.random((56, 56) if large else (7, 7), dtype=np.float32)
             record: dict[str, Any] = {"id": f"número {number}", "image": "x.png", "label": number % 3}
-            drawn, weight = (None, None) if number == 5 else (values, np.sqrt(values) if number % 2 else None)
+            drawn, certainty = (None, None) if number == 5 else (values, np.sqrt(values) if number % 2 else None)
             annotators = {"Ü": values, "b": values / 2} if number in (2, 3, 8) else {}
-            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, weight, annotators=annotators)
+            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, certainty, annotators=annotators)
     return path
 
 
