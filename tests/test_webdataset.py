@@ -90,7 +90,7 @@ def test_torchvision_reads_an_image_folder(hk, shard):
     classes = sorted(path.name for path in Path("tree/images").iterdir() if path.is_dir())
     samples = [path for name in classes for path in Path("tree/images", name).iterdir()]
     assert len(samples) == 7
-    originals = {shard.image_bytes(index) for index in range(7)}
+    originals = {shard.read(index).image_bytes for index in range(7)}
     assert {path.read_bytes() for path in samples} == originals
 
 
@@ -142,7 +142,7 @@ def test_a_tar_is_plain_and_always_the_same(hk, shard):
         assert found == ["jpg", "cls", "json", "map.npy", "certainty.npy", *annotators]
         tar.extractall("plain", filter="data")
     record = json.loads(Path("plain/owl%2F1.json").read_text())
-    assert Path("plain", record["image"]).read_bytes() == shard.image_bytes(0)
+    assert Path("plain", record["image"]).read_bytes() == shard.read(0).image_bytes
     assert np.array_equal(np.load(Path("plain", record["map"])), shard.map(0))
 
 
@@ -166,14 +166,14 @@ def test_we_read_the_tars_of_the_webdataset_package(hk, shard):
     webdataset = pytest.importorskip("webdataset", exc_type=ImportError)
     with webdataset.TarWriter("foreign.tar") as writer:
         for index in range(3):
-            writer.write({"__key__": f"birds/{index:04d}", "jpg": shard.image_bytes(index * 2), "cls": index,
+            writer.write({"__key__": f"birds/{index:04d}", "jpg": shard.read(index * 2).image_bytes, "cls": index,
                           "json": {"caption": "ü", "n": index}, "txt": "a bird"})
     read = hk("webdataset", "foreign.tar", "--out", "files")
     assert read.exit_code == 0, read.stderr
     assert "members that are not read: txt (3)" in read.stderr
     assert read.records[1] == {"caption": "ü", "n": 1, "id": "birds/0001", "image": "files/images/birds%2F0001.jpg",
                                "size": [10, 12], "label": 1}
-    assert Path(read.records[2]["image"]).read_bytes() == shard.image_bytes(4)
+    assert Path(read.records[2]["image"]).read_bytes() == shard.read(4).image_bytes
 
 
 def test_shards_that_share_an_id_are_not_one_tar(hk, shard):

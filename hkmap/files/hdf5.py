@@ -44,7 +44,7 @@ _DIGEST = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _SEAL = re.compile(
     _TITLE.encode() + rb"(sha256 [0-9a-f]{64}\n)?(size [0-9]+ structure [0-9a-f]{64} without [0-9+,]*\n)? *\n"
 )
-SLACK = 1 << 16                # bytes: libhdf5's own structures, more than they ever take, attributes aside
+SLACK = 1 << 14                # bytes: libhdf5's own structures, more than they ever take, attributes aside
 
 Attributes = Mapping[str, str | int]
 Version = tuple[int, ...]
