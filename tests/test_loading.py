@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 
 from hkmap.errors import ShardError
+from hkmap.maps.geometry import WHOLE, view_image
 from hkmap.maps.resize import resize_map
-from hkmap.maps.geometry import WHOLE
-from hkmap.maps.geometry import view_image
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
-from hkmap.shards.sequence import find_shards
-from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence, find_shards
 from hkmap.shards.writer import ShardWriter, WriterOptions
 
 UNEQUAL = (13, 1, 40, 7, 22)
@@ -233,16 +231,20 @@ def test_a_loader_goes_to_another_process(unequal, method):
 
 
 def test_more_shards_than_open_files(make_shard):
-    paths = [make_shard(f"{number}.h5", 2) for number in range(60)]
+    paths = [make_shard(f"{number}.h5", 1) for number in range(70)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
         sequence = ShardSequence(paths)
-        assert len([sequence.read(index) for index in range(len(sequence))]) == 120
-        paths[-1].with_name("new.h5").write_bytes(paths[0].read_bytes())
-        paths[-1].with_name("new.h5").replace(paths[-1])
-        with pytest.raises(ShardError, match=r"59\.h5: another file than when it was opened"):
-            sequence.read(119)
+        assert len([sequence.read(index) for index in range(70)]) == 70
+        (batch,) = ShardLoader(SizedReader(sequence), Shares(70, 70), threads=3).epoch(0)
+        assert len(batch.indices) == 70
+        paths[0].with_name("new.h5").write_bytes(paths[1].read_bytes())
+        paths[0].with_name("new.h5").replace(paths[0])
+        for index in range(1, 70):
+            sequence.read(index)      # so that the first is open no more
+        with pytest.raises(ShardError, match=r"/0\.h5: another file than when it was opened"):
+            sequence.read(0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -361,6 +363,30 @@ def test_files_that_are_no_shards(tmp_path: Path) -> None:
         file.attrs["format"] = [1, 2]
     with pytest.raises(ShardError, match=r'y\.h5: HDF5, but no shard \(it lacks the attribute format = "hkmap-shard"'):
         ShardReader(tmp_path / "y.h5")
+
+
+def test_what_the_system_refuses_is_no_damage(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Unable to open file")
+
+    monkeypatch.setattr(h5py, "File", refused)
+    with pytest.raises(ShardError, match=r"train\.h5: Permission denied; expected an HDF5 file"):
+        ShardReader(shard)
+
+
+KILLED = """
+import h5py, os, sys
+file = h5py.File(sys.argv[1], "r+", libver="v110")
+file["labels"][0] = 7
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_mark_of_a_killed_writer_is_named(shard: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(shard)], check=False, timeout=60)
+    with pytest.raises(ShardError, match=r"train\.h5: a program that was killed has left its mark .* `h5clear -s .*/"):
+        ShardReader(shard)
+    assert not verify_shard(shard)["ok"]
 
 
 def test_foreign_files_with_damage(tmp_path: Path) -> None:
