@@ -10,7 +10,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from older_shards import make_version_1
 
 from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
@@ -512,24 +512,6 @@ def test_a_damaged_user_block_never_hides_the_content(shard: Path) -> None:
 # --- version 1, in which certainty was called weights ----------------------------------------------------------
 
 
-def rename_certainty(file: h5py.File) -> None:
-    """Make a shard one of version 1: another number, another dataset, another key, and the checksums that fit."""
-    file.attrs["version"] = 1
-    file.move("certainty", "weights")
-    starts, texts = file["records/offsets"][:], file["records/bytes"][:].tobytes()
-    images = file["images/offsets"][:], file["images/bytes"][:].tobytes()
-    new, sums = [], []
-    for index, (start, stop) in enumerate(pairwise(starts)):
-        new.append(texts[start:stop].replace(b'"certainty"', b'"weights"'))
-        parts = [images[1][images[0][index] : images[0][index + 1]], file["maps"][index].tobytes()]
-        parts += [file["weights"][index].tobytes()] if (file["weights"][index] != 1).any() else []
-        parts += [file["labels"][index].tobytes(), new[-1]]
-        sums.append(zlib.crc32(b"".join(parts)))
-    replace("records/bytes", np.frombuffer(b"".join(new), "u1"))(file)
-    replace("records/offsets", np.cumsum([0, *map(len, new)], dtype="u8"))(file)
-    replace("crc32", np.array(sums, "<u4"))(file)
-
-
 @pytest.fixture
 def first_version(tmp_path: Path) -> Path:
     """Six records, two of which have weights."""
@@ -538,7 +520,7 @@ def first_version(tmp_path: Path) -> Path:
             own = {"certainty": "w.npy"} if index in (1, 2) else {}
             writer.add(record(index, **own), png(index), MAPS[index], CERTAINTY[index] if own else None)
     (tmp_path / "new.h5").write_bytes((tmp_path / "old.h5").read_bytes())
-    rewrite(tmp_path / "old.h5", rename_certainty)
+    make_version_1(tmp_path / "old.h5")
     return tmp_path / "old.h5"
 
 
@@ -554,6 +536,7 @@ def test_version_1_is_read_under_the_names_of_today(first_version: Path) -> None
         assert np.array_equal(load_certainty(f"{first_version}#{index}"), one.certainty)
     assert b'"weights"' in old.text(1)
     assert content_digest(old) == content_digest(new)
+    assert verify_shard(first_version, depth="full")["ok"]
 
 
 def test_merging_makes_version_2_of_version_1(first_version: Path, hk: Callable[..., Any]) -> None:

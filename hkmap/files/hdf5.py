@@ -310,7 +310,7 @@ class Columns:
 
 def open_columns(path: Path) -> Columns:
     """Open ``path``, or return the open file if it is among the last few and has not been replaced since."""
-    return _recent(path.absolute(), version_of(path))
+    return _recent(path, version_of(path))
 
 
 @lru_cache(maxsize=8)

@@ -18,8 +18,7 @@ from PIL import Image
 
 from hkmap.errors import HkmapError
 from hkmap.files.images import image_size, read_mask
-from hkmap.shards.references import read_image
-from hkmap.shards.references import load_map
+from hkmap.shards.references import load_map, read_image
 
 MEMORY = 8 << 30      # a header that promises a picture of gigabytes must not take the machine along
 

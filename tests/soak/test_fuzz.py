@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hkmap.errors import HkmapError
+from hkmap.files.images import decode_image
 from hkmap.maps.kde import bubbles_map
 from hkmap.records import (
     Rejects,
@@ -28,10 +29,9 @@ from hkmap.records import (
     read_records,
     reference_of,
 )
+from hkmap.shards.references import load_map
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
-from hkmap.files.images import decode_image
-from hkmap.shards.references import load_map
 
 pytestmark = pytest.mark.soak
 EXAMPLES = settings(max_examples=3_000, deadline=None, suppress_health_check=list(HealthCheck))
