@@ -19,8 +19,11 @@ import pytest
 from hkmap.storage import unchunking
 
 from hkmap.errors import ShardError
-from hkmap.files.hdf5 import ContiguousFile
+from hkmap.storage import unchunking
 from hkmap.shards.info import content_digest
+from hkmap.files.hdf5 import Columns
+from hkmap.stream.references import load_map
+from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import Depth, verify_shard
@@ -96,7 +99,7 @@ def test_what_training_reads(shard: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [small, squeezed])
-def test_pixels_weights_and_annotators(options: Options, shard: Path, tmp_path: Path) -> None:
+def test_pixels_certainty_and_annotators(options: Options, shard: Path, tmp_path: Path) -> None:
     drawn = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     with ShardWriter(tmp_path / "pixels.h5", options=WriterOptions(pixel_size=(9, 7))) as writer:
         for sample in map(ShardReader(shard).read, range(5)):
@@ -225,7 +228,7 @@ def chunked(path: Path, shape: tuple[int, ...], **options: Any) -> Path:
 
 def said_of(path: Path) -> str:
     with pytest.raises(ShardError) as caught:
-        ContiguousFile(path).whole("maps")
+        Columns(path).whole("maps")
     return str(caught.value)
 
 
@@ -259,7 +262,7 @@ def test_one_chunk_a_number_meets_a_limit(tmp_path: Path) -> None:
 
 def test_datasets_without_a_byte_need_no_unpacking(tmp_path: Path) -> None:
     path = chunked(tmp_path / "x.h5", (0, 9, 9), chunks=(1, 9, 9), maxshape=(None, 9, 9))
-    assert ContiguousFile(path).whole("maps").shape == (0, 9, 9)
+    assert Columns(path).whole("maps").shape == (0, 9, 9)
 
 
 def test_what_the_process_of_its_own_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +292,7 @@ def test_no_room_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_file_that_is_replaced_before_it_is_unpacked(tmp_path: Path) -> None:
     path = chunked(tmp_path / "x.h5", (10, 9, 9))
     for shape in [(10, 9, 9), (9, 9, 9)]:
-        file = ContiguousFile(path)
+        file = Columns(path)
         chunked(tmp_path / "y.h5", shape, compression="gzip").replace(path)
         with pytest.raises(ShardError, match=r"x\.h5: another file than when it was opened, somebody replaced it"):
             file.whole("maps")
@@ -298,12 +301,12 @@ def test_a_file_that_is_replaced_before_it_is_unpacked(tmp_path: Path) -> None:
 def test_it_is_picklable_and_read_from_many_threads(shard: Path) -> None:
     other = rewritten(shard, "other.h5", small)
     reader = pickle.loads(pickle.dumps(ShardReader(other)))
-    file = ContiguousFile(other)
+    file = Columns(other)
     with ThreadPoolExecutor(4) as pool:
         texts = list(pool.map(reader.text, range(12)))
         sums = list(pool.map(lambda row: file.rows("crc32", row, row + 1)[0], range(12)))
     assert texts == [ShardReader(shard).text(index) for index in range(12)]
-    assert sums == ContiguousFile(shard).whole("crc32").tolist()
+    assert sums == Columns(shard).whole("crc32").tolist()
 
 
 def open_files() -> int:

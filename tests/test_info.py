@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -45,8 +46,8 @@ def test_the_outline(shard: Path, hk: Hk) -> None:
     result, = done.records
     sizes = ShardReader(shard).image_sizes
     assert result == outline_shard(shard) == {
-        "path": "x.h5", "version": 1, "created_with": result["created_with"], "records": 5, "maps": 4,
-        "annotator_maps": 0, "map_size": [2, 3], "weights": False, "pixel_size": None,
+        "path": "x.h5", "version": 2, "created_with": result["created_with"], "records": 5, "maps": 4,
+        "annotator_maps": 0, "map_size": [2, 3], "certainty": False, "pixel_size": None,
         "image_bytes": int(sizes.sum()),
         "file_bytes": shard.stat().st_size, "unlabelled": 1,
         "classes": [{"label": 0, "class": "a", "records": 2, "maps": 2},
@@ -101,12 +102,20 @@ def test_the_outline_reads_no_record(shard: Path, hk: Hk) -> None:
     assert hk("info", shard).exit_code == 0
     done = hk("info", "--full", shard)
     assert done.exit_code == 1
-    assert "x.h5: its bytes have the sha256" in done.stderr
-    data[1000] ^= 1
+    assert 'x.h5#0 (record "0"): its checksum does not fit, so the file is damaged; copy it again' in done.stderr
+    data[data.index(b"OHDR") + 20] ^= 1
     shard.write_bytes(data)
     done = hk("info", shard)
     assert done.exit_code == 1
-    assert "x.h5: its structure does not have the sha256 it states: damaged; copy it again" in done.stderr
+    assert "x.h5: damaged HDF5 (" in done.stderr
+
+
+def test_the_digest_is_of_the_bytes_and_verify_compares_it(shard: Path, hk: Hk) -> None:
+    data = bytearray(shard.read_bytes())
+    data[100:140] = b" " * 40
+    shard.write_bytes(data)
+    whole, = hk("info", "--full", shard).records
+    assert whole["sha256"] == hashlib.sha256(data[512:]).hexdigest()
 
 
 def test_a_table_for_people(shard: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_batch_holds_what_the_records_hold(unequal):
             assert batch.labels[row] == sample.label
             expected = np.zeros((8, 8), np.float32) if sample.map is None else sample.map
             assert np.array_equal(batch.maps[row], expected)
-            assert (batch.map_weights[row] == (sample.map is not None)).all()
+            assert (batch.certainty[row] == (sample.map is not None)).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -194,7 +194,7 @@ def test_shards_without_maps(make_shard):
     sequence = ShardSequence([make_shard("a.h5", 5, maps=0)])
     (batch,) = ShardLoader(SizedReader(sequence), Shares(5, 5)).epoch(0)
     assert batch.maps.shape == (5, 1, 1)
-    assert not batch.map_weights.any()
+    assert not batch.certainty.any()
 
 
 def test_a_damaged_record_is_named(unequal):
@@ -231,16 +231,20 @@ def test_a_loader_goes_to_another_process(unequal, method):
 
 
 def test_more_shards_than_open_files(make_shard):
-    paths = [make_shard(f"{number}.h5", 2) for number in range(60)]
+    paths = [make_shard(f"{number}.h5", 1) for number in range(70)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
         sequence = ShardSequence(paths)
-        assert len([sequence.read(index) for index in range(len(sequence))]) == 120
-        paths[-1].with_name("new.h5").write_bytes(paths[0].read_bytes())
-        paths[-1].with_name("new.h5").replace(paths[-1])
-        with pytest.raises(ShardError, match=r"59\.h5: another file than when it was opened"):
-            sequence.read(119)
+        assert len([sequence.read(index) for index in range(70)]) == 70
+        (batch,) = ShardLoader(SizedReader(sequence), Shares(70, 70), threads=3).epoch(0)
+        assert len(batch.indices) == 70
+        paths[0].with_name("new.h5").write_bytes(paths[1].read_bytes())
+        paths[0].with_name("new.h5").replace(paths[0])
+        for index in range(1, 70):
+            sequence.read(index)      # so that the first is open no more
+        with pytest.raises(ShardError, match=r"/0\.h5: another file than when it was opened"):
+            sequence.read(0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -258,13 +262,13 @@ def test_a_data_set_of_pytorchs(unequal, workers):
     batches = list(DataLoader(dataset, batch_size=10, num_workers=workers))
     assert [len(batch["label"]) for batch in batches] == [10] * 8 + [3]
     assert batches[0]["image"].shape == (10, 3, 16, 16)
-    assert batches[0]["map"].shape == batches[0]["map_weight"].shape == (10, 1, 4, 4)
+    assert batches[0]["map"].shape == batches[0]["certainty"].shape == (10, 1, 4, 4)
     for index in (0, 12, 82):
         batch, row = batches[index // 10], index % 10
         sample = unequal.read(index)
         assert (batch["index"][row], batch["label"][row]) == (index, sample.label)
         assert np.array_equal(batch["image"][row].permute(1, 2, 0).numpy(), sample.image(""))
-        assert bool(batch["map_weight"][row].all()) == (sample.map is not None)
+        assert bool(batch["certainty"][row].all()) == (sample.map is not None)
 
 
 def test_a_data_sets_ends_and_its_transform(unequal):

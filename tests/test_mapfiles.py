@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import numpy as np
 import pytest
 
 from hkmap.errors import MapError, OutputError, ShardError
-from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.hdf5 import Columns
 from hkmap.files.maps import open_writer
 from hkmap.maps.check import Map
-from hkmap.stream.references import load_map, load_weights
+from hkmap.stream.references import load_certainty, load_map
 
 MAPS = np.random.default_rng(0).random((5, 14, 9), dtype=np.float32)
 MAPS[0] = 0
@@ -134,30 +133,6 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot set room aside")
-def test_room_is_set_aside_where_there_is_some_and_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def full(descriptor: int, offset: int, count: int) -> None:
-        asked.append((offset, count))
-        raise OSError(28, "No space left on device")
-
-    def written(name: str) -> bytes:
-        with open_writer(tmp_path / name) as writer:
-            for number in range(40):
-                writer.save(str(number), np.full((90, 90), number / 40, np.float32))
-        return (tmp_path / name).read_bytes()
-
-    roomy = written("roomy.h5")
-    assert len(roomy) < 1.1 * 40 * 90 * 90 * 4
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    assert written("narrow.h5") == roomy
-    assert 2 < len(asked) < 12      # twice as much each time
-    assert all(offset + count <= later for (offset, count), (later, _) in pairwise(asked))
-
-
 def write_npy(path: Path, values: object) -> None:
     np.save(path, np.asarray(values), allow_pickle=True)
 
@@ -251,7 +226,7 @@ def test_plain_hdf5_of_others_is_read_chunked_or_not(tmp_path: Path) -> None:
     assert np.array_equal(load_map(f"{tmp_path}/m.h5#4"), MAPS[4])
     write_h5(tmp_path / "n.h5", maps=MAPS.astype(np.float64), deep=MAPS)
     assert np.array_equal(load_map(f"{tmp_path}/n.h5#4"), MAPS[4])
-    assert np.array_equal(load_weights(f"{tmp_path}/n.h5#4"), MAPS[4])      # no weights there: its maps
+    assert np.array_equal(load_certainty(f"{tmp_path}/n.h5#4"), MAPS[4])      # no certainty there: its maps
 
 
 def test_external_storage_is_refused(tmp_path: Path) -> None:
@@ -269,33 +244,10 @@ def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
         assert np.array_equal(load_map(reference), values)
 
 
-def open_files() -> int:
-    return sum(1 for _ in Path("/dev/fd").iterdir())
-
-
-def test_many_files_in_turn_stay_within_the_limit_of_open_ones(tmp_path: Path) -> None:
-    def rows(number: int) -> str:
-        with open_writer(tmp_path / f"{number}.h5") as writer:
-            return writer.save("x", MAPS[number % 5])
-
-    references = [rows(number) for number in range(20)]
-    before = open_files()
-    for number, reference in enumerate(references * 2):
-        assert np.array_equal(load_map(reference), MAPS[number % 20 % 5])
-    assert open_files() <= before + 9
-
-
-def test_plain_reads_where_pread_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_all(tmp_path / "maps.h5")
-    monkeypatch.delattr(os, "pread")
-    file = ContiguousFile(tmp_path / "maps.h5")
-    assert np.array_equal(file.whole("maps"), MAPS)
-    assert np.array_equal(file.rows("maps", 2, 4), MAPS[2:4])
-
-
 def test_a_file_cut_while_it_is_open(tmp_path: Path) -> None:
     save_all(tmp_path / "maps.h5")
-    file = ContiguousFile(tmp_path / "maps.h5")
+    file = Columns(tmp_path / "maps.h5")
+    file.read("ids/bytes", 0, 1)
     os.truncate(tmp_path / "maps.h5", 600)
     with pytest.raises(ShardError, match=r"ends at byte \d+, it was longer when it was opened; open it again"):
         file.whole("maps")

@@ -18,16 +18,16 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def rich(hk, make_shard, tmp_path, monkeypatch):
-    """Ten records with weights, annotators' maps and keys of their own, four of them without a map; unpacked."""
+    """Ten records with certainty, annotators' maps and keys of their own, four of them without a map; unpacked."""
     monkeypatch.chdir(tmp_path)
     records = hk("unpack", make_shard("bare.h5", 10, maps=6)).records
     Path("maps").mkdir()
     for number, record in enumerate(records[:6]):
         record |= {"image": f"bare.h5#{number}", "note": "ü", "masks": {"EX": "x.tif"}}
-        for name in ("weights", "Anna", "anna"):
+        for name in ("certainty", "Anna", "anna"):
             np.save(f"maps/{number}{name}.npy", RANDOM.random((8, 8), dtype=np.float32))
         if number % 2:
-            record["weights"] = f"maps/{number}weights.npy"
+            record["certainty"] = f"maps/{number}certainty.npy"
         if number % 3:
             record["annotator_maps"] = {name: f"maps/{number}{name}.npy" for name in ("Anna", "anna")}
     return records
@@ -40,10 +40,10 @@ def contents(paths):
         reader = ShardReader(Path(path))
         for index in range(len(reader)):
             sample = reader.read(index)
-            weight = sample.weight if sample.record.get("weights") else None
-            kept = {key: value for key, value in sample.record.items() if key not in ("image", "map", "weights")}
+            certainty = sample.certainty if sample.record.get("certainty") else None
+            kept = {key: value for key, value in sample.record.items() if key not in ("image", "map", "certainty")}
             kept["annotator_maps"] = {name: values.tobytes() for name, values in sample.annotators.items()}
-            arrays = [None if values is None else values.tobytes() for values in (sample.map, weight)]
+            arrays = [None if values is None else values.tobytes() for values in (sample.map, certainty)]
             assert sample.record["id"] not in found
             found[sample.record["id"]] = (sample.image_bytes, *arrays, sample.label, kept)
     return found

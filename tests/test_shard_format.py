@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hkmap.files.hdf5 import ContiguousFile
 from hkmap.shards.info import content_digest
+from hkmap.files.hdf5 import Columns
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter, WriterOptions
 
@@ -26,7 +26,7 @@ READER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
 MAPS = np.random.default_rng(0).random((6, 3, 4), dtype=np.float32)
 
 
-@pytest.fixture(params=["plain", "weighted", "annotated", "without-maps", "pixels"])
+@pytest.fixture(params=["plain", "certain", "annotated", "without-maps", "pixels"])
 def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "x.h5"
     options = WriterOptions(pixel_size=(3, 4) if request.param == "pixels" else None)
@@ -35,9 +35,9 @@ def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
             image = cv2.imencode(".png", np.full((3, 4, 3), index, np.uint8))[1].tobytes()
             record = {"id": f"ü{index}", "image": "x.png", "label": index % 2, "class": "ab"[index % 2], "extra": [1]}
             values = None if index == 2 or request.param == "without-maps" else MAPS[index]
-            weight = MAPS[index] if request.param == "weighted" and index in (1, 4) else None
+            certainty = MAPS[index] if request.param == "certain" and index in (1, 4) else None
             own = {"é": MAPS[0], "a": MAPS[1]} if request.param == "annotated" and index in (0, 3) else None
-            writer.add(record, image, values, weight, annotators=own)
+            writer.add(record, image, values, certainty, annotators=own)
     return path
 
 
@@ -65,7 +65,7 @@ def test_the_reader_on_the_page_is_short_and_finds_damage(shard: Path) -> None:
     assert len([line for line in body.splitlines() if line.strip()]) <= 20
     scope: dict[str, Any] = {}
     exec(READER, scope)
-    column = ContiguousFile(shard).columns["labels"]
+    column = Columns(shard).by_name["labels"]
     data = bytearray(shard.read_bytes())
     data[column.offset + 4 * 8] ^= 1
     shard.write_bytes(data)
@@ -85,7 +85,7 @@ def test_the_datasets_and_attributes_are_those_of_the_page(shard: Path) -> None:
         found |= set(file.attrs)
         assert all(not item.attrs for item in file.values())
     assert found <= table
-    optional = {name for name in table if name.startswith(("annotator_maps", "weights", "images/"))}
+    optional = {name for name in table if name.startswith(("annotator_maps", "certainty", "images/"))}
     assert table - found <= optional
 
 
@@ -106,7 +106,7 @@ def test_the_user_block_is_that_of_the_page(shard: Path) -> None:
     assert structure.hexdigest() == stated[2]
     assert data[512:520] == b"\x89HDF\r\n\x1a\n"
     assert stated[3].count("+") == 1
-    for name, column in ContiguousFile(shard).columns.items():      # all data lie outside the structure
+    for name, column in Columns(shard).by_name.items():      # all data lie outside the structure
         start, length = map(int, stated[3].split("+"))
         assert not column.shape[0] * column.row_bytes or start <= column.offset < start + length, name
 
@@ -119,11 +119,11 @@ def test_the_digest_of_the_content_is_that_of_the_page(shard: Path) -> None:
         reader = ShardReader(shard)
         for index, (record, image, values) in enumerate(scope["read_shard"](shard)):
             sample = reader.read(index)
-            paths = ("image", "map", "masks", "unknown", "dont_look", "weights", "annotator_maps")
+            paths = ("image", "map", "masks", "unknown", "dont_look", "certainty", "annotator_maps")
             text = json.dumps({key: value for key, value in record.items() if key not in paths}, sort_keys=True)
-            weight = b"" if sample.weight is None or (sample.weight == 1).all() else sample.weight.tobytes()
+            certainty = b"" if sample.certainty is None or (sample.certainty == 1).all() else sample.certainty.tobytes()
             own = b"".join(name.encode() + one.tobytes() for name, one in sample.annotators.items())
-            parts = [text.encode(), image, b"" if values is None else values.tobytes(), weight]
+            parts = [text.encode(), image, b"" if values is None else values.tobytes(), certainty]
             for part in [*parts, own] if own else parts:
                 yield len(part).to_bytes(8, "little") + part
             yield sample.label.to_bytes(8, "little", signed=True)

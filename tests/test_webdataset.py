@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hkmap.shards.webdataset import MOST_BYTES
+from hkmap.sources.webdataset import MOST_BYTES
 
 from hkmap.errors import RecordError
 from hkmap.shards.info import content_digest
@@ -22,7 +22,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def shard(hk, tmp_path, monkeypatch):
-    """Eight records: JPEG and PNG, weights, annotators' maps, odd ids, one without a map, one without a label."""
+    """Eight records: JPEG and PNG, certainty, annotators' maps, odd ids, one without a map, one without a label."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     records = []
@@ -31,12 +31,12 @@ def shard(hk, tmp_path, monkeypatch):
         cv2.imwrite(image, RANDOM.integers(0, 256, (12, 10, 3), dtype=np.uint8))
         record = {"id": identifier, "image": image, "label": number % 3, "class": ("owl", "gr/oß", "..")[number % 3],
                   "size": [10, 12], "note": {"ü": [1, None]}, "split": "train", "masks": {"EX": "x.tif"}}
-        for name in ("map", "weights", "Anna", "anna", "Dr. Who"):
+        for name in ("map", "certainty", "Anna", "anna", "Dr. Who"):
             np.save(f"in/{number}{name}.npy", RANDOM.random((3, 4), dtype=np.float32))
         if number != 4:
             record["map"] = f"in/{number}map.npy"
         if number in (1, 2):
-            record["weights"] = f"in/{number}weights.npy"
+            record["certainty"] = f"in/{number}certainty.npy"
         if number in (2, 5):
             record["annotator_maps"] = {name: f"in/{number}{name}.npy" for name in ("Anna", "anna", "Dr. Who")}
         records.append(record)
@@ -62,7 +62,7 @@ def test_an_image_folder_holds_everything(hk, shard):
     assert hk("pack", "again.h5", stdin=done.stdout).exit_code == 0
     assert digest("again.h5") == content_digest(shard)
     assert {"images/owl/1.jpg", "images/gr%2Foß/owl%2F2.jpg.png", "images/%2E./a.b%2Fc.jpg", "images/7.png",
-            "maps/owl/1.npy", "weights/%2E./a.b%2Fc.npy", "maps/%2E./a.b%2Fc@Dr.%20Who.npy",
+            "maps/owl/1.npy", "certainty/%2E./a.b%2Fc.npy", "maps/%2E./a.b%2Fc@Dr.%20Who.npy",
             "records.jsonl"} <= files_below("tree")
     assert {path.name for path in Path().iterdir()} == {"in", "train.h5", "tree", "again.h5"}
 
@@ -90,7 +90,7 @@ def test_torchvision_reads_an_image_folder(hk, shard):
     classes = sorted(path.name for path in Path("tree/images").iterdir() if path.is_dir())
     samples = [path for name in classes for path in Path("tree/images", name).iterdir()]
     assert len(samples) == 7
-    originals = {shard.image_bytes(index) for index in range(7)}
+    originals = {shard.read(index).image_bytes for index in range(7)}
     assert {path.read_bytes() for path in samples} == originals
 
 
@@ -139,10 +139,10 @@ def test_a_tar_is_plain_and_always_the_same(hk, shard):
             assert not member.name.startswith(".")
         found = [name.partition(".")[2] for name in tar.getnames() if name.startswith("a%2Eb%2Fc.")]
         annotators = [f"annotator-{number}.npy" for number in range(3)]
-        assert found == ["jpg", "cls", "json", "map.npy", "weights.npy", *annotators]
+        assert found == ["jpg", "cls", "json", "map.npy", "certainty.npy", *annotators]
         tar.extractall("plain", filter="data")
     record = json.loads(Path("plain/owl%2F1.json").read_text())
-    assert Path("plain", record["image"]).read_bytes() == shard.image_bytes(0)
+    assert Path("plain", record["image"]).read_bytes() == shard.read(0).image_bytes
     assert np.array_equal(np.load(Path("plain", record["map"])), shard.map(0))
 
 
@@ -166,14 +166,14 @@ def test_we_read_the_tars_of_the_webdataset_package(hk, shard):
     webdataset = pytest.importorskip("webdataset", exc_type=ImportError)
     with webdataset.TarWriter("foreign.tar") as writer:
         for index in range(3):
-            writer.write({"__key__": f"birds/{index:04d}", "jpg": shard.image_bytes(index * 2), "cls": index,
+            writer.write({"__key__": f"birds/{index:04d}", "jpg": shard.read(index * 2).image_bytes, "cls": index,
                           "json": {"caption": "ü", "n": index}, "txt": "a bird"})
     read = hk("webdataset", "foreign.tar", "--out", "files")
     assert read.exit_code == 0, read.stderr
     assert "members that are not read: txt (3)" in read.stderr
     assert read.records[1] == {"caption": "ü", "n": 1, "id": "birds/0001", "image": "files/images/birds%2F0001.jpg",
                                "size": [10, 12], "label": 1}
-    assert Path(read.records[2]["image"]).read_bytes() == shard.image_bytes(4)
+    assert Path(read.records[2]["image"]).read_bytes() == shard.read(4).image_bytes
 
 
 def test_shards_that_share_an_id_are_not_one_tar(hk, shard):

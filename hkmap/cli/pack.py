@@ -79,12 +79,12 @@ def pack(
     key "certainty", a map reference too, says how well each cell of the map is known, from 0 (unknown) to 1. The maps
     under "annotator_maps" go in beside the map, whose size they must have.
 
-    The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
-    Ctrl-C stops it, none is left (but what --on-error skip leaves out does not undo the rest, even where there is more
-    of it than --max-errors allows and the exit code is 1). If it is killed, or the power fails, the shards that it had
-    finished (say --shard-size or --shard-bytes) wait in the hidden folder .SHARD.pack beside SHARD for --resume, whose
-    result is the same, byte for byte, as if nothing had happened; --overwrite drops them. Prints one JSON object: the
-    shards with their sha256, the number of records and of maps, the map size [height, width] in map pixels, the
+    A shard has its name when it is whole. If this command or the one before it fails, or Ctrl-C stops it, none is left
+    (but what --on-error skip omits does not undo the rest, even where there is more of it than --max-errors allows and
+    the exit code is 1). If it is killed, or the power fails, or with --resume, the shards that it had finished (use
+    --shard-size or --shard-bytes) stay, and --resume goes on after them: the files are the same, byte for byte, as if
+    nothing had happened. --overwrite replaces a former series at the end, when all is well. Prints one JSON object:
+    the shards with their sha256, the number of records and of maps, the map size [height, width] in map pixels, the
     classes.
 
     \b
@@ -100,6 +100,8 @@ def pack(
         raise click.UsageError("--store pixels needs --size, and --size belongs to it.")
     if append and overwrite:
         raise click.UsageError("--append leaves what exists as it is, and --overwrite replaces it; give one of them.")
+    if resume and overwrite:
+        raise click.UsageError("--resume keeps what was finished, and --overwrite replaces it; give one of them.")
     names, lines = read_classes(classes) if classes else None, Lines(records)
     stream = parsed(lines, readable(records))
     options = WriterOptions(shard_bytes=shard_bytes, pixel_size=size, append=append, resume=resume)

@@ -36,7 +36,7 @@ _MOST_NAMES = 256              # datasets and groups, or attributes; a shard has
 _LEAST_UNPACKED = 1 << 24      # bytes of chunked datasets that a file of any size may have,
 _MOST_TIMES = 16               # and so many for each of its own bytes; image files in a shard hardly shrink at all
 _MOST_AT_ONCE = 1 << 30        # bytes of one system call, which reads less than 2 GiB
-_MOST_OPEN = 128               # files; a data set may have thousands of shards, and a process often 256 descriptors
+_MOST_OPEN = 32                # files; a data set may have thousands of shards, and a process few descriptors
 _USER_BLOCK = 512
 _TITLE = f"HDF5 of hkmap, from byte {_USER_BLOCK} on\n"
 _DIGEST = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
@@ -44,7 +44,7 @@ _DIGEST = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
 _SEAL = re.compile(
     _TITLE.encode() + rb"(sha256 [0-9a-f]{64}\n)?(size [0-9]+ structure [0-9a-f]{64} without [0-9+,]*\n)? *\n"
 )
-SLACK = 1 << 16                # bytes: libhdf5's own structures, more than they ever take, attributes aside
+SLACK = 1 << 14                # bytes: libhdf5's own structures, more than they ever take, attributes aside
 
 Attributes = Mapping[str, str | int]
 Version = tuple[int, ...]
@@ -293,7 +293,7 @@ class Columns:
 
 def open_columns(path: Path) -> Columns:
     """Open ``path``, or return the open file if it is among the last few and has not been replaced since."""
-    return _recent(path.absolute(), version_of(path))
+    return _recent(path, version_of(path))
 
 
 @lru_cache(maxsize=8)
@@ -422,6 +422,8 @@ def _unreadable(path: Path, size: int, error: Exception) -> str:
     if "h5clear" in reason:
         return (f"{path}: a program that was killed has left its mark that it is being written; if nobody writes it, "
                 f"say `h5clear -s {path}`, then `hkmap check {path}`")
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{path}: {os.strerror(error.errno)}; expected an HDF5 file"
     if size == 0:
         return f"{path}: empty (0 bytes), expected an HDF5 file; copy it again"
     if "truncated" in reason:

@@ -230,7 +230,7 @@ def _misplaced(offsets: Offsets, end: int) -> Flags:
 
 def open_shard(path: Path) -> ShardReader:
     """Open ``path``, or return the open reader if it is among the last few and has not been replaced since."""
-    return _recent(path.absolute(), version_of(path))
+    return _recent(path, version_of(path))
 
 
 @lru_cache(maxsize=8)
