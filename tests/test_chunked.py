@@ -19,11 +19,8 @@ import pytest
 from hkmap.storage import unchunking
 
 from hkmap.errors import ShardError
-from hkmap.storage import unchunking
-from hkmap.shards.info import content_digest
 from hkmap.files.hdf5 import Columns
-from hkmap.stream.references import load_map
-from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import Depth, verify_shard

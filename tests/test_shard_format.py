@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hkmap.shards.info import content_digest
 from hkmap.files.hdf5 import Columns
+from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter, WriterOptions
 

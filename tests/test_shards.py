@@ -24,11 +24,10 @@ from hkmap.maps.check import Map
 from hkmap.shards.info import content_digest
 from hkmap.shards.layout import dump_classes
 from hkmap.shards.reader import ShardReader, open_shard
-from hkmap.stream.references import image_bytes, load_certainty, load_map, read_image
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import verify_shard
 from hkmap.shards.writer import ShardWriter
-from hkmap.stream.references import image_bytes, load_map, load_weights, read_image
+from hkmap.stream.references import image_bytes, load_certainty, load_map, read_image
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)

@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hkmap.sources.webdataset import MOST_BYTES
 
 from hkmap.errors import RecordError
 from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
+from hkmap.sources.webdataset import MOST_BYTES
 from hkmap.stream.unpacking import write_tars
 
 RANDOM = np.random.default_rng(0)

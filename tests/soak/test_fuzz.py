@@ -30,7 +30,6 @@ from hkmap.records import (
     read_records,
     reference_of,
 )
-from hkmap.stream.references import load_map
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
 from hkmap.stream.references import load_map, read_image
