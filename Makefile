@@ -5,10 +5,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check docs bench gpu-check clean
+.PHONY: help demo test soak fuzz check lines wheel-check docs bench gpu-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.installed  ## run the whole pipeline on embedded data; SEEDS="0 1 2" repeats it
 	PATH="$(CURDIR)/$(BIN):$$PATH" SEEDS="$(SEEDS)" bash examples/demo.sh
@@ -20,9 +20,18 @@ test: check  ## lint, types and the whole suite, with branch coverage
 soak: .venv/.developing  ## the long fault, fuzz and resume runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak --timeout 1800
 
+fuzz: .venv/.developing  ## the property tests on new random examples; `make test` repeats the same ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=default --timeout 1800
+
 check: .venv/.developing  ## lint and types alone
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lines:  ## lines and modules beside their budgets; fails where there are too many
+	$(PYTHON) benchmarks/lines.py
+
+wheel-check:  ## install the wheel on each Python found, in an empty environment, and run a pipe
+	PYTHON="$(PYTHON)" bash .ci/wheel-check
 
 docs: .venv/.developing  ## write docs/commands.md anew from --help
 	$(BIN)/python docs/generate_commands.py > docs/commands.md.part
@@ -37,7 +46,7 @@ gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU agains
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py
 
 clean:  ## remove what the other targets made
-	rm -rf .venv demo build *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first, alone: the pinned build, before another package can ask for a newer one
 .venv/.installed: pyproject.toml constraints.txt

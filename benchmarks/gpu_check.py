@@ -63,8 +63,10 @@ def run_on(device: str, folder: Path) -> dict:
 
 
 def main() -> int:
+    # addopts names options of hypothesis, which such a machine may lack
+    options = ["-o", "addopts=", "-p", "no:cacheprovider"]
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"],
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *options, "tests/test_gpu.py"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )
     print(tests.stdout, file=sys.stderr)

@@ -19,7 +19,7 @@ from hkmap.maps.resize import resize_map
 from hkmap.stream.references import load_map
 
 FRAME, SIZE = (30, 20), (5, 6)
-few = settings(max_examples=60, deadline=None, derandomize=True)
+few = settings(max_examples=60, deadline=None)
 
 
 def counted(inside: Any, frame: tuple[int, int], size: tuple[int, int], crumbs: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from hkmap.maps.certainty import Weighted, change_weighted, normalise_weighted, 
 from hkmap.maps.resize import resize_map
 from hkmap.stream.references import load_map, load_weights
 
-few = settings(max_examples=60, deadline=None, derandomize=True)
+few = settings(max_examples=60, deadline=None)
 RANDOM = np.random.default_rng(0)
 VALUES = RANDOM.random((4, 6)).astype(np.float32)
 MASKS = RANDOM.random((4, 40, 60)) < 0.3

@@ -13,7 +13,7 @@ from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
 
 BANDWIDTHS = ["scott", "radius", "fixed", "cv", 20.0]
-few = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Drawing(NamedTuple):

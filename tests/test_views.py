@@ -33,7 +33,7 @@ from hkmap.maps.geometry import (
 from hkmap.maps.resize import resize_map, resize_matrix
 from hkmap.shards.sequence import ShardSequence
 
-few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FLIP = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
 
 
