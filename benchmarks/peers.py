@@ -60,8 +60,8 @@ def lesions_map(masks: list[str], side: int) -> object:
 
 
 def our_map(masks: list[str], side: int) -> object:
-    from hkmap.maps.masks import masks_map
     from hkmap.files.masks import read_referred_mask
+    from hkmap.maps.masks import masks_map
 
     return masks_map((read_referred_mask(mask) for mask in masks), [1.0] * len(masks), (side, side), "mean")
 
@@ -86,8 +86,8 @@ def import_alone(name: str) -> None:
         import skimage.transform  # noqa: F401
         PIL.Image.preinit()
     if name == "ours":
-        import hkmap.maps.masks
         import hkmap.files.masks  # noqa: F401
+        import hkmap.maps.masks
 
 
 def peak_megabytes() -> float:

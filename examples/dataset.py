@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 
 from hkmap.engine.dataset import ShardDataset
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
-from hkmap.shards.sequence import find_shards
-from hkmap.shards.sequence import ShardSequence
+from hkmap.shards.sequence import ShardSequence, find_shards
 
 
 def main(names: list[str]) -> None:
@@ -31,7 +30,7 @@ def main(names: list[str]) -> None:
     # PyTorch's: any sampler, any number of worker processes.
     dataset = ShardDataset(reader)
     for items in DataLoader(dataset, batch_size=16, num_workers=2):
-        look = (items["map"] * items["map_weight"]).sum() / items["map_weight"].sum().clamp(min=1)
+        look = (items["map"] * items["certainty"]).sum() / items["certainty"].sum().clamp(min=1)
         print(f"{tuple(items['image'].shape)}, labels {items['label'].tolist()[:4]} ..., maps' mean {look:.3f}")
 
 

@@ -17,8 +17,8 @@ from conftest import ROOT, Result
 from PIL import Image
 
 from hkmap.maps.check import Map
-from hkmap.shards.references import load_map
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.references import load_map
 
 EXAMPLES = ROOT / "examples"
 METRICS = {"top1", "top5", "mse", "mse_of_zeros", "insertion", "deletion"}

@@ -75,7 +75,7 @@ def test_the_size_is_a_side_or_height_and_width(hk, here: Path, size: str, shape
 
 @pytest.mark.parametrize("size", ["0", "-1", "14x", "x14", "14x0", "1.5", "a", "", "3x4x5", "²"])
 def test_another_size_is_called_wrongly(hk, here: Path, size: str) -> None:
-    for command in ("bubbles2map", "points2map", "boxes2map", "masks2map", "resize"):
+    for command in ("bubbles2map", "boxes2map", "masks2map", "resize"):
         result = hk(command, "--out", "maps", "--size", size)
         assert result.exit_code == 2
         assert "expected a side N from 1, or HEIGHTxWIDTH" in result.stderr.replace("\n", " ")
@@ -98,16 +98,14 @@ def test_maps_become_rows_of_one_file_or_png(hk, here: Path) -> None:
         assert load_map(picture["map"]) == pytest.approx(load_map(row["map"]), abs=1 / 65535)
 
 
-def test_bubbles2map_draws_bubbles_before_points_and_points2map_only_points(hk, here: Path) -> None:
+def test_bubbles2map_draws_bubbles_before_points(hk, here: Path) -> None:
     points = [{"x": 40, "y": 30, "weight": 300}]
     record = bubble_record(points=points)
     default = hk("bubbles2map", "--out", "a", stdin=[record]).records[0]
     assert (load_map(default["map"]) == kde_map(TABLE[:, :2], (50, 40), (224, 224), weights=TABLE[:, 3])).all()
-    chosen = hk("points2map", "--out", "b", stdin=[record]).records[0]
     del record["bubbles"]
     only = hk("bubbles2map", "--out", "c", stdin=[record]).records[0]
     expected = kde_map(np.array([[40.0, 30]]), (50, 40), (224, 224))
-    assert (load_map(chosen["map"]) == expected).all()
     assert (load_map(only["map"]) == expected).all()
 
 
@@ -124,6 +122,7 @@ def test_a_gaze_point_weighs_its_duration(hk, here: Path) -> None:
     [
         ({"id": "7", "size": [50, 40]}, [], "has no bubbles and no points; expected an annotation; --missing pass"),
         (bubble_record(bubbles=[]), [], "its annotation is empty, nobody marked anything; expected a bubble; --empty"),
+        ({"id": "7", "size": [50, 40], "points": []}, [], "its annotation is empty, nobody marked anything"),
         (bubble_record(size=None), [], "size is None; expected [width, height] in pixels"),
         (bubble_record(bubbles=[{"x": 1}]), [], "bubbles[0].y is None; expected a number of pixels"),
         (
@@ -186,22 +185,9 @@ def test_every_user_has_an_equal_say(hk, here: Path) -> None:
     more = [*points, {"x": 40, "y": 20, "user": "ben", "weight": 3}]
     options = ("--equal-users", "--bandwidth", 3, "--size", "40x50")
     for out, record in (("a", {"points": points}), ("b", {"points": more})):
-        made = hk("points2map", "--out", out, *options, stdin=[{"id": "7", "size": [50, 40], **record}]).records[0]
+        made = hk("bubbles2map", "--out", out, *options, stdin=[{"id": "7", "size": [50, 40], **record}]).records[0]
         values = load_map(made["map"])
         assert values[20, 40] == pytest.approx(values[20, 10], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        (bubble_record(), 'record "7": has no points; expected an annotation; --missing pass'),
-        ({"id": "7", "size": [50, 40], "points": []}, "its annotation is empty, nobody marked anything"),
-    ],
-)
-def test_what_points2map_cannot_draw_is_an_error(hk, here: Path, record: dict, message: str) -> None:
-    result = hk("points2map", "--out", "maps", stdin=[record])
-    assert result.exit_code == 1
-    assert message in result.stderr
 
 
 # masks2map
@@ -321,11 +307,11 @@ def test_a_lesion_that_no_record_has_is_an_error_at_the_end(hk, masks: dict[str,
     assert not (here / "maps.h5").exists()
 
 
-@pytest.mark.parametrize("command", ["bubbles2map", "points2map", "boxes2map", "masks2map"])
-def test_a_new_map_has_not_the_weights_and_annotators_of_an_old_one(hk, here: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["bubbles2map", "boxes2map", "masks2map"])
+def test_a_new_map_has_not_the_certainty_and_annotators_of_an_old_one(hk, here: Path, command: str) -> None:
     marked = {"bubbles": BUBBLES, "points": BUBBLES, "boxes": [], "polygons": []}
     record = {"id": "7", "size": [50, 40], "map": "old.npy", **marked, "note": "kept"}
-    old = {**record, "weights": "w.npy", "annotator_maps": {"3": "a.npy"}}
+    old = {**record, "certainty": "c.npy", "annotator_maps": {"3": "a.npy"}}
     assert hk(command, "--out", "maps", stdin=[old]).records == [{**record, "map": "maps/7.npy"}]
 
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from hkmap.records import boxes_of, bubbles_of, masks_of, polygons_of
-from hkmap.sources.formats import OURS, recognised
 from hkmap.files.images import read_levels
 from hkmap.files.masks import read_fitting_mask, read_referred_mask
+from hkmap.records import boxes_of, bubbles_of, masks_of, polygons_of
+from hkmap.sources.formats import OURS, recognised
 
 PALETTE = [7, 7, 7, 128, 0, 0, 0, 128, 0] + [9] * 753
 
