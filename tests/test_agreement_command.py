@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Result, lines
+from conftest import Result, lines
 from PIL import Image
 
 from hkmap.maps.agreement import KINDS, MEASURES, METHODS
@@ -193,15 +193,14 @@ def test_the_picture_is_written(drawn: str, hk: Hk) -> None:
 # real gaze
 
 
-def test_people_agree_where_to_look_at_birds(shell: Callable[..., Result], data_root: Path) -> None:
+def test_people_agree_where_to_look_at_birds(hk: Hk, data_root: Path) -> None:
     """Every eighth bird; the acceptance is that the agreement lies outside the null's interval."""
     cub = data_root.resolve() / "cub10"
-    gaze = " ".join(f'--gaze "{cub}/gaze/Fixation_run{run}.txt"' for run in range(1, 6))
-    result = shell(
-        f'hkmap cub "{cub}/CUB_200_2011" {gaze} | awk "NR % 8 == 0"'
-        " | hkmap bubbles2map --bandwidth fixed --size 28 --per-annotator --out maps.h5"
-        " | hkmap resize --size 14 --out maps14.h5 | hkmap agreement"
-    )
+    gaze = [word for run in range(1, 6) for word in ("--gaze", cub / f"gaze/Fixation_run{run}.txt")]
+    birds = hk("cub", cub / "CUB_200_2011", *gaze).records[7::8]
+    drawn = hk("bubbles2map", "--bandwidth", "fixed", "--size", 28, "--per-annotator", "--out", "maps.h5", stdin=birds)
+    small = hk("resize", "--size", 14, "--out", "maps14.h5", stdin=drawn.stdout)
+    result = hk("agreement", stdin=small.stdout)
     assert result.exit_code == 0, result.stderr
     (found,) = result.records
     assert found["images"] == 74
@@ -213,17 +212,3 @@ def test_people_agree_where_to_look_at_birds(shell: Callable[..., Result], data_
             assert (entry["agreement"] > high) if higher else (entry["agreement"] < low)
             assert (worst > high) if higher else (best < low)          # the intervals do not even touch
         assert found[method]["spearman"]["null_minus_uniform_interval"][0] > 0      # the centre bias
-
-
-def test_the_example_prints_the_ceiling(shell: Callable[..., Result], data_root: Path, folder: Path) -> None:
-    result = shell(f'bash "{ROOT}/examples/agreement.sh"', HKMAP_DATA=str(data_root.resolve()), EVERY="40", OUT="out")
-    assert result.exit_code == 0, result.stderr
-    found = json.loads((folder / "out" / "agreement.json").read_text())
-    assert found["images"] == 14
-    assert found["leave_one_out"]["iou"]["agreement"] > found["leave_one_out"]["iou"]["null_interval"][1]
-    assert len((folder / "out" / "each.jsonl").read_text().splitlines()) == 14
-    with Image.open(folder / "out" / "agreement.png") as picture:
-        assert picture.size[0] > 100
-    again = shell(f'bash "{ROOT}/examples/agreement.sh"', HKMAP_DATA=str(data_root.resolve()), OUT="out")
-    assert again.exit_code == 2
-    assert "out: exists already" in again.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -366,17 +365,16 @@ def test_nothing_is_overwritten_unasked_and_ids_come_once(hk, record):
     assert 'record "a/1": comes twice, and out holds one image of a name; make the ids unique' in twice.stderr
 
 
-# pipes and real data
+# together, and real data
 
 
-def test_a_letterboxed_set_in_a_pipe(shell, record):
-    """The ids of the maps, the certainty and the shard fit together from end to end."""
-    Path("records.jsonl").write_text(json.dumps({**record, "size": [WIDTH, HEIGHT], "bubbles": BUBBLES}) + "\n")
-    result = shell(
-        "hkmap bubbles2map records.jsonl --out maps.h5 | hkmap crop --letterbox 1 --map-size 60 --out square"
-        " | hkmap resize --size 12 --out maps12.h5 | hkmap pack square.h5"
-    )
-    assert result.exit_code == 0, result.stderr
+def test_a_letterboxed_set_from_end_to_end(hk, record):
+    """The ids of the maps, the certainty and the shard fit together."""
+    record |= {"size": [WIDTH, HEIGHT], "bubbles": BUBBLES}
+    drawn = one(hk("bubbles2map", "--out", "maps.h5", stdin=[record]))
+    square = one(hk("crop", "--letterbox", 1, "--map-size", 60, "--out", "square", stdin=[drawn]))
+    small = one(hk("resize", "--size", 12, "--out", "maps12.h5", stdin=[square]))
+    one(hk("pack", "square.h5", stdin=[small]))
     sample = ShardSequence([Path("square.h5")]).read(0)
     assert sample.record["size"] == [60, 60]
     assert (sample.certainty[:2] == 0).all()

@@ -173,6 +173,16 @@ def test_idrid(fast_shell: Shell, tmp_path: Path, data_root: Path) -> None:
             assert values.max() == record["label"], record["id"]       # the brightest cell is 1; healthy is all 0
 
 
+def test_agreement(fast_shell: Shell, tmp_path: Path, data_root: Path) -> None:
+    run_example(fast_shell, "agreement.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="40", OUT="out")
+    found = json.loads((tmp_path / "out/agreement.json").read_text())
+    assert found["images"] == 14
+    assert found["leave_one_out"]["iou"]["agreement"] > found["leave_one_out"]["iou"]["null_interval"][1]
+    assert len(read_lines(tmp_path / "out/each.jsonl")) == 14
+    with Image.open(tmp_path / "out/agreement.png") as picture:
+        assert picture.size[0] > 100
+
+
 def test_demo(fast_shell: Shell, tmp_path: Path) -> None:
     network = f"{NETWORK} --gate product"
     result = run_example(fast_shell, "demo.sh", EPOCHS="1", DIGITS="--train 60 --test 20", SEEDS="0", NETWORK=network)
@@ -205,7 +215,9 @@ def test_a_damaged_image_stops_the_script(fast_shell: Shell, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "folder"), [("cub_gaze", "cub10"), ("busi", "busi"), ("idrid", "idrid")])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("cub_gaze", "cub10"), ("agreement", "cub10"), ("busi", "busi"), ("idrid", "idrid")]
+)
 class TestWrongCalls:
     def test_no_data(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
         result = shell(f'unset HKMAP_DATA; bash "{EXAMPLES / name}.sh"')

@@ -374,16 +374,17 @@ def test_a_map_that_is_none_is_an_error(hk, here: Path, reference: object, messa
     assert message in result.stderr
 
 
-def test_the_filters_in_a_real_pipe(shell, tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(bubble_record(str(number))) + "\n" for number in range(3)))
-    command = "hkmap bubbles2map in.jsonl --out maps/ | hkmap resize --size 14 --normalise max --out maps14.h5"
-    result = shell(command)
+def test_the_filters_in_a_real_pipe(hk, shell, here: Path) -> None:
+    (here / "in.jsonl").write_text("".join(json.dumps(bubble_record(str(number))) + "\n" for number in range(3)))
+    result = shell("hkmap bubbles2map in.jsonl --out maps/ | hkmap resize --size 14 --normalise max --out maps14.h5")
     assert result.exit_code == 0
     assert [record["map"] for record in result.records] == ["maps14.h5#0", "maps14.h5#1", "maps14.h5#2"]
-    values = load_map(f"{tmp_path}/maps14.h5#2")
+    values = load_map("maps14.h5#2")
     assert values.shape == (14, 14)
     assert values.max() == 1
-    again = shell(command)
+    again = hk("bubbles2map", "in.jsonl", "--out", "maps/")
+    assert again.exit_code == 1
+    assert "maps/0.npy: exists already" in again.stderr
+    again = hk("resize", "--size", 14, "--out", "maps14.h5", stdin=result.stdout)
     assert again.exit_code == 1
     assert "maps14.h5: exists already" in again.stderr
-    assert "maps/0.npy: exists already" in again.stderr
