@@ -237,7 +237,7 @@ def test_above_is_a_value_of_a_map(hk, here: Path, above: str) -> None:
 @pytest.mark.parametrize("out", ["small", "small.h5"])
 def test_resize_carries_the_certainty_along(hk, record: dict[str, Any], out: str) -> None:
     weighed = hk("certainty", "--out", "out", stdin=[record]).records
-    made = hk("resize", "--size", "2x3", "--out", out, "--normalise", "max", stdin=weighed).records[0]
+    made = hk("resize", "--size", "3x2", "--out", out, "--normalise", "max", stdin=weighed).records[0]
     whole = Weighted(load_map("out/7.npy"), load_certainty("out/7+certainty.npy"))
     values, certainty = change_weighted(whole, lambda cells: resize_map(cells, (2, 3)))
     assert (load_certainty(made["certainty"]) == certainty).all()

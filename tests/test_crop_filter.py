@@ -174,8 +174,8 @@ def test_to_move_and_draw_is_to_draw_and_move(hk, record, way, kind):
     options, box = WAYS[way]
     (command, *rest), annotation = DRAWN[kind]
     record |= {"size": [WIDTH, HEIGHT], **annotation}
-    drawn = one(hk(command, *rest, "--size", f"{HEIGHT}x{WIDTH}", "--out", "m1", stdin=[record]))
-    size = f"{box[3]}x{box[2]}"
+    drawn = one(hk(command, *rest, "--size", f"{WIDTH}x{HEIGHT}", "--out", "m1", stdin=[record]))
+    size = f"{box[2]}x{box[3]}"
     after = one(hk("crop", *options, "--map-size", size, "--out", "v1", stdin=[drawn]))
     moved = one(hk("crop", *options, "--out", "v2", stdin=[record]))
     before = one(hk(command, *rest, "--size", size, "--out", "m2", stdin=[moved]))
@@ -267,7 +267,7 @@ def test_every_map_moves_and_keeps_its_size_unless_another_is_asked_for(hk, reco
         values = load_map(path)
         assert (values[0] == 0).all()
         assert values[len(values) // 2].any()
-    other = one(hk("crop", "--letterbox", 1, "--map-size", "8x6", "--out", "other", stdin=[drawn]))
+    other = one(hk("crop", "--letterbox", 1, "--map-size", "6x8", "--out", "other", stdin=[drawn]))
     for path in (other["map"], other["attention"], *other["annotator_maps"].values()):
         assert load_map(path).shape == (8, 6)
 

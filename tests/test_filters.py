@@ -67,8 +67,8 @@ def test_bubbles2map_saves_the_density_and_refers_to_it(hk, here: Path, options:
     assert (load_map("maps/7.npy") == expected).all()
 
 
-@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("7x12", (7, 12)), ("1", (1, 1))])
-def test_the_size_is_a_side_or_height_and_width(hk, here: Path, size: str, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("12x7", (7, 12)), ("1", (1, 1))])
+def test_the_size_is_a_side_or_width_and_height(hk, here: Path, size: str, shape: tuple[int, int]) -> None:
     result = hk("bubbles2map", "--out", "maps", "--size", size, stdin=[bubble_record()])
     assert load_map(result.records[0]["map"]).shape == shape
 
@@ -78,7 +78,7 @@ def test_another_size_is_called_wrongly(hk, here: Path, size: str) -> None:
     for command in ("bubbles2map", "boxes2map", "masks2map", "resize"):
         result = hk(command, "--out", "maps", "--size", size)
         assert result.exit_code == 2
-        assert "expected a side N from 1, or HEIGHTxWIDTH" in result.stderr.replace("\n", " ")
+        assert "expected a side N from 1, or WIDTHxHEIGHT" in result.stderr.replace("\n", " ")
 
 
 @pytest.mark.parametrize("bandwidth", ["0", "-3", "nan", "inf", "silverman", ""])
@@ -112,7 +112,7 @@ def test_bubbles2map_draws_bubbles_before_points(hk, here: Path) -> None:
 def test_a_gaze_point_weighs_its_duration(hk, here: Path) -> None:
     points = [{"x": 10, "y": 20, "weight": 400}, {"x": 40, "y": 20, "weight": 100}]
     record = {"id": "7", "size": [50, 40], "points": points}
-    reference = hk("bubbles2map", "--out", "a", "--bandwidth", 3, "--size", "40x50", stdin=[record]).records[0]["map"]
+    reference = hk("bubbles2map", "--out", "a", "--bandwidth", 3, "--size", "50x40", stdin=[record]).records[0]["map"]
     values = load_map(reference)
     assert values[20, 40] / values[20, 10] == pytest.approx(0.25, abs=1e-3)
 
@@ -183,7 +183,7 @@ def test_bubbles2map_normalises_as_told(hk, here: Path, normalise: str) -> None:
 def test_every_user_has_an_equal_say(hk, here: Path) -> None:
     points = [{"x": 10, "y": 20, "user": "ada", "weight": 400}, {"x": 40, "y": 20, "user": "ben"}]
     more = [*points, {"x": 40, "y": 20, "user": "ben", "weight": 3}]
-    options = ("--equal-users", "--bandwidth", 3, "--size", "40x50")
+    options = ("--equal-users", "--bandwidth", 3, "--size", "50x40")
     for out, record in (("a", {"points": points}), ("b", {"points": more})):
         made = hk("bubbles2map", "--out", out, *options, stdin=[{"id": "7", "size": [50, 40], **record}]).records[0]
         values = load_map(made["map"])
@@ -214,7 +214,7 @@ def expected_map(*spots: tuple[int, int, float], size: tuple[int, int] = (6, 9))
 )
 def test_masks2map_pools_the_chosen_lesions(hk, masks: dict[str, str], options: list, expected: np.ndarray) -> None:
     record = {"id": "7", "masks": masks, "size": [90, 60], "note": "kept"}
-    result = hk("masks2map", "--out", "maps", "--size", "6x9", *options, stdin=[record])
+    result = hk("masks2map", "--out", "maps", "--size", "9x6", *options, stdin=[record])
     assert result.records == [{**record, "map": "maps/7.npy"}]
     assert load_map("maps/7.npy") == pytest.approx(expected, abs=1e-6)
 
@@ -324,7 +324,7 @@ def saved(here: Path) -> dict[str, Any]:
     return {"id": "7", "map": "big.npy", "note": "kept"}
 
 
-@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("96x32", (96, 32)), ("48x64", (48, 64))])
+@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("32x96", (96, 32)), ("64x48", (48, 64))])
 def test_resize_changes_the_map_of_each_record(hk, saved: dict[str, Any], size: str, shape: tuple[int, int]) -> None:
     result = hk("resize", "--size", size, "--out", "maps", stdin=[saved])
     assert result.records == [{**saved, "map": "maps/7.npy"}]

@@ -281,7 +281,7 @@ def test_several_threads_give_the_bytes_of_one(hk: Hk, here: Path, kind: str, co
     assert alone.exit_code == 0
     assert len(maps) >= 20
     for jobs in (1, 2, 4):
-        again = hk(*command, "--out", "maps", "--overwrite", "--jobs", jobs, stdin=records)
+        again = hk(*command, "--out", "maps", "--overwrite", "--backend", "threads", "--jobs", jobs, stdin=records)
         assert again == alone
         assert product("maps") == maps
 
