@@ -121,7 +121,7 @@ def test_where_a_thread_pool_ends_the_system_has_ended_its_threads() -> None:
         together.wait()
         return threading.get_native_id()
 
-    for _ in range(100):
+    for _ in range(300):
         with thread_pool(4) as pool:
             numbers = set(pool.map(met, [threading.Barrier(4)] * 4))
         assert len(numbers) == 4
@@ -287,8 +287,10 @@ def test_several_threads_give_the_bytes_of_one(hk: Hk, here: Path, kind: str, co
 
 
 def test_the_number_of_cores_changes_no_byte(hk: Hk, here: Path) -> None:
-    """Two threads in a matrix product give other last digits than one."""
-    records = stream_of(10, "bubbles")
+    """Two threads in a large matrix product give other last digits than one."""
+    places = np.random.default_rng(0).uniform(0, 40, (1000, 2)).tolist()
+    bubbles = [{"x": x, "y": y, "radius": 1 + number % 7} for number, (x, y) in enumerate(places)]
+    records = [{"id": str(number), "size": [40, 40], "bubbles": bubbles[number:]} for number in range(2)]
     for blas, jobs in ((2, 1), (1, 1), (2, 2)):
         with threadpool_limits(blas, user_api="blas"):
             hk("bubbles2map", "--bandwidth", "radius", "--jobs", jobs, "--out", f"m{blas}{jobs}", stdin=records)
