@@ -432,10 +432,10 @@ print(memory("VmHWM") - before, *{"distributed", "multiprocessing"} & set(sys.mo
 
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc to ask for the peak of memory")
 def test_memory_does_not_grow_with_the_stream_and_nothing_of_dask_is_loaded(here: Path) -> None:
-    np.save("map.npy", np.ones((400, 400), np.float32))
-    records = lines([{"id": str(number), "map": "map.npy"} for number in range(300)])       # 192 MB of maps
+    np.save("map.npy", np.ones((200, 200), np.float32))
+    records = lines([{"id": str(number), "map": "map.npy"} for number in range(1000)])      # 160 MB of maps
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, "resize", "--size", "400", "--jobs", "2", "--out", "maps.h5"],
+        [sys.executable, "-c", MEASURED, "resize", "--size", "200", "--jobs", "2", "--out", "maps.h5"],
         check=True, input=records, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120,
     )
     assert int(done.stderr) < 80_000
