@@ -1,4 +1,4 @@
-"""Time filters in one process and in several, in turn, on generated records; prints JSON. About a minute.
+"""Time filters in one thread and in several, in turn, on generated records; prints JSON. About a minute.
 
     python benchmarks/parallel.py --jobs 2 --repeats 3
 """
@@ -79,7 +79,7 @@ def main() -> None:
                 for jobs, spent in times.items():
                     spent.append(seconds(Path(name), command, jobs))
             alone, together = (statistics.median(spent) for spent in times.values())
-            found[case] = {"seconds, 1 job": round(alone, 2), f"seconds, {options.jobs} jobs": round(together, 2),
+            found[case] = {"seconds, 1 thread": round(alone, 2), f"seconds, {options.jobs} threads": round(together, 2),
                            "times as fast": round(alone / together, 2)}
     print(json.dumps(found, indent=2))
 

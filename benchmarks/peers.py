@@ -86,7 +86,8 @@ def import_alone(name: str) -> None:
         import skimage.transform  # noqa: F401
         PIL.Image.preinit()
     if name == "ours":
-        pass
+        import hkmap.files.masks
+        import hkmap.maps.masks  # noqa: F401
 
 
 def peak_megabytes() -> float:

@@ -30,7 +30,7 @@ def main(names: list[str]) -> None:
     # PyTorch's: any sampler, any number of worker processes.
     dataset = ShardDataset(reader)
     for items in DataLoader(dataset, batch_size=16, num_workers=2):
-        look = (items["map"] * items["map_weight"]).sum() / items["map_weight"].sum().clamp(min=1)
+        look = (items["map"] * items["certainty"]).sum() / items["certainty"].sum().clamp(min=1)
         print(f"{tuple(items['image'].shape)}, labels {items['label'].tolist()[:4]} ..., maps' mean {look:.3f}")
 
 

@@ -17,6 +17,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401  (every optimizer loads it, which takes a second)
+
 import hkmap.engine.crossvalidation
 import hkmap.engine.evaluation
 import hkmap.engine.jobs

@@ -15,7 +15,7 @@ import pytest
 from conftest import Result
 
 from hkmap.errors import MapError, OutputError, RecordError, ShardError
-from hkmap.files.hdf5 import ContiguousFile
+from hkmap.files.hdf5 import Columns
 from hkmap.files.maps import open_writer
 from hkmap.maps.annotators import by_user
 from hkmap.maps.check import Map
@@ -25,7 +25,7 @@ from hkmap.records import Bubble, annotator_maps_of
 from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
-from hkmap.stream.references import load_annotators, load_map, load_weights
+from hkmap.stream.references import load_annotators, load_certainty, load_map
 
 Hk = Callable[..., Result]
 Record = dict[str, Any]
@@ -107,12 +107,11 @@ def test_in_an_h5_file_each_map_is_a_row(hk: Hk) -> None:
 
 def test_points_make_maps_an_annotator_too(hk: Hk) -> None:
     points = [{"x": 3, "y": 5, "weight": 200, "user": "run1"}, {"x": 7, "y": 9, "weight": 100, "user": "run2"}]
-    for command in ("bubbles2map", "points2map"):
-        result = hk(command, "--per-annotator", "--bandwidth", "fixed", "--size", 6, "--out", command,
-                    stdin=[record("7", points=points)])
-        run1, run2 = load_annotators(result.records[0]).values()
-        assert np.unravel_index(run1.argmax(), run1.shape) == (2, 1)
-        assert np.unravel_index(run2.argmax(), run2.shape) == (4, 4)
+    result = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 6, "--out", "maps",
+                stdin=[record("7", points=points)])
+    run1, run2 = load_annotators(result.records[0]).values()
+    assert np.unravel_index(run1.argmax(), run1.shape) == (2, 1)
+    assert np.unravel_index(run2.argmax(), run2.shape) == (4, 4)
 
 
 def test_nobody_marked_anything(hk: Hk) -> None:
@@ -190,7 +189,7 @@ def test_maps_that_are_no_shard_have_no_annotators() -> None:
     with pytest.raises(MapError, match=r"maps\.h5: HDF5, but no shard"):
         load_map("maps.h5#0@ann")
     with pytest.raises(MapError, match=r"expected a map in a \.npy"):
-        load_weights("maps.h5#0@ann")
+        load_certainty("maps.h5#0@ann")
 
 
 @pytest.mark.parametrize("out", ["maps", "maps.h5"])
@@ -204,12 +203,12 @@ def test_one_annotator_has_one_map_of_a_record(out: str) -> None:
 
 # resize
 
-def test_the_weights_of_the_map_count_for_its_annotators_too(hk: Hk) -> None:
+def test_the_certainty_of_the_map_counts_for_its_annotators_too(hk: Hk) -> None:
     whole, own = np.array([[0.8, 0.2], [0.4, 0]], np.float32), np.array([[1, 0.4], [0.6, 0.9]], np.float32)
-    weights = np.array([[1, 1], [1, 0]], np.float32)
-    for name, values in {"map": whole, "own": own, "small": own[:1], "weights": weights}.items():
+    certainty = np.array([[1, 1], [1, 0]], np.float32)
+    for name, values in {"map": whole, "own": own, "small": own[:1], "certainty": certainty}.items():
         np.save(f"{name}.npy", values)
-    item = record("7", map="map.npy", weights="weights.npy", annotator_maps={"a": "own.npy", "b": "small.npy"})
+    item = record("7", map="map.npy", certainty="certainty.npy", annotator_maps={"a": "own.npy", "b": "small.npy"})
     [found] = hk("resize", "--size", 1, "--out", "one", stdin=[item]).records
     people = load_annotators(found)
     assert people["a"][0, 0] == pytest.approx((1 + 0.4 + 0.6) / 3)      # nobody knows the fourth cell
@@ -250,7 +249,7 @@ def test_the_layout_is_the_documented_one() -> None:
         content = file["annotator_maps/names/bytes"][:].tobytes()
         assert [content[start:stop].decode() for start, stop in pairwise(starts)] == [
             "Dr. Who", "b@#/ü", "b@#/ü"]
-        assert file.attrs["version"] == 1
+        assert file.attrs["version"] == 2
 
 
 def test_a_shard_without_annotators_is_what_it_always_was() -> None:
@@ -259,7 +258,7 @@ def test_a_shard_without_annotators_is_what_it_always_was() -> None:
         for index in range(2):
             writer.add(record(f"bird/{index}"), PNG, MAPS[8 - index])
     assert Path("with.h5").read_bytes() == Path("without.h5").read_bytes()
-    assert not any(name.startswith("annotator") for name in ContiguousFile(Path("with.h5")).columns)
+    assert not any(name.startswith("annotator") for name in Columns(Path("with.h5")).by_name)
 
 
 def test_shards_that_roll_over_keep_their_own() -> None:
@@ -311,14 +310,15 @@ def drop(name: str) -> Callable[[h5py.File], object]:
 @pytest.mark.parametrize(("change", "sentence"), [
     (drop("annotator_maps/names/bytes"), "has no dataset annotator_maps/names/bytes"),
     (drop("annotator_maps/offsets"), "has no dataset annotator_maps/offsets"),
-    (put("annotator_maps/offsets", np.array([0, 0, 2, 1, 3], "<u8")), "annotator_maps/offsets do not rise from 0 to 3"),
-    (put("annotator_maps/offsets", np.array([0, 0, 2, 2, 9], "<u8")), "annotator_maps/offsets do not rise from 0 to 3"),
+    (put("annotator_maps/offsets", np.array([0, 0, 2, 1, 3], "<u8")), '"bird/2"): annotator_maps/offsets do not rise'),
+    (put("annotator_maps/offsets", np.array([0, 0, 2, 2, 9], "<u8")), '"bird/3"): annotator_maps/offsets do not rise'),
     (put("annotator_maps/offsets", np.array([0, 3], "<u8")), "expected uint64 with 1 dimensions and 5 rows"),
     (put("annotator_maps/maps", MAPS[:3, :2]), "annotator_maps/maps and maps differ in size"),
     (put("annotator_maps/maps", MAPS[:3].astype("f8")), "annotator_maps/maps is float64"),
-    (put("annotator_maps/names/offsets", np.array([0, 17], "<u8")), "names/offsets do not rise from 0 to 19"),
-    (put("annotator_maps/names/offsets", np.array([0, 19], "<u8")), "1 names for 3 annotators' maps"),
-    (put("annotator_maps/names/offsets", np.zeros(0, "<u8")), "names/offsets do not rise from 0 to 19"),
+    (put("annotator_maps/names/offsets", np.array([0, 7, 6, 19], "<u8")), '"bird/1"): annotator_maps/offsets do not'),
+    (put("annotator_maps/names/offsets", np.array([0, 7, 13, 18], "<u8")), '"bird/3"): annotator_maps/offsets do not'),
+    (put("annotator_maps/names/offsets", np.array([0, 19], "<u8")), "names and annotator_maps/maps differ in number"),
+    (put("annotator_maps/names/offsets", np.zeros(0, "<u8")), "names and annotator_maps/maps differ in number"),
 ])
 def test_what_does_not_fit_the_layout_is_refused(change: Callable[[h5py.File], object], sentence: str) -> None:
     with pytest.raises(ShardError) as caught:

@@ -1,4 +1,4 @@
-"""Weights beside a map: what is unknown, where not to look, and how they travel from the masks to the loss."""
+"""Certainty beside a map: what is unknown, where not to look, and how it travels from the masks to the loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hkmap.errors import MapError
 from hkmap.files.maps import open_writer
 from hkmap.maps.certainty import Weighted, change_weighted, normalise_weighted, weigh_map
 from hkmap.maps.resize import resize_map
-from hkmap.stream.references import load_map, load_weights
+from hkmap.stream.references import load_certainty, load_map
 
 few = settings(max_examples=60, deadline=None)
 RANDOM = np.random.default_rng(0)
@@ -32,22 +32,22 @@ def shares(mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("default_known", [True, False])
-def test_the_weight_is_the_known_share_and_the_map_falls_where_one_should_not_look(default_known: bool) -> None:
+def test_the_certainty_is_the_known_share_and_the_map_falls_where_one_should_not_look(default_known: bool) -> None:
     void, shunned = MASKS[0] | MASKS[1], MASKS[2] | MASKS[3]
     values = np.where(VALUES > 0.5, VALUES, 0)
-    made, weights = weigh_map(values, iter(MASKS[:2]), iter(MASKS[2:]), default_known=default_known)
+    made, certainty = weigh_map(values, iter(MASKS[:2]), iter(MASKS[2:]), default_known=default_known)
     expected = 1 - shares(void & ~shunned)
     if not default_known:
         expected = np.where(values > 0, expected, shares(shunned))
-    assert made.dtype == weights.dtype == np.float32
-    assert weights == pytest.approx(expected, abs=1e-6)
+    assert made.dtype == certainty.dtype == np.float32
+    assert certainty == pytest.approx(expected, abs=1e-6)
     assert made == pytest.approx(values * (1 - shares(shunned)), abs=1e-6)
-    assert (made[0, 0], weights[0, 0]) == (0, 1)       # "do not look here" wins over "I do not know"
+    assert (made[0, 0], certainty[0, 0]) == (0, 1)       # "do not look here" wins over "I do not know"
 
 
 def test_what_nobody_knows_is_zero_in_the_map() -> None:
-    made, weights = weigh_map(VALUES, MASKS[:1], [], default_known=True)
-    assert (made[0, 0], weights[0, 0]) == (0, 0)
+    made, certainty = weigh_map(VALUES, MASKS[:1], [], default_known=True)
+    assert (made[0, 0], certainty[0, 0]) == (0, 0)
     assert (made.ravel()[1:] == VALUES.ravel()[1:]).all()
     _, all_known = weigh_map(VALUES, [], [], default_known=True)
     assert (all_known == 1).all()
@@ -55,9 +55,9 @@ def test_what_nobody_knows_is_zero_in_the_map() -> None:
 
 @pytest.mark.parametrize("above", [0, 0.25, 0.5])
 def test_by_default_unknown_is_what_no_mark_passes(above: float) -> None:
-    made, weights = weigh_map(VALUES, [], [], default_known=False, above=above)
+    made, certainty = weigh_map(VALUES, [], [], default_known=False, above=above)
     marked = np.greater(VALUES, above)
-    assert (weights == marked).all()
+    assert (certainty == marked).all()
     assert (made == VALUES * marked).all()
 
 
@@ -74,10 +74,10 @@ def test_masks_of_two_shapes_are_an_error(split: int) -> None:
 sides = st.integers(1, 30)
 
 
-def slow_mean(values: np.ndarray, weights: np.ndarray, rows: slice, columns: slice) -> float:
+def slow_mean(values: np.ndarray, certainty: np.ndarray, rows: slice, columns: slice) -> float:
     pairs = [
         (float(value), float(weight))
-        for value, weight in zip(values[rows, columns].ravel(), weights[rows, columns].ravel(), strict=True)
+        for value, weight in zip(values[rows, columns].ravel(), certainty[rows, columns].ravel(), strict=True)
     ]
     total = sum(weight for _, weight in pairs)
     return sum(value * weight for value, weight in pairs) / total if total else 0.0
@@ -85,56 +85,56 @@ def slow_mean(values: np.ndarray, weights: np.ndarray, rows: slice, columns: sli
 
 def test_a_cell_is_the_mean_of_what_is_known_in_it() -> None:
     values = RANDOM.random((12, 20)).astype(np.float32)
-    weights = (RANDOM.random((12, 20)) * (RANDOM.random((12, 20)) < 0.6)).astype(np.float32)
-    weights[0:4, 0:5] = 0
-    made, known = change_weighted(Weighted(values, weights), lambda cells: resize_map(cells, (3, 4)))
+    certainty = (RANDOM.random((12, 20)) * (RANDOM.random((12, 20)) < 0.6)).astype(np.float32)
+    certainty[0:4, 0:5] = 0
+    made, known = change_weighted(Weighted(values, certainty), lambda cells: resize_map(cells, (3, 4)))
     for row in range(3):
         for column in range(4):
             place = slice(4 * row, 4 * row + 4), slice(5 * column, 5 * column + 5)
-            assert made[row, column] == pytest.approx(slow_mean(values, weights, *place), abs=1e-6)
-            assert known[row, column] == pytest.approx(weights[place].mean(), abs=1e-6)
+            assert made[row, column] == pytest.approx(slow_mean(values, certainty, *place), abs=1e-6)
+            assert known[row, column] == pytest.approx(certainty[place].mean(), abs=1e-6)
     assert (made[0, 0], known[0, 0]) == (0, 0)
 
 
 @few
 @given(before=st.tuples(sides, sides), after=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
-def test_resizing_keeps_the_range_and_the_mean_under_the_weights(
+def test_resizing_keeps_the_range_and_the_mean_under_the_certainty(
     before: tuple[int, int], after: tuple[int, int], seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     values = random.uniform(0.25, 0.75, before).astype(np.float32)
-    weights = (random.random(before) * (random.random(before) < 0.5)).astype(np.float32)
-    made, known = change_weighted(Weighted(values, weights), lambda cells: resize_map(cells, after))
+    certainty = (random.random(before) * (random.random(before) < 0.5)).astype(np.float32)
+    made, known = change_weighted(Weighted(values, certainty), lambda cells: resize_map(cells, after))
     assert 0 <= known.min() <= known.max() <= 1
     assert ((made == 0) | (values.min() <= made)).all()
     assert made.max() <= values.max()
     assert ((made == 0) == (known == 0)).all()
     if after[0] <= before[0] and after[1] <= before[1]:
-        assert (made * known).mean(dtype=float) == pytest.approx((values * weights).mean(dtype=float), abs=1e-6)
+        assert (made * known).mean(dtype=float) == pytest.approx((values * certainty).mean(dtype=float), abs=1e-6)
 
 
-def test_with_every_cell_known_weights_change_nothing() -> None:
+def test_with_every_cell_known_certainty_changes_nothing() -> None:
     plain = resize_map(VALUES, (3, 9))
     ones = np.ones_like(VALUES)
-    for weights in (None, ones):
-        made, known = change_weighted(Weighted(VALUES, weights), lambda cells: resize_map(cells, (3, 9)))
+    for certainty in (None, ones):
+        made, known = change_weighted(Weighted(VALUES, certainty), lambda cells: resize_map(cells, (3, 9)))
         assert (made == plain).all()
-        assert known is None if weights is None else (known == 1).all()
+        assert known is None if certainty is None else (known == 1).all()
 
 
 def test_what_is_unknown_does_not_change_what_is_known() -> None:
-    weights = (RANDOM.random((4, 6)) < 0.5).astype(np.float32)
-    other = np.where(weights > 0, VALUES, 1 - VALUES)
-    first, second = (change_weighted(Weighted(map_, weights), lambda cells: resize_map(cells, (2, 2))).map
+    certainty = (RANDOM.random((4, 6)) < 0.5).astype(np.float32)
+    other = np.where(certainty > 0, VALUES, 1 - VALUES)
+    first, second = (change_weighted(Weighted(map_, certainty), lambda cells: resize_map(cells, (2, 2))).map
                      for map_ in (VALUES, other))
     assert first == pytest.approx(second, abs=1e-6)
 
 
 @pytest.mark.parametrize(("how", "expected"), [("max", [0, 1, 0.5]), ("minmax", [0, 1, 0]), ("none", [0, 0.4, 0.2])])
 def test_only_known_cells_are_normalised(how: str, expected: list[float]) -> None:
-    values, weights = np.array([[0, 0.4, 0.2]], np.float32), np.array([[0, 1, 0.1]], np.float32)
-    assert normalise_weighted(Weighted(values, weights), how).map == pytest.approx(np.array([expected]))
-    assert (normalise_weighted(Weighted(values, np.zeros_like(weights)), how).map == values).all()
+    values, certainty = np.array([[0, 0.4, 0.2]], np.float32), np.array([[0, 1, 0.1]], np.float32)
+    assert normalise_weighted(Weighted(values, certainty), how).map == pytest.approx(np.array([expected]))
+    assert (normalise_weighted(Weighted(values, np.zeros_like(certainty)), how).map == values).all()
     assert normalise_weighted(Weighted(values, None), "max").map.max() == 1
 
 
@@ -142,18 +142,19 @@ def test_only_known_cells_are_normalised(how: str, expected: list[float]) -> Non
 
 
 @pytest.mark.parametrize(("out", "names"), [
-    ("maps", ["maps/a%2Bweights.npy", "maps/a%2Bweights+weights.npy", "maps/a.npy", "maps/a+weights.npy"]),
+    ("maps", ["maps/a%2Bcertainty.npy", "maps/a%2Bcertainty+certainty.npy", "maps/a.npy", "maps/a+certainty.npy"]),
     ("maps.h5", ["maps.h5#0", "maps.h5#1", "maps.h5#2", "maps.h5#3"]),
 ])
-def test_weights_lie_beside_their_map(tmp_path: Path, out: str, names: list[str]) -> None:
+def test_certainty_lies_beside_their_map(tmp_path: Path, out: str, names: list[str]) -> None:
     layers = RANDOM.random((4, 4, 6)).astype(np.float32)
     with open_writer(tmp_path / out) as writer:
         references = [
-            writer.save("a+weights", layers[0]), writer.save_weights("a+weights", layers[1]),
-            writer.save("a", layers[2]), writer.save_weights("a", layers[3]),
+            writer.save("a+certainty", layers[0]), writer.save_certainty("a+certainty", layers[1]),
+            writer.save("a", layers[2]), writer.save_certainty("a", layers[3]),
         ]
     assert references == [str(tmp_path / name) for name in names]
-    assert all((load_weights(reference) == values).all() for reference, values in zip(references, layers, strict=True))
+    for reference, values in zip(references, layers, strict=True):
+        assert (load_certainty(reference) == values).all()
 
 
 # the commands
@@ -180,35 +181,35 @@ def record(here: Path) -> dict[str, Any]:
     }
 
 
-def test_weights_come_from_the_masks_of_the_record(hk, record: dict[str, Any]) -> None:
-    result = hk("weights", "--out", "out", stdin=[record])
+def test_certainty_comes_from_the_masks_of_the_record(hk, record: dict[str, Any]) -> None:
+    result = hk("certainty", "--out", "out", stdin=[record])
     assert result.exit_code == 0
-    assert result.records == [{**record, "map": "out/7.npy", "weights": "out/7+weights.npy"}]
+    assert result.records == [{**record, "map": "out/7.npy", "certainty": "out/7+certainty.npy"}]
     expected = np.ones((4, 6))
     expected[1:3, 3] = 0.5
-    assert load_weights("out/7+weights.npy") == pytest.approx(expected, abs=1e-6)
+    assert load_certainty("out/7+certainty.npy") == pytest.approx(expected, abs=1e-6)
     assert (load_map("out/7.npy") == load_map("map.npy")).all()
 
 
-def test_weights_by_default_unknown(hk, record: dict[str, Any]) -> None:
-    made = hk("weights", "--default", "unknown", "--out", "out.h5", stdin=[record]).records[0]
-    assert (made["map"], made["weights"]) == ("out.h5#0", "out.h5#1")
+def test_certainty_by_default_unknown(hk, record: dict[str, Any]) -> None:
+    made = hk("certainty", "--default", "unknown", "--out", "out.h5", stdin=[record]).records[0]
+    assert (made["map"], made["certainty"]) == ("out.h5#0", "out.h5#1")
     expected = np.zeros((4, 6))
     expected[1:3, 1:3] = 1
     expected[3, 0:2] = [1, 0.5]
-    assert load_weights(made["weights"]) == pytest.approx(expected, abs=1e-6)
+    assert load_certainty(made["certainty"]) == pytest.approx(expected, abs=1e-6)
     del record["unknown"], record["dont_look"]
-    plain = hk("weights", "--default", "unknown", "--above", 0.999, "--out", "b", stdin=[record]).records[0]
-    assert (load_weights(plain["weights"]) == (load_map("map.npy") > 0.999)).all()
+    plain = hk("certainty", "--default", "unknown", "--above", 0.999, "--out", "b", stdin=[record]).records[0]
+    assert (load_certainty(plain["certainty"]) == (load_map("map.npy") > 0.999)).all()
 
 
-def test_weights_of_nothing_said(hk, record: dict[str, Any]) -> None:
+def test_certainty_of_nothing_said(hk, record: dict[str, Any]) -> None:
     silent = {"id": "8", "map": "map.npy"}
     empty = {"id": "9", "map": "map.npy", "unknown": {}}
     bare = {"id": "10"}
-    result = hk("weights", "--out", "out", "--missing", "pass", stdin=[silent, empty, bare])
-    assert result.records == [silent, {**empty, "map": "out/9.npy", "weights": "out/9+weights.npy"}, bare]
-    assert (load_weights("out/9+weights.npy") == 1).all()
+    result = hk("certainty", "--out", "out", "--missing", "pass", stdin=[silent, empty, bare])
+    assert result.records == [silent, {**empty, "map": "out/9.npy", "certainty": "out/9+certainty.npy"}, bare]
+    assert (load_certainty("out/9+certainty.npy") == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_weights_of_nothing_said(hk, record: dict[str, Any]) -> None:
     ],
 )
 def test_what_cannot_be_weighed_is_an_error(hk, record: dict[str, Any], more: dict[str, Any], message: str) -> None:
-    result = hk("weights", "--out", "out", stdin=[{**record, **more}])
+    result = hk("certainty", "--out", "out", stdin=[{**record, **more}])
     assert result.exit_code == 1
     assert message in result.stderr
     assert not Path("out").exists()
@@ -230,37 +231,38 @@ def test_what_cannot_be_weighed_is_an_error(hk, record: dict[str, Any], more: di
 
 @pytest.mark.parametrize("above", ["1", "-0.1", "x"])
 def test_above_is_a_value_of_a_map(hk, here: Path, above: str) -> None:
-    assert hk("weights", "--out", "out", "--above", above).exit_code == 2
+    assert hk("certainty", "--out", "out", "--above", above).exit_code == 2
 
 
 @pytest.mark.parametrize("out", ["small", "small.h5"])
-def test_resize_carries_the_weights_along(hk, record: dict[str, Any], out: str) -> None:
-    weighed = hk("weights", "--out", "out", stdin=[record]).records
-    made = hk("resize", "--size", "2x3", "--out", out, "--normalise", "max", stdin=weighed).records[0]
-    whole = Weighted(load_map("out/7.npy"), load_weights("out/7+weights.npy"))
-    values, weights = change_weighted(whole, lambda cells: resize_map(cells, (2, 3)))
-    assert (load_weights(made["weights"]) == weights).all()
+def test_resize_carries_the_certainty_along(hk, record: dict[str, Any], out: str) -> None:
+    weighed = hk("certainty", "--out", "out", stdin=[record]).records
+    made = hk("resize", "--size", "3x2", "--out", out, "--normalise", "max", stdin=weighed).records[0]
+    whole = Weighted(load_map("out/7.npy"), load_certainty("out/7+certainty.npy"))
+    values, certainty = change_weighted(whole, lambda cells: resize_map(cells, (2, 3)))
+    assert (load_certainty(made["certainty"]) == certainty).all()
     assert load_map(made["map"]) == pytest.approx(values / values.max())
 
 
-def test_weights_of_another_size_are_an_error(hk, here: Path) -> None:
+def test_certainty_of_another_size_is_an_error(hk, here: Path) -> None:
     np.save("map.npy", VALUES)
-    np.save("weights.npy", VALUES[:3])
-    result = hk("resize", "--size", 2, "--out", "out", stdin=[{"id": "7", "map": "map.npy", "weights": "weights.npy"}])
+    np.save("certainty.npy", VALUES[:3])
+    record = {"id": "7", "map": "map.npy", "certainty": "certainty.npy"}
+    result = hk("resize", "--size", 2, "--out", "out", stdin=[record])
     assert result.exit_code == 1
-    assert 'record "7": weights of (3, 6) beside a map of (4, 6), expected the same (height, width)' in result.stderr
+    assert 'record "7": a certainty of (3, 6) beside a map of (4, 6), expected the same (height' in result.stderr
 
 
-def test_weights_go_into_a_shard_and_out_again(hk, record: dict[str, Any]) -> None:
+def test_certainty_goes_into_a_shard_and_out_again(hk, record: dict[str, Any]) -> None:
     cv2.imwrite("image.png", np.zeros((40, 60, 3), np.uint8))
-    weighed = hk("weights", "--out", "maps.h5", stdin=[{**record, "image": "image.png"}]).records
+    weighed = hk("certainty", "--out", "maps.h5", stdin=[{**record, "image": "image.png"}]).records
     assert hk("pack", "shard.h5", stdin=weighed).exit_code == 0
     rows = hk("unpack", "shard.h5").records
-    assert (rows[0]["map"], rows[0]["weights"]) == ("shard.h5#0", "shard.h5#0")
+    assert (rows[0]["map"], rows[0]["certainty"]) == ("shard.h5#0", "shard.h5#0")
     small = hk("resize", "--size", 2, "--out", "small", stdin=rows).records[0]
     expected = hk("resize", "--size", 2, "--out", "expected", stdin=weighed).records[0]
     assert (load_map(small["map"]) == load_map(expected["map"])).all()
-    assert (load_weights(small["weights"]) == load_weights(expected["weights"])).all()
+    assert (load_certainty(small["certainty"]) == load_certainty(expected["certainty"])).all()
 
 
 # in the engine
@@ -281,7 +283,7 @@ def tuned(hk, name: str, unknown: float, *, weighted: bool = True) -> tuple[dict
         values[:, :4] = unknown
         np.save(f"{name}{number}.npy", values)
         records.append({"id": str(number), "image": f"{number}.png", "label": number % 2, "map": f"{name}{number}.npy"})
-    given = [{**record, "weights": "half.npy"} if weighted else record for record in records]
+    given = [{**record, "certainty": "half.npy"} if weighted else record for record in records]
     assert hk("pack", f"{name}.h5", stdin=given).exit_code == 0
     options = ("--epochs", 2, "--batch-size", 4, "--gamma", 5, "--augment", "crop", "--augment", "rotate")
     if not Path("run").exists():
@@ -293,7 +295,7 @@ def tuned(hk, name: str, unknown: float, *, weighted: bool = True) -> tuple[dict
 
 
 def test_what_stands_in_unknown_cells_changes_nothing_that_is_learnt_or_measured(hk, here: Path) -> None:
-    """No gradient flows from a cell of weight 0, through crops and turns and the average to the network's size too."""
+    """No gradient flows from a cell of certainty 0, nor through crops, turns and the average to the network's size."""
     first, first_error = tuned(hk, "zeros", 0)
     second, second_error = tuned(hk, "ones", 1)
     assert all((first[name] == second[name]).all() for name in first)
@@ -306,6 +308,6 @@ def test_a_cell_that_nobody_knows_has_no_gradient() -> None:
     torch = pytest.importorskip("torch")
     map_loss = pytest.importorskip("hkmap.engine.losses").map_loss
     attention = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
-    weights = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])
-    map_loss(attention, torch.ones(1, 1, 2, 2), weights).backward()
+    certainty = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])
+    map_loss(attention, torch.ones(1, 1, 2, 2), certainty).backward()
     assert (attention.grad == 0).tolist() == [[[[True, False], [False, True]]]]

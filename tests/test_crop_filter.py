@@ -1,8 +1,7 @@
-"""hkmap view: what is cut or padded is what the engine sees, and everything of the record moves along."""
+"""hkmap crop: what is cut or padded is what the engine sees, and everything of the record moves along."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ from hkmap.engine.inputs import Preprocessing, plain_view
 from hkmap.files.images import read_mask
 from hkmap.maps.geometry import PADDING, WHOLE, box_view, compose, pixel_box, view_image
 from hkmap.shards.sequence import ShardSequence
-from hkmap.stream.references import load_map, load_weights, read_image
+from hkmap.stream.references import load_certainty, load_map, read_image
 
 WIDTH, HEIGHT = 60, 40
 CROP = (10, 4, 32, 30)
@@ -74,7 +73,7 @@ def crop_of(values: np.ndarray, box: tuple[int, ...], fill: object = 0) -> np.nd
 @ways
 def test_pixels_are_copied(hk, record, way):
     options, box = WAYS[way]
-    seen = one(hk("view", *options, "--out", "out", stdin=[record]))
+    seen = one(hk("crop", *options, "--out", "out", stdin=[record]))
     assert seen == {**record, "image": "out/images/a%2F1.png", "size": list(box[2:]),
                     **({"unknown": {"padding": "out/unknown/a%2F1@padding.png"}} if way == "letterbox" else {})}
     assert np.array_equal(read_image(seen["image"]), crop_of(read_image("a.png"), box, PADDING))
@@ -84,7 +83,7 @@ def test_pixels_are_copied(hk, record, way):
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 96), (24, 24), (24, 48), (50, 30)])
 def test_what_is_written_is_what_the_engine_sees(hk, record, way, fit, height, width):
     preprocessing = Preprocessing(height, width, fit)
-    seen = one(hk("view", f"--{way}", f"{width}:{height}", "--out", "out", stdin=[record]))
+    seen = one(hk("crop", f"--{way}", f"{width}:{height}", "--out", "out", stdin=[record]))
     view, original = plain_view(preprocessing, (HEIGHT, WIDTH)), read_image("a.png")
     written = read_image(seen["image"])
     box = pixel_box(view, (HEIGHT, WIDTH))
@@ -96,24 +95,24 @@ def test_what_is_written_is_what_the_engine_sees(hk, record, way, fit, height, w
 
 @pytest.mark.parametrize("fit", ["crop", "letterbox"])
 def test_a_shard_of_views_is_a_shard_seen_so(hk, record, fit):
-    """Map and weights too: cut by the filter and squashed, or fitted by the engine."""
+    """Map and certainty too: cut by the filter and squashed, or fitted by the engine."""
     rng = np.random.default_rng(1)
     values = cv2.resize(rng.random((5, 7), np.float32), (60, 40), interpolation=cv2.INTER_LINEAR)
-    weights = (rng.random((40, 60)) > 0.2).astype(np.float32)
-    np.save("m.npy", values * (weights > 0))
-    np.save("w.npy", weights)
-    record |= {"map": "m.npy", "weights": "w.npy"}
+    certainty = (rng.random((40, 60)) > 0.2).astype(np.float32)
+    np.save("m.npy", values * (certainty > 0))
+    np.save("w.npy", certainty)
+    record |= {"map": "m.npy", "certainty": "w.npy"}
     way = "--center-crop" if fit == "crop" else "--letterbox"
     one(hk("pack", "whole.h5", stdin=[record]))
     side = 40 if fit == "crop" else 60
-    seen = hk("view", way, 1, "--out", "out", "--map-size", side, stdin=[record])
+    seen = hk("crop", way, 1, "--out", "out", "--map-size", side, stdin=[record])
     one(hk("pack", "seen.h5", stdin=seen.stdout))
     fitted = ShardExamples(ShardSequence([Path("whole.h5")]), Preprocessing(32, 32, fit), (10, 10)).example(0)
     squashed = ShardExamples(ShardSequence([Path("seen.h5")]), Preprocessing(32, 32), (10, 10)).example(0)
     assert np.array_equal(fitted.image, squashed.image)
     assert np.allclose(fitted.map, squashed.map, atol=1e-6)
-    assert np.allclose(fitted.weight, squashed.weight, atol=1e-6)
-    assert (fitted.weight == 0).any() == (fit == "letterbox")
+    assert np.allclose(fitted.certainty, squashed.certainty, atol=1e-6)
+    assert (fitted.certainty == 0).any() == (fit == "letterbox")
 
 
 def test_an_image_is_cut_as_it_is_displayed(hk, folder):
@@ -121,7 +120,7 @@ def test_an_image_is_cut_as_it_is_displayed(hk, folder):
     exif = Image.Exif()
     exif[0x0112] = 6        # to be turned by 90 degrees to the right
     Image.fromarray(pixels).save("turned.png", exif=exif)
-    seen = one(hk("view", "--crop", "1,2,28,40", "--out", "out", stdin=[{"id": "t", "image": "turned.png"}]))
+    seen = one(hk("crop", "--crop", "1,2,28,40", "--out", "out", stdin=[{"id": "t", "image": "turned.png"}]))
     assert seen["size"] == [28, 40]
     assert np.array_equal(read_image(seen["image"]), np.rot90(pixels, -1)[2:42, 1:29])
     assert Image.open(seen["image"]).size == (28, 40)
@@ -131,8 +130,8 @@ def test_an_image_is_cut_as_it_is_displayed(hk, folder):
 def test_a_grey_image_stays_grey_unless_the_padding_has_a_colour(hk, folder):
     write(folder / "grey.png", np.arange(48, dtype=np.uint8).reshape(6, 8))
     record = {"id": "g", "image": "grey.png"}
-    assert Image.open(one(hk("view", "--center-crop", 1, "--out", "a", stdin=[record]))["image"]).mode == "L"
-    padded = Image.open(one(hk("view", "--letterbox", 1, "--out", "b", stdin=[record]))["image"])
+    assert Image.open(one(hk("crop", "--center-crop", 1, "--out", "a", stdin=[record]))["image"]).mode == "L"
+    padded = Image.open(one(hk("crop", "--letterbox", 1, "--out", "b", stdin=[record]))["image"])
     assert padded.mode == "RGB"
     assert padded.getpixel((0, 0)) == PADDING
 
@@ -142,7 +141,7 @@ def test_jpeg_is_a_choice(hk, record, folder):
     write(folder / "a.png", smooth)
     sizes = {}
     for quality in (30, 95):
-        seen = one(hk("view", "--crop", "10,4,32,30", "--jpeg", quality, "--out", f"q{quality}", stdin=[record]))
+        seen = one(hk("crop", "--crop", "10,4,32,30", "--jpeg", quality, "--out", f"q{quality}", stdin=[record]))
         assert seen["image"] == f"q{quality}/images/a%2F1.jpg"
         assert np.abs(read_image(seen["image"]).astype(int) - smooth[4:34, 10:42]).mean() < 12
         sizes[quality] = Path(seen["image"]).stat().st_size
@@ -151,7 +150,7 @@ def test_jpeg_is_a_choice(hk, record, folder):
 
 def test_an_image_of_a_shard_is_read_from_it(hk, record):
     one(hk("pack", "a.h5", stdin=[record]))
-    seen = one(hk("view", "--crop", "10,4,32,30", "--out", "out", stdin=hk("unpack", "a.h5").stdout))
+    seen = one(hk("crop", "--crop", "10,4,32,30", "--out", "out", stdin=hk("unpack", "a.h5").stdout))
     assert np.array_equal(read_image(seen["image"]), read_image("a.png")[4:34, 10:42])
 
 
@@ -160,8 +159,8 @@ def test_an_image_of_a_shard_is_read_from_it(hk, record):
 
 DRAWN = {
     "bubbles": (["bubbles2map", "--bandwidth", "radius", "--normalise", "none"], {"bubbles": BUBBLES}),
-    "points": (["points2map", "--bandwidth", 5, "--normalise", "none"], {"points": [{"x": 20, "y": 8, "user": "1"},
-                                                                                    {"x": 50, "y": 39}]}),
+    "points": (["bubbles2map", "--bandwidth", 5, "--normalise", "none"],
+               {"points": [{"x": 20, "y": 8, "user": "1"}, {"x": 50, "y": 39}]}),
     "boxes": (["boxes2map"], {"boxes": BOXES}),
     "polygons": (["masks2map"], {"polygons": POLYGONS}),
     "masks": (["masks2map", "--pooling", "max"], {"masks": {"EX": "mask.png"}}),
@@ -175,22 +174,22 @@ def test_to_move_and_draw_is_to_draw_and_move(hk, record, way, kind):
     options, box = WAYS[way]
     (command, *rest), annotation = DRAWN[kind]
     record |= {"size": [WIDTH, HEIGHT], **annotation}
-    drawn = one(hk(command, *rest, "--size", f"{HEIGHT}x{WIDTH}", "--out", "m1", stdin=[record]))
-    size = f"{box[3]}x{box[2]}"
-    after = one(hk("view", *options, "--map-size", size, "--out", "v1", stdin=[drawn]))
-    moved = one(hk("view", *options, "--out", "v2", stdin=[record]))
+    drawn = one(hk(command, *rest, "--size", f"{WIDTH}x{HEIGHT}", "--out", "m1", stdin=[record]))
+    size = f"{box[2]}x{box[3]}"
+    after = one(hk("crop", *options, "--map-size", size, "--out", "v1", stdin=[drawn]))
+    moved = one(hk("crop", *options, "--out", "v2", stdin=[record]))
     before = one(hk(command, *rest, "--size", size, "--out", "m2", stdin=[moved]))
-    values, weights = load_map(after["map"]), np.ones(box[:1:-1], np.float32)
-    assert ("weights" in after) == (way == "letterbox")
-    if "weights" in after:
-        weights = load_weights(after["weights"])
-        assert np.array_equal(weights, crop_of(np.ones((HEIGHT, WIDTH), np.float32), box))
-        assert (values[weights == 0] == 0).all()
-        weighed = one(hk("weights", "--out", "w", stdin=[before]))        # `padding` tells it the same
-        assert np.array_equal(load_weights(weighed["weights"]), weights)
+    values, certainty = load_map(after["map"]), np.ones(box[:1:-1], np.float32)
+    assert ("certainty" in after) == (way == "letterbox")
+    if "certainty" in after:
+        certainty = load_certainty(after["certainty"])
+        assert np.array_equal(certainty, crop_of(np.ones((HEIGHT, WIDTH), np.float32), box))
+        assert (values[certainty == 0] == 0).all()
+        weighed = one(hk("certainty", "--out", "w", stdin=[before]))        # `padding` tells it the same
+        assert np.array_equal(load_certainty(weighed["certainty"]), certainty)
         assert np.allclose(load_map(weighed["map"]), values, atol=1e-6)
     assert np.array_equal(values, crop_of(load_map(drawn["map"]), box))
-    known = weights > 0
+    known = certainty > 0
     assert np.allclose(load_map(before["map"])[known], values[known], atol=1e-6)
     assert values.max() > 0.3
 
@@ -200,7 +199,7 @@ def test_coordinates_and_what_else_an_annotation_says(hk, record):
         "size": [WIDTH, HEIGHT], "bubbles": BUBBLES, "boxes": BOXES, "polygons": POLYGONS,
         "points": [{"x": 59.5, "y": 0.5, "duration": 200}], "lines": [{"points": [[10, 4], [41, 33]]}],
     }
-    seen = one(hk("view", "--crop", "10,4,32,30", "--out", "out", stdin=[record]))
+    seen = one(hk("crop", "--crop", "10,4,32,30", "--out", "out", stdin=[record]))
     assert seen["bubbles"] == [{**item, "x": item["x"] - 10, "y": item["y"] - 4} for item in BUBBLES]
     assert seen["points"] == [{"x": 49.5, "y": -3.5, "duration": 200}]                          # outside, and kept
     assert seen["boxes"] == [{"x": 0, "y": 0, "width": 14, "height": 9.5, "label": "beak"},     # cut
@@ -212,28 +211,28 @@ def test_coordinates_and_what_else_an_annotation_says(hk, record):
 
 def test_what_nobody_sees_any_more_leaves_an_empty_list(hk, record):
     record |= {"boxes": [BOXES[1]], "polygons": [POLYGONS[1]], "bubbles": None}
-    seen = one(hk("view", "--crop", "0,20,20,20", "--out", "out", stdin=[record]))
+    seen = one(hk("crop", "--crop", "0,20,20,20", "--out", "out", stdin=[record]))
     assert seen["boxes"] == seen["polygons"] == []
     assert seen["bubbles"] is None
 
 
 def test_a_box_off_the_image_does_not_come_back_in_the_padding(hk, record):
     record |= {"boxes": [{"x": 50, "y": -5, "width": 20, "height": 10}, {"x": 5, "y": -9, "width": 9, "height": 8}]}
-    seen = one(hk("view", "--letterbox", 1, "--out", "out", stdin=[record]))
+    seen = one(hk("crop", "--letterbox", 1, "--out", "out", stdin=[record]))
     assert seen["boxes"] == [{"x": 50, "y": 10, "width": 10, "height": 5}]
 
 
 def test_masks_are_cut_and_the_padding_is_unknown(hk, record):
     record |= {"masks": {"EX": "mask.png"}, "unknown": {"void": "mask.png"}, "dont_look": {"text/1": "mask.png"}}
     mask = read_mask(Path("mask.png"))
-    seen = one(hk("view", "--crop", "10,4,32,30", "--out", "out", stdin=[record]))
+    seen = one(hk("crop", "--crop", "10,4,32,30", "--out", "out", stdin=[record]))
     assert seen["masks"] == {"EX": "out/masks/a%2F1@EX.png"}
     assert seen["unknown"] == {"void": "out/unknown/a%2F1@void.png"}
     assert seen["dont_look"] == {"text/1": "out/dont_look/a%2F1@text%2F1.png"}
     for key in ("masks", "unknown", "dont_look"):
         for path in seen[key].values():
             assert np.array_equal(read_mask(Path(path)), mask[4:34, 10:42])
-    wide = one(hk("view", "--letterbox", 1, "--out", "wide", stdin=[record]))
+    wide = one(hk("crop", "--letterbox", 1, "--out", "wide", stdin=[record]))
     assert list(wide["unknown"]) == ["void", "padding"]
     assert not read_mask(Path(wide["unknown"]["void"]))[:10].any()
     padding = read_mask(Path(wide["unknown"]["padding"]))
@@ -241,8 +240,8 @@ def test_masks_are_cut_and_the_padding_is_unknown(hk, record):
 
 
 def test_a_view_of_a_view_remembers_the_padding(hk, record):
-    first = one(hk("view", "--letterbox", 1, "--out", "one", stdin=[record]))
-    second = one(hk("view", "--letterbox", 2, "--out", "two", stdin=[first]))
+    first = one(hk("crop", "--letterbox", 1, "--out", "one", stdin=[record]))
+    second = one(hk("crop", "--letterbox", 2, "--out", "two", stdin=[first]))
     assert second["size"] == [120, 60]
     known = ~read_mask(Path(second["unknown"]["padding"]))
     assert known.sum() == WIDTH * HEIGHT
@@ -257,32 +256,32 @@ def test_every_map_moves_and_keeps_its_size_unless_another_is_asked_for(hk, reco
     drawn = one(hk("bubbles2map", "--size", 20, "--per-annotator", "--out", "maps", stdin=[record]))
     np.save("attention.npy", np.random.default_rng(0).random((10, 15), np.float32))
     drawn["attention"] = "attention.npy"
-    seen = one(hk("view", "--letterbox", 1, "--out", "out", stdin=[drawn]))
+    seen = one(hk("crop", "--letterbox", 1, "--out", "out", stdin=[drawn]))
     assert seen["map"] == "out/maps/a%2F1.npy"
-    assert seen["weights"] == "out/maps/a%2F1+weights.npy"
+    assert seen["certainty"] == "out/maps/a%2F1+certainty.npy"
     assert seen["annotator_maps"] == {"1": "out/maps/a%2F1@1.npy", "2": "out/maps/a%2F1@2.npy"}
     assert seen["attention"] == "out/attention/a%2F1.npy"
-    assert load_map(seen["map"]).shape == load_map(seen["weights"]).shape == (20, 20)
+    assert load_map(seen["map"]).shape == load_map(seen["certainty"]).shape == (20, 20)
     assert load_map(seen["attention"]).shape == (10, 15)
     for path in (seen["map"], seen["attention"], *seen["annotator_maps"].values()):
         values = load_map(path)
         assert (values[0] == 0).all()
         assert values[len(values) // 2].any()
-    other = one(hk("view", "--letterbox", 1, "--map-size", "8x6", "--out", "other", stdin=[drawn]))
+    other = one(hk("crop", "--letterbox", 1, "--map-size", "6x8", "--out", "other", stdin=[drawn]))
     for path in (other["map"], other["attention"], *other["annotator_maps"].values()):
         assert load_map(path).shape == (8, 6)
 
 
 def test_a_crop_adds_no_weights_and_moves_those_that_are_there(hk, record):
     np.save("m.npy", np.full((4, 6), 0.5, np.float32))
-    weights = np.ones((4, 6), np.float32)
-    weights[:, :2] = 0
-    np.save("w.npy", weights)
+    certainty = np.ones((4, 6), np.float32)
+    certainty[:, :2] = 0
+    np.save("w.npy", certainty)
     record |= {"map": "m.npy"}
-    assert "weights" not in one(hk("view", "--crop", "10,0,40,40", "--out", "bare", stdin=[record]))
-    record |= {"weights": "w.npy"}
-    seen = one(hk("view", "--crop", "10,0,40,40", "--map-size", 4, "--out", "out", stdin=[record]))
-    assert load_weights(seen["weights"]).tolist() == [[0, 1, 1, 1]] * 4
+    assert "certainty" not in one(hk("crop", "--crop", "10,0,40,40", "--out", "bare", stdin=[record]))
+    record |= {"certainty": "w.npy"}
+    seen = one(hk("crop", "--crop", "10,0,40,40", "--map-size", 4, "--out", "out", stdin=[record]))
+    assert load_certainty(seen["certainty"]).tolist() == [[0, 1, 1, 1]] * 4
     assert load_map(seen["map"]).tolist() == [[0, 0.5, 0.5, 0.5]] * 4
 
 
@@ -303,7 +302,7 @@ def test_a_crop_adds_no_weights_and_moves_those_that_are_there(hk, record):
     (["--letterbox", "1", "--map-size", "0"], "expected a side N from 1"),
 ])
 def test_called_wrongly(hk, record, options, sentence):
-    result = hk("view", *options, "--out", "out", stdin=[record])
+    result = hk("crop", *options, "--out", "out", stdin=[record])
     assert result.exit_code == 2
     assert sentence in " ".join(result.stderr.replace("│", " ").split())
     assert not Path("out").exists()
@@ -327,11 +326,11 @@ def test_called_wrongly(hk, record, options, sentence):
 ])
 def test_a_record_that_does_not_fit(hk, record, folder, changed, options, sentence):
     write(folder / "small.png", np.zeros((4, 5), np.uint8))
-    result = hk("view", *options, "--out", "out", stdin=[{**record, **changed}])
+    result = hk("crop", *options, "--out", "out", stdin=[{**record, **changed}])
     assert result.exit_code == 1
     assert sentence in result.stderr
     assert not Path("out/images").exists()
-    skipped = hk("view", *options, "--on-error", "skip", "--max-errors", 1, "--out", "out",
+    skipped = hk("crop", *options, "--on-error", "skip", "--max-errors", 1, "--out", "out",
                  stdin=[{**record, **changed}, {**record, "id": "b", "image": "a.png"}])
     assert skipped.exit_code == 0 or "--crop" in options        # the crop does not fit the other one either
     assert "skipped: " in skipped.stderr
@@ -339,20 +338,20 @@ def test_a_record_that_does_not_fit(hk, record, folder, changed, options, senten
 
 def test_a_letterbox_of_too_many_pixels_is_refused_before_memory_is_taken(hk, folder):
     write(folder / "thin.png", np.zeros((1, 20_000), np.uint8))
-    result = hk("view", "--letterbox", 0.1, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
+    result = hk("crop", "--letterbox", 0.1, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
     assert result.exit_code == 1
     assert 'record "t": 20000x200000 pixels with the padding, expected at most 268,435,456 in all' in result.stderr
 
 
 def test_a_jpeg_has_a_largest_side(hk, folder):
     write(folder / "thin.png", np.zeros((1, 66_000), np.uint8))
-    result = hk("view", "--crop", "0,0,66000,1", "--jpeg", 90, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
+    result = hk("crop", "--crop", "0,0,66000,1", "--jpeg", 90, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
     assert result.exit_code == 1
     assert "out/images/t.jpg: 66000x1 pixels, a JPEG has at most 65,500 a side; leave --jpeg away" in result.stderr
 
 
 def test_nothing_is_overwritten_unasked_and_ids_come_once(hk, record):
-    command = ["view", "--letterbox", 1, "--out", "out"]
+    command = ["crop", "--letterbox", 1, "--out", "out"]
     first = one(hk(*command, stdin=[record]))
     before = Path(first["image"]).read_bytes()
     again = hk(*command, stdin=[{**record, "image": "mask.png"}])
@@ -366,22 +365,21 @@ def test_nothing_is_overwritten_unasked_and_ids_come_once(hk, record):
     assert 'record "a/1": comes twice, and out holds one image of a name; make the ids unique' in twice.stderr
 
 
-# pipes and real data
+# together, and real data
 
 
-def test_a_letterboxed_set_in_a_pipe(shell, record):
-    """The ids of the maps, the weights and the shard fit together from end to end."""
-    Path("records.jsonl").write_text(json.dumps({**record, "size": [WIDTH, HEIGHT], "bubbles": BUBBLES}) + "\n")
-    result = shell(
-        "hkmap bubbles2map records.jsonl --out maps.h5 | hkmap view --letterbox 1 --map-size 60 --out square"
-        " | hkmap resize --size 12 --out maps12.h5 | hkmap pack square.h5"
-    )
-    assert result.exit_code == 0, result.stderr
+def test_a_letterboxed_set_from_end_to_end(hk, record):
+    """The ids of the maps, the certainty and the shard fit together."""
+    record |= {"size": [WIDTH, HEIGHT], "bubbles": BUBBLES}
+    drawn = one(hk("bubbles2map", "--out", "maps.h5", stdin=[record]))
+    square = one(hk("crop", "--letterbox", 1, "--map-size", 60, "--out", "square", stdin=[drawn]))
+    small = one(hk("resize", "--size", 12, "--out", "maps12.h5", stdin=[square]))
+    one(hk("pack", "square.h5", stdin=[small]))
     sample = ShardSequence([Path("square.h5")]).read(0)
     assert sample.record["size"] == [60, 60]
-    assert (sample.weight[:2] == 0).all()
-    assert (sample.weight[2:10] == 1).all()
-    assert (sample.weight[10:] == 0).all()
+    assert (sample.certainty[:2] == 0).all()
+    assert (sample.certainty[2:10] == 1).all()
+    assert (sample.certainty[10:] == 0).all()
     assert (sample.map > 0).any()
 
 
@@ -389,7 +387,7 @@ def test_a_letterboxed_set_in_a_pipe(shell, record):
 def test_birds_and_tumours(hk, data_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     birds = hk("cub", data_root / "cub10" / "CUB_200_2011").records[:3]
-    seen = hk("view", "--letterbox", "1", "--out", "birds", stdin=birds).records
+    seen = hk("crop", "--letterbox", "1", "--out", "birds", stdin=birds).records
     for bird, square in zip(birds, seen, strict=True):
         assert square["size"] == [max(bird["size"])] * 2
         left, top = ((side - length) // 2 for side, length in zip(square["size"], bird["size"], strict=True))
@@ -398,7 +396,7 @@ def test_birds_and_tumours(hk, data_root, tmp_path, monkeypatch):
     busi = data_root / "busi"
     tumours = hk("folder", busi / "images", "--masks", busi / "masks").records[:3]
     for tumour, square in zip(
-        tumours, hk("view", "--center-crop", 1, "--out", "busi", stdin=tumours).records, strict=True
+        tumours, hk("crop", "--center-crop", 1, "--out", "busi", stdin=tumours).records, strict=True
     ):
         assert len(set(square["size"])) == 1
         assert set(square["masks"]) == set(tumour["masks"])

@@ -324,7 +324,7 @@ def test_boxes_and_outlines_of_2010(hk: Callable, cub2010: Path, tmp_path: Path)
     assert first["boxes"] == [{"x": 2, "y": 4, "width": 18, "height": 5, "label": "001.Ani"}]
     assert first["masks"] == {"bird": f"{folder}/Ani_01.mat#seg"}
     assert "masks" not in second
-    [drawn] = hk("masks2map", "--size", "30x40", "--out", tmp_path / "maps", stdin=[first]).records
+    [drawn] = hk("masks2map", "--size", "40x30", "--out", tmp_path / "maps", stdin=[first]).records
     assert np.array_equal(np.load(drawn["map"]), outline)
 
 

@@ -1,4 +1,4 @@
-"""Several workers do what one process does: the same bytes, in order, by a stream that may be endless or break."""
+"""Several threads, or a cluster, do what one thread does: the same bytes, in order; streams may be endless or break."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 from conftest import lines
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import hkmap
+import hkmap.cli.resize
 from hkmap.cli._drawing import Lines
+from hkmap.cli.main import hkmap as group
 from hkmap.errors import HkmapError, RecordError, WorkerError
 from hkmap.parallel import cluster as clusters
-from hkmap.parallel import processes
 from hkmap.parallel.cluster import Workers, open_pool
-from hkmap.parallel.threads import Done, Pool, thread_pool, work
+from hkmap.parallel.threads import Done, Pool, cores, thread_pool, threads, work
 
 Hk = Callable[..., Any]
 PROC = Path("/proc/self/fd")
@@ -42,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# what the workers are asked to do: functions of a module, which pickle can name
+# what the workers are asked to do: a function of a module, which pickle can name
 
 
 def halved(number: int) -> float:
@@ -51,15 +55,6 @@ def halved(number: int) -> float:
     if number == 13:
         raise OSError(28, "No space left on device", "thirteen")
     return number / 2
-
-
-def array_of(number: int) -> np.ndarray:
-    return np.full((100, 100), number, np.float32)
-
-
-def threads_of(number: int) -> tuple[int, str, int]:
-    print("not for the stream")
-    return cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], os.getpid()
 
 
 # a pool, by a stand-in whose tasks are done when the test says so
@@ -191,70 +186,48 @@ def test_lines_know_whether_one_is_there() -> None:
         assert list(found) == []
 
 
-# processes
+# threads
 
 
-def test_processes_compute_in_one_thread_each_and_leave_stdout_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_threads_are_as_many_as_asked_for_and_work_at_the_same_time() -> None:
+    met = threading.Barrier(3)          # broken unless three wait at once
+
+    def meet(number: int) -> int:
+        met.wait(60)
+        return number
+
+    with threads(3) as pool:
+        assert list(pool.attempts(meet, range(9))) == list(range(9))      # the first chunks are of one item
+
+
+def test_real_threads_read_an_endless_stream_only_so_far_ahead() -> None:
+    read: list[int] = []
+    endless = (read.append(number) or number for number in itertools.count())
     with open_pool(Workers(2), reads_files=False) as pool:
         assert pool is not None
-        found = list(pool.attempts(threads_of, range(40)))
-        pids = {pid for _, _, pid in found}
-        assert {(threads, said) for threads, said, _ in found} == {(1, "1")}
-        assert 1 <= len(pids - {os.getpid()}) <= 2
-    assert not any(psutil.pid_exists(pid) for pid in pids)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("not for the stream") == 40
+        assert list(itertools.islice(pool.attempts(abs, endless), 100)) == list(range(100))
+    assert len(read) <= 100 + 2 * 3 * 16
 
 
-def test_arrays_come_back_whole_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(processes, "_SHARED_MEMORY", str(tmp_path))
-    with open_pool(Workers(2), reads_files=False) as pool:
-        assert pool is not None
-        found = list(pool.attempts(array_of, range(90)))
-        assert 1 <= len([path for folder in tmp_path.iterdir() for path in folder.iterdir()]) <= 6      # filled anew
-    assert list(tmp_path.iterdir()) == []
-    for number, values in enumerate(found):
-        np.testing.assert_array_equal(values, array_of(number))
+def test_minus_1_is_one_thread_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in (1, 3):
+        monkeypatch.setattr(clusters, "cores", lambda count=count: count)
+        with open_pool(Workers(-1), reads_files=False) as pool:
+            assert (1 if pool is None else pool.jobs) == count
+    assert 1 <= cores() <= (os.cpu_count() or 1)
 
 
-def test_where_shared_memory_is_full_the_pipe_has_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Full:
-        def __init__(self, handle: int, mode: str) -> None:
-            os.close(handle)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_matrix_products_take_one_thread_each(jobs: int) -> None:
+    def blas(_: int = 0) -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def writelines(self, data: list[bytes]) -> None:
-            raise OSError(28, "No space left on device")
-
-    box = tmp_path / "0"
-    monkeypatch.setattr(processes, "open", Full, raising=False)
-    parcel = processes._work_there(array_of, [3, 4], box)
-    assert not box.exists()
-    monkeypatch.undo()
-    for parcel_of in (parcel, processes._work_there(array_of, [3, 4], box)):
-        np.testing.assert_array_equal(list(processes._unpacked(parcel_of, box)), [array_of(3), array_of(4)])
-    assert box.stat().st_size > 0
-
-
-def test_a_killed_worker_is_a_sentence() -> None:
-    with open_pool(Workers(2), reads_files=False) as pool:
-        assert pool is not None
-        with pytest.raises(WorkerError, match="a worker process died, most often because memory ran out; use fewer"):
-            list(pool.attempts(signal.raise_signal, [signal.SIGKILL] * 9))
-
-
-def test_minus_1_is_one_process_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_pool(Workers(-1), reads_files=False) as pool:
-        assert (1 if pool is None else pool.jobs) == processes.cores()
-    monkeypatch.setattr("hkmap.parallel.workers.cores", lambda: 1)
-    with open_pool(Workers(-1), reads_files=False) as pool:
-        assert pool is None
+    with threadpool_limits(2, user_api="blas"):
+        assert blas() == {2}
+        with open_pool(Workers(jobs), reads_files=False) as pool:
+            found = [blas()] if pool is None else list(pool.attempts(blas, range(9)))
+            assert all(counts == {1} for counts in found)
+        assert blas() == {2}
 
 
 # the commands
@@ -288,11 +261,11 @@ def stream_of(count: int, kind: str) -> list[dict[str, Any]]:
 COMMANDS = [
     ("bubbles", ("bubbles2map", "--size", 24)),
     ("bubbles", ("bubbles2map", "--size", 24, "--per-annotator", "--bandwidth", "radius", "--equal-users")),
-    ("points", ("points2map", "--size", 24, "--bandwidth", "cv")),
+    ("points", ("bubbles2map", "--size", 24, "--bandwidth", "cv", "--format", "png")),
     ("boxes", ("boxes2map", "--size", 24, "--label", "head=0.5", "--edge", "soft")),
     ("masks", ("masks2map", "--size", 24, "--lesion", "EX", "--pooling", "max")),
     ("masks", ("resize", "--size", 7, "--normalise", "max")),
-    ("masks", ("weights",)),
+    ("masks", ("certainty",)),
 ]
 
 
@@ -301,34 +274,35 @@ def product(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("kind", "command"), COMMANDS, ids=lambda value: " ".join(map(str, value[:3])))
-def test_two_processes_give_the_bytes_of_one(hk: Hk, here: Path, kind: str, command: tuple[object, ...]) -> None:
-    records = stream_of(30, kind)
-    suffix = "png" if command[0] == "points2map" else "npy"
-    alone = hk(*command, "--out", "maps", "--format", suffix, stdin=records)
+def test_several_threads_give_the_bytes_of_one(hk: Hk, here: Path, kind: str, command: tuple[object, ...]) -> None:
+    records = stream_of(20, kind)
+    alone = hk(*command, "--out", "maps", stdin=records)
     maps = product("maps")
     assert alone.exit_code == 0
-    assert len(maps) >= 30
-    together = hk(*command, "--out", "maps", "--format", suffix, "--overwrite", "--jobs", 2, stdin=records)
-    assert together == alone
-    assert product("maps") == maps
+    assert len(maps) >= 20
+    for jobs in (1, 2, 4):
+        again = hk(*command, "--out", "maps", "--overwrite", "--backend", "threads", "--jobs", jobs, stdin=records)
+        assert again == alone
+        assert product("maps") == maps
 
 
-def test_the_number_of_cores_changes_no_byte(shell: Hk, here: Path) -> None:
-    """Two threads in a matrix product give other last digits than one."""
-    (here / "in.jsonl").write_text(lines(stream_of(10, "bubbles")))
-    for threads, jobs in ((2, 1), (1, 1), (2, 2)):
-        line = f"hkmap bubbles2map in.jsonl --bandwidth radius --jobs {jobs} --out m{threads}{jobs}"
-        assert shell(line, OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads)).exit_code == 0
+def test_the_number_of_cores_changes_no_byte(hk: Hk, here: Path) -> None:
+    """Two threads in a large matrix product give other last digits than one."""
+    places = np.random.default_rng(0).uniform(0, 40, (1000, 2)).tolist()
+    bubbles = [{"x": x, "y": y, "radius": 1 + number % 7} for number, (x, y) in enumerate(places)]
+    records = [{"id": str(number), "size": [40, 40], "bubbles": bubbles[number:]} for number in range(2)]
+    for blas, jobs in ((2, 1), (1, 1), (2, 2)):
+        with threadpool_limits(blas, user_api="blas"):
+            hk("bubbles2map", "--bandwidth", "radius", "--jobs", jobs, "--out", f"m{blas}{jobs}", stdin=records)
     assert product("m21") == product("m11") == product("m22")
 
 
 def test_one_file_of_maps_has_the_same_rows(hk: Hk, here: Path) -> None:
-    import h5py
-
-    records = stream_of(40, "bubbles")
+    records = stream_of(20, "bubbles")
     results, contents = [], []
     for jobs in (1, 2):
-        results.append(hk("bubbles2map", "--out", "maps.h5", "--overwrite", "--jobs", jobs, stdin=records))
+        command = ("bubbles2map", "--size", 24, "--out", "maps.h5", "--overwrite", "--jobs", jobs)
+        results.append(hk(*command, stdin=records))
         with h5py.File("maps.h5") as file:
             contents.append({name: file[name][()].tobytes() for name in ("maps", "crc32", "ids/bytes", "ids/offsets")})
     assert results[0] == results[1]
@@ -402,36 +376,17 @@ def test_a_chosen_name_that_never_came_is_an_error_at_the_end(hk: Hk, here: Path
         assert result.stderr == "Error: --label beak: no record has such a one; their names are head\n"
 
 
-def test_a_bug_in_a_worker_keeps_its_traceback(shell: Hk, here: Path) -> None:
-    (here / "sitecustomize.py").write_text(
-        "import hkmap.records\n"
-        "def passed_on(*_): raise ZeroDivisionError('a bug')\n"
-        "hkmap.records.passed_on = passed_on\n"
-    )
-    result = shell(f"echo '{{\"id\": \"1\"}}' | hkmap {' '.join(PASSING)}", PYTHONPATH=str(here))
-    assert result.exit_code == 1
-    assert "in passed_on" in result.stderr
-    assert result.records == [{"error": "ZeroDivisionError: a bug"}]
+def test_a_bug_in_a_worker_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(hkmap.cli.resize, "passed_on", buggy)
+    result = CliRunner().invoke(group, list(PASSING), input='{"id": "1"}')
+    assert "in buggy" in "".join(traceback.format_exception(result.exception))
+    assert json.loads(result.stdout) == {"error": "ZeroDivisionError: a bug"}
 
 
-def test_a_killed_worker_ends_the_command_in_a_sentence(shell: Hk, here: Path) -> None:
-    (here / "sitecustomize.py").write_text(
-        "import os, signal\nimport hkmap.records\n"
-        "def passed_on(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "hkmap.records.passed_on = passed_on\n"
-    )
-    (here / "in.jsonl").write_text('{"id": "1"}\n' * 50)
-    pipe = "hkmap resize in.jsonl --size 3 --missing pass --jobs 2 --out maps.h5 | hkmap pack x.h5"
-    result = shell(f"{pipe}; echo ${{PIPESTATUS[@]}}", PYTHONPATH=str(here))
-    assert result.stdout.splitlines()[-1] == "1 1"
-    assert "Error: a worker process died, most often because memory ran out; use fewer --jobs" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert sorted(path.name for path in here.iterdir() if path.is_file()) == ["in.jsonl", "sitecustomize.py"]
-
-
-@pytest.fixture
-def filter_at_work(here: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
-    """A filter with two processes, a group of its own, that has answered a record and waits for the next."""
+def test_interrupted_at_work_is_130_and_answers_come_as_soon_as_they_are_asked_for(here: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "hkmap", *PASSING], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, start_new_session=True,
@@ -443,27 +398,13 @@ def filter_at_work(here: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[p
             process.stdin.write(b'{"id": "%d"}\n' % number)
             process.stdin.flush()
             assert json.loads(process.stdout.readline()) == {"id": str(number)}      # while its input is still open
-        yield process, psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
-
-
-@pytest.mark.parametrize("whole_group", [True, False], ids=["Ctrl-C", "kill -INT"])
-def test_interrupted_is_130_and_leaves_no_process(filter_at_work: tuple[Any, Any], whole_group: bool) -> None:
-    process, children = filter_at_work
-    assert len(children) >= 2
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-    output, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, b"interrupted\n")
     assert json.loads(output) == {"error": "interrupted"}
-    assert psutil.wait_procs(children, timeout=10)[1] == []
-
-
-def test_workers_do_not_outlive_a_killed_command(filter_at_work: tuple[Any, Any]) -> None:
-    process, children = filter_at_work
-    process.kill()
-    assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 def test_a_closed_pipe_is_quiet(shell: Hk, here: Path) -> None:
@@ -472,35 +413,40 @@ def test_a_closed_pipe_is_quiet(shell: Hk, here: Path) -> None:
     assert (result.stdout, result.stderr) == ("0 0\n", "")
 
 
-def test_memory_does_not_grow_with_the_stream(here: Path) -> None:
-    if not PROC.exists():
-        pytest.skip("no /proc to ask for the peak of memory")
-    code = (
-        "import re, sys\nfrom hkmap.cli import main\n"
-        "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1], file=sys.stderr)"
+MEASURED = """
+import re, sys
+from hkmap.cli import main
+import hkmap.files.hdf5, hkmap.stream.references
+
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+before = memory("VmRSS")
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(memory("VmHWM") - before, *{"distributed", "multiprocessing"} & set(sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="no /proc to ask for the peak of memory")
+def test_memory_does_not_grow_with_the_stream_and_nothing_of_dask_is_loaded(here: Path) -> None:
+    np.save("map.npy", np.ones((200, 200), np.float32))
+    records = lines([{"id": str(number), "map": "map.npy"} for number in range(1000)])      # 160 MB of maps
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, "resize", "--size", "200", "--jobs", "2", "--out", "maps.h5"],
+        check=True, input=records, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120,
     )
-    np.save("map.npy", np.ones((300, 300), np.float32))
-    peaks = []
-    for count in (100, 500):       # 180 MB of maps
-        (here / "in.jsonl").write_text(
-            "".join(f'{{"id": "{number}", "map": "map.npy"}}\n' for number in range(count)), encoding="utf-8"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, "resize", "in.jsonl", "--size", "300", "--jobs", "2", "--out", "maps.h5",
-             "--overwrite"],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=here, timeout=120,
-        )
-        peaks.append(int(done.stderr.split()[-1]))
-    assert peaks[1] < 1.1 * peaks[0]
+    assert int(done.stderr) < 80_000
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--jobs", "0"], "'0': expected a number of processes from 1, or -1 for all cores."),
-        (["--jobs", "-2"], "'-2': expected a number of processes from 1, or -1 for all cores."),
-        (["--jobs", "all"], "'all': expected a number of processes from 1, or -1 for all cores."),
+        (["--jobs", "0"], "'0': expected a number of threads from 1, or -1 for all cores."),
+        (["--jobs", "-2"], "'-2': expected a number of threads from 1, or -1 for all cores."),
+        (["--jobs", "all"], "'all': expected a number of threads from 1, or -1 for all cores."),
         (["--backend", "dask"], "--backend dask and --scheduler ADDRESS go together; give both, or neither."),
         (["--scheduler", "tcp://x:1"], "--backend dask and --scheduler ADDRESS go together; give both, or neither."),
     ],
@@ -509,16 +455,6 @@ def test_called_wrongly_is_2(hk: Hk, here: Path, options: list[str], message: st
     result = hk("resize", "--size", 3, "--out", "m", *options, stdin=[{"id": "1"}])
     assert result.exit_code == 2
     assert message in result.stderr.replace("\n", " ")
-
-
-def test_one_process_loads_nothing_of_all_this(here: Path) -> None:
-    code = (
-        "import sys\nfrom hkmap.cli import main\n"
-        "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "assert not {'joblib', 'distributed', 'multiprocessing'} & set(sys.modules)"
-    )
-    arguments = ["resize", "--size", "3", "--missing", "pass", "--out", "maps"]
-    subprocess.run([sys.executable, "-c", code, *arguments], input=b'{"id": "1"}\n', check=True, capture_output=True)
 
 
 # a Dask cluster
@@ -530,20 +466,21 @@ from distributed import LocalCluster
 
 if __name__ == "__main__":
     with LocalCluster(
-        n_workers=int(sys.argv[1]), threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as cluster:
         print(cluster.scheduler_address, flush=True)
         sys.stdin.read()
 """
 
 
-@contextmanager
-def started_cluster(workers: int, folder: Path) -> Iterator[str]:
-    """The address of a cluster of so many worker processes, in a folder of its own."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster of two worker processes, in another folder than any test."""
+    folder = tmp_path_factory.mktemp("cluster")
     (folder / "boot.py").write_text(BOOT)
     process = subprocess.Popen(
-        [sys.executable, "boot.py", str(workers)], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
+        [sys.executable, "boot.py"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env={**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -557,29 +494,17 @@ def started_cluster(workers: int, folder: Path) -> Iterator[str]:
         process.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Two worker processes, in another folder than any test."""
-    with started_cluster(2, tmp_path_factory.mktemp("cluster")) as address:
-        yield address
-
-
-#: The cluster is started once, in the process that has all of these tests.
-on_cluster = pytest.mark.xdist_group("cluster")
-
-
 def on(cluster: str) -> tuple[str, ...]:
     return ("--backend", "dask", "--scheduler", cluster)
 
 
-@on_cluster
 @pytest.mark.parametrize(
     ("kind", "command"), [COMMANDS[1], COMMANDS[4], COMMANDS[5]], ids=lambda value: " ".join(map(str, value[:3]))
 )
-def test_a_cluster_gives_the_bytes_of_one_process(
+def test_a_cluster_gives_the_bytes_of_one_thread(
     hk: Hk, here: Path, cluster: str, kind: str, command: tuple[object, ...]
 ) -> None:
-    records = stream_of(60, kind)
+    records = stream_of(30, kind)
     alone = hk(*command, "--out", "maps", stdin=records)
     maps = product("maps")
     assert alone.exit_code == 0
@@ -589,7 +514,6 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     assert one == alone
 
 
-@on_cluster
 def test_a_cluster_attributes_errors_to_their_records(hk: Hk, here: Path, cluster: str) -> None:
     for policy in ((), ("--on-error", "skip")):
         command = ("resize", "--size", 3, "--out", "maps", "--overwrite", *policy)
@@ -610,7 +534,6 @@ def reader_of(fifo: Path) -> int:
     raise AssertionError(f"nobody reads {fifo}")
 
 
-@on_cluster
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc to find the worker in")
 def test_a_worker_that_is_killed_in_mid_run_changes_nothing(hk: Hk, here: Path, cluster: str) -> None:
     """A map in the middle is a named pipe: who opens it is at work on it, and is killed before it gets an answer."""
@@ -646,7 +569,6 @@ def test_a_worker_that_is_killed_in_mid_run_changes_nothing(hk: Hk, here: Path, 
     assert Path("maps.h5").read_bytes() == expected
 
 
-@on_cluster
 def test_workers_of_a_cluster_must_find_the_folder_and_have_the_same_hkmap(
     hk: Hk, here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,7 +615,6 @@ def test_threads_of_a_worker_share_its_folder_in_turn(tmp_path: Path) -> None:
     assert clusters._work_there(halved, [4], None, hkmap.__version__).outcomes == [2]
 
 
-@on_cluster
 def test_a_task_that_kills_every_worker_is_a_sentence(cluster: str) -> None:
     with open_pool(Workers(-1, cluster), reads_files=False) as pool:
         assert pool is not None
@@ -729,12 +650,13 @@ def test_a_stranger_at_the_address_is_a_sentence(hk: Hk, here: Path) -> None:
 
 
 def test_a_cluster_without_workers_is_a_sentence(hk: Hk, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "_PATIENCE", 0.5)
-    (here / "cluster").mkdir()
-    with started_cluster(0, here / "cluster") as empty:
-        result = hk(*PASSING, *on(empty), stdin=[{"id": "1"}])
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(clusters, "_PATIENCE", 0.2)
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0", silence_logs=50) as empty:
+        result = hk(*PASSING, *on(empty.scheduler_address), stdin=[{"id": "1"}])
     assert result.exit_code == 1
-    assert "has no worker after 0.5 seconds; start some: `dask worker tcp://" in result.stderr
+    assert "has no worker after 0.2 seconds; start some: `dask worker " in result.stderr
 
 
 def test_without_the_extra_the_remedy_is_said(hk: Hk, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
