@@ -13,7 +13,7 @@ from conftest import Result, lines
 from PIL import Image
 
 from hkmap.maps.agreement import KINDS, MEASURES, METHODS
-from hkmap.report.intervals import COLOURS, HEAD, LEFT, LINE_HEIGHT, ROW, Axis, axis_of, draw_agreement, ticks_of
+from hkmap.report.intervals import COLOURS, agreement_figure
 
 Hk = Callable[..., Result]
 Record = dict[str, Any]
@@ -155,33 +155,23 @@ def summary(**kinds: float) -> dict[str, Any]:
 
 def test_the_dots_stand_where_the_numbers_are() -> None:
     means = {"agreement": 0.75, "null": 0.4, "uniform": -0.2}
-    picture = draw_agreement(summary(**means))
-    axis = axis_of([-0.25, 0.8])
-    for index, (kind, mean) in enumerate(means.items()):
-        row = 2 * LINE_HEIGHT + HEAD + ROW * index + ROW // 2
-        (columns,) = np.nonzero((picture[row, LEFT - 5 :] == COLOURS[kind]).all(axis=-1))
-        columns += LEFT - 5
-        ends = [axis.place(mean - 0.05), axis.place(mean + 0.05)]
-        assert [columns.min(), columns.max()] == pytest.approx(ends, abs=2.5), kind
-        (tall,) = np.nonzero((picture[row - 3, LEFT - 5 :] == COLOURS[kind]).all(axis=-1))     # end, dot, end
-        assert axis.place(mean) - LEFT + 5 == pytest.approx(tall[len(tall) // 2], abs=2.5)
+    figure = agreement_figure(summary(**means))
+    assert len(figure.axes) == len(MEASURES)
+    for axes in figure.axes:
+        found = [line.get_xdata() for line in axes.lines]
+        for row, mean in enumerate([*means.values()] * len(METHODS)):
+            assert list(found[2 * row]) == pytest.approx([mean - 0.05, mean + 0.05])
+            assert list(found[2 * row + 1]) == pytest.approx([mean])
+            assert axes.lines[2 * row].get_color() == COLOURS[[*means][row % 3]]
+        assert [label.get_text() for label in axes.get_yticklabels()][1] == "leave one out: null"
+        assert axes.yaxis_inverted()      # the first line is the uppermost
 
 
-@pytest.mark.parametrize(("ends", "axis"), [
-    ([0.0, 0.0], Axis(0, 1)), ([0.1, 1.0], Axis(0, 1.05)), ([-1.0, -0.5], Axis(-1.05, 0)),
-    ([-1.0, 1.0], Axis(-1.1, 1.1)),
-])
-def test_every_axis_holds_zero(ends: list[float], axis: Axis) -> None:
-    assert axis_of(ends) == pytest.approx(axis)
-
-
-@pytest.mark.parametrize(("axis", "ticks"), [
-    (Axis(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]),
-    (Axis(0, 0.00068), [0, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006]),
-    (Axis(-3.1, 9), [-2, 0, 2, 4, 6, 8]),
-])
-def test_ticks_are_round(axis: Axis, ticks: list[float]) -> None:
-    assert ticks_of(axis) == ticks
+@pytest.mark.parametrize("mean", [0.0, 0.1, -0.9])
+def test_every_axis_holds_zero(mean: float) -> None:
+    for axes in agreement_figure(summary(agreement=mean, null=mean, uniform=mean)).axes:
+        low, high = axes.get_xlim()
+        assert low <= 0 <= high
 
 
 def test_the_picture_is_written(drawn: str, hk: Hk) -> None:

@@ -21,23 +21,28 @@ LINES = [(method, kind) for method in METHODS for kind in KINDS]
 
 
 def draw_agreement(summary: Mapping[str, Any]) -> Pixels:
-    """Return what `hkmap agreement` prints as a picture, (height, width, 3) RGB.
-
-    A panel a measure, a line a method and kind: a dot for the mean, a bar for its 95 % interval. Every axis holds 0, so
-    that lengths can be compared.
-    """
+    """Return what `hkmap agreement` prints as a picture, (height, width, 3) RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # a quarter of a second, and only here
+
+    canvas = FigureCanvasAgg(agreement_figure(summary))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def agreement_figure(summary: Mapping[str, Any]) -> Any:
+    """Return it as a figure of matplotlib's: a panel per measure, in it a line per method and kind.
+
+    A dot is the mean, a bar its 95 % interval. Every axis holds 0, so that lengths can be compared.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 2.1 * len(MEASURES) + 0.5), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     fewest, most = summary["annotators"]
     said = f"{summary['images']} images, {fewest} to {most} annotators each; dots: means, bars: 95 % intervals"
     figure.suptitle(said, fontsize=10, x=0.01, ha="left")
     for axes, measure in zip(figure.subplots(len(MEASURES)), MEASURES, strict=True):
         _draw_panel(axes, summary, measure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure
 
 
 def _draw_panel(axes: Any, summary: Mapping[str, Any], measure: str) -> None:
