@@ -13,8 +13,8 @@ import platform
 import torch
 from timing import seconds_of
 
-from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.evaluation import deletion
+from hkmap.engine.resnet import Architecture, build
 
 SIDE = 224
 

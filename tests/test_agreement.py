@@ -1,4 +1,4 @@
-"""The measures of agreement against slow, literal oracles, and what the ceiling says of planted data."""
+"""The measures of agreement against slow, literal oracles, and what the agreement says of planted data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blob(x: float, y: float, *, side: int = 12, sigma: float = 2.0) -> Map:
 
 
 def figures(images: list[dict[str, Map]], *, repeats: int = 4, seed: int = 0) -> Array:
-    return agreement.ceiling_figures(images, repeats=repeats, random=np.random.default_rng(seed))
+    return agreement.agreement_figures(images, repeats=repeats, random=np.random.default_rng(seed))
 
 
 # the measures

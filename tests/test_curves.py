@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.evaluation import auc, curve, deletion, insertion, rank_pixels, rise_blur
+from hkmap.engine.resnet import Architecture, build
 
 
 def literal_curve(network, start, finish, saliency, step, chosen):

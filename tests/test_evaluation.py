@@ -12,8 +12,8 @@ from hkmap.engine.data import normalise
 from hkmap.engine.evaluation import EvaluationOptions, auc, deletion, insertion, pixel_step
 from hkmap.engine.maps import resize_maps
 from hkmap.engine.runs import load_model
-from hkmap.shards.references import load_map
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.references import load_map
 
 SMALL = ["--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4", "--epochs", "3"]
 ALL = [word for name in ("top1", "top5", "mse", "insertion", "deletion") for word in ("--metric", name)]

@@ -12,7 +12,7 @@ from hkmap.engine.losses import losses, map_loss
 
 
 def known(*samples: bool) -> torch.Tensor:
-    """Weights (B, 1, 1, 1) of samples that have a map or have none."""
+    """The certainty (B, 1, 1, 1) of samples that have a map or have none."""
     return torch.tensor(samples, dtype=torch.float32).view(-1, 1, 1, 1)
 
 
@@ -44,8 +44,8 @@ def test_a_sample_without_a_map_contributes_nothing():
 
 def test_an_unknown_cell_contributes_nothing():
     predicted = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
-    weights = torch.tensor([[[[1.0, 1.0], [0.0, 0.25]]]])
-    loss = map_loss(predicted, torch.zeros(1, 1, 2, 2), weights)
+    certainty = torch.tensor([[[[1.0, 1.0], [0.0, 0.25]]]])
+    loss = map_loss(predicted, torch.zeros(1, 1, 2, 2), certainty)
     assert loss.item() == pytest.approx(math.sqrt(0.25 + 0.25 + 0.25 * 0.25))
     loss.backward()
     assert predicted.grad[0, 0, 1, 0] == 0

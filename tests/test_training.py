@@ -12,10 +12,10 @@ import torch
 
 from hkmap.engine import jobs, runs
 from hkmap.engine import training as training_module
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.resnet import Architecture
 from hkmap.engine.runs import RUN_FILES, load_model, read_config
 from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
-from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import RunError
 from hkmap.shards.sequence import ShardSequence
 
