@@ -17,9 +17,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import hkmap.engine.crossvalidation
 import hkmap.engine.evaluation
-import hkmap.engine.jobs
 import hkmap.engine.prediction
 import hkmap.report.sheets
 import hkmap.shards.writer  # noqa: F401

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine.data import ShardExamples, chunks, collate, exchange_maps, in_order, map_ahead, normalise, tensors
+from hkmap.engine.data import ShardExamples, collate, exchange_maps, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing
-from hkmap.errors import ImageError, RunError, ShardError
+from hkmap.engine.prediction import chunks, map_ahead
+from hkmap.errors import ChoiceError, ImageError, RunError, ShardError
 from hkmap.shards.loader import ShardLoader, Shares, epoch_order
 from hkmap.shards.sequence import ShardSequence
 
@@ -107,7 +108,7 @@ def test_a_failure_in_a_thread_reaches_the_reader():
 
 
 def test_an_unknown_augmentation_is_refused(examples):
-    with pytest.raises(RunError, match=r"\['blur'\] is unknown; expected any of mirror"):
+    with pytest.raises(ChoiceError, match="augmentation 'blur' is unknown; expected one of crop, rotate, mirror"):
         ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4), augmentations=("blur",))
 
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hkmap.engine.data import ShardExamples, collate
-from hkmap.engine.inputs import Preprocessing, change_intensity, plain_view, random_view
-from hkmap.engine.losses import map_loss
+from hkmap.engine.inputs import Preprocessing, augmented, intensity, plain_view
+from hkmap.engine.losses import norm
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.geometry import (
     MIRROR,
@@ -35,6 +35,7 @@ from hkmap.shards.sequence import ShardSequence
 
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 FLIP = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
+NOTHING = np.zeros((1, 1, 3), np.uint8)
 
 
 def bare(values: np.ndarray) -> Weighted:
@@ -69,7 +70,7 @@ def test_image_and_map_move_together(augmentations, fit, size):
     preprocessing, rng = Preprocessing(96, 96, fit), np.random.default_rng(3)
     height, width = size
     for _ in range(12):
-        view = random_view(preprocessing, size, augmentations, rng)
+        _, view = augmented(NOTHING, plain_view(preprocessing, size), 1, augmentations, rng)
         # the landmark lies in the middle of the view, so that no view cuts it off
         x, y = view @ [0.5, 0.5, 1]
         if not 0.1 < min(x, y) <= max(x, y) < 0.9:
@@ -125,7 +126,8 @@ def test_shrinking_averages_an_image():
 
 def test_intensity_changes_the_image_and_stays_in_range():
     image = np.linspace(0, 255, 300).astype(np.uint8).reshape(10, 10, 3)
-    changed = change_intensity(image, np.random.default_rng(1))
+    changed, view = intensity(image, WHOLE, 1, np.random.default_rng(1))
+    assert np.array_equal(view, WHOLE)
     assert changed.shape == image.shape
     assert changed.dtype == np.uint8
     assert not np.array_equal(changed, image)
@@ -377,9 +379,9 @@ def test_padding_has_no_part_in_the_map_loss(make_wide_shard, augmentations):
     assert (batch.maps[padding] == 0).all()
     attention = torch.rand(batch.maps.shape)
     changed = torch.where(padding, 1 - attention, attention)
-    assert torch.equal(map_loss(attention, batch.maps, batch.certainty), map_loss(changed, batch.maps, batch.certainty))
+    assert torch.equal(norm(attention, batch.maps, batch.certainty), norm(changed, batch.maps, batch.certainty))
     met = torch.where(padding, attention, batch.maps)
-    assert map_loss(met, batch.maps, batch.certainty) == 0
+    assert (norm(met, batch.maps, batch.certainty) == 0).all()
     if not augmentations:       # 32 x 16 pixels in 32 x 32: four rows of padding above and below
         assert (batch.certainty[:, :, :4] == 0).all()
         assert (batch.certainty[:, :, 4:12] == 1).all()

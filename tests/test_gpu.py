@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from hkmap.engine.abn import place
-from hkmap.engine.evaluation import deletion, insertion
+from hkmap.engine.curves import deletion, insertion, resize_maps
 from hkmap.engine.losses import losses
-from hkmap.engine.maps import resize_maps
 from hkmap.engine.resnet import Architecture, build
 
 pytestmark = [

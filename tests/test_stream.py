@@ -85,7 +85,7 @@ def test_keys_that_hkmap_does_not_know_pass_through_every_filter(hk, photos: Pat
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of an untrained network of two classes."""
     from hkmap.engine.resnet import Architecture
-    from hkmap.engine.jobs import new_model
+    from hkmap.engine.runs import new_model
     from hkmap.engine.runs import save_model
     from hkmap.engine.inputs import Preprocessing
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from hkmap.engine.abn import place
-from hkmap.engine.data import Example, chunks, collate, map_ahead, normalise, seen_example
-from hkmap.engine.evaluation import put_maps
+from hkmap.engine.data import Example, collate, normalise, put_maps, seen_example
 from hkmap.engine.inputs import plain_view
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import HkmapError, RecordError, RunError
@@ -19,8 +19,12 @@ from hkmap.files.maps import MapWriter
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import View, map_back
+from hkmap.parallel.threads import ahead, thread_pool
 from hkmap.records import Record, Rejects, reference_of
 from hkmap.shards.references import load_certainty_of, load_map, read_image
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def predict(
 
     ``use_maps`` puts a record's own map in the place of the predicted one.
     """
-    if use_maps and not model.architecture.attention:
+    if use_maps and model.network.attention is None:
         raise RunError("the network has no attention branch, so no map can take its map's place")
     place(model.network, device).eval()
     for chunk in map_ahead(lambda record: _seen(model, record, use_maps), chunks(records, batch_size), threads=2):
@@ -83,7 +87,7 @@ def predicted_records(
     **options: Any,
 ) -> Iterator[Record]:
     """Yield the records with prediction, confidence and, saved by ``maps``, the attention under ``key``."""
-    if maps is not None and not model.architecture.attention:
+    if maps is not None and model.network.attention is None:
         raise RunError("the network has no attention branch, so there are no maps to save; leave --out away")
     for found in predict(model, records, rejects, device, **options):
         added: Record = {"prediction": found.label, "confidence": found.confidence}
@@ -92,6 +96,22 @@ def predicted_records(
         if maps is not None and found.attention is not None:
             added[key] = maps.save(found.record["id"], found.attention)
         yield found.record | added
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of ``size``; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def map_ahead(
+    function: Callable[[Item], Result], chunks: Iterable[list[Item]], *, threads: int
+) -> Iterator[list[Result]]:
+    """Yield each chunk's results in order, while threads work on the next two chunks."""
+    with thread_pool(threads) as pool:
+        begun = ([pool.submit(function, item) for item in chunk] for chunk in chunks)
+        yield from ahead(begun, lambda chunk: [future.result() for future in chunk], depth=2)
 
 
 def _predict_batch(
