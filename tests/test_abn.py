@@ -72,10 +72,12 @@ def test_parameters_number_as_published(name, classes, millions):
     ("resnet18+abn", "small", 32, 8), ("resnet8+abn", "small", 49, 25),
 ])
 def test_the_maps_side_follows_the_images(name, stem, side, map_side):
-    architecture = Architecture(name, 3, stem=stem, width=4)
-    output = build(architecture).eval()(torch.zeros(1, 3, side, side))
-    assert output.attention.shape == (1, 1, map_side, map_side)
-    assert architecture.map_size((side, side)) == (map_side, map_side)
+    network = build(Architecture(name, 3, stem=stem, width=4))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert network.map_size((side, side + 9))[0] == map_side
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network.eval()(torch.zeros(1, 3, side, side)).attention.shape == (1, 1, map_side, map_side)
 
 
 @pytest.fixture(params=["residual", "product"])

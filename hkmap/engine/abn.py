@@ -108,6 +108,15 @@ class AttentionBranchNetwork(nn.Module):
         used = predicted if attention is None else attention.to(features.dtype)
         return Output(self.perception(self.gate(features, used)), attention_logits, used)
 
+    @torch.inference_mode()
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return (height, width) of the attention map, which is that of the features, for images of such a size."""
+        training = self.extractor.training
+        self.extractor.eval()       # an image of zeros must not count in the batch norms' statistics
+        features = self.extractor(next(self.parameters()).new_zeros(1, 3, *image_size))
+        self.extractor.train(training)
+        return features.shape[2], features.shape[3]
+
 
 def place(network: Module, device: torch.device) -> Module:
     """Move a network to the device, its convolutions channels last, which is the faster layout on CPU and CUDA."""

@@ -222,17 +222,16 @@ def make_data(
     if np.any(shards.labels < 0):
         place = shards.place(int(np.argmax(shards.labels < 0)))
         raise RunError(f"{place}: has no label; training needs one for each record")
-    map_size = model.architecture.map_size(model.preprocessing.size)
     free = np.ones(len(shards), dtype=np.bool_) if held_out is None else ~held_out.inside
     map_of = CONTROLS[model.control](shards.has_map & free, seed)
     examples = ShardExamples(
-        shards, model.preprocessing, map_size, augmentations=augmentations, seed=seed, map_of=map_of
+        shards, model.preprocessing, model.map_size, augmentations=augmentations, seed=seed, map_of=map_of
     )
     indices = np.flatnonzero(free)
     if val is not None:
         check_classes(model, val)
         _warn_of_shared(shards, indices, val)
-        validated = ShardExamples(val, model.preprocessing, map_size)
+        validated = ShardExamples(val, model.preprocessing, model.map_size)
         return Data(examples, indices, Validation(validated, np.flatnonzero(val.labels >= 0)))
     if val_share == 0:
         return Data(examples, indices, None)
@@ -241,7 +240,7 @@ def make_data(
         chosen = _share_of(indices, val_share, seed)
     else:
         chosen = _groups_share_of(shards, indices, val_share, seed, group)
-    validation = Validation(ShardExamples(shards, model.preprocessing, map_size), indices[chosen])
+    validation = Validation(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
     return Data(examples, indices[~chosen], validation)
 
 

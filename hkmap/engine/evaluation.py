@@ -135,7 +135,7 @@ def measure(
     progress. A metric that applies to no sample is None.
     """
     check_classes(model, shards)
-    examples = ShardExamples(shards, model.preprocessing, model.architecture.map_size(model.preprocessing.size))
+    examples = ShardExamples(shards, model.preprocessing, model.map_size)
     found: dict[str, list[float]] = {name: [] for name in options.reported()}
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     for figures in watch(evaluate(model.network, examples, options, device, indices=indices)):

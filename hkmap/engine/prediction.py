@@ -126,13 +126,8 @@ def _predict_batch(
         confidences, labels = output.logits.float().softmax(1).max(1)
     maps = _maps(output.attention, len(seen))
     for one, label, confidence, attention in zip(seen, labels.tolist(), confidences.tolist(), maps, strict=True):
-        whole = None if attention is None else map_back(attention, one.view, map_size(model))
+        whole = None if attention is None else map_back(attention, one.view, model.map_size)
         yield Prediction(one.record, label, confidence, whole)
-
-
-def map_size(model: TrainedModel) -> tuple[int, int]:
-    """Return (height, width) of the network's attention map."""
-    return model.architecture.map_size(model.preprocessing.size)
 
 
 def _maps(attention: Tensor | None, count: int) -> list[Map | None]:
@@ -149,7 +144,7 @@ def _seen(model: TrainedModel, record: Record, use_maps: bool) -> _Seen | HkmapE
     except HkmapError as error:
         return error
     view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
-    example = seen_example(image, human, view, model.preprocessing, map_size=map_size(model))
+    example = seen_example(image, human, view, model.preprocessing, map_size=model.map_size)
     return _Seen(record, example, view)
 
 

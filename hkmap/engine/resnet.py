@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -81,22 +80,6 @@ class Architecture:
     stem: str = "standard"
     width: int = 64
     gate: str = "residual"
-
-    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return (height, width) of the features that the attention map weights, for an image of that size.
-
-        >>> Architecture("resnet50+abn", 1000).map_size((224, 360))
-        (14, 23)
-        """
-        return _map_size(self, image_size)
-
-
-@lru_cache(maxsize=32)
-def _map_size(architecture: Architecture, image_size: tuple[int, int]) -> tuple[int, int]:
-    with torch.device("meta"):      # shapes alone: no memory, no arithmetic
-        features = build(architecture).eval().extractor(torch.empty(1, 3, *image_size))
-    height, width = features.shape[-2:]
-    return height, width
 
 
 def build(architecture: Architecture) -> AttentionBranchNetwork:

@@ -10,6 +10,7 @@ import logging
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ class TrainedModel:
     control: str
     state: dict[str, Any]
     fold: dict[str, Any] | None = None
+
+    @cached_property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the attention map."""
+        return self.network.map_size(self.preprocessing.size)
 
 
 def pick_device(name: str) -> torch.device:
