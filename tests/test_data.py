@@ -8,7 +8,7 @@ import torch
 
 from hkmap.engine.data import ShardExamples, collate, exchange_maps, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.prediction import chunks, map_ahead
+from hkmap.engine.prediction import map_ahead
 from hkmap.errors import ChoiceError, ImageError, RunError, ShardError
 from hkmap.shards.loader import ShardLoader, Shares, epoch_order
 from hkmap.shards.sequence import ShardSequence
@@ -104,7 +104,7 @@ def test_a_failure_in_a_thread_reaches_the_reader():
         raise ImageError(f"image {item} is damaged")
 
     with pytest.raises(ImageError, match="image 0 is damaged"):
-        list(map_ahead(broken, chunks(range(8), 2), threads=2))
+        list(map_ahead(broken, range(8), 2, threads=2))
 
 
 def test_an_unknown_augmentation_is_refused(examples):

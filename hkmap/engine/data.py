@@ -184,20 +184,12 @@ def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The samples on which the best epoch is chosen; never the test set's."""
-
-    examples: ShardExamples
-    indices: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Data:
-    """The samples to train on, and those to validate on, if any."""
+    """The samples to train on, and those on which the best epoch is chosen, if any; never the test set's."""
 
     examples: ShardExamples
-    indices: npt.NDArray[np.int64]
-    validation: Validation | None
+    indices: Numbers
+    validation: Data | None = None
 
     def steps(self, batch_size: int) -> int:
         """Return the steps of one epoch."""
@@ -232,19 +224,19 @@ def make_data(
         check_classes(model, val)
         _warn_of_shared(shards, indices, val)
         validated = ShardExamples(val, model.preprocessing, model.map_size)
-        return Data(examples, indices, Validation(validated, np.flatnonzero(val.labels >= 0)))
+        return Data(examples, indices, Data(validated, np.flatnonzero(val.labels >= 0)))
     if val_share == 0:
-        return Data(examples, indices, None)
+        return Data(examples, indices)
     group = None if held_out is None else held_out.folding.group
     if group is None:
         chosen = _share_of(indices, val_share, seed)
     else:
         chosen = _groups_share_of(shards, indices, val_share, seed, group)
-    validation = Validation(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
+    validation = Data(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
     return Data(examples, indices[~chosen], validation)
 
 
-def _share_of(indices: npt.NDArray[np.int64], share: float, seed: int) -> npt.NDArray[np.bool_]:
+def _share_of(indices: Numbers, share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Return which of the samples (n,) are held out for validation."""
     # a stream of its own, so that the split does not follow the order of the first epoch
     mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
@@ -253,7 +245,7 @@ def _share_of(indices: npt.NDArray[np.int64], share: float, seed: int) -> npt.ND
 
 
 def _groups_share_of(
-    shards: ShardSequence, indices: npt.NDArray[np.int64], share: float, seed: int, group: str
+    shards: ShardSequence, indices: Numbers, share: float, seed: int, group: str
 ) -> npt.NDArray[np.bool_]:
     """Like _share_of, but a group is held out as a whole or not at all."""
     ids, groups = ids_of(shards), groups_of(shards, group) or []
@@ -262,7 +254,7 @@ def _groups_share_of(
     return part_of(own_ids, shards.labels[indices], own_groups, shares, seed=seed) == 1
 
 
-def _warn_of_shared(shards: ShardSequence, indices: npt.NDArray[np.int64], val: ShardSequence) -> None:
+def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence) -> None:
     """Warn where an epoch is to be chosen on records that the network learns from."""
     ids = ids_of(shards)
     shared = {ids[index] for index in indices} & {*ids_of(val)}

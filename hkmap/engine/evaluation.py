@@ -47,22 +47,17 @@ class EvaluationOptions:
         """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
         return self.step or -(-image_size[0] * image_size[1] // FRAMES)
 
-    def reported(self) -> list[str]:
-        """Return the metrics asked for and, after some of them, what a network would score that looks nowhere.
+    def measures(self) -> dict[str, Callable[[Answered], Tensor]]:
+        """Return what is reported, in order, with the functions that measure it: some metrics bring a second figure.
 
-        >>> EvaluationOptions(("top1", "mse")).reported()
+        >>> list(EvaluationOptions(("top1", "mse")).measures())
         ['top1', 'mse', 'mse_of_zeros']
         """
-        return [name for name, _ in self.measures()]
-
-    def measures(self) -> list[tuple[str, Callable[[Answered], Tensor]]]:
-        """Return what is reported, by name, with the function that measures it."""
-        found = []
+        found = {}
         for name in self.metrics:
-            metric = METRICS[name]
-            found.append((name, metric.measure))
-            if metric.of_zeros:
-                found.append((f"{name}_of_zeros", metric.of_zeros))
+            found[name] = METRICS[name].measure
+            if (of_zeros := METRICS[name].of_zeros) is not None:
+                found[f"{name}_of_zeros"] = of_zeros
         return found
 
 
@@ -136,7 +131,7 @@ def measure(
     """
     check_classes(model, shards)
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
-    found: dict[str, list[float]] = {name: [] for name in options.reported()}
+    found: dict[str, list[float]] = {name: [] for name in options.measures()}
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     for figures in watch(evaluate(model.network, examples, options, device, indices=indices)):
         for name, value in figures.items():
@@ -170,4 +165,4 @@ def _evaluate_batch(
     held = used.attention if options.hold_attention or options.use_maps else None
     step = options.pixel_step(preprocessing.size)
     answered = Answered(network, images, batch, own, used, step, options.batch_size, held)
-    return {name: measure(answered).tolist() for name, measure in options.measures()}
+    return {name: measure(answered).tolist() for name, measure in options.measures().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,11 +45,15 @@ class Metric:
     distance alone does not say that anything was learnt.
     """
 
-    title: str
+    what: str
     measure: Callable[[Answered], Tensor]
     higher: bool
     needs_map: bool = True
     of_zeros: Callable[[Answered], Tensor] | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.what}; {'higher' if self.higher else 'lower'} is better."
 
 
 def map_distances(attention: Tensor, batch: Batch) -> Tensor:
@@ -63,13 +68,13 @@ def _among(answered: Answered, k: int) -> Tensor:
     return torch.where(labels >= 0, (highest == labels[:, None]).any(1).float(), math.nan)
 
 
-def _areas(answered: Answered, measure: Callable[..., Tensor]) -> Tensor:
+def _areas(answered: Answered, curve: Callable[..., Tensor]) -> Tensor:
     """Return the areas under the curves (B,) of the probability of the class that the network gives the whole image."""
     size = (answered.images.shape[2], answered.images.shape[3])
     saliency = resize_maps(_attention(answered.used), size)[:, 0]
     scores = (_score(answered, row) for row in range(len(answered.images)))
     curves = [
-        measure(score, image, seen, answered.step, batch_size=answered.frames)
+        curve(score, image, seen, answered.step, batch_size=answered.frames)
         for score, image, seen in zip(scores, answered.images, saliency, strict=True)
     ]
     return auc(torch.stack(curves))
@@ -91,24 +96,17 @@ def _attention(output: Output) -> Tensor:
 
 
 METRICS = Choices("metric", {
-    "top1": Metric(
-        "The label is the answer; higher is better.", lambda found: _among(found, 1), higher=True, needs_map=False
-    ),
-    "top5": Metric(
-        "The label is among the five most likely; higher is better.",
-        lambda found: _among(found, 5), higher=True, needs_map=False,
-    ),
+    "top1": Metric("The label is the answer", partial(_among, k=1), higher=True, needs_map=False),
+    "top5": Metric("The label is among the five likeliest", partial(_among, k=5), higher=True, needs_map=False),
     "mse": Metric(
-        "Mean square difference between the attention map and the human map; lower is better.",
+        "Mean square difference between the attention map and the human map",
         lambda found: map_distances(_attention(found.own), found.batch), higher=False,
         of_zeros=lambda found: map_distances(torch.zeros_like(_attention(found.own)), found.batch),
     ),
     "insertion": Metric(
-        "RISE's area under the curve while the salient pixels come back first; higher is better.",
-        lambda found: _areas(found, insertion), higher=True,
+        "RISE's area under the curve while salient pixels come first", partial(_areas, curve=insertion), higher=True
     ),
     "deletion": Metric(
-        "RISE's area under the curve while the salient pixels go first; lower is better.",
-        lambda found: _areas(found, deletion), higher=False,
+        "RISE's area under the curve while salient pixels go first", partial(_areas, curve=deletion), higher=False
     ),
 }, group="hkmap.metrics", kind=Metric)

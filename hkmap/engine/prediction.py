@@ -65,7 +65,7 @@ def predict(
     if use_maps and model.network.attention is None:
         raise RunError("the network has no attention branch, so no map can take its map's place")
     place(model.network, device).eval()
-    for chunk in map_ahead(lambda record: _seen(model, record, use_maps), chunks(records, batch_size), threads=2):
+    for chunk in map_ahead(lambda record: _seen(model, record, use_maps), records, batch_size, threads=2):
         good = []
         for seen in chunk:
             if isinstance(seen, HkmapError):
@@ -98,18 +98,13 @@ def predicted_records(
         yield found.record | added
 
 
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of ``size``; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
 def map_ahead(
-    function: Callable[[Item], Result], chunks: Iterable[list[Item]], *, threads: int
+    function: Callable[[Item], Result], items: Iterable[Item], size: int, *, threads: int
 ) -> Iterator[list[Result]]:
-    """Yield each chunk's results in order, while threads work on the next two chunks."""
+    """Yield the results in order, in lists of ``size``, while threads work on the next two lists."""
+    rest = iter(items)
     with thread_pool(threads) as pool:
+        chunks = iter(lambda: list(islice(rest, size)), [])
         begun = ([pool.submit(function, item) for item in chunk] for chunk in chunks)
         yield from ahead(begun, lambda chunk: [future.result() for future in chunk], depth=2)
 

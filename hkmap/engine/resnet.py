@@ -89,20 +89,17 @@ def build(architecture: Architecture) -> AttentionBranchNetwork:
 
 def standard(channels: int) -> Layers:
     """7x7 convolution and pooling, each of stride 2: for images of 200 pixels and more."""
-    return _stem(nn.Conv2d(3, channels, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1))
+    return OrderedDict(
+        conv1=nn.Conv2d(3, channels, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True),
+        maxpool=nn.MaxPool2d(3, 2, 1),
+    )
 
 
 def small(channels: int) -> Layers:
     """3x3 convolution of stride 1, which keeps the resolution: for images of 32 to 64 pixels."""
-    return _stem(nn.Conv2d(3, channels, 3, 1, 1, bias=False))
-
-
-def _stem(convolution: nn.Conv2d, pooling: nn.Module | None = None) -> Layers:
-    norm = nn.BatchNorm2d(convolution.out_channels)
-    layers: Layers = OrderedDict(conv1=convolution, bn1=norm, relu=nn.ReLU(inplace=True))
-    if pooling is not None:
-        layers["maxpool"] = pooling
-    return layers
+    return OrderedDict(
+        conv1=nn.Conv2d(3, channels, 3, 1, 1, bias=False), bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
+    )
 
 
 STEMS: Choices[Callable[[int], Layers]] = Choices("stem", {"standard": standard, "small": small})

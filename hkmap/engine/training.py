@@ -19,7 +19,7 @@ from torch import nn
 
 from hkmap.choices import Choices
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import Data, ShardExamples, Validation, normalise, tensors
+from hkmap.engine.data import Data, ShardExamples, normalise, tensors
 from hkmap.engine.evaluation import accuracy
 from hkmap.engine.losses import MAP_LOSSES, MapLoss, losses
 from hkmap.engine.runs import TrainedModel, load_model, save_model, write_json
@@ -125,11 +125,7 @@ class Step:
 
 
 def learning_rate(options: TrainingOptions, epoch: int) -> float:
-    """Return the learning rate of an epoch (from 1).
-
-    >>> [learning_rate(TrainingOptions(epochs=4, learning_rate=1.0), epoch) for epoch in (1, 2, 3, 4)]
-    [1.0, 1.0, 0.1, 0.01]
-    """
+    """Return the learning rate of an epoch (from 1)."""
     factor = SCHEDULES.row(options.schedule)(epoch, options.epochs)
     return float(Fraction(options.learning_rate) * Fraction(factor))       # exact: a tenth of 0.05 is 0.005
 
@@ -242,7 +238,7 @@ def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> It
         write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
 
 
-def _validated(step: Step, training: Training, validation: Validation | None) -> Step:
+def _validated(step: Step, training: Training, validation: Data | None) -> Step:
     if validation is None:
         return step
     figures = accuracy(

@@ -70,14 +70,14 @@ def scott(centres: Array, weights: Array, radii: Array | None, frame: tuple[int,
 
 
 def radius(centres: Array, weights: Array, radii: Array | None, frame: tuple[int, int]) -> Array:
-    """Half of each bubble's own radius; its weight is its peak."""
+    """Sigma is half of each bubble's radius; its weight is its peak."""
     if radii is None or not radii.min() > 0:
         raise MapError("bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number")
     return radii / 2
 
 
 def fixed(centres: Array, weights: Array, radii: Array | None, frame: tuple[int, int]) -> float:
-    """One cell of the usual attention map: sqrt(width * height) / 14."""
+    """Sigma is one cell of the usual attention map: sqrt(width * height) / 14."""
     return math.sqrt(frame[0] * frame[1]) / FIXED_SIGMAS_A_SIDE
 
 

@@ -131,21 +131,8 @@ def _averaged_side(cells: int, goal: int) -> int:
 
 def _kept_in_range(resized: Map, values: Map) -> Map:
     """Take back, in place, what rounding has put beyond the range of ``values``."""
-    low, high, (_, dark), (_, bright) = cv2.minMaxLoc(resized)
-    if resized.size > values.size:
-        lowest, highest, _, _ = cv2.minMaxLoc(values)
-    else:       # a look at the rows under the darkest and the brightest cell is mostly enough, and is much faster
-        lowest, highest = _rows_under(dark, resized, values)[0], _rows_under(bright, resized, values)[1]
-    if lowest <= low and high <= highest:
-        return resized
-    return np.clip(resized, values.min(), values.max(), out=resized)
-
-
-def _rows_under(row: int, resized: Map, values: Map) -> tuple[float, float]:
-    """Return the lowest and the highest of the values that a ``row`` of ``resized`` can be made of."""
-    scale = len(values) / len(resized)
-    low, high, _, _ = cv2.minMaxLoc(values[max(0, int(row * scale) - 1) : int((row + 1) * scale) + 2])
-    return low, high
+    lowest, highest, _, _ = cv2.minMaxLoc(values)
+    return np.clip(resized, lowest, highest, out=resized)
 
 
 def _area_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
