@@ -20,7 +20,6 @@ Rule = Callable[[Array, Array, Array | None, tuple[int, int]], Array | float | N
 
 #: The sigmas that are tried, in units of sqrt(width * height): from 1/256 to 1/2, eight to a doubling.
 SHARES: Array = 2.0 ** (np.arange(-64, -7) / 8)
-HALVING = 4                 # steps of the grid that halve the variance
 PAIRS_AT_A_TIME = 1 << 15    # they stay in the cache
 FIXED_SIGMAS_A_SIDE = 14      # the paper's maps are 14x14: `fixed` is one attention cell wide
 CONDITION_LIMIT = 1e6         # above it the centres count as collinear
@@ -37,8 +36,8 @@ def sigma_of(
         sigma = bandwidth
     if sigma is None:
         return fixed(centres, weights, radii, frame)
-    widths = np.diagonal(sigma) if np.ndim(sigma) == 2 else sigma
-    if not np.all((np.asarray(widths) > 0) & (np.asarray(widths) < math.inf)):
+    widths = np.diagonal(sigma) if np.ndim(sigma) == 2 else np.asarray(sigma)
+    if not ((widths > 0) & (widths < math.inf)).all():
         name = getattr(bandwidth, "__name__", bandwidth)
         raise MapError(f"bandwidth {name}: expected a sigma above 0, in pixels of the image")
     return sigma
@@ -90,7 +89,7 @@ def likely(centres: Array, weights: Array, radii: Array | None, frame: tuple[int
 
     Centres on one spot count as one with the sum of their weights: each would predict the other the better the
     narrower the Gaussian, without an end. None where there are fewer than three spots. The time grows with the square
-    of their number (1,000: 0.1 s).
+    of their number (1,000: 0.3 s).
     """
     spots, spot_of = np.unique(centres, axis=0, return_inverse=True)
     if len(spots) < 3:
@@ -110,16 +109,8 @@ def _likelihoods(spots: Array, weights: Array, part: slice, sigmas: Array) -> Ar
     nearest = squares.min(axis=1)
     further = squares - nearest[:, None]
     exponents = 0.5 / sigmas**2
-    sums = np.empty((len(sigmas), len(own)))
-    for phase in range(HALVING):        # down from the widest: half the variance is the square of the Gaussian
-        gaussians = np.empty_like(further)
-        for number in range(len(sigmas) - 1 - phase, -1, -HALVING):
-            if number == len(sigmas) - 1 - phase:
-                np.exp(-exponents[number] * further, out=gaussians)
-            else:
-                np.square(gaussians, out=gaussians)
-            np.maximum(gaussians, 1e-150, out=gaussians)        # its square is no subnormal; the nearest spot has 1
-            sums[number] = gaussians @ weights
+    # e^-345 beside the nearest spot, which has 1: no subnormals, which would take many times longer
+    sums = np.stack([np.exp(np.maximum(-exponent * further, -345)) @ weights for exponent in exponents])
     logarithms = np.log(np.maximum(sums, 1e-300)) - np.outer(exponents, nearest) - 2 * np.log(sigmas)[:, None]
     likelihoods: Array = logarithms @ weights[part]
     return likelihoods

@@ -55,7 +55,7 @@ OURS = (
     Format("voc", "Pascal VOC (XML)", is_voc, voc_records),
     Format("labelme", "labelme (JSON)", is_labelme, labelme_records),
     Format("via", "VGG image annotator (JSON)", is_via, via_records),
-    Format("yolo", "YOLO boxes (a text file an image)", is_yolo, yolo_records),
+    Format("yolo", "YOLO boxes (one text file per image)", is_yolo, yolo_records),
     Format("trimaps", "Oxford trimaps (PNG)", is_trimaps, trimap_records),
     Format("salicon", "SALICON fixations (JSON)", is_salicon, salicon_records),
     Format("gaze", "CUB-GHA gaze (text)", is_gaze, gaze_records),
