@@ -13,7 +13,7 @@ import platform
 import torch
 from timing import seconds_of
 
-from hkmap.engine.evaluation import deletion
+from hkmap.engine.curves import deletion
 from hkmap.engine.resnet import Architecture, build
 
 SIDE = 224

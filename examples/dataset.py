@@ -10,7 +10,7 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
-from hkmap.engine.dataset import ShardDataset
+from hkmap.engine.data import ShardDataset
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
 from hkmap.shards.sequence import ShardSequence, find_shards
 

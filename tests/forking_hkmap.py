@@ -19,9 +19,7 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  (every optimizer loads it, which takes a second)
 
-import hkmap.engine.crossvalidation
 import hkmap.engine.evaluation
-import hkmap.engine.jobs
 import hkmap.engine.prediction
 import hkmap.report.sheets
 import hkmap.shards.writer  # noqa: F401

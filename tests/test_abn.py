@@ -11,7 +11,7 @@ import torch
 
 from hkmap.engine.resnet import ARCHITECTURES, Architecture, BasicBlock, build
 from hkmap.engine.weights import author_name
-from hkmap.errors import RunError
+from hkmap.errors import ChoiceError
 
 
 def resnet50_abn_shapes(classes: int) -> dict[str, tuple[int, ...]]:
@@ -72,10 +72,12 @@ def test_parameters_number_as_published(name, classes, millions):
     ("resnet18+abn", "small", 32, 8), ("resnet8+abn", "small", 49, 25),
 ])
 def test_the_maps_side_follows_the_images(name, stem, side, map_side):
-    architecture = Architecture(name, 3, stem=stem, width=4)
-    output = build(architecture).eval()(torch.zeros(1, 3, side, side))
-    assert output.attention.shape == (1, 1, map_side, map_side)
-    assert architecture.map_size((side, side)) == (map_side, map_side)
+    network = build(Architecture(name, 3, stem=stem, width=4))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert network.map_size((side, side + 9))[0] == map_side
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network.eval()(torch.zeros(1, 3, side, side)).attention.shape == (1, 1, map_side, map_side)
 
 
 @pytest.fixture(params=["residual", "product"])
@@ -123,9 +125,9 @@ def test_a_plain_network_has_no_map():
 
 
 def test_an_unknown_architecture_names_the_known_ones():
-    with pytest.raises(RunError, match=r'"vgg16\+abn" is unknown; expected one of resnet8'):
+    with pytest.raises(ChoiceError, match=r"architecture 'vgg16\+abn' is unknown; expected one of resnet8"):
         build(Architecture("vgg16+abn", 5))
-    assert "resnet50+abn" in ARCHITECTURES
+    assert list(ARCHITECTURES) == [f"resnet{n}{suffix}" for n in (8, 18, 34, 50, 101, 152) for suffix in ("", "+abn")]
 
 
 def test_a_shortcut_that_takes_every_other_pixel_is_the_strided_convolution():

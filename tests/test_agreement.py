@@ -1,4 +1,4 @@
-"""The measures of agreement against slow, literal oracles, and what the ceiling says of planted data."""
+"""The measures of agreement against slow, literal oracles, and what the agreement says of planted data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from hkmap.errors import MapError
-from hkmap.maps import agreement
+from hkmap.maps import agreement, similarity
 from hkmap.maps.check import Map
 
 Array = npt.NDArray[np.float64]
@@ -26,39 +26,34 @@ def blob(x: float, y: float, *, side: int = 12, sigma: float = 2.0) -> Map:
 
 
 def figures(images: list[dict[str, Map]], *, repeats: int = 4, seed: int = 0) -> Array:
-    return agreement.ceiling_figures(images, repeats=repeats, random=np.random.default_rng(seed))
+    return agreement.agreement_figures(images, repeats=repeats, random=np.random.default_rng(seed))
 
 
 # the measures
 
 
-@pytest.mark.parametrize("rows", [ROWS, TIED, np.zeros((2, 5)), np.array([[7.0]])])
-def test_ranks_are_scipys(rows: Array) -> None:
-    assert np.array_equal(agreement.average_ranks(rows), stats.rankdata(rows, axis=1))
-
-
 @pytest.mark.parametrize(("first", "second"), [(ROWS, ROWS[::-1]), (TIED, ROWS), (TIED, TIED[::-1])])
 def test_spearman_is_scipys(first: Array, second: Array) -> None:
     expected = [stats.spearmanr(one, other).statistic for one, other in zip(first, second, strict=True)]
-    assert agreement.spearman(first, second) == pytest.approx(expected, abs=1e-12)
+    assert similarity.spearman(first, second) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_constant_map_orders_nothing() -> None:
-    assert agreement.spearman(np.full((1, 9), 0.3), RANDOM.random((1, 9))) == [0]
-    assert agreement.spearman(np.zeros((1, 9)), np.zeros((1, 9))) == [0]
+    assert similarity.spearman(np.full((1, 9), 0.3), RANDOM.random((1, 9))) == [0]
+    assert similarity.spearman(np.zeros((1, 9)), np.zeros((1, 9))) == [0]
 
 
 @pytest.mark.parametrize(("cells", "places"), [(1, 1), (10, 1), (11, 2), (70, 7), (196, 20)])
 def test_the_top_tenth_is_rounded_up(cells: int, places: int) -> None:
     values = RANDOM.permutation(cells)[None].astype(float)
-    assert agreement.top_cells(values).sum() == places
-    assert set(np.flatnonzero(agreement.top_cells(values)[0])) == set(np.argsort(-values[0])[:places])
+    assert similarity.top_cells(values).sum() == places
+    assert set(np.flatnonzero(similarity.top_cells(values)[0])) == set(np.argsort(-values[0])[:places])
 
 
 def test_the_overlap_without_ties_is_the_plain_one() -> None:
     for one, other in zip(ROWS, ROWS[::-1], strict=True):
         first, second = (set(np.argsort(-values)[:4]) for values in (one, other))
-        assert agreement.top_overlap(one[None], other[None]) == pytest.approx(len(first & second) / len(first | second))
+        assert similarity.iou(one[None], other[None]) == pytest.approx(len(first & second) / len(first | second))
 
 
 def test_cells_that_tie_share_the_last_places() -> None:
@@ -66,8 +61,8 @@ def test_cells_that_tie_share_the_last_places() -> None:
     chosen = np.zeros(37)
     for _ in range(4000):
         chosen[np.lexsort((RANDOM.random(37), -TIED[0]))[:4]] += 1 / 4000
-    assert agreement.top_cells(TIED[:1])[0] == pytest.approx(chosen, abs=0.03)
-    assert agreement.top_cells(TIED).sum(axis=1) == pytest.approx(4)
+    assert similarity.top_cells(TIED[:1])[0] == pytest.approx(chosen, abs=0.03)
+    assert similarity.top_cells(TIED).sum(axis=1) == pytest.approx(4)
 
 
 def test_a_uniform_map_overlaps_as_chance_does() -> None:
@@ -76,20 +71,20 @@ def test_a_uniform_map_overlaps_as_chance_does() -> None:
     for _ in range(2000):
         common = len(set(np.argsort(-one[0])[:20]) & set(RANDOM.choice(200, 20, replace=False)))
         by_chance.append(common / (40 - common))
-    assert agreement.top_overlap(one, np.ones((1, 200))) == pytest.approx(np.mean(by_chance), abs=0.005)
+    assert similarity.iou(one, np.ones((1, 200))) == pytest.approx(np.mean(by_chance), abs=0.005)
 
 
 def test_kl_is_the_textbooks_over_smoothed_shares() -> None:
     p = 0.999 * ROWS / ROWS.sum(axis=1, keepdims=True) + 0.001 / 37
     q = 0.999 * TIED / TIED.sum(axis=1, keepdims=True) + 0.001 / 37
-    assert agreement.kl_divergence(ROWS, TIED) == pytest.approx([stats.entropy(p[i], q[i]) for i in range(5)])
-    assert agreement.kl_divergence(ROWS, ROWS * 0.01) == pytest.approx(np.zeros(5), abs=1e-12)
+    assert similarity.kl(ROWS, TIED) == pytest.approx([stats.entropy(p[i], q[i]) for i in range(5)])
+    assert similarity.kl(ROWS, ROWS * 0.01) == pytest.approx(np.zeros(5), abs=1e-12)
 
 
 def test_kl_stays_finite_where_nothing_is_common() -> None:
     one, other = np.eye(100)[:1], np.eye(100)[1:2]
-    assert 0 < agreement.kl_divergence(one, other)[0] < np.log(100 / agreement.EPSILON)
-    assert agreement.kl_divergence(np.zeros((1, 100)), np.ones((1, 100))) == pytest.approx(0, abs=1e-12)
+    assert 0 < similarity.kl(one, other)[0] < np.log(100 / similarity.EPSILON)
+    assert similarity.kl(np.zeros((1, 100)), np.ones((1, 100))) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("first", "second", "better"), [(ROWS, ROWS, (0, 1, 1, 0))])

@@ -139,7 +139,7 @@ def test_an_ambiguous_file_is_read_as_told(hk: Callable, tmp_path: Path) -> None
     result = hk("annotations", tmp_path / "x.json", "--images", images, "--format", "coco")
     assert "x.json: read as coco, no annotation in it; say another --format" in result.stderr
     result = hk("annotations", tmp_path / "x.json", "--images", images, "--format", "cocoa")
-    assert 'no format is called "cocoa"; expected one of coco, voc, labelme' in result.stderr
+    assert "format 'cocoa' is unknown; did you mean 'coco'? expected one of coco, voc, labelme" in result.stderr
 
 
 # join

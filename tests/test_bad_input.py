@@ -261,7 +261,7 @@ def test_mask_of_another_size(hk, here: Here) -> None:
     [
         (np.full((4, 4), 255.0), ["values span [255, 255], expected [0, 1]; divide by the maximum"]),
         ([[0.5, -0.1]], ["values span [-0.1, 0.5], expected [0, 1]"]),
-        ([[0.5, np.nan]], ["holds NaN or infinite values, expected [0, 1]; unknown cells belong in a weight map"]),
+        ([[0.5, np.nan]], ["holds NaN or infinite values, expected [0, 1]; unknown cells are 0, of certainty 0"]),
         ([[0.5, np.inf]], ["holds NaN or infinite values"]),
         (np.zeros((4, 4, 3)), ["shape (4, 4, 3), expected (height, width); drop the channel or batch axis"]),
         ([["a"]], ["type <U1, expected real numbers in [0, 1]"]),

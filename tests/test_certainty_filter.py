@@ -306,7 +306,7 @@ def test_what_stands_in_unknown_cells_changes_nothing_that_is_learnt_or_measured
 
 def test_a_cell_that_nobody_knows_has_no_gradient() -> None:
     torch = pytest.importorskip("torch")
-    map_loss = pytest.importorskip("hkmap.engine.losses").map_loss
+    map_loss = pytest.importorskip("hkmap.engine.losses").norm
     attention = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
     certainty = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])
     map_loss(attention, torch.ones(1, 1, 2, 2), certainty).backward()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hkmap.engine.evaluation import auc, curve, deletion, insertion, rank_pixels, rise_blur
+from hkmap.engine.curves import auc, curve, deletion, insertion, rank_pixels, rise_blur
 from hkmap.engine.resnet import Architecture, build
 
 

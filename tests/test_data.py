@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine.data import ShardExamples, batches, collate, exchange_maps, normalise
+from hkmap.engine.data import ShardExamples, collate, exchange_maps, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing
-from hkmap.errors import ImageError, RunError, ShardError
-from hkmap.shards.loader import epoch_order
+from hkmap.engine.prediction import map_ahead
+from hkmap.errors import ChoiceError, ImageError, RunError, ShardError
+from hkmap.shards.loader import ShardLoader, Shares, epoch_order
 from hkmap.shards.sequence import ShardSequence
 
 
@@ -20,23 +21,23 @@ def examples(make_shard):
 
 
 def test_batches_hold_every_sample_in_order(examples):
-    found = list(batches(range(10), examples.example, (4, 4), 4))
+    found = list(in_order(examples, np.arange(10), 4))
     assert [len(batch.labels) for batch in found] == [4, 4, 2]
-    assert [len(batch.labels) for batch in batches(range(9), examples.example, (4, 4), 4)] == [4, 5]    # no lone last
     assert torch.cat([batch.labels for batch in found]).tolist() == [0, 1] * 5
     first = found[0]
     assert first.images.shape == (4, 16, 16, 3)
     assert first.images.dtype == torch.uint8
-    assert first.maps.shape == first.weights.shape == (4, 1, 4, 4)
-    known = torch.cat([batch.weights for batch in found]).flatten(1).sum(1) > 0
+    assert first.maps.shape == first.certainty.shape == (4, 1, 4, 4)
+    known = torch.cat([batch.certainty for batch in found]).flatten(1).sum(1) > 0
     assert known.tolist() == [True] * 6 + [False] * 4          # "no map" is not "an empty map"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_samples_look_depends_on_seed_epoch_and_index_alone(examples, threads):
     def images(indices, epoch):
-        stream = batches(indices, lambda index: examples.example(index, epoch), (4, 4), 3, threads=threads)
-        return torch.cat([batch.images for batch in stream])
+        shares = Shares(len(indices), 3, shuffle=False, equal_steps=False)
+        loader = ShardLoader(examples, shares, indices=np.array(indices), threads=threads)
+        return torch.cat([tensors(batch).images for batch in loader.epoch(epoch)])
 
     once = images(range(10), 1)
     assert torch.equal(once, images(range(10), 1))
@@ -44,9 +45,10 @@ def test_a_samples_look_depends_on_seed_epoch_and_index_alone(examples, threads)
     assert not torch.equal(once, images(range(10), 2))
 
 
-def test_without_an_epoch_nothing_is_augmented(examples):
-    image = examples.example(3).image
-    assert np.array_equal(image, examples.shards.shards[0].image(3))
+def test_without_augmentations_every_epoch_sees_the_image_as_it_is(examples):
+    plain = ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4))
+    for epoch in (0, 1, 7):
+        assert np.array_equal(plain.example(3, epoch).image, examples.shards.shards[0].image(3))
 
 
 def test_an_epochs_order_is_a_permutation_that_seed_and_epoch_fix():
@@ -77,7 +79,7 @@ def test_exchanged_maps_arrive_at_the_other_image(make_shard):
     swapped = ShardExamples(shard, Preprocessing(16, 16), (8, 8), map_of=np.array([1, 0, 3, 2]))
     assert np.array_equal(swapped.example(0).map, shard.read(1).map)
     assert np.array_equal(swapped.example(0).image, shard.shards[0].image(0))
-    assert swapped.example(0).label == 0
+    assert next(in_order(swapped, np.arange(1), 1)).labels.tolist() == [0]
 
 
 def test_normalise_is_the_textbook_formula_channels_last():
@@ -91,22 +93,22 @@ def test_normalise_is_the_textbook_formula_channels_last():
 
 
 def test_a_batch_stays_whole_on_its_way_to_the_device(examples):
-    batch = collate([examples.example(0), examples.example(9)], (4, 4))
+    batch = collate([examples.example(0), examples.example(9)])
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.maps, batch.maps)
-    assert torch.equal(moved.weights, batch.weights)
+    assert torch.equal(moved.certainty, batch.certainty)
 
 
 def test_a_failure_in_a_thread_reaches_the_reader():
-    def broken(index):
-        raise ImageError(f"image {index} is damaged")
+    def broken(item):
+        raise ImageError(f"image {item} is damaged")
 
     with pytest.raises(ImageError, match="image 0 is damaged"):
-        list(batches(range(8), broken, (4, 4), 2))
+        list(map_ahead(broken, range(8), 2, threads=2))
 
 
 def test_an_unknown_augmentation_is_refused(examples):
-    with pytest.raises(RunError, match=r"\['blur'\] is unknown; expected any of mirror"):
+    with pytest.raises(ChoiceError, match="augmentation 'blur' is unknown; expected one of crop, rotate, mirror"):
         ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4), augmentations=("blur",))
 
 

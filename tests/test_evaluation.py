@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from hkmap.engine.curves import auc, deletion, insertion, resize_maps
 from hkmap.engine.data import normalise
-from hkmap.engine.evaluation import EvaluationOptions, auc, deletion, insertion, pixel_step
-from hkmap.engine.maps import resize_maps
+from hkmap.engine.evaluation import EvaluationOptions
 from hkmap.engine.runs import load_model
 from hkmap.shards.reader import ShardReader
 from hkmap.stream.references import load_map
@@ -170,8 +170,8 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
 
 @pytest.mark.parametrize(("size", "step"), [((224, 224), 1792), ((48, 48), 83), ((360, 360), 4629)])
 def test_the_default_step_is_a_28th_of_the_image(size, step):
-    assert pixel_step(EvaluationOptions(()), size) == step
-    assert pixel_step(EvaluationOptions((), step=224), size) == 224
+    assert EvaluationOptions(()).pixel_step(size) == step
+    assert EvaluationOptions((), step=224).pixel_step(size) == 224
 
 
 def test_stdout_is_one_json_object(hk, run):

@@ -10,11 +10,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from hkmap.engine import jobs
-from hkmap.engine.crossvalidation import hold_out
+from hkmap.engine import runs
+from hkmap.engine.data import make_data
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.resnet import Architecture
-from hkmap.engine.runs import load_model, read_config
+from hkmap.engine.runs import hold_out, load_model, read_config
 from hkmap.errors import RecordError
 from hkmap.shards.folds import Folding, digest_of, fold_of, part_of
 from hkmap.shards.reader import ShardReader
@@ -184,7 +184,7 @@ def shard(make_shard, hk, tmp_path):
 
 
 def new_model(classes):
-    return jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), classes, 0)
+    return runs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), classes, 0)
 
 
 @pytest.mark.parametrize("group", [None, "patient"])
@@ -197,7 +197,7 @@ def test_train_and_eval_share_the_folds_of_split(hk, shard, tmp_path, group, val
     measured = []
     for number in (1, 2, 3):
         held_out = hold_out(sequence, number, Folding(3, 4, group))
-        data = jobs.make_data(new_model(sequence.classes), sequence, None, val_share=val_share, held_out=held_out)
+        data = make_data(new_model(sequence.classes), sequence, None, val_share=val_share, held_out=held_out)
         inside = set(np.flatnonzero(held_out.inside).tolist())
         chosen_on = set(data.validation.indices.tolist()) if data.validation else set()
         assert bool(chosen_on) == bool(val_share)
@@ -214,9 +214,9 @@ def test_train_and_eval_share_the_folds_of_split(hk, shard, tmp_path, group, val
 
 def test_a_validation_on_what_is_learnt_is_told(shard, make_shard, caplog):
     sequence, other = ShardSequence([shard]), ShardSequence([make_shard("other.h5", 4)])
-    jobs.make_data(new_model(sequence.classes), sequence, other)
+    make_data(new_model(sequence.classes), sequence, other)
     assert caplog.text == ""
-    jobs.make_data(new_model(sequence.classes), sequence, sequence, held_out=hold_out(sequence, 1, Folding(3)))
+    make_data(new_model(sequence.classes), sequence, sequence, held_out=hold_out(sequence, 1, Folding(3)))
     first = min(sequence.shards[0].ids[index] for index in np.flatnonzero(~hold_out(sequence, 1, Folding(3)).inside))
     assert f'16 records of --val are trained on too, such as "{first}"' in caplog.text
 
@@ -225,7 +225,7 @@ def test_the_sham_control_takes_no_map_of_the_fold(shard):
     sequence = ShardSequence([shard])
     held_out = hold_out(sequence, 1, Folding(3))
     model = replace(new_model(sequence.classes), control="shuffled")
-    data = jobs.make_data(model, sequence, None, held_out=held_out)
+    data = make_data(model, sequence, None, held_out=held_out)
     assert not held_out.inside[data.examples.map_of[data.indices]].any()
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from hkmap.engine.abn import place
-from hkmap.engine.evaluation import deletion, insertion
+from hkmap.engine.curves import deletion, insertion, resize_maps
 from hkmap.engine.losses import losses
-from hkmap.engine.maps import resize_maps
 from hkmap.engine.resnet import Architecture, build
 
 pytestmark = [
@@ -45,11 +44,11 @@ def test_logits_and_attention_agree(networks):
 
 def test_losses_and_gradients_agree(networks):
     images, labels = torch.randn(4, 3, 96, 96), torch.tensor([0, 3, 3, 9])
-    maps, weights = torch.rand(4, 1, 6, 6), torch.tensor([1.0, 1.0, 0.0, 1.0]).view(4, 1, 1, 1).expand(4, 1, 6, 6)
+    maps, certainty = torch.rand(4, 1, 6, 6), torch.tensor([1.0, 1.0, 0.0, 1.0]).view(4, 1, 1, 1).expand(4, 1, 6, 6)
     found = []
     for network in networks:
         on = next(network.parameters()).device
-        parts = losses(network.train()(images.to(on)), labels.to(on), maps.to(on), weights.to(on))
+        parts = losses(network.train()(images.to(on)), labels.to(on), maps.to(on), certainty.to(on))
         parts.total(1.0).backward()
         gradient = network.attention.map_conv.weight.grad
         found.append([*(part.detach().cpu() for part in parts), gradient.cpu()])

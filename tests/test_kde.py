@@ -12,8 +12,8 @@ from scipy.stats import gaussian_kde
 
 from hkmap.errors import MapError
 from hkmap.maps import bandwidths, kde
-from hkmap.maps.bandwidths import SHARES, likely_sigma
-from hkmap.maps.kde import equal_say, kde_map, pixel_centres, scott_kernel
+from hkmap.maps.bandwidths import SHARES, likely, scott
+from hkmap.maps.kde import equal_say, kde_map, pixel_centres, slanted_sum
 
 FRAME, SIZE = (500, 375), (30, 40)
 SPREAD = np.array([[120.0, 200], [300, 90], [310, 180], [200, 300], [420, 20]])
@@ -37,6 +37,11 @@ def plain_sum(centres: np.ndarray, sigmas: np.ndarray, weights: np.ndarray) -> n
     for (x_i, y_i), sigma, weight in zip(centres, sigmas, weights, strict=True):
         total += weight * np.exp(-((x - x_i) ** 2 + (y - y_i) ** 2) / (2 * sigma**2))
     return total / total.max()
+
+
+def scott_kernel(centres: np.ndarray, grid: kde.Grid, weights: np.ndarray) -> np.ndarray | None:
+    factor = scott(centres, weights, None, FRAME)
+    return None if factor is None else slanted_sum(centres, grid, factor, weights)
 
 
 def random_case(seed: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int], np.ndarray | None]:
@@ -265,7 +270,7 @@ def test_cv_chooses_as_scikit_learn_does() -> None:
     question = json.dumps([[centres.tolist() for centres in cases], (SHARES * np.sqrt(500 * 375)).tolist()])
     command = [sys.executable, "-c", GRID_SEARCH]
     done = subprocess.run(command, input=question, capture_output=True, text=True, check=True)
-    assert [likely_sigma(centres, np.full(len(centres), 0.3), FRAME) for centres in cases] == json.loads(done.stdout)
+    assert [likely(centres, np.full(len(centres), 0.3), None, FRAME) for centres in cases] == json.loads(done.stdout)
 
 
 def slow_likelihood(centres: np.ndarray, weights: np.ndarray, sigma: float) -> float:
@@ -288,19 +293,20 @@ def test_cv_respects_weights(seed: int, monkeypatch: pytest.MonkeyPatch) -> None
     expected = sigmas[np.argmax([slow_likelihood(centres, weights, sigma) for sigma in sigmas])]
     monkeypatch.setattr(bandwidths, "SHARES", SHARES[24:])
     monkeypatch.setattr(bandwidths, "PAIRS_AT_A_TIME", 30)
-    assert likely_sigma(centres, weights, FRAME) == expected
+    assert likely(centres, weights, None, FRAME) == expected
 
 
 def test_cv_counts_bubbles_on_one_spot_as_one() -> None:
     weights = np.array([1.0, 1, 2, 1, 1])
     twice = np.concatenate([SPREAD, SPREAD[2:3]])
-    assert likely_sigma(twice, np.ones(6), FRAME) == likely_sigma(SPREAD, weights, FRAME)
-    assert likely_sigma(np.concatenate([SPREAD, SPREAD]), np.ones(10), FRAME) == likely_sigma(SPREAD, np.ones(5), FRAME)
+    assert likely(twice, np.ones(6), None, FRAME) == likely(SPREAD, weights, None, FRAME)
+    doubled = np.concatenate([SPREAD, SPREAD])
+    assert likely(doubled, np.ones(10), None, FRAME) == likely(SPREAD, np.ones(5), None, FRAME)
 
 
 @pytest.mark.parametrize("centres", [SPREAD[:1], SPREAD[:2], np.repeat(SPREAD[:2], 4, axis=0)])
 def test_with_fewer_than_three_spots_cv_draws_as_fixed(centres: np.ndarray) -> None:
-    assert likely_sigma(centres, np.ones(len(centres)), FRAME) is None
+    assert likely(centres, np.ones(len(centres)), None, FRAME) is None
     values = kde_map(centres, FRAME, SIZE, bandwidth="cv")
     assert (values == kde_map(centres, FRAME, SIZE, bandwidth="fixed")).all()
 
@@ -309,9 +315,9 @@ def test_with_fewer_than_three_spots_cv_draws_as_fixed(centres: np.ndarray) -> N
     ("centres", "share"), [(SPREAD[0] + np.eye(3, 2) * 1e-3, SHARES[0]), (SPREAD * 50, SHARES[-1])]
 )
 def test_cv_ends_at_the_ends_of_its_grid(centres: np.ndarray, share: float) -> None:
-    assert likely_sigma(centres, np.ones(len(centres)), FRAME) == share * np.sqrt(500 * 375)
+    assert likely(centres, np.ones(len(centres)), None, FRAME) == share * np.sqrt(500 * 375)
     uneven = np.r_[np.ones(len(centres) - 1), 1e-300]
-    assert likely_sigma(centres, uneven, FRAME) is not None
+    assert likely(centres, uneven, None, FRAME) is not None
 
 
 # what becomes of the sum

@@ -256,7 +256,7 @@ def test_more_shards_than_open_files(make_shard):
 def test_a_data_set_of_pytorchs(unequal, workers):
     from torch.utils.data import DataLoader
 
-    from hkmap.engine.dataset import ShardDataset
+    from hkmap.engine.data import ShardDataset
 
     dataset = ShardDataset(SizedReader(unequal, map_size=(4, 4)))
     batches = list(DataLoader(dataset, batch_size=10, num_workers=workers))
@@ -272,7 +272,7 @@ def test_a_data_set_of_pytorchs(unequal, workers):
 
 
 def test_a_data_sets_ends_and_its_transform(unequal):
-    from hkmap.engine.dataset import ShardDataset
+    from hkmap.engine.data import ShardDataset
 
     dataset = ShardDataset(SizedReader(unequal), transform=lambda item: {"brightest": item["image"].max()})
     assert dataset[-1]["brightest"] == cv2.minMaxLoc(unequal.read(TOTAL - 1).image("").max(axis=2))[1]

@@ -8,44 +8,44 @@ import pytest
 import torch
 
 from hkmap.engine.abn import Output
-from hkmap.engine.losses import losses, map_loss
+from hkmap.engine.losses import losses, norm
 
 
 def known(*samples: bool) -> torch.Tensor:
-    """Weights (B, 1, 1, 1) of samples that have a map or have none."""
+    """The certainty (B, 1, 1, 1) of samples that have a map or have none."""
     return torch.tensor(samples, dtype=torch.float32).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize(("difference", "side", "norm"), [
+@pytest.mark.parametrize(("difference", "side", "wanted"), [
     (0.3, 7, 2.1), (0.3, 14, 4.2), (0.3, 23, 6.9),     # a uniform difference grows with the side
     (0.0, 14, 0.0), (1.0, 1, 1.0),
 ])
-def test_map_loss_is_the_norm_of_each_sample(difference, side, norm):
+def test_map_loss_is_the_norm_of_each_sample(difference, side, wanted):
     predicted = torch.full((1, 1, side, side), difference)
-    assert map_loss(predicted, torch.zeros_like(predicted), known(True)).item() == pytest.approx(norm, rel=1e-6)
+    assert norm(predicted, torch.zeros_like(predicted), known(True)).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_map_loss_worked_by_hand():
     predicted = torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]], [[[0.3, 0.4], [0.0, 0.0]]]])
     human = torch.tensor([[[[0.0, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 1.2]]]])
     # norms 0.5 and sqrt(0.09 + 0.16 + 1.44) = 1.3; the norm of each, not of both, and not its square
-    assert map_loss(predicted, human, known(True, True)).item() == pytest.approx((0.5 + 1.3) / 2)
-    assert map_loss(predicted, human, known(False, True)).item() == pytest.approx(1.3 / 2)
+    assert norm(predicted, human, known(True, True)).tolist() == pytest.approx([0.5, 1.3])
+    assert norm(predicted, human, known(False, True)).tolist() == pytest.approx([0, 1.3])
 
 
 def test_a_sample_without_a_map_contributes_nothing():
     predicted = torch.rand(3, 1, 4, 4, requires_grad=True)
     human = torch.rand(3, 1, 4, 4)
-    map_loss(predicted, human, known(True, False, True)).backward()
+    norm(predicted, human, known(True, False, True)).sum().backward()
     assert predicted.grad[1].abs().max() == 0
     assert predicted.grad[0].abs().min() > 0
-    assert map_loss(predicted, human, known(False, False, False)) == 0
+    assert norm(predicted, human, known(False, False, False)).tolist() == [0, 0, 0]
 
 
 def test_an_unknown_cell_contributes_nothing():
     predicted = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
-    weights = torch.tensor([[[[1.0, 1.0], [0.0, 0.25]]]])
-    loss = map_loss(predicted, torch.zeros(1, 1, 2, 2), weights)
+    certainty = torch.tensor([[[[1.0, 1.0], [0.0, 0.25]]]])
+    loss = norm(predicted, torch.zeros(1, 1, 2, 2), certainty)
     assert loss.item() == pytest.approx(math.sqrt(0.25 + 0.25 + 0.25 * 0.25))
     loss.backward()
     assert predicted.grad[0, 0, 1, 0] == 0
@@ -54,12 +54,12 @@ def test_an_unknown_cell_contributes_nothing():
 def test_map_loss_gradient_is_the_numerical_one():
     predicted = torch.rand(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     human = torch.rand(2, 1, 3, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda m: map_loss(m, human, known(True, True)), predicted)
+    assert torch.autograd.gradcheck(lambda m: norm(m, human, known(True, True)), predicted)
 
 
 def test_a_map_met_exactly_has_a_gradient_of_zero_not_nan():
     predicted = torch.full((1, 1, 3, 3), 0.5, requires_grad=True)
-    map_loss(predicted, predicted.detach().clone(), known(True)).backward()
+    norm(predicted, predicted.detach().clone(), known(True)).backward()
     assert torch.equal(predicted.grad, torch.zeros_like(predicted))
 
 
@@ -74,6 +74,18 @@ def test_total_is_equations_1_and_2():
     assert parts.total(gamma=3.0).item() == pytest.approx(perception + attention + 3.0, rel=1e-6)
 
 
+def test_the_map_loss_is_the_mean_over_the_batch_and_may_be_a_function():
+    output = Output(torch.zeros(3, 2), torch.zeros(3, 2), torch.full((3, 1, 2, 2), 0.5))
+    maps, labels = torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 0])
+    parts = losses(output, labels, maps, known(True, True, False))
+    assert parts.map.item() == pytest.approx(2 / 3)      # a sample without a map counts among the batch
+
+    def absolute(attention, maps, certainty):
+        return (certainty * (attention - maps).abs()).flatten(1).sum(1)
+
+    assert losses(output, labels, maps, known(True, True, False), map_loss=absolute).map.item() == pytest.approx(4 / 3)
+
+
 def test_a_plain_network_has_only_its_own_cross_entropy():
     output = Output(torch.zeros(2, 4), None, None)
     parts = losses(output, torch.tensor([0, 1]), torch.zeros(2, 1, 1, 1), known(True, True))
@@ -82,4 +94,4 @@ def test_a_plain_network_has_only_its_own_cross_entropy():
 
 def test_bfloat16_maps_are_summed_in_float32():
     predicted = torch.full((1, 1, 64, 64), 0.3, dtype=torch.bfloat16)
-    assert map_loss(predicted, torch.zeros(1, 1, 64, 64), known(True)).dtype == torch.float32
+    assert norm(predicted, torch.zeros(1, 1, 64, 64), known(True)).dtype == torch.float32

@@ -131,10 +131,10 @@ def test_a_dab_of_the_brush_is_never_lost() -> None:
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
 def test_the_torch_form_is_the_same(before: tuple[int, int], after: tuple[int, int]) -> None:
-    maps = pytest.importorskip("hkmap.engine.maps")
+    curves = pytest.importorskip("hkmap.engine.curves")
     torch = pytest.importorskip("torch")
     batch = np.stack([random_map(before, seed) for seed in range(3)])
-    resized = maps.resize_maps(torch.from_numpy(batch)[:, None], after)
+    resized = curves.resize_maps(torch.from_numpy(batch)[:, None], after)
     assert tuple(resized.shape) == (3, 1, *after)
     expected = np.stack([resize_map(values, after) for values in batch])
     assert np.abs(resized[:, 0].numpy() - expected).max() <= 1e-6

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from hkmap.errors import RecordError
-from hkmap.report.colouring import COLOUR_MAPS, bare, colour_bar, coloured, overlay
+from hkmap.report.colouring import COLOURS as COLOUR_MAPS
+from hkmap.report.colouring import bare, colour_bar, coloured, overlay
 from hkmap.report.lettering import PAPER, length, spelt
 from hkmap.report.sheets import COLOURS, Entry, Style, Tile, annotated, contact_sheet, draw_tile, with_legend
 
@@ -167,7 +168,7 @@ def test_many_dots_are_smaller() -> None:
 # colours
 
 
-@pytest.mark.parametrize("colour", [*COLOUR_MAPS, "grey"])
+@pytest.mark.parametrize("colour", COLOUR_MAPS)
 def test_a_colour_map_gets_brighter_in_even_steps(colour: str) -> None:
     """The lightness that the eye sees (CIE L*) rises with the value: at no place by more than twice the mean step."""
     colours = coloured(np.linspace(0, 1, 256, dtype=np.float32)[None], colour)
@@ -177,7 +178,7 @@ def test_a_colour_map_gets_brighter_in_even_steps(colour: str) -> None:
     assert steps.max() < 2 * steps.mean()
 
 
-@pytest.mark.parametrize("colour", [*COLOUR_MAPS, "grey"])
+@pytest.mark.parametrize("colour", COLOUR_MAPS)
 def test_the_bar_shows_the_colours_of_the_sheet(colour: str) -> None:
     low, high = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
     bar = colour_bar((11, 96), colour, plain=True)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine import jobs, runs
+from hkmap.engine import runs
 from hkmap.engine import training as training_module
+from hkmap.engine.data import check_classes, make_data
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.resnet import Architecture
-from hkmap.engine.runs import RUN_FILES, load_model, read_config
+from hkmap.engine.runs import RUN_FILES, load_model, new_model, read_config
 from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
 from hkmap.errors import RunError
 from hkmap.shards.sequence import ShardSequence
@@ -196,8 +197,8 @@ def test_val_share_holds_samples_out_and_best_is_chosen_on_them(hk, run, tmp_pat
 
 def test_held_out_samples_are_never_trained_on(make_shard):
     shard = ShardSequence([make_shard("train.h5", 12)])
-    model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
-    data = jobs.make_data(model, shard, None, val_share=0.25, seed=3)
+    model = new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
+    data = make_data(model, shard, None, val_share=0.25, seed=3)
     assert data.validation is not None
     assert sorted([*data.indices, *data.validation.indices]) == list(range(12))
     assert len(data.validation.indices) == 3
@@ -234,7 +235,7 @@ def test_a_loss_that_is_no_number_stops_the_run(hk, run, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["--arch", "vgg16"], '"vgg16" is unknown; expected one of resnet8'),
+    (["--arch", "vgg16"], "architecture 'vgg16' is unknown; expected one of resnet8"),
     (["--device", "abacus"], '--device "abacus" is unknown; expected auto, cpu, cuda or cuda:N'),
     (["--weights", __file__], "not a checkpoint that can be read safely"),
 ])
@@ -273,22 +274,22 @@ def test_classes_that_do_not_fit_are_refused(hk, run, make_shard, tmp_path):
 
 def test_class_names_that_differ_are_refused(make_shard):
     shard = ShardSequence([make_shard("train.h5", 4)])
-    model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), ["class 0", "dog"], 0)
+    model = new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), ["class 0", "dog"], 0)
     with pytest.raises(RunError, match='label 1 is "class 1", for the network it is "dog"'):
-        jobs.check_classes(model, shard)
+        check_classes(model, shard)
 
 
 def test_a_shard_without_labels_trains_nothing():
     with pytest.raises(RunError, match="the training shard has no labels"):
-        jobs.new_model(Architecture("resnet8+abn", 0), Preprocessing(), [], 0)
+        new_model(Architecture("resnet8+abn", 0), Preprocessing(), [], 0)
 
 
 def test_a_sample_without_a_label_is_named(make_shard, monkeypatch):
     shard = ShardSequence([make_shard("train.h5", 4)])
     shard.labels = np.array([0, 1, -1, 1])
-    model = jobs.new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
+    model = new_model(Architecture("resnet8+abn", 2, "small", 4), Preprocessing(16, 16), shard.classes, 0)
     with pytest.raises(RunError, match=r"train.h5#2: has no label"):
-        jobs.make_data(model, shard, None)
+        make_data(model, shard, None)
 
 
 @pytest.mark.parametrize(("content", "sentence"), [

@@ -37,9 +37,10 @@ def carry_out(
 
     ``pretrained`` says that it is another run's, which must not have learnt from the fold that this one holds out.
     """
-    from hkmap.engine import jobs, runs
-    from hkmap.engine.crossvalidation import check_fold, described, hold_out, named
-    from hkmap.engine.training import fit
+    from hkmap.engine import runs
+    from hkmap.engine.data import make_data
+    from hkmap.engine.runs import check_fold, described, hold_out, named
+    from hkmap.engine.training import fit, go_on, prepare
     from hkmap.shards.sequence import ShardSequence
 
     sequence = ShardSequence(shards)
@@ -47,15 +48,15 @@ def carry_out(
     if pretrained:
         check_fold(model, held_out)
     model = replace(model, fold=described(held_out) if held_out else None)
-    data = jobs.make_data(
+    data = make_data(
         model, sequence, ShardSequence(val) if val else None,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
     )
     warn_of_control(model)
-    training = jobs.prepare(model, data, optimisation, jobs.pick_device(device))
+    training = prepare(model, data, optimisation, runs.pick_device(device))
     runs.open_run(out, _options_in_force() | runs.describe(model), overwrite=overwrite, resume=resume)
     if resume:
-        jobs.go_on(model, training, out)
+        go_on(model, training, out)
     remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
     for _ in track(fit(model, training, data, out), "training", total=remaining):
         pass

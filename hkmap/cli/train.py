@@ -43,8 +43,8 @@ def train(
       hkmap train train.h5 --val val.h5 --arch resnet18+abn --epochs 30 --out run/
     """
     from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.jobs import new_model
     from hkmap.engine.resnet import Architecture
+    from hkmap.engine.runs import new_model
     from hkmap.engine.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
 

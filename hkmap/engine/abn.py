@@ -7,12 +7,16 @@ so a person's map can take its place, and a loss can pull it towards a person's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from hkmap.choices import Choices
+
 Module = TypeVar("Module", bound=nn.Module)
+Gate = Callable[[Tensor, Tensor], Tensor]       # features (B, C, h, w), attention (B, 1, h, w) → features
 
 
 class Output(NamedTuple):
@@ -60,21 +64,35 @@ class PerceptionBranch(nn.Module):
         return self.fc(self.stage(features).mean((2, 3)))      # (B, K)
 
 
-class AttentionBranchNetwork(nn.Module):
-    """Extractor, attention branch (or None: a plain network) and perception branch.
+def residual(features: Tensor, attention: Tensor) -> Tensor:
+    """x * (1 + M), as in the paper: a map of zeros leaves the features as they are."""
+    return features * (1 + attention)
 
-    ``gate`` is "residual", x * (1 + M) as in the paper, where a map of zeros leaves the features as they are,
-    or "product", x * M, where a map can hide a region.
-    """
+
+def product(features: Tensor, attention: Tensor) -> Tensor:
+    """x * M: a map can hide a region."""
+    return features * attention
+
+
+GATES: Choices[Gate] = Choices("gate", {"residual": residual, "product": product})
+
+
+class AttentionBranchNetwork(nn.Module):
+    """Extractor, attention branch (or None: a plain network) and perception branch; ``gate`` is a row of GATES."""
 
     def __init__(
-        self, *, extractor: nn.Module, attention: AttentionBranch | None, perception: nn.Module, gate: str = "residual"
+        self,
+        *,
+        extractor: nn.Module,
+        attention: AttentionBranch | None,
+        perception: nn.Module,
+        gate: str | Gate = "residual",
     ) -> None:
         super().__init__()
         self.extractor = extractor
         self.attention = attention
         self.perception = perception
-        self.gate = gate
+        self.gate = GATES.row(gate)
 
     def forward(self, images: Tensor, attention: Tensor | None = None) -> Output:
         """Classify images (B, 3, H, W); a given map (B, 1, h, w) takes the place of the predicted one.
@@ -88,8 +106,16 @@ class AttentionBranchNetwork(nn.Module):
             return Output(self.perception(features), None, None)
         attention_logits, predicted = self.attention(features)
         used = predicted if attention is None else attention.to(features.dtype)
-        gate = 1 + used if self.gate == "residual" else used
-        return Output(self.perception(features * gate), attention_logits, used)
+        return Output(self.perception(self.gate(features, used)), attention_logits, used)
+
+    @torch.inference_mode()
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return (height, width) of the attention map, which is that of the features, for images of such a size."""
+        training = self.extractor.training
+        self.extractor.eval()       # an image of zeros must not count in the batch norms' statistics
+        features = self.extractor(next(self.parameters()).new_zeros(1, 3, *image_size))
+        self.extractor.train(training)
+        return features.shape[2], features.shape[3]
 
 
 def place(network: Module, device: torch.device) -> Module:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from hkmap.engine.inputs import AUGMENTATIONS, Preprocessing, change_intensity, plain_view, random_view
+from hkmap.choices import Choices
+from hkmap.engine.inputs import AUGMENTATIONS, Preprocessing, augmented, plain_view
+from hkmap.engine.runs import HeldOut, TrainedModel
 from hkmap.errors import RunError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import Image, View, view_image, view_map
-from hkmap.parallel.threads import ahead, thread_pool
-from hkmap.shards.loader import LoadedBatch, ShardLoader, Shares
+from hkmap.shards.folds import groups_of, ids_of, part_of
+from hkmap.shards.loader import LoadedBatch, ShardLoader, Shares, SizedReader
 from hkmap.shards.sequence import ShardSequence
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Numbers = npt.NDArray[np.int64]
+Item = dict[str, Tensor]
+
+logger = logging.getLogger("hkmap")
 
 
 class Example(NamedTuple):
@@ -67,10 +73,9 @@ class ShardExamples:
         *,
         augmentations: tuple[str, ...] = (),
         seed: int = 0,
-        map_of: npt.NDArray[np.int64] | None = None,
+        map_of: Numbers | None = None,
     ) -> None:
-        if unknown := set(augmentations) - set(AUGMENTATIONS):
-            raise RunError(f"augmentation {sorted(unknown)} is unknown; expected any of {', '.join(AUGMENTATIONS)}")
+        AUGMENTATIONS.check(*augmentations)
         self.shards = shards
         self.preprocessing = preprocessing
         self.map_size = map_size
@@ -82,7 +87,7 @@ class ShardExamples:
         return len(self.shards)
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
+    def labels(self) -> Numbers:
         return self.shards.labels
 
     @property
@@ -101,9 +106,7 @@ class ShardExamples:
         view = plain_view(self.preprocessing, size)
         if self.augmentations:
             generator = np.random.default_rng([self.seed, epoch, index])
-            view = random_view(self.preprocessing, size, self.augmentations, generator)
-            if "intensity" in self.augmentations:
-                image = change_intensity(image, generator)
+            image, view = augmented(image, view, self.preprocessing.aspect, self.augmentations, generator)
         owner = int(self.map_of[index])
         drawn = sample if owner == index else self.shards.read_bare(owner)
         human = None if drawn.map is None else Weighted(drawn.map, drawn.certainty)
@@ -122,8 +125,13 @@ def seen_example(
     return Example(seen, values, np.ones(map_size, np.float32) if certainty is None else certainty)
 
 
-def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.int64]:
-    """Return, for every sample, the sample whose map it gets in the sham control: always another one.
+def keep_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
+    """Every image keeps its own map."""
+    return np.arange(len(has_map))
+
+
+def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
+    """The sham control: every image gets another one's map.
 
     The samples with a map stand in a random circle and each takes its neighbour's; the others keep none.
     """
@@ -136,7 +144,13 @@ def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.i
     return owner
 
 
-def in_order(examples: ShardExamples, indices: npt.NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+#: Which samples have a map (n,), a seed → the sample whose map each sample gets (n,).
+CONTROLS: Choices[Callable[[npt.NDArray[np.bool_], int], Numbers]] = Choices(
+    "control", {"none": keep_maps, "shuffled": exchange_maps}
+)
+
+
+def in_order(examples: ShardExamples, indices: Numbers, batch_size: int) -> Iterator[Batch]:
     """Yield the samples at ``indices`` once, in order."""
     shares = Shares(len(indices), batch_size, shuffle=False, equal_steps=False)
     yield from map(tensors, ShardLoader(examples, shares, indices=indices).epoch(0))
@@ -161,17 +175,145 @@ def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype =
     return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
 
 
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of ``size``; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
+    """Return the batch's human maps (B, 1, h, w), and the predicted ones where nobody knows."""
+    return torch.where(batch.certainty > 0, batch.maps.to(predicted.dtype), predicted)
 
 
-def map_ahead(
-    function: Callable[[Item], Result], chunks: Iterable[list[Item]], *, threads: int
-) -> Iterator[list[Result]]:
-    """Yield each chunk's results in order, while threads work on the next two chunks."""
-    with thread_pool(threads) as pool:
-        begun = ([pool.submit(function, item) for item in chunk] for chunk in chunks)
-        yield from ahead(begun, lambda chunk: [future.result() for future in chunk], depth=2)
+# what a run trains on
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples to train on, and those on which the best epoch is chosen, if any; never the test set's."""
+
+    examples: ShardExamples
+    indices: Numbers
+    validation: Data | None = None
+
+    def steps(self, batch_size: int) -> int:
+        """Return the steps of one epoch."""
+        return Shares(len(self.indices), batch_size, equal_steps=False, least=2).steps
+
+
+def make_data(
+    model: TrainedModel,
+    shards: ShardSequence,
+    val: ShardSequence | None,
+    *,
+    val_share: float = 0.0,
+    augmentations: tuple[str, ...] = (),
+    seed: int = 0,
+    held_out: HeldOut | None = None,
+) -> Data:
+    """Return the data of a run; ``val_share`` of the shards is held out for validation where ``val`` is None.
+
+    What is ``held_out`` has no part in any of it; its group, if it has one, keeps the validation's records apart too.
+    """
+    check_classes(model, shards)
+    if np.any(shards.labels < 0):
+        place = shards.place(int(np.argmax(shards.labels < 0)))
+        raise RunError(f"{place}: has no label; training needs one for each record")
+    free = np.ones(len(shards), dtype=np.bool_) if held_out is None else ~held_out.inside
+    map_of = CONTROLS[model.control](shards.has_map & free, seed)
+    examples = ShardExamples(
+        shards, model.preprocessing, model.map_size, augmentations=augmentations, seed=seed, map_of=map_of
+    )
+    indices = np.flatnonzero(free)
+    if val is not None:
+        check_classes(model, val)
+        _warn_of_shared(shards, indices, val)
+        validated = ShardExamples(val, model.preprocessing, model.map_size)
+        return Data(examples, indices, Data(validated, np.flatnonzero(val.labels >= 0)))
+    if val_share == 0:
+        return Data(examples, indices)
+    group = None if held_out is None else held_out.folding.group
+    if group is None:
+        chosen = _share_of(indices, val_share, seed)
+    else:
+        chosen = _groups_share_of(shards, indices, val_share, seed, group)
+    validation = Data(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
+    return Data(examples, indices[~chosen], validation)
+
+
+def _share_of(indices: Numbers, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which of the samples (n,) are held out for validation."""
+    # a stream of its own, so that the split does not follow the order of the first epoch
+    mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
+    count = min(max(1, round(share * len(indices))), len(indices) - 1)
+    return np.isin(indices, mixed[:count])
+
+
+def _groups_share_of(
+    shards: ShardSequence, indices: Numbers, share: float, seed: int, group: str
+) -> npt.NDArray[np.bool_]:
+    """Like _share_of, but a group is held out as a whole or not at all."""
+    ids, groups = ids_of(shards), groups_of(shards, group) or []
+    shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
+    own_ids, own_groups = ([names[index] for index in indices] for names in (ids, groups))
+    return part_of(own_ids, shards.labels[indices], own_groups, shares, seed=seed) == 1
+
+
+def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence) -> None:
+    """Warn where an epoch is to be chosen on records that the network learns from."""
+    ids = ids_of(shards)
+    shared = {ids[index] for index in indices} & {*ids_of(val)}
+    if shared:
+        logger.warning(
+            '%d records of --val are trained on too, such as "%s"; the best epoch is not one for other images',
+            len(shared), min(shared),
+        )
+
+
+def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
+    """Raise RunError where the shards' labels are not the network's."""
+    known = model.class_names
+    if len(shards) and int(shards.labels.max()) >= len(known):
+        raise RunError(
+            f"{shards.name}: label {int(shards.labels.max())} is beyond the network's {len(known)} classes; "
+            "pack all shards with the same --classes"
+        )
+    for label, (ours, theirs) in enumerate(zip(known, shards.classes, strict=False)):
+        if ours and theirs and ours != theirs:
+            raise RunError(
+                f'{shards.name}: label {label} is "{theirs}", for the network it is "{ours}"; '
+                "pack all shards with the same --classes"
+            )
+
+
+# for training loops that are not ours
+
+
+class ShardDataset(Dataset[Item]):
+    """The records of shards by number, for a `torch.utils.data.DataLoader` with any sampler and number of workers.
+
+    An item is a dictionary: ``image`` (3, H, W) uint8, RGB; ``map`` (1, h, w) float32 in [0, 1], zeros where nobody
+    mapped it; ``certainty`` (1, h, w) float32 in [0, 1], how well each cell is known, 0 in all of a missing map;
+    ``label`` int64, -1 where unknown; ``index`` int64, the record's number in the sequence. ``transform`` gets that
+    dictionary and returns what is to take its place; what moves the image must move the map with it.
+
+    A record that is damaged, or of another size than the others, raises ShardError, which names it.
+    """
+
+    def __init__(self, reader: SizedReader, transform: Callable[[Item], Item] | None = None) -> None:
+        self.reader = reader
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.reader.shards)
+
+    def __getitem__(self, index: int) -> Item:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index = int(index) % len(self)          # samplers also give tensors of one number
+        image = np.empty((*self.reader.image_size, 3), np.uint8)
+        values, certainty = (np.empty(self.reader.map_size, np.float32) for _ in range(2))
+        self.reader.fill(index, image, values, certainty)
+        item = {
+            "image": torch.from_numpy(image).permute(2, 0, 1),
+            "map": torch.from_numpy(values)[None],
+            "certainty": torch.from_numpy(certainty)[None],
+            "label": torch.tensor(self.reader.shards.labels[index]),
+            "index": torch.tensor(index),
+        }
+        return item if self.transform is None else self.transform(item)

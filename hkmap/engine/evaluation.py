@@ -1,16 +1,11 @@
-"""Was it more right, and more honest: accuracy, distance to the human map, insertion and deletion (RISE).
-
-Insertion and deletion are pure functions on their input's device. They follow RISE (Petsiuk et al., BMVC 2018,
-and its evaluation.py), except that ties between pixels are broken by raster order, where RISE leaves them to
-an unstable sort.
-"""
+"""Was it more right, and more honest: the metrics of a network on shards, sample by sample and as means."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hkmap.engine.abn import AttentionBranchNetwork, Output, place
-from hkmap.engine.data import Batch, ShardExamples, in_order, normalise
+from hkmap.engine.abn import AttentionBranchNetwork, place
+from hkmap.engine.data import Batch, ShardExamples, check_classes, in_order, normalise, put_maps
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.maps import resize_maps
+from hkmap.engine.metrics import METRICS, Answered, map_distances
+from hkmap.engine.runs import HeldOut, TrainedModel, named
 from hkmap.errors import RunError
+from hkmap.shards.sequence import ShardSequence
 
-Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of each (m,)
-FRAMES = 28                              # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
+FRAMES = 28       # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
     """What to measure, and how.
 
-    ``use_maps`` puts the human map in the place of the predicted one wherever there is one. ``step`` is the pixels
-    that insertion and deletion change at a time (None: a 28th of the image, 1,792 at 224 x 224). ``hold_attention``
-    keeps the clean image's map for every frame instead of letting the network look anew. ``batch_size`` is the
-    images a forward pass takes.
+    ``metrics`` are names in METRICS. ``use_maps`` puts the human map in the place of the predicted one wherever there
+    is one. ``step`` is the pixels that insertion and deletion change at a time (None: a 28th of the image, 1,792 at
+    224 x 224). ``hold_attention`` keeps the clean image's map for every frame instead of letting the network look anew.
+    ``batch_size`` is the images a forward pass takes. Raises ChoiceError for an unknown metric.
     """
 
     metrics: tuple[str, ...]
@@ -44,69 +40,25 @@ class EvaluationOptions:
     hold_attention: bool = False
     batch_size: int = 32
 
+    def __post_init__(self) -> None:
+        METRICS.check(*self.metrics)
 
-def rank_pixels(saliency: Tensor) -> Tensor:
-    """Return each pixel's place (H, W) in the order of decreasing saliency (H, W); ties in raster order.
+    def pixel_step(self, image_size: tuple[int, int]) -> int:
+        """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
+        return self.step or -(-image_size[0] * image_size[1] // FRAMES)
 
-    >>> rank_pixels(torch.tensor([[0.1, 0.9], [0.9, 0.0]]))
-    tensor([[2, 0],
-            [1, 3]])
-    """
-    order = saliency.flatten().argsort(descending=True, stable=True)
-    ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order), device=order.device)
-    return ranks.view(saliency.shape)
+    def measures(self) -> dict[str, Callable[[Answered], Tensor]]:
+        """Return what is reported, in order, with the functions that measure it: some metrics bring a second figure.
 
-
-def curve(score: Score, start: Tensor, finish: Tensor, ranks: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
-    """Return the scores (steps + 1,) while ``start`` (3, H, W) turns into ``finish``, ``step`` pixels at a time.
-
-    Pixels change, all channels together, in the order of ``ranks`` (H, W); the last step may be shorter.
-    """
-    frames = -(-ranks.numel() // step) + 1
-    scores = []
-    for first in range(0, frames, batch_size):
-        changed = torch.arange(first, min(first + batch_size, frames), device=ranks.device) * step
-        images = torch.where(ranks < changed[:, None, None, None], finish, start)      # (m, 3, H, W)
-        scores.append(score(images.contiguous(memory_format=torch.channels_last)))
-    return torch.cat(scores)
-
-
-def deletion(score: Score, image: Tensor, saliency: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
-    """Return the deletion curve of an image (3, H, W): salient pixels first become 0, the mean of normalised images."""
-    return curve(score, image, torch.zeros_like(image), rank_pixels(saliency), step, batch_size=batch_size)
-
-
-def insertion(score: Score, image: Tensor, saliency: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
-    """Return the insertion curve of an image (3, H, W): the blurred image gets its salient pixels back first."""
-    return curve(score, rise_blur(image), image, rank_pixels(saliency), step, batch_size=batch_size)
-
-
-def auc(scores: Tensor) -> Tensor:
-    """Return RISE's area under a curve (..., steps + 1): trapezoids of equal width, also for a short last step.
-
-    >>> auc(torch.tensor([1.0, 0.5, 0.0]))
-    tensor(0.5000)
-    """
-    return (scores.sum(-1) - scores[..., 0] / 2 - scores[..., -1] / 2) / (scores.shape[-1] - 1)
-
-
-def rise_blur(image: Tensor) -> Tensor:
-    """Blur a normalised image (3, H, W) exactly as RISE does: gkern(11, 5), zero padding.
-
-    That kernel is no cut-off Gaussian: scipy filters an 11 x 11 delta in reflect mode, and the tails fold back.
-    """
-    kernel = _rise_kernel().to(device=image.device, dtype=image.dtype).expand(3, 1, 11, 11)
-    return functional.conv2d(image[None], kernel, padding=5, groups=3)[0]
-
-
-@lru_cache(maxsize=1)
-def _rise_kernel() -> Tensor:
-    from scipy.ndimage import gaussian_filter
-
-    delta = np.zeros((11, 11))
-    delta[5, 5] = 1
-    return torch.from_numpy(gaussian_filter(delta, 5))
+        >>> list(EvaluationOptions(("top1", "mse")).measures())
+        ['top1', 'mse', 'mse_of_zeros']
+        """
+        found = {}
+        for name in self.metrics:
+            found[name] = METRICS[name].measure
+            if (of_zeros := METRICS[name].of_zeros) is not None:
+                found[f"{name}_of_zeros"] = of_zeros
+        return found
 
 
 def accuracy(
@@ -148,13 +100,12 @@ def evaluate(
 
     ``indices`` are the samples to measure on; None is all.
 
-    top1 and top5 are 0 or 1 (a sample without a label has none). mse is the mean square difference between the
-    network's own map and the human map, both in [0, 1], at the network's map size, over the cells that somebody knows
-    (a sample without a human map has none); mse_of_zeros comes with it. insertion and deletion are the AUC of the
-    probability of the class that the network gives the whole image.
+    top1 and top5 are 0 or 1 (a sample without a label has none). mse is of the network's own map, at its size, over the
+    cells that somebody knows (a sample without a human map has none); mse_of_zeros comes with it.
     """
-    if network.attention is None and (options.use_maps or not {"top1", "top5"}.issuperset(options.metrics)):
-        raise RunError("the network has no attention branch, so it has no map; only top1 and top5 can be measured")
+    if network.attention is None and (options.use_maps or any(METRICS[name].needs_map for name in options.metrics)):
+        others = " and ".join(name for name, metric in METRICS.items() if not metric.needs_map)
+        raise RunError(f"the network has no attention branch, so it has no map; only {others} can be measured")
     place(network, device).eval()
     indices = np.arange(len(examples)) if indices is None else indices
     for batch in in_order(examples, indices, options.batch_size):
@@ -164,83 +115,54 @@ def evaluate(
             yield {name: value for name, value in zip(columns, row, strict=True) if math.isfinite(value)}
 
 
-def reported(metrics: tuple[str, ...]) -> list[str]:
-    """Return the metrics asked for and, after mse, what a network would score that looks nowhere.
+def measure(
+    model: TrainedModel,
+    shards: ShardSequence,
+    options: EvaluationOptions,
+    device: torch.device,
+    *,
+    held_out: HeldOut | None = None,
+    watch: Callable[[Iterable[dict[str, float]]], Iterable[dict[str, float]]] = iter,
+) -> dict[str, Any]:
+    """Return the mean of each metric, over how many samples each was taken, and how it was measured.
 
-    Human maps are dark over most of an image, so a low mse alone does not say that anything was learnt.
-
-    >>> reported(("top1", "mse"))
-    ['top1', 'mse', 'mse_of_zeros']
+    Only the fold ``held_out`` is measured on, where there is one. ``watch`` may wrap the samples' figures to show
+    progress. A metric that applies to no sample is None.
     """
-    return [name for metric in metrics for name in ((metric, "mse_of_zeros") if metric == "mse" else (metric,))]
-
-
-def pixel_step(options: EvaluationOptions, image_size: tuple[int, int]) -> int:
-    """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
-    return options.step or -(-image_size[0] * image_size[1] // FRAMES)
-
-
-def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
-    """Return the batch's human maps (B, 1, h, w), and the predicted ones where nobody knows."""
-    return torch.where(batch.certainty > 0, batch.maps.to(predicted.dtype), predicted)
-
-
-def map_distances(attention: Tensor, batch: Batch) -> Tensor:
-    """Return each sample's mean square difference (B,) from its human map, over the known cells; NaN without a map."""
-    square = (attention - batch.maps).square()
-    return (batch.certainty * square).sum((1, 2, 3)) / batch.certainty.sum((1, 2, 3))
+    check_classes(model, shards)
+    examples = ShardExamples(shards, model.preprocessing, model.map_size)
+    found: dict[str, list[float]] = {name: [] for name in options.measures()}
+    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    for figures in watch(evaluate(model.network, examples, options, device, indices=indices)):
+        for name, value in figures.items():
+            found[name].append(value)
+    return {
+        "samples": len(indices),
+        "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},
+        "counts": {name: len(values) for name, values in found.items()},
+        "control": model.control,
+        **({} if held_out is None else named(held_out)),
+        "settings": {
+            "use_maps": options.use_maps,
+            "step": options.pixel_step(model.preprocessing.size),
+            "hold_attention": options.hold_attention,
+            "blur": "rise",
+            "image_size": list(model.preprocessing.size),
+            "map_size": list(examples.map_size),
+            "device": device.type,
+        },
+    }
 
 
 def _evaluate_batch(
     network: AttentionBranchNetwork, batch: Batch, preprocessing: Preprocessing, options: EvaluationOptions
 ) -> dict[str, list[float]]:
-    """Return each metric's column, NaN where it does not apply."""
+    """Return the column of each figure, NaN where it does not apply."""
     images = normalise(batch.images, preprocessing)
     own = used = network(images)
     if options.use_maps:
         used = network(images, put_maps(own.attention, batch))
-    columns = {"top1": _among(used.logits, batch.labels, 1), "top5": _among(used.logits, batch.labels, 5)}
-    if own.attention is not None:
-        columns["mse"] = map_distances(own.attention, batch)
-        columns["mse_of_zeros"] = map_distances(torch.zeros_like(own.attention), batch)
-    for name, measure in (("insertion", insertion), ("deletion", deletion)):
-        if name in options.metrics:
-            areas = [_area(measure, network, images, used, row, options) for row in range(len(images))]
-            columns[name] = torch.stack(areas)
-    return {name: columns[name].tolist() for name in reported(options.metrics)}
-
-
-def _among(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return _where(labels >= 0, (highest == labels[:, None]).any(1).float())
-
-
-def _where(applies: Tensor, values: Tensor) -> Tensor:
-    return torch.where(applies, values, values.new_tensor(math.nan))
-
-
-def _area(
-    measure: Callable[..., Tensor],
-    network: AttentionBranchNetwork,
-    images: Tensor,
-    clean: Output,
-    row: int,
-    options: EvaluationOptions,
-) -> Tensor:
-    """Return the AUC of one image of the batch, whose pass as a whole image is ``clean``."""
-    image, attention = images[row], _attention(clean)[row : row + 1]
-    chosen = int(clean.logits[row].argmax())
-    held = attention if options.hold_attention or options.use_maps else None
-
-    def score(frames: Tensor) -> Tensor:
-        given = None if held is None else held.expand(len(frames), -1, -1, -1)
-        return network(frames, given).logits.softmax(1)[:, chosen]
-
-    saliency = resize_maps(attention, (image.shape[1], image.shape[2]))[0, 0]
-    step = pixel_step(options, (image.shape[1], image.shape[2]))
-    return auc(measure(score, image, saliency, step, batch_size=options.batch_size))
-
-
-def _attention(output: Output) -> Tensor:
-    assert output.attention is not None, "evaluate lets only networks with an attention branch through"
-    return output.attention
+    held = used.attention if options.hold_attention or options.use_maps else None
+    step = options.pixel_step(preprocessing.size)
+    answered = Answered(network, images, batch, own, used, step, options.batch_size, held)
+    return {name: measure(answered).tolist() for name, measure in options.measures().items()}

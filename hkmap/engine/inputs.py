@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from hkmap.choices import Choices
 from hkmap.maps.geometry import (
     MIRROR,
-    WHOLE,
+    Box,
     Colour,
     Image,
     View,
@@ -21,16 +23,36 @@ from hkmap.maps.geometry import (
     turned_view,
 )
 
-AUGMENTATIONS = ("mirror", "crop", "rotate", "intensity")
+Generator = np.random.Generator
+#: An image (H, W, 3), the view of it, the aspect (width over height) of what is seen, chance → another image and view.
+Augmentation = Callable[[Image, View, float, Generator], tuple[Image, View]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image comes to the network's aspect: the ``box`` of it that is seen, from the aspect and (height, width).
+
+    ``pads``: what lies beyond the image is padding, which nobody knows; else the image is reflected at its edges.
+    """
+
+    title: str
+    box: Callable[[float, tuple[int, int]], Box]
+    pads: bool = False
+
+
+FITS = Choices("fit", {
+    "squash": Fit("The whole image, its aspect given up.", lambda aspect, size: (0, 0, size[1], size[0])),
+    "crop": Fit("The largest middle part of the network's aspect.", center_crop),
+    "letterbox": Fit("The whole image and its aspect, with padding in the mean colour.", letterbox, pads=True),
+})
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the network's input; kept with the weights, so that no later command needs flags.
 
-    ``height`` and ``width`` in pixels. ``fit`` is "squash" (the whole image, its aspect given up), "crop" (the
-    largest middle part of the right aspect) or "letterbox" (the whole image and its aspect, with padding). ``mean`` and
-    ``std`` are of the RGB channels in [0, 1]; ImageNet's.
+    ``height`` and ``width`` in pixels. ``fit`` is a name in FITS. ``mean`` and ``std`` are of the RGB channels in
+    [0, 1]; ImageNet's.
     """
 
     height: int = 224
@@ -39,6 +61,9 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
+    def __post_init__(self) -> None:
+        FITS.check(self.fit)
+
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
@@ -46,45 +71,56 @@ class Preprocessing:
     @property
     def padding(self) -> Colour | None:
         """The colour beyond the image: the mean, nearly 0 for the network, as convolutions pad; None reflects."""
-        if self.fit != "letterbox":
+        if not FITS[self.fit].pads:
             return None
         red, green, blue = (round(255 * channel) for channel in self.mean)
         return red, green, blue
 
 
+    @property
+    def aspect(self) -> float:
+        return self.width / self.height
+
+
 def plain_view(preprocessing: Preprocessing, image_size: tuple[int, int]) -> View:
     """Return the view without augmentation of an image of (height, width)."""
-    if preprocessing.fit == "squash":
-        return WHOLE
-    fitted = letterbox if preprocessing.fit == "letterbox" else center_crop
-    return box_view(fitted(preprocessing.width / preprocessing.height, image_size), image_size)
+    return box_view(FITS[preprocessing.fit].box(preprocessing.aspect, image_size), image_size)
 
 
-def random_view(
-    preprocessing: Preprocessing,
-    image_size: tuple[int, int],
-    augmentations: tuple[str, ...],
-    generator: np.random.Generator,
-) -> View:
-    """Return a random view.
-
-    "mirror" mirrors every other time, "crop" keeps 50 to 100 % of the area, "rotate" turns by up to 15 degrees.
-    """
-    view = plain_view(preprocessing, image_size)
-    if "crop" in augmentations:
-        share = np.sqrt(generator.uniform(0.5, 1.0))
-        left, top = generator.uniform(0, 1 - share, 2)
-        view = compose(view, share_view(left, top, share))
-    if "rotate" in augmentations:
-        angle = np.radians(generator.uniform(-15, 15))
-        view = compose(view, turned_view(angle, preprocessing.width / preprocessing.height))
-    if "mirror" in augmentations and generator.random() < 0.5:
-        view = compose(view, MIRROR)
-    return view
+def augmented(
+    image: Image, view: View, aspect: float, augmentations: tuple[str, ...], generator: Generator
+) -> tuple[Image, View]:
+    """Return the image and the view of it after random changes, in the order of AUGMENTATIONS."""
+    for name, change in AUGMENTATIONS.items():
+        if name in augmentations:
+            image, view = change(image, view, aspect, generator)
+    return image, view
 
 
-def change_intensity(image: Image, generator: np.random.Generator) -> Image:
-    """Change contrast (x 0.8 to 1.2, about mid-grey) and brightness (up to 10 % of the range) at random."""
+def crop(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
+    """Keep 50 to 100 % of the area."""
+    share = np.sqrt(generator.uniform(0.5, 1.0))
+    left, top = generator.uniform(0, 1 - share, 2)
+    return image, compose(view, share_view(left, top, share))
+
+
+def rotate(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
+    """Turn by up to 15 degrees."""
+    return image, compose(view, turned_view(np.radians(generator.uniform(-15, 15)), aspect))
+
+
+def mirror(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
+    """Exchange left and right, every other time."""
+    return image, compose(view, MIRROR) if generator.random() < 0.5 else view
+
+
+def intensity(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
+    """Change contrast (x 0.8 to 1.2, about mid-grey) and brightness (up to 10 % of the range)."""
     contrast, brightness = generator.uniform(0.8, 1.2), generator.uniform(-25.5, 25.5)
     table = np.clip((np.arange(256) - 127.5) * contrast + 127.5 + brightness, 0, 255).round().astype(np.uint8)
-    return cv2.LUT(image, table).astype(np.uint8)
+    return cv2.LUT(image, table).astype(np.uint8), view
+
+
+AUGMENTATIONS: Choices[Augmentation] = Choices(
+    "augmentation", {"crop": crop, "rotate": rotate, "mirror": mirror, "intensity": intensity}
+)

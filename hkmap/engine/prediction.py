@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from hkmap.engine.abn import place
-from hkmap.engine.data import Example, chunks, collate, map_ahead, normalise, seen_example
-from hkmap.engine.evaluation import put_maps
+from hkmap.engine.data import Example, collate, normalise, put_maps, seen_example
 from hkmap.engine.inputs import plain_view
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import HkmapError, RecordError, RunError
@@ -19,8 +19,12 @@ from hkmap.files.maps import MapWriter
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import View, map_back
+from hkmap.parallel.threads import ahead, thread_pool
 from hkmap.records import Record, Rejects, reference_of
 from hkmap.stream.references import load_certainty_of, load_map, read_image
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ def predict(
 
     ``use_maps`` puts a record's own map in the place of the predicted one.
     """
-    if use_maps and not model.architecture.attention:
+    if use_maps and model.network.attention is None:
         raise RunError("the network has no attention branch, so no map can take its map's place")
     place(model.network, device).eval()
-    for chunk in map_ahead(lambda record: _seen(model, record, use_maps), chunks(records, batch_size), threads=2):
+    for chunk in map_ahead(lambda record: _seen(model, record, use_maps), records, batch_size, threads=2):
         good = []
         for seen in chunk:
             if isinstance(seen, HkmapError):
@@ -83,7 +87,7 @@ def predicted_records(
     **options: Any,
 ) -> Iterator[Record]:
     """Yield the records with prediction, confidence and, saved by ``maps``, the attention under ``key``."""
-    if maps is not None and not model.architecture.attention:
+    if maps is not None and model.network.attention is None:
         raise RunError("the network has no attention branch, so there are no maps to save; leave --out away")
     for found in predict(model, records, rejects, device, **options):
         added: Record = {"prediction": found.label, "confidence": found.confidence}
@@ -92,6 +96,17 @@ def predicted_records(
         if maps is not None and found.attention is not None:
             added[key] = maps.save(found.record["id"], found.attention)
         yield found.record | added
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], size: int, *, threads: int
+) -> Iterator[list[Result]]:
+    """Yield the results in order, in lists of ``size``, while threads work on the next two lists."""
+    rest = iter(items)
+    with thread_pool(threads) as pool:
+        chunks = iter(lambda: list(islice(rest, size)), [])
+        begun = ([pool.submit(function, item) for item in chunk] for chunk in chunks)
+        yield from ahead(begun, lambda chunk: [future.result() for future in chunk], depth=2)
 
 
 def _predict_batch(
@@ -106,13 +121,8 @@ def _predict_batch(
         confidences, labels = output.logits.float().softmax(1).max(1)
     maps = _maps(output.attention, len(seen))
     for one, label, confidence, attention in zip(seen, labels.tolist(), confidences.tolist(), maps, strict=True):
-        whole = None if attention is None else map_back(attention, one.view, map_size(model))
+        whole = None if attention is None else map_back(attention, one.view, model.map_size)
         yield Prediction(one.record, label, confidence, whole)
-
-
-def map_size(model: TrainedModel) -> tuple[int, int]:
-    """Return (height, width) of the network's attention map."""
-    return model.architecture.map_size(model.preprocessing.size)
 
 
 def _maps(attention: Tensor | None, count: int) -> list[Map | None]:
@@ -129,7 +139,7 @@ def _seen(model: TrainedModel, record: Record, use_maps: bool) -> _Seen | HkmapE
     except HkmapError as error:
         return error
     view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
-    example = seen_example(image, human, view, model.preprocessing, map_size=map_size(model))
+    example = seen_example(image, human, view, model.preprocessing, map_size=model.map_size)
     return _Seen(record, example, view)
 
 

@@ -8,13 +8,14 @@ Names inside (conv1, bn1, layer1, downsample.0, ...) are torchvision's.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hkmap.choices import Choices
 from hkmap.engine.abn import AttentionBranch, AttentionBranchNetwork, PerceptionBranch
-from hkmap.errors import RunError
 
 
 class BasicBlock(nn.Module):
@@ -63,26 +64,15 @@ class Bottleneck(nn.Module):
 
 Block = type[BasicBlock] | type[Bottleneck]
 
-#: backbone → (block, blocks in each stage)
-BACKBONES: dict[str, tuple[Block, tuple[int, ...]]] = {
-    "resnet8": (BasicBlock, (1, 1, 1)),
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
-}
-ARCHITECTURES = [name + suffix for name in BACKBONES for suffix in ("", "+abn")]
+Layers = OrderedDict[str, nn.Module]
 
 
 @dataclass(frozen=True)
 class Architecture:
     """All that is needed to build a network again.
 
-    ``name`` is a backbone, with ``+abn`` for the attention branch. ``stem`` is "standard" (7x7 convolution with
-    stride 2, then pooling with stride 2) or "small" (3x3, stride 1: for images of 32 to 64 pixels). ``width`` is
-    the channels of the first stage; each stage doubles it. ``gate`` is "residual" (x * (1 + M), the paper's) or
-    "product" (x * M).
+    ``name`` is a row of ARCHITECTURES, ``stem`` one of STEMS, ``gate`` one of GATES. ``width`` is the channels of the
+    first stage; each stage doubles it.
     """
 
     name: str
@@ -91,61 +81,74 @@ class Architecture:
     width: int = 64
     gate: str = "residual"
 
-    @property
-    def attention(self) -> bool:
-        return self.name.endswith("+abn")
-
-    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return (height, width) of the attention map of an image of that (height, width).
-
-        >>> Architecture("resnet50+abn", 1000).map_size((224, 360))
-        (14, 23)
-        """
-        halvings = len(_backbone(self.name)[1]) - 2 + (2 if self.stem == "standard" else 0)
-        height, width = (-(-side // 2**halvings) for side in image_size)
-        return height, width
-
 
 def build(architecture: Architecture) -> AttentionBranchNetwork:
-    """Build a network with fresh weights: Kaiming normal (fan out) for convolutions, as the ABN authors do."""
-    block, depths = _backbone(architecture.name)
-    channels = [architecture.width * 2**stage for stage in range(len(depths))]
-    layers = _stem(architecture.stem, channels[0])
-    channels_in = channels[0]
-    for index, depth in enumerate(depths[:-1]):
-        layers[f"layer{index + 1}"] = _stage(block, channels_in, channels[index], depth, 1 if index == 0 else 2)
-        channels_in = channels[index] * block.expansion
-    channels_out = channels[-1] * block.expansion
-    attention = None
-    if architecture.attention:
-        stage = _stage(block, channels_in, channels[-1], depths[-1], 1)
-        attention = AttentionBranch(stage, channels_out, architecture.classes)
-    perception = PerceptionBranch(
-        _stage(block, channels_in, channels[-1], depths[-1], 2), channels_out, architecture.classes
+    """Build a network with fresh weights; raise ChoiceError where its name, stem or gate is unknown."""
+    return ARCHITECTURES[architecture.name](architecture)
+
+
+def standard(channels: int) -> Layers:
+    """7x7 convolution and pooling, each of stride 2: for images of 200 pixels and more."""
+    return OrderedDict(
+        conv1=nn.Conv2d(3, channels, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True),
+        maxpool=nn.MaxPool2d(3, 2, 1),
     )
-    model = AttentionBranchNetwork(
-        extractor=nn.Sequential(layers), attention=attention, perception=perception, gate=architecture.gate
+
+
+def small(channels: int) -> Layers:
+    """3x3 convolution of stride 1, which keeps the resolution: for images of 32 to 64 pixels."""
+    return OrderedDict(
+        conv1=nn.Conv2d(3, channels, 3, 1, 1, bias=False), bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
     )
-    _initialise(model)
-    return model
 
 
-def _backbone(name: str) -> tuple[Block, tuple[int, ...]]:
-    backbone = name.removesuffix("+abn")
-    if backbone not in BACKBONES:
-        raise RunError(f'architecture "{name}" is unknown; expected one of {", ".join(ARCHITECTURES)}')
-    return BACKBONES[backbone]
+STEMS: Choices[Callable[[int], Layers]] = Choices("stem", {"standard": standard, "small": small})
 
 
-def _stem(kind: str, channels: int) -> OrderedDict[str, nn.Module]:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    size, stride, padding = (7, 2, 3) if kind == "standard" else (3, 1, 1)
-    layers["conv1"] = nn.Conv2d(3, channels, size, stride, padding, bias=False)
-    layers["bn1"] = nn.BatchNorm2d(channels)
-    layers["relu"] = nn.ReLU(inplace=True)
-    if kind == "standard":
-        layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
-    return layers
+def _resnet(
+    name: str, block: Block, depths: tuple[int, ...], *, attention: bool
+) -> Callable[[Architecture], AttentionBranchNetwork]:
+    """Return the builder of a ResNet; ``depths`` are the blocks in each stage."""
+
+    def builder(architecture: Architecture) -> AttentionBranchNetwork:
+        channels = [architecture.width * 2**stage for stage in range(len(depths))]
+        layers = STEMS[architecture.stem](channels[0])
+        channels_in = channels[0]
+        for index, depth in enumerate(depths[:-1]):
+            layers[f"layer{index + 1}"] = _stage(block, channels_in, channels[index], depth, 1 if index == 0 else 2)
+            channels_in = channels[index] * block.expansion
+        channels_out, classes = channels[-1] * block.expansion, architecture.classes
+        branch = None
+        if attention:
+            stage = _stage(block, channels_in, channels[-1], depths[-1], 1)
+            branch = AttentionBranch(stage, channels_out, classes)
+        perception = PerceptionBranch(
+            _stage(block, channels_in, channels[-1], depths[-1], 2), channels_out, classes
+        )
+        network = AttentionBranchNetwork(
+            extractor=nn.Sequential(layers), attention=branch, perception=perception, gate=architecture.gate
+        )
+        _initialise(network)
+        return network
+
+    builder.__doc__ = f"{name}, {sum(depths)} blocks{', with the attention branch' if attention else ''}."
+    return builder
+
+
+_RESNETS: dict[str, tuple[Block, tuple[int, ...]]] = {
+    "resnet8": (BasicBlock, (1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+ARCHITECTURES = Choices("architecture", {
+    name + suffix: _resnet(name.replace("resnet", "ResNet-"), block, depths, attention=bool(suffix))
+    for name, (block, depths) in _RESNETS.items()
+    for suffix in ("", "+abn")
+}, group="hkmap.architectures")
 
 
 def _stage(block: Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:
@@ -171,6 +174,7 @@ def _every(x: Tensor, stride: int) -> Tensor:
 
 @torch.no_grad()
 def _initialise(model: nn.Module) -> None:
+    """Kaiming normal (fan out) for convolutions, as the ABN authors do."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,13 +1,21 @@
-"""The run folder: config.toml, last.pt, best.pt, log.jsonl, summary.json."""
+"""A run: its network with all that belongs to it, the fold that it holds out, and its folder.
+
+The folder has config.toml, last.pt, best.pt, log.jsonl and summary.json.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hkmap.engine.abn import AttentionBranchNetwork
@@ -15,6 +23,10 @@ from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.resnet import Architecture, build
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
+from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
+from hkmap.shards.sequence import ShardSequence
+
+logger = logging.getLogger("hkmap")
 
 CHECKPOINT_VERSION = 1
 RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
@@ -24,9 +36,9 @@ RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is "none" or "shuffled": whether its human maps were other images' (the sham control).
+    ``control`` is a name in data.CONTROLS: whether its human maps were other images' (the sham control).
     ``state`` is what training needs to go on: optimizer, position, best score so far. ``fold`` says which fold of its
-    shards it held out, as crossvalidation describes it; None where it learnt from all.
+    shards it held out, as ``described``; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
@@ -36,6 +48,34 @@ class TrainedModel:
     control: str
     state: dict[str, Any]
     fold: dict[str, Any] | None = None
+
+    @cached_property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the attention map."""
+        return self.network.map_size(self.preprocessing.size)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that "auto", "cpu", "cuda" or "cuda:1" names; auto is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunError(f'--device "{name}" is unknown; expected auto, cpu, cuda or cuda:N') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(f"--device {name}: this machine has no CUDA device that torch can use; say --device cpu")
+    return device
+
+
+def new_model(
+    architecture: Architecture, preprocessing: Preprocessing, class_names: Sequence[str], seed: int
+) -> TrainedModel:
+    """Return an untrained network; the seed fixes its weights."""
+    if not class_names:
+        raise RunError("the training shard has no labels; expected records with a label, as `hkmap folder` gives them")
+    torch.manual_seed(seed)
+    return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
@@ -169,3 +209,67 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object, readable by people."""
     with replacing(path, overwrite=True) as beside:
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# the fold that a run holds out: never trained on, never used to choose an epoch, and the one to be measured on
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Fold ``number``, from 1, of shards whose records are cut by ``folding``.
+
+    ``inside`` (n,) tells which records are in it; ``digest`` stands for which record is in which fold.
+    """
+
+    number: int
+    folding: Folding
+    inside: npt.NDArray[np.bool_]
+    digest: str
+
+
+def hold_out(shards: ShardSequence, number: int, folding: Folding) -> HeldOut:
+    """Cut the records of shards into folds and take one; raise RecordError where they cannot be cut."""
+    folds = folds_of(shards, folding)
+    return HeldOut(number, folding, folds == number, digest_of(ids_of(shards), folds))
+
+
+def described(held_out: HeldOut) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the fold that was held out."""
+    return {**named(held_out), "digest": held_out.digest}
+
+
+def named(held_out: HeldOut) -> dict[str, Any]:
+    """Return a fold as commands print it."""
+    folding = held_out.folding
+    return {"fold": f"{held_out.number}/{folding.folds}", "fold_seed": folding.seed, "group": folding.group}
+
+
+def check_fold(model: TrainedModel, held_out: HeldOut | None) -> None:
+    """Raise RunError where a network learnt from the records of the fold; warn where that may be.
+
+    Another number, seed or group than the run's puts records that it learnt from into the fold, and so do other shards,
+    as a fold depends on all records.
+    """
+    kept = model.fold
+    if held_out is None:
+        if kept is not None:
+            logger.warning("the network held out fold %s of its shards; if these are they, say --fold", kept["fold"])
+        return
+    if kept is None:
+        logger.warning("the network was trained without --fold, so it may have learnt from the records of this fold")
+        return
+    now = named(held_out)
+    for key, found in now.items():
+        if found != kept[key]:
+            told = f"--{key.replace('_', '-')} is {'not given' if found is None else found}"
+            raise RunError(f"{told}, but the network held out {_options(kept)} and learnt from the rest; say so too")
+    if held_out.digest != kept["digest"]:
+        raise RunError(
+            f"the records, or their labels, are not those of which the network held out {_options(kept)}, so the folds "
+            "differ; name all the shards that it was trained with"
+        )
+
+
+def _options(kept: dict[str, Any]) -> str:
+    group = f" --group {kept['group']}" if kept["group"] else ""
+    return f"--fold {kept['fold']} --fold-seed {kept['fold_seed']}{group}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,25 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hkmap.choices import Choices
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import ShardExamples, normalise, tensors
+from hkmap.engine.data import Data, ShardExamples, normalise, tensors
 from hkmap.engine.evaluation import accuracy
-from hkmap.engine.losses import losses
-from hkmap.engine.runs import TrainedModel, save_model, write_json
+from hkmap.engine.losses import MAP_LOSSES, MapLoss, losses
+from hkmap.engine.runs import TrainedModel, load_model, save_model, write_json
+from hkmap.engine.schedules import SCHEDULES, Schedule
 from hkmap.errors import RunError
+from hkmap.files.atomic import replacing
 from hkmap.shards.loader import ShardLoader, Shares
-
-UPDATES = ("all", "both", "attention")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to optimise: SGD with momentum, the learning rate divided by ten at a half and three quarters (the paper's).
+    """How to optimise; the defaults are the paper's where it gives them.
 
-    ``update`` is "all", or for fine-tuning "both" (attention and perception branch) or "attention"; what is not
-    updated keeps its batch-norm statistics too. ``gamma`` scales the map loss. ``precision`` is "float32" or
-    "bfloat16" (autocast).
+    ``update``, ``precision`` and ``optimizer`` are names in UPDATES, PRECISIONS and OPTIMIZERS, ``map_loss`` and
+    ``schedule`` names in MAP_LOSSES and SCHEDULES or functions such as those. ``gamma`` scales the map loss. What is
+    not updated keeps its batch-norm statistics too. Raises ChoiceError for an unknown name.
     """
 
     epochs: int
@@ -45,6 +48,61 @@ class TrainingOptions:
     seed: int = 0
     precision: str = "float32"
     threads: int = 2
+    map_loss: str | MapLoss = "norm"
+    schedule: str | Schedule = "step"
+    optimizer: str = "sgd"
+
+    def __post_init__(self) -> None:
+        UPDATES.check(self.update)
+        PRECISIONS.check(self.precision)
+        OPTIMIZERS.check(self.optimizer)
+        MAP_LOSSES.row(self.map_loss)
+        SCHEDULES.row(self.schedule)
+
+
+def sgd(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum and weight decay."""
+    return torch.optim.SGD(
+        parameters, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
+    )
+
+
+OPTIMIZERS = Choices("optimizer", {"sgd": sgd})
+
+
+def everything(network: AttentionBranchNetwork) -> list[nn.Module]:
+    """The whole network."""
+    return [network]
+
+
+def both_branches(network: AttentionBranchNetwork) -> list[nn.Module]:
+    """The attention and the perception branch; the extractor stays as it is."""
+    return [*attention_branch(network), network.perception]
+
+
+def attention_branch(network: AttentionBranchNetwork) -> list[nn.Module]:
+    """The attention branch alone."""
+    if network.attention is None:
+        raise RunError("the network has no attention branch to fine-tune; train one with an --arch that ends in +abn")
+    return [network.attention]
+
+
+UPDATES: Choices[Callable[[AttentionBranchNetwork], list[nn.Module]]] = Choices(
+    "update", {"all": everything, "both": both_branches, "attention": attention_branch}
+)
+
+
+def float32(device: torch.device) -> AbstractContextManager[Any]:
+    """All in float32."""
+    return nullcontext()
+
+
+def bfloat16(device: torch.device) -> AbstractContextManager[Any]:
+    """Automatic mixed precision: convolutions and products in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+PRECISIONS = Choices("precision", {"float32": float32, "bfloat16": bfloat16})
 
 
 @dataclass(frozen=True)
@@ -67,22 +125,9 @@ class Step:
 
 
 def learning_rate(options: TrainingOptions, epoch: int) -> float:
-    """Return the learning rate of an epoch (from 1).
-
-    >>> [learning_rate(TrainingOptions(epochs=4, learning_rate=1.0), epoch) for epoch in (1, 2, 3, 4)]
-    [1.0, 1.0, 0.1, 0.01]
-    """
-    drops = sum(epoch > share * options.epochs for share in (0.5, 0.75))
-    return options.learning_rate / 10**drops
-
-
-def trained_modules(network: AttentionBranchNetwork, update: str) -> list[nn.Module]:
-    """Return the parts of a network that ``update`` names."""
-    if update == "all":
-        return [network]
-    if network.attention is None:
-        raise RunError("the network has no attention branch to fine-tune; train one with an --arch that ends in +abn")
-    return [network.attention, network.perception] if update == "both" else [network.attention]
+    """Return the learning rate of an epoch (from 1)."""
+    factor = SCHEDULES.row(options.schedule)(epoch, options.epochs)
+    return float(Fraction(options.learning_rate) * Fraction(factor))       # exact: a tenth of 0.05 is 0.005
 
 
 class Training:
@@ -92,16 +137,14 @@ class Training:
         self.options = options
         self.device = device
         self.network = place(network, device)
-        self.modules = trained_modules(network, options.update)
+        self.modules = UPDATES[options.update](network)
         network.requires_grad_(False)
         for module in self.modules:
             module.requires_grad_(True)
-        self.optimizer = torch.optim.SGD(
-            [parameter for parameter in network.parameters() if parameter.requires_grad],
-            lr=options.learning_rate,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-        )
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = OPTIMIZERS[options.optimizer](trained, options)
+        self.map_loss = MAP_LOSSES.row(options.map_loss)
+        self.precision = PRECISIONS[options.precision]
         self.epoch = 0          # epochs done
         self.step = 0           # steps done
 
@@ -125,9 +168,9 @@ class Training:
         loader = ShardLoader(examples, shares, indices=indices, threads=options.threads)
         for number, loaded in enumerate(loader.epoch(epoch), start=1):
             batch = tensors(loaded).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            with self.precision(self.device):
                 output = self.network(normalise(batch.images, examples.preprocessing))
-                parts = losses(output, batch.labels, batch.maps, batch.certainty)
+                parts = losses(output, batch.labels, batch.maps, batch.certainty, map_loss=self.map_loss)
             loss = parts.total(options.gamma)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -148,25 +191,23 @@ class Training:
         return Step(epoch, self.step, loss, loss_attention, loss_perception, loss_map, right, rate, epoch_ends)
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The samples on which the best epoch is chosen; never the test set's."""
+def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device) -> Training:
+    """Return the training of ``model``, ready to begin; raise RunError where the data or the network do not fit."""
+    shards = data.examples.shards
+    if options.gamma > 0 and not shards.has_map[data.indices].any():
+        raise RunError(f"{shards.name}: no training sample has a map; the map loss needs some, or say --gamma 0")
+    if len(data.indices) < 2:
+        raise RunError(f"{shards.name}: {len(data.indices)} sample to train on; batch norm needs at least two")
+    return Training(model.network, options, device)
 
-    examples: ShardExamples
-    indices: npt.NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class Data:
-    """The samples to train on, and those to validate on, if any."""
-
-    examples: ShardExamples
-    indices: npt.NDArray[np.int64]
-    validation: Validation | None
-
-    def steps(self, batch_size: int) -> int:
-        """Return the steps of one epoch."""
-        return Shares(len(self.indices), batch_size, equal_steps=False, least=2).steps
+def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
+    """Set a training to where the run in ``folder`` stood after its last whole epoch."""
+    last = load_model(folder / "last.pt")
+    model.network.load_state_dict(last.network.state_dict())
+    model.state.update(last.state)
+    training.load_state(last.state)
+    _cut_log(folder / "log.jsonl", training.step)
 
 
 def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> Iterator[Step]:
@@ -197,7 +238,7 @@ def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> It
         write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
 
 
-def _validated(step: Step, training: Training, validation: Validation | None) -> Step:
+def _validated(step: Step, training: Training, validation: Data | None) -> Step:
     if validation is None:
         return step
     figures = accuracy(
@@ -219,3 +260,17 @@ def _save(model: TrainedModel, training: Training, folder: Path, best: dict[str,
     if better:
         save_model(folder / "best.pt", now)
     save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the lines of an unfinished epoch, which will be trained again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with replacing(path, overwrite=True) as beside:
+        beside.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:          # a line cut short by a kill
+        return float("inf")

@@ -14,104 +14,21 @@ import numpy.typing as npt
 
 from hkmap.errors import MapError
 from hkmap.maps.check import Map
+from hkmap.maps.similarity import SIMILARITIES
 
 Array = npt.NDArray[np.float64]
 Generator = np.random.Generator
 
-MEASURES = ("mse", "spearman", "iou", "kl")
+MEASURES = tuple(SIMILARITIES)
 METHODS = ("leave_one_out", "split_half")
 KINDS = ("agreement", "null", "uniform")
-TOP_PART = 10         # the highest tenth of the cells, for the IoU
-EPSILON = 1e-3        # of the mass of a map, spread evenly before the KL divergence; bounds it by log(cells / EPSILON)
 COVERAGE = 0.95       # of the intervals
 _BLOCK = 256          # resamples at a time, so that memory stays small
 
 
-def mean_square_error(first: Array, second: Array) -> Array:
-    """Return the mean square difference of rows (n, cells), (n,)."""
-    found: Array = ((first - second) ** 2).mean(axis=-1)
-    return found
-
-
-def spearman(first: Array, second: Array) -> Array:
-    """Return Spearman's rank correlation of rows (n, cells), (n,); ties take the mean of their ranks.
-
-    A constant row orders nothing, so its correlation is 0.
-    """
-    one, other = _centred(average_ranks(first)), _centred(average_ranks(second))
-    norms = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
-    found: Array = (one * other).sum(axis=-1) / np.where(norms == 0, 1, norms)
-    return found
-
-
-def top_overlap(first: Array, second: Array) -> Array:
-    """Return the intersection over union of the highest 10 % of the cells (rounded up) of rows (n, cells), (n,).
-
-    Where cells tie for the last places, each has an equal share in them: a constant row holds every cell to 10 %, and
-    its overlap is what a random choice of cells has. Without ties this is the plain intersection over union.
-    """
-    one, other = top_cells(first), top_cells(second)
-    found: Array = np.minimum(one, other).sum(axis=-1) / np.maximum(one, other).sum(axis=-1)
-    return found
-
-
-def kl_divergence(first: Array, second: Array) -> Array:
-    """Return the Kullback-Leibler divergence of ``second`` from ``first``, sum p log(p / q) in nats, of rows, (n,).
-
-    Each row is divided by its sum, and a thousandth of its mass is then spread evenly, so that no cell is 0; a row of
-    zeros is spread whole.
-    """
-    p, q = distribution(first), distribution(second)
-    found: Array = (p * np.log(p / q)).sum(axis=-1)
-    return found
-
-
-def average_ranks(rows: Array) -> Array:
-    """Return the ranks of the cells in each row (n, cells), from 1; equal cells share the mean of their ranks.
-
-    >>> average_ranks(np.array([[0.2, 0.0, 0.2, 0.9]])).tolist()
-    [[2.5, 1.0, 2.5, 4.0]]
-    """
-    order = np.argsort(rows, axis=-1)
-    ordered = np.take_along_axis(rows, order, axis=-1)
-    first = np.ones(rows.shape, bool)                       # of its group of equal cells; every row begins one
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    starts = np.flatnonzero(first)
-    sizes = np.diff(starts, append=rows.size)
-    means = starts % rows.shape[1] + (sizes + 1) / 2
-    ranks = np.empty(rows.shape)
-    np.put_along_axis(ranks, order, np.repeat(means, sizes).reshape(rows.shape), axis=-1)
-    return ranks
-
-
-def top_cells(rows: Array) -> Array:
-    """Return how far each cell of rows (n, cells) belongs to the highest 10 %, from 0 to 1; see top_overlap.
-
-    >>> top_cells(np.array([[5.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]]))[0, :3].tolist()
-    [1.0, 0.1111111111111111, 0.1111111111111111]
-    """
-    cells = rows.shape[-1]
-    places = -(-cells // TOP_PART)
-    last = np.partition(rows, cells - places, axis=-1)[:, cells - places, None]
-    above, tied = rows > last, rows == last
-    share = (places - above.sum(axis=-1, keepdims=True)) / tied.sum(axis=-1, keepdims=True)
-    found: Array = above + tied * share
-    return found
-
-
-def distribution(rows: Array) -> Array:
-    """Return each row (n, cells) as a distribution without zeros; see kl_divergence."""
-    totals = rows.sum(axis=-1, keepdims=True)
-    even = 1 / rows.shape[-1]
-    shares = np.where(totals > 0, rows / np.where(totals > 0, totals, 1), even)
-    found: Array = (1 - EPSILON) * shares + EPSILON * even
-    return found
-
-
 def measure(first: Array, second: Array) -> Array:
     """Return all MEASURES of rows against rows, averaged over the rows: (4,)."""
-    found = (function(first, second) for function in (mean_square_error, spearman, top_overlap, kl_divergence))
-    return np.array([values.mean() for values in found])
+    return np.array([similarity(first, second).mean() for similarity in SIMILARITIES.values()])
 
 
 def others(maps: Array) -> Array:
@@ -242,8 +159,3 @@ def _check(images: Sequence[Mapping[str, Map]]) -> None:
 def _places(names: list[str], partner: list[str]) -> list[int]:
     """Where the same people stand among those of the partner; for one who does not, somebody else."""
     return [partner.index(name) if name in partner else place % len(partner) for place, name in enumerate(names)]
-
-
-def _centred(rows: Array) -> Array:
-    found: Array = rows - rows.mean(axis=-1, keepdims=True)
-    return found

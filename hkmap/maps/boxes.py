@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from hkmap.choices import Choices
 from hkmap.maps.check import Map
 
 Array = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]     # left, top, width, height
-Edge = Literal["filled", "soft", "gaussian"]
+Boxes = Sequence[Box]
+Size = tuple[int, int]
+Fill = Callable[[Boxes, Sequence[float], Size, Size], Array]     # takes what boxes_map takes, gives the cells
+Edge = str | Fill                           # a name in EDGES, or what stands there
 
 SOFT_SHARE = 1 / 4          # of a box's side: as far as a soft edge takes from 0 to 1
 SIGMA_SHARE = 1 / 4         # of a box's side, as sigma is half a bubble's radius
 
 
-def boxes_map(
-    boxes: Sequence[Box], weights: Sequence[float], frame: tuple[int, int], size: tuple[int, int], *, edge: Edge
-) -> Map:
+def boxes_map(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size, *, edge: Edge) -> Map:
     """Return a map of ``size`` (height, width) of ``boxes`` in pixels of an image of ``frame`` (width, height).
 
-    ``weights`` in (0, 1], one for each box. What lies off the image is cut away. ``edge`` is one of
-
-    - "filled": a box is 1, and 0 beyond it; a cell is the mean, over its area, of the heaviest box on each spot;
-    - "soft": along each axis 1 in the middle three quarters of the box, from there straight down to 0 an eighth of its
-      side beyond it, so 1/2 on its edge; the two axes multiplied;
-    - "gaussian": exp(-d^2 / (2 sigma^2)) of the distance to the middle along each axis, sigma a quarter of the side;
-      the two axes multiplied.
-
-    Of the last two a cell is the exact mean of each box over its area, times its weight, and then the largest of all.
+    ``weights`` in (0, 1], one for each box. What lies off the image is cut away. ``edge`` is a name in EDGES.
     """
-    if edge == "filled":
-        return _filled(boxes, weights, frame, size)
-    profile = {"soft": _soft_integral, "gaussian": _gaussian_integral}[edge]
-    cells = np.zeros(size)
-    for (left, top, width, height), weight in zip(boxes, weights, strict=True):
-        down = np.diff(profile(_edges(frame[1], size[0]), top, height)) * size[0] / frame[1]
-        across = np.diff(profile(_edges(frame[0], size[1]), left, width)) * size[1] / frame[0]
-        np.maximum(cells, weight * np.outer(down, across), out=cells)
-    return _map(cells)
+    cells = EDGES.row(edge)(boxes, weights, frame, size)
+    return np.asarray(np.clip(cells, 0, 1), dtype=np.float32)       # a sum of shares may round beyond 1
 
 
-def _filled(boxes: Sequence[Box], weights: Sequence[float], frame: tuple[int, int], size: tuple[int, int]) -> Map:
-    """Cut the image along every edge of a cell or box: on each of the pieces the heaviest box is one number."""
+def filled(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> Array:
+    """1 in a box and 0 beyond it; a cell is the mean, over its area, of the heaviest box on each spot."""
+    # cut along every edge of a cell or box: on each of the pieces the heaviest box is one number
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     left, top = np.clip(table[:, :2], 0, frame).T
     right, bottom = np.clip(table[:, :2] + table[:, 2:], 0, frame).T
@@ -59,7 +46,40 @@ def _filled(boxes: Sequence[Box], weights: Sequence[float], frame: tuple[int, in
         np.maximum(piece, weight, out=piece)
     pieces *= np.outer(np.diff(y), np.diff(x))
     sums = np.add.reduceat(np.add.reduceat(pieces, np.searchsorted(y, rows[:-1])), np.searchsorted(x, columns[:-1]), 1)
-    return _map(sums / (frame[0] / size[1] * frame[1] / size[0]))
+    means: Array = sums / (frame[0] / size[1] * frame[1] / size[0])
+    return means
+
+
+def soft(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> Array:
+    """1 in the middle of a box, straight down to 0 over a quarter of its side, 1/2 on its edge.
+
+    Along each axis; the two are multiplied. A cell is the mean of each box over its area, times its weight, and then
+    the largest of all.
+    """
+    return _products(_soft_integral, boxes, weights, frame, size)
+
+
+def gaussian(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> Array:
+    """A Gaussian in the middle of a box, sigma a quarter of its side.
+
+    exp(-d^2 / (2 sigma^2)) of the distance along each axis; the two are multiplied. Cells as those of soft.
+    """
+    return _products(_gaussian_integral, boxes, weights, frame, size)
+
+
+EDGES: Choices[Fill] = Choices("edge", {"filled": filled, "soft": soft, "gaussian": gaussian})
+
+
+def _products(
+    integral: Callable[[Array, float, float], Array], boxes: Boxes, weights: Sequence[float], frame: Size, size: Size
+) -> Array:
+    """Fill each box with the product of its profiles, whose ``integral`` up to places is exact."""
+    cells = np.zeros(size)
+    for (left, top, width, height), weight in zip(boxes, weights, strict=True):
+        down = np.diff(integral(_edges(frame[1], size[0]), top, height)) * size[0] / frame[1]
+        across = np.diff(integral(_edges(frame[0], size[1]), left, width)) * size[1] / frame[0]
+        np.maximum(cells, weight * np.outer(down, across), out=cells)
+    return cells
 
 
 def _edges(length: int, cells: int) -> Array:
@@ -87,7 +107,3 @@ def _gaussian_integral(places: Array, start: float, side: float) -> Array:
     sigma = side * SIGMA_SHARE
     scaled = (places - start - side / 2) / (sigma * math.sqrt(2))
     return sigma * math.sqrt(math.pi / 2) * np.array([math.erf(value) for value in scaled])
-
-
-def _map(cells: Array) -> Map:
-    return np.asarray(np.clip(cells, 0, 1), dtype=np.float32)       # a sum of shares may round beyond 1

@@ -21,7 +21,7 @@ def check_map(values: npt.NDArray[np.generic], place: str) -> Map:
         raise MapError(f"{place}: type {values.dtype}, expected real numbers in [0, 1]")
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise MapError(f"{place}: holds NaN or infinite values, expected [0, 1]; unknown cells belong in a weight map")
+        raise MapError(f"{place}: holds NaN or infinite values, expected [0, 1]; unknown cells are 0, of certainty 0")
     if low < 0 or high > 1:
         raise MapError(
             f"{place}: values span [{low:.3g}, {high:.3g}], expected [0, 1]; divide by the maximum (255 if 8-bit)"

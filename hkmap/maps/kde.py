@@ -16,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import MapError
-from hkmap.maps.bandwidths import likely_sigma
+from hkmap.maps.bandwidths import Rule, fixed, sigma_of
 from hkmap.maps.check import Map
-from hkmap.maps.resize import Normalisation, normalise_map
+from hkmap.maps.resize import NORMALISATIONS, Normalisation, as_it_is, normalise_map
 from hkmap.records import Bubble, Record, frame_of
 
 Array = npt.NDArray[np.float64]
 
-FIXED_SIGMAS_A_SIDE = 14      # the paper's maps are 14x14: `fixed` is one attention cell wide
-CONDITION_LIMIT = 1e6         # above it the centres count as collinear
 LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _fill_tile
 SMALLEST_EXPONENT = -350.0    # of either factor: clamped terms stay below e^-50 and above the subnormals
 ROWS_AT_A_TIME = 56           # which stay in the cache, and whose exponentials serve the rows behind them
@@ -72,7 +70,7 @@ def kde_map(
     frame: tuple[int, int],
     size: tuple[int, int],
     *,
-    bandwidth: str | float = "scott",
+    bandwidth: str | float | Rule = "scott",
     radii: Array | None = None,
     weights: Array | None = None,
     normalise: Normalisation = "max",
@@ -80,24 +78,18 @@ def kde_map(
     """Return the density of ``centres`` (n, 2), x and y in pixels of the image, as a map.
 
     ``frame`` is (width, height) of the image, ``size`` (height, width) of the map; the density is taken at the
-    centres of the map's pixels. ``weights`` (n,) from 0, all 1 by default. ``bandwidth`` is one of
+    centres of the map's pixels. ``weights`` (n,) from 0, all 1 by default; "radius" needs ``radii`` (n,) above 0.
 
-    - "scott": one covariance for all, as ``scipy.stats.gaussian_kde`` chooses it; fewer than three centres,
-      collinear or coincident ones (condition number of the covariance from 1e6, or a spread so far below a pixel
-      of the map that float64 ends before the next centre of one) are drawn as "fixed";
-    - "radius": sigma = radius / 2 for each bubble, its weight being its peak; needs ``radii`` (n,) above 0;
-    - "cv": one sigma for all, by leave-one-out likelihood (``likely_sigma``); fewer than three different centres are
-      drawn as "fixed";
-    - "fixed": sigma = sqrt(width * height) / 14, one cell of the usual attention map;
-    - a number: sigma in pixels of the image.
+    ``bandwidth`` is a name in BANDWIDTHS, a rule such as those, or sigma in pixels of the image. Where a rule says
+    nothing, and where a spread lies so far below a pixel of the map that float64 ends before the next centre of one,
+    the bubbles are drawn as "fixed". But for a rule of a covariance, no sigma is below half a pixel of the map, so that
+    no bubble falls between its pixels.
 
-    With all but "scott" no sigma is below half a pixel of the map, so that no bubble falls between its pixels.
-
-    ``normalise`` as in ``normalise_map``; "none" is the sum itself, in which the Gaussian of each bubble peaks at the
-    bubble's weight, whatever the bandwidth.
+    ``normalise`` is a name in NORMALISATIONS; "none" is the sum itself, in which the Gaussian of each bubble peaks at
+    the bubble's weight, whatever the bandwidth.
 
     Raises MapError without centres, for negative or all-zero weights, a sigma that is not above 0, where no
-    Gaussian reaches the image, and where the sum is not normalised and passes 1.
+    Gaussian reaches the image, and where the sum is not normalised and passes 1; ChoiceError for an unknown name.
     """
     if weights is None:
         weights = np.ones(len(centres))
@@ -107,14 +99,15 @@ def kde_map(
         centres, weights = centres[seen], weights[seen]
         radii = None if radii is None else radii[seen]
     grid = pixel_centres(frame, size)
-    exact = scott_kernel(centres, grid, weights) if bandwidth == "scott" else None
-    if exact is not None:
-        _refuse_far_centres(exact, centres, frame)
-        return _normalised(exact, weights.sum(), normalise)
-    sigma = _sigma(bandwidth, frame, radii, centres, weights)
-    density = _separable(centres, grid, sigma, weights / weights.max())
+    sigma = sigma_of(bandwidth, centres, weights, radii, frame)
+    density: npt.NDArray[np.floating] | None = None
+    if np.ndim(sigma) == 2:
+        density, unit = slanted_sum(centres, grid, np.asarray(sigma), weights), weights.sum()
+        sigma = fixed(centres, weights, radii, frame)
+    if density is None:
+        density, unit = _separable(centres, grid, sigma, weights / weights.max()), weights.max()
     _refuse_far_centres(density, centres, frame)
-    return _normalised(density, weights.max(), normalise)
+    return _normalised(density, unit, normalise)
 
 
 def bubbles_map(
@@ -122,7 +115,7 @@ def bubbles_map(
     bubbles: list[Bubble],
     size: tuple[int, int],
     *,
-    bandwidth: str | float,
+    bandwidth: str | float | Rule,
     normalise: Normalisation = "max",
     equal_users: bool = False,
 ) -> Map:
@@ -154,45 +147,17 @@ def equal_say(weights: Array, users: Sequence[str]) -> Array:
     return np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
 
 
-def scott_kernel(centres: Array, grid: Grid, weights: Array) -> Array | None:
-    """Return the sum of Gaussians of Scott's covariance at the pixels of ``grid``, float64 (h, w).
+def slanted_sum(centres: Array, grid: Grid, factor: Array, weights: Array) -> Array | None:
+    """Return the sum of Gaussians of one covariance, given by its lower Cholesky ``factor``, at the pixels, (h, w).
 
-    The peaks of the Gaussians are the ``weights`` (above 0) divided by their sum. Divided by its maximum, the sum is
-    that of ``scipy.stats.gaussian_kde(centres.T, "scott", weights)``. None where Scott's rule gives no usable
-    covariance (fewer than three, collinear or coincident centres).
+    Their peaks are the ``weights`` (above 0) divided by their sum. None where float64 ends before it reaches a pixel.
     """
     weights = weights / weights.sum()
-    factor = scott_factor(centres, weights)
-    if factor is None:
-        return None
     density = _tiled(centres, grid, factor, weights)
     if density is not None and _peak(density) >= EXACT_PEAK:
         return density
     density = _direct(centres, grid, factor, weights)
     return density if _peak(density) > LOST_PEAK else None
-
-
-def scott_factor(centres: Array, weights: Array) -> Array | None:
-    """Return the lower Cholesky factor (2, 2) of Scott's covariance in pixels; None where it is of no use.
-
-    The covariance of the weighted centres times n^(-1/3), with n = 1 / sum(weights^2) the effective number
-    (Scott, Multivariate Density Estimation, 1992, in two dimensions; ``weights`` sum to 1).
-    """
-    concentration = float(weights @ weights)
-    if len(centres) < 3 or 1 - concentration < 1e-12:
-        return None
-    # np.cov, np.linalg.cond and cholesky say the same, and take as long as half of all Gaussians.
-    apart = centres - weights @ centres
-    covariance = (weights[:, None] * apart).T @ apart / (1 - concentration)
-    (xx, xy), (_, yy) = covariance.tolist()
-    largest = (xx + yy + math.hypot(xx - yy, 2 * xy)) / 2                # the eigenvalues; their product is the
-    determinant = xx * yy - xy * xy                                      # determinant, their ratio the condition number
-    if not largest**2 < CONDITION_LIMIT * determinant:
-        return None
-    first = math.sqrt(xx)
-    mixed = xy / first
-    factor: Array = np.array([[first, 0], [mixed, math.sqrt(yy - mixed**2)]]) * concentration ** (1 / 6)
-    return factor
 
 
 def _tiled(centres: Array, grid: Grid, factor: Array, weights: Array) -> Array | None:
@@ -289,23 +254,6 @@ def _gaussians(pixels: Array, centres: Array, sigma: Array | float) -> Map:
     return np.exp(exponents, out=exponents)
 
 
-def _sigma(
-    bandwidth: str | float, frame: tuple[int, int], radii: Array | None, centres: Array, weights: Array
-) -> Array | float:
-    if bandwidth == "radius":
-        if radii is None or not radii.min() > 0:
-            raise MapError("bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number")
-        return radii / 2
-    likely = likely_sigma(centres, weights, frame) if bandwidth == "cv" else None
-    if likely is not None:
-        return likely
-    if isinstance(bandwidth, str):      # "fixed", or where the rule of another gives nothing
-        return math.sqrt(frame[0] * frame[1]) / FIXED_SIGMAS_A_SIDE
-    if not 0 < bandwidth < math.inf:
-        raise MapError(f"bandwidth {bandwidth:g}: expected a sigma above 0, in pixels of the image")
-    return bandwidth
-
-
 def _peak(density: npt.NDArray[np.floating]) -> float:
     return float(cv2.norm(density, cv2.NORM_INF))       # nothing is below 0; half the time of max()
 
@@ -321,7 +269,7 @@ def _refuse_far_centres(density: npt.NDArray[np.floating], centres: Array, frame
 
 def _normalised(density: npt.NDArray[np.floating], unit: float, how: Normalisation) -> Map:
     """Normalise a density in which a weight of ``unit`` peaks at 1."""
-    if how == "none":
+    if NORMALISATIONS.row(how) is as_it_is:
         density = _within_1(density * unit)
     values = normalise_map(density, how)
     cv2.threshold(values, 1e-30, 0, cv2.THRESH_TOZERO, dst=values)      # no subnormals for the next stage

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.maps.check import Map
-from hkmap.maps.masks import Pooling
+from hkmap.maps.masks import POOLINGS, Pooling
 from hkmap.maps.resize import resize_map
 
 Array = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ def polygons_map(
     heaviest polygon on each of its parts (16 or more), a part that is not wholly inside by its exact share; with "max"
     it has the largest weight of the polygons that reach into it.
     """
-    if pooling == "max":
+    if POOLINGS.row(pooling).whole:
         shares = (coverage(polygon, frame, size) > 1e-9 for polygon in polygons)      # rounding leaves 1e-16
         return _heaviest(shares, weights, size)
     fine = _fine(size[0]), _fine(size[1])

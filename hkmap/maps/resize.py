@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hkmap.choices import Choices
 from hkmap.errors import MapError
 from hkmap.maps.check import Map
 
-Normalisation = Literal["max", "minmax", "sum", "none"]
+Values = npt.NDArray[np.floating]
+Normaliser = Callable[[Values], Map]
+Normalisation = str | Normaliser        # a name in NORMALISATIONS, or what stands there
 
 MOST_AVERAGED = 8       # cells along an axis that one call of cv2 averages
 CV2_ZERO = 1e-15        # cv2.normalize takes a maximum of 2e-16 for 0
@@ -50,24 +54,44 @@ def resize_map(values: Map, size: tuple[int, int]) -> Map:
     return np.array(values) if resized is values else _kept_in_range(resized, values)
 
 
-def normalise_map(values: npt.NDArray[np.floating], how: Normalisation) -> Map:
-    """Divide by the maximum ("max") or the sum ("sum"), stretch the range to [0, 1] ("minmax"), or do nothing ("none").
-
-    A map of zeros stays one; another that is the same everywhere has no range, so "minmax" divides it by its maximum.
+def normalise_map(values: Values, how: Normalisation) -> Map:
+    """Return the values as a map, normalised by a row of NORMALISATIONS; a map of zeros stays one.
 
     >>> normalise_map(np.array([[1.0, 2.0, 5.0]]), "minmax").tolist()
     [[0.0, 0.25, 1.0]]
     """
+    return NORMALISATIONS.row(how)(values)
+
+
+def by_maximum(values: Values) -> Map:
+    """Divide by the maximum."""
     highest = values.max()
-    if how == "none" or highest == 0:
-        return np.asarray(values, dtype=np.float32)
-    if how == "sum":
-        return np.asarray(values / values.sum(dtype=np.float64), dtype=np.float32)
-    if how == "minmax" and (lowest := values.min()) < highest:
-        return np.asarray((values - lowest) / (highest - lowest), dtype=np.float32)
     if values.dtype == np.float64 and highest > CV2_ZERO:       # the same in a third of the time
         return np.asarray(cv2.normalize(values, np.empty(values.shape, np.float32), 1, 0, cv2.NORM_INF, cv2.CV_32F))
-    return np.asarray(values / highest, dtype=np.float32)
+    return np.asarray(values / (highest or 1), dtype=np.float32)
+
+
+def by_range(values: Values) -> Map:
+    """Stretch from 0 to 1; a map that is the same everywhere is divided by its maximum."""
+    lowest, highest = values.min(), values.max()
+    if lowest == highest:
+        return by_maximum(values)
+    return np.asarray((values - lowest) / (highest - lowest), dtype=np.float32)
+
+
+def by_sum(values: Values) -> Map:
+    """Divide by the sum."""
+    return np.asarray(values / (values.sum(dtype=np.float64) or 1), dtype=np.float32)
+
+
+def as_it_is(values: Values) -> Map:
+    """Change nothing."""
+    return np.asarray(values, dtype=np.float32)
+
+
+NORMALISATIONS: Choices[Normaliser] = Choices(
+    "normalisation", {"max": by_maximum, "minmax": by_range, "sum": by_sum, "none": as_it_is}
+)
 
 
 @lru_cache(maxsize=64)
@@ -107,21 +131,8 @@ def _averaged_side(cells: int, goal: int) -> int:
 
 def _kept_in_range(resized: Map, values: Map) -> Map:
     """Take back, in place, what rounding has put beyond the range of ``values``."""
-    low, high, (_, dark), (_, bright) = cv2.minMaxLoc(resized)
-    if resized.size > values.size:
-        lowest, highest, _, _ = cv2.minMaxLoc(values)
-    else:       # a look at the rows under the darkest and the brightest cell is mostly enough, and is much faster
-        lowest, highest = _rows_under(dark, resized, values)[0], _rows_under(bright, resized, values)[1]
-    if lowest <= low and high <= highest:
-        return resized
-    return np.clip(resized, values.min(), values.max(), out=resized)
-
-
-def _rows_under(row: int, resized: Map, values: Map) -> tuple[float, float]:
-    """Return the lowest and the highest of the values that a ``row`` of ``resized`` can be made of."""
-    scale = len(values) / len(resized)
-    low, high, _, _ = cv2.minMaxLoc(values[max(0, int(row * scale) - 1) : int((row + 1) * scale) + 2])
-    return low, high
+    lowest, highest, _, _ = cv2.minMaxLoc(values)
+    return np.clip(resized, lowest, highest, out=resized)
 
 
 def _area_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hkmap.choices import Choices
 from hkmap.maps.check import Map
 from hkmap.maps.resize import resize_map
 
 Pixels = npt.NDArray[np.uint8]
 
-COLOUR_MAPS = {"viridis": cv2.COLORMAP_VIRIDIS, "cividis": cv2.COLORMAP_CIVIDIS, "inferno": cv2.COLORMAP_INFERNO}
-GREY = "grey"
+
+@dataclass(frozen=True)
+class Colour:
+    """How a map is shown: ``paint`` turns levels (H, W) into RGB (H, W, 3).
+
+    ``light``: over an image the map is no colour but a light on it, so 0 is black.
+    """
+
+    title: str
+    paint: Callable[[Pixels], Pixels]
+    light: bool = False
+
+
+def _ramp(number: int) -> Callable[[Pixels], Pixels]:
+    return lambda levels: np.asarray(
+        cv2.cvtColor(cv2.applyColorMap(levels, number), cv2.COLOR_BGR2RGB), dtype=np.uint8
+    )
+
+
+COLOURS = Choices("colour", {
+    "viridis": Colour("From violet to yellow.", _ramp(cv2.COLORMAP_VIRIDIS)),
+    "cividis": Colour("From blue to yellow.", _ramp(cv2.COLORMAP_CIVIDIS)),
+    "inferno": Colour("From black over red to pale yellow.", _ramp(cv2.COLORMAP_INFERNO)),
+    "grey": Colour(
+        "From black to white; over an image, a light on it.",
+        lambda levels: np.repeat(levels[..., None], 3, axis=2), light=True,
+    ),
+})
 
 
 def coloured(values: Map, colour: str) -> Pixels:
-    """Return (H, W, 3) RGB for a map (H, W); ``colour`` is a key of COLOUR_MAPS, or GREY, whose 0 is black."""
-    levels = np.rint(values * 255).astype(np.uint8)
-    if colour == GREY:
-        return np.repeat(levels[..., None], 3, axis=2)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, COLOUR_MAPS[colour]), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    """Return (H, W, 3) RGB for a map (H, W); ``colour`` is a name in COLOURS."""
+    return COLOURS[colour].paint(np.rint(values * 255).astype(np.uint8))
 
 
 def overlay(image: Pixels, values: Map, colour: str = "viridis") -> Pixels:
     """Return ``image`` (H, W, 3) under the colours of a map that covers it.
 
-    The image is shown in grey, and stays visible by half everywhere. With GREY the map is a light on the image
+    The image is shown in grey, and stays visible by half everywhere. With "grey" the map is a light on the image
     instead: its own colours where the map is 1, black where it is 0.
     """
     height, width = image.shape[:2]
     shown = resize_map(values, (height, width))
-    if colour == GREY:
+    if COLOURS[colour].light:
         return np.rint(image * shown[..., None]).astype(np.uint8)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return np.asarray(cv2.addWeighted(grey, 0.5, coloured(shown, colour), 0.5, 0), dtype=np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hkmap.errors import RecordError, SourceError
 from hkmap.files.images import image_size
 from hkmap.records import Record, Rejects, each, reference_of
-from hkmap.sources.formats import Format, format_named, recognised
+from hkmap.sources.formats import FORMATS, Format, recognised
 from hkmap.sources.frames import SHAPES, fit_record
 from hkmap.sources.images import few
 from hkmap.sources.matching import ImageFolder, PathIndex
@@ -25,10 +25,10 @@ MASKS = ("masks", "unknown", "dont_look")
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:
     """Return the format called ``name``, else the one that the content tells; a ``table`` says itself how it is read.
 
-    Raises SourceError where there is no such format, or the content is in none or more than one.
+    Raises ChoiceError where there is no such format, SourceError where the content is in none or more than one.
     """
     if table is None:
-        return format_named(name) if name else recognised(path)
+        return FORMATS[name] if name else recognised(path)
     return Format("table", "", lambda path: True, lambda path, rejects: table_records(table, rejects))
 
 

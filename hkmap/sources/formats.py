@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from hkmap.errors import SourceError
+from hkmap.choices import Choices
+from hkmap.errors import ChoiceError, SourceError
 from hkmap.records import Record, Rejects
 from hkmap.sources.coco import coco_records, is_coco
 from hkmap.sources.documents import read_json
@@ -27,8 +27,6 @@ from hkmap.sources.trimaps import is_trimaps, trimap_records
 from hkmap.sources.via import is_via, via_records
 from hkmap.sources.voc import is_voc, voc_records
 from hkmap.sources.yolo import is_yolo, yolo_records
-
-GROUP = "hkmap.sources"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ OURS = (
     Format("voc", "Pascal VOC (XML)", is_voc, voc_records),
     Format("labelme", "labelme (JSON)", is_labelme, labelme_records),
     Format("via", "VGG image annotator (JSON)", is_via, via_records),
-    Format("yolo", "YOLO boxes (a text file an image)", is_yolo, yolo_records),
+    Format("yolo", "YOLO boxes (one text file per image)", is_yolo, yolo_records),
     Format("trimaps", "Oxford trimaps (PNG)", is_trimaps, trimap_records),
     Format("salicon", "SALICON fixations (JSON)", is_salicon, salicon_records),
     Format("gaze", "CUB-GHA gaze (text)", is_gaze, gaze_records),
@@ -65,15 +63,7 @@ OURS = (
 )
 
 
-def format_named(name: str) -> Format:
-    """Return the format called ``name``; SourceError where there is none, or its distribution cannot be imported."""
-    found = next((known for known in OURS if known.name == name), None)
-    if found is not None:
-        return found
-    others = _others()
-    if name not in others:
-        raise SourceError(f'no format is called "{name}"; expected one of {", ".join([*_names(), *others])}')
-    return _loaded(others[name])
+FORMATS: Choices[Format] = Choices("format", {one.name: one for one in OURS}, group="hkmap.sources", kind=Format)
 
 
 def recognised(path: Path) -> Format:
@@ -94,35 +84,15 @@ def recognised(path: Path) -> Format:
     raise SourceError("; ".join([f"{path}: in no known format, tried {tried}", *problems, "name one by --format"]))
 
 
-def _names() -> list[str]:
-    return [known.name for known in OURS]
-
-
-def _others() -> dict[str, EntryPoint]:
-    """Return the entry points of other distributions; a name of ours stays ours."""
-    return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _names()}
-
-
 def _recognised_by_others(path: Path, problems: list[str]) -> list[Format]:
+    """Ask the formats of other distributions; those that cannot be asked add to the ``problems``."""
     found = []
-    for entry in _others().values():
+    for name in list(FORMATS)[len(OURS) :]:
         try:
-            other = _loaded(entry)
-        except SourceError as error:
+            other = FORMATS[name]
+        except ChoiceError as error:
             problems.append(str(error))
             continue
         if other.recognise(path):
             found.append(other)
-    return found
-
-
-def _loaded(entry: EntryPoint) -> Format:
-    place = f'the format "{entry.name}" ({entry.value})'
-    try:
-        found = entry.load()
-    except Exception as error:       # whatever another's module raises while it is imported
-        reason = f"{type(error).__name__}: {error}"
-        raise SourceError(f"{place} cannot be imported ({reason}); mend or uninstall it") from error
-    if not isinstance(found, Format):
-        raise SourceError(f"{place} is a {type(found).__name__}; expected a hkmap.sources.formats.Format")
     return found

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hkmap.engine.data import ShardExamples, collate
-from hkmap.engine.inputs import Preprocessing, change_intensity, plain_view, random_view
-from hkmap.engine.losses import map_loss
+from hkmap.engine.inputs import Preprocessing, augmented, intensity, plain_view
+from hkmap.engine.losses import norm
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.geometry import (
     MIRROR,
@@ -35,6 +35,7 @@ from hkmap.shards.sequence import ShardSequence
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FLIP = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
+NOTHING = np.zeros((1, 1, 3), np.uint8)
 
 
 def bare(values: np.ndarray) -> Weighted:
@@ -69,7 +70,7 @@ def test_image_and_map_move_together(augmentations, fit, size):
     preprocessing, rng = Preprocessing(96, 96, fit), np.random.default_rng(3)
     height, width = size
     for _ in range(12):
-        view = random_view(preprocessing, size, augmentations, rng)
+        _, view = augmented(NOTHING, plain_view(preprocessing, size), 1, augmentations, rng)
         # the landmark lies in the middle of the view, so that no view cuts it off
         x, y = view @ [0.5, 0.5, 1]
         if not 0.1 < min(x, y) <= max(x, y) < 0.9:
@@ -125,7 +126,8 @@ def test_shrinking_averages_an_image():
 
 def test_intensity_changes_the_image_and_stays_in_range():
     image = np.linspace(0, 255, 300).astype(np.uint8).reshape(10, 10, 3)
-    changed = change_intensity(image, np.random.default_rng(1))
+    changed, view = intensity(image, WHOLE, 1, np.random.default_rng(1))
+    assert np.array_equal(view, WHOLE)
     assert changed.shape == image.shape
     assert changed.dtype == np.uint8
     assert not np.array_equal(changed, image)
@@ -194,7 +196,7 @@ def test_a_straight_view_is_the_one_resize(size):
     assert np.allclose(view_map(bare(values), FLIP, size).map[::-1], rows @ values @ columns.T, atol=1e-6)
 
 
-def slow_view(values: np.ndarray, weights: np.ndarray, box: tuple[int, ...], parts: int, size: tuple[int, int]):
+def slow_view(values: np.ndarray, certainty: np.ndarray, box: tuple[int, ...], parts: int, size: tuple[int, int]):
     """What a box, in parts of a cell, shows: every part looked up by itself, the new cells are means of parts."""
     left, top, width, height = box
     sums, known = np.zeros(size), np.zeros(size)
@@ -203,8 +205,8 @@ def slow_view(values: np.ndarray, weights: np.ndarray, box: tuple[int, ...], par
             y, x = (top + row) // parts, (left + column) // parts
             if 0 <= y < values.shape[0] and 0 <= x < values.shape[1]:
                 place = row * size[0] // height, column * size[1] // width
-                known[place] += weights[y, x]
-                sums[place] += weights[y, x] * values[y, x]
+                known[place] += certainty[y, x]
+                sums[place] += certainty[y, x] * values[y, x]
     share = height * width / (size[0] * size[1])
     return np.divide(sums, known, out=np.zeros(size), where=known > 0), known / share
 
@@ -214,26 +216,26 @@ def slow_view(values: np.ndarray, weights: np.ndarray, box: tuple[int, ...], par
 def test_a_shrinking_view_is_the_mean_over_what_is_known(box, weighed):
     rng = np.random.default_rng(5)
     values = rng.random((6, 6), np.float32)             # four parts a cell: the box is in quarters of cells
-    weights = rng.choice([0, 0.5, 1], (6, 6)).astype(np.float32) if weighed else np.ones((6, 6), np.float32)
+    certainty = rng.choice([0, 0.5, 1], (6, 6)).astype(np.float32) if weighed else np.ones((6, 6), np.float32)
     size = (3, 3)
     view = box_view(box, (24, 24))
-    found = view_map(Weighted(values, weights if weighed else None), view, size, padded=True)
-    wanted, shares = slow_view(values, weights, box, 4, size)
+    found = view_map(Weighted(values, certainty if weighed else None), view, size, padded=True)
+    wanted, shares = slow_view(values, certainty, box, 4, size)
     assert np.allclose(found.map, wanted, atol=1e-6)
-    assert (found.weights is not None) == (weighed or reaches_out(view))
-    if found.weights is not None:
-        assert np.allclose(found.weights, shares, atol=1e-6)
+    assert (found.certainty is not None) == (weighed or reaches_out(view))
+    if found.certainty is not None:
+        assert np.allclose(found.certainty, shares, atol=1e-6)
 
 
 def test_padding_is_unknown_and_does_not_thin_out_its_neighbours():
     """A map of ones stays one of ones in every cell that the image reaches, however little."""
     for size in ((8, 5), (20, 20)):
         seen = view_map(bare(np.ones((8, 8), np.float32)), box_view((0, -3, 10, 16), (10, 10)), size, padded=True)
-        reached = seen.weights > 0
+        reached = seen.certainty > 0
         assert np.allclose(seen.map[reached], 1)
         assert (seen.map[~reached] == 0).all()
         assert 0 < reached.mean() < 1
-        assert np.isclose(seen.weights.mean(), 10 / 16)
+        assert np.isclose(seen.certainty.mean(), 10 / 16)
 
 
 @pytest.mark.parametrize("angle", [-0.25, 0.1])
@@ -245,16 +247,16 @@ def test_a_turned_letterbox_knows_what_lies_in_the_image(angle, box):
     x, y = np.tensordot(view, np.stack([u, v, np.ones_like(u)]), 1)
     inside = ((x > 0) & (x < 1) & (y > 0) & (y < 1)).astype(np.float32)
     shares = inside.reshape(14, 20, 14, 20).mean((1, 3))
-    assert np.allclose(seen.weights, shares, atol=0.1)                  # only cells at a corner are off
-    assert np.isclose(seen.weights.mean(), shares.mean(), atol=2e-3)
-    assert (seen.weights[shares == 0] < 0.02).all()
-    assert np.allclose(seen.map[seen.weights > 0], 1)
+    assert np.allclose(seen.certainty, shares, atol=0.1)                  # only cells at a corner are off
+    assert np.isclose(seen.certainty.mean(), shares.mean(), atol=2e-3)
+    assert (seen.certainty[shares == 0] < 0.02).all()
+    assert np.allclose(seen.map[seen.certainty > 0], 1)
 
 
-def test_without_padding_a_turned_map_is_reflected_and_has_no_weights():
+def test_without_padding_a_turned_map_is_reflected_and_has_no_certainty():
     view = turned_view(0.2, 1)
     seen = view_map(bare(np.ones((28, 28), np.float32)), view, (14, 14))
-    assert seen.weights is None
+    assert seen.certainty is None
     assert np.allclose(seen.map, 1)
 
 
@@ -308,8 +310,8 @@ def test_a_landmark_in_image_and_map_stays_together(scene):
     assert (np.abs(np.subtract(centre_of(values.map), place)) < np.divide(cells, 2)).all()
     assert values.map.min() >= 0
     assert values.map.max() <= landmark.max() + 1e-6
-    assert (values.weights is not None) == reaches_out(view)
-    assert values.weights is None or 0 <= values.weights.min() <= values.weights.max() <= 1
+    assert (values.certainty is not None) == reaches_out(view)
+    assert values.certainty is None or 0 <= values.certainty.min() <= values.certainty.max() <= 1
 
 
 @few
@@ -370,20 +372,20 @@ def test_fit_letterbox_shows_the_whole_image(size):
 def test_padding_has_no_part_in_the_map_loss(make_wide_shard, augmentations):
     shards = ShardSequence([make_wide_shard("wide.h5")])
     examples = ShardExamples(shards, Preprocessing(32, 32, "letterbox"), (16, 16), augmentations=augmentations, seed=1)
-    batch = collate([examples.example(index, 1) for index in range(len(shards))], (16, 16))
-    padding = batch.weights == 0
+    batch = collate([examples.example(index, 1) for index in range(len(shards))])
+    padding = batch.certainty == 0
     assert padding.float().mean() > 0.3 * (not augmentations)
     assert padding.any()
     assert (batch.maps[padding] == 0).all()
     attention = torch.rand(batch.maps.shape)
     changed = torch.where(padding, 1 - attention, attention)
-    assert torch.equal(map_loss(attention, batch.maps, batch.weights), map_loss(changed, batch.maps, batch.weights))
+    assert torch.equal(norm(attention, batch.maps, batch.certainty), norm(changed, batch.maps, batch.certainty))
     met = torch.where(padding, attention, batch.maps)
-    assert map_loss(met, batch.maps, batch.weights) == 0
+    assert (norm(met, batch.maps, batch.certainty) == 0).all()
     if not augmentations:       # 32 x 16 pixels in 32 x 32: four rows of padding above and below
-        assert (batch.weights[:, :, :4] == 0).all()
-        assert (batch.weights[:, :, 4:12] == 1).all()
-        assert (batch.weights[:, :, 12:] == 0).all()
+        assert (batch.certainty[:, :, :4] == 0).all()
+        assert (batch.certainty[:, :, 4:12] == 1).all()
+        assert (batch.certainty[:, :, 12:] == 0).all()
         assert torch.allclose(batch.maps[0, 0, 4:12], torch.from_numpy(resize_map(shards.read(0).map, (8, 16))))
 
 

@@ -1,0 +1,100 @@
+"""Insertion and deletion: how fast the answer comes, or goes, with the pixels that a map calls important.
+
+Pure functions on their input's device. They follow RISE (Petsiuk et al., BMVC 2018, and its evaluation.py), except that
+ties between pixels are broken by raster order, where RISE leaves them to an unstable sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hkmap.maps.resize import resize_matrix
+
+Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of each (m,)
+
+
+def rank_pixels(saliency: Tensor) -> Tensor:
+    """Return each pixel's place (H, W) in the order of decreasing saliency (H, W); ties in raster order.
+
+    >>> rank_pixels(torch.tensor([[0.1, 0.9], [0.9, 0.0]]))
+    tensor([[2, 0],
+            [1, 3]])
+    """
+    order = saliency.flatten().argsort(descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device)
+    return ranks.view(saliency.shape)
+
+
+def curve(score: Score, start: Tensor, finish: Tensor, ranks: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
+    """Return the scores (steps + 1,) while ``start`` (3, H, W) turns into ``finish``, ``step`` pixels at a time.
+
+    Pixels change, all channels together, in the order of ``ranks`` (H, W); the last step may be shorter.
+    """
+    frames = -(-ranks.numel() // step) + 1
+    scores = []
+    for first in range(0, frames, batch_size):
+        changed = torch.arange(first, min(first + batch_size, frames), device=ranks.device) * step
+        images = torch.where(ranks < changed[:, None, None, None], finish, start)      # (m, 3, H, W)
+        scores.append(score(images.contiguous(memory_format=torch.channels_last)))
+    return torch.cat(scores)
+
+
+def deletion(score: Score, image: Tensor, saliency: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
+    """Return the deletion curve of an image (3, H, W): salient pixels first become 0, the mean of normalised images."""
+    return curve(score, image, torch.zeros_like(image), rank_pixels(saliency), step, batch_size=batch_size)
+
+
+def insertion(score: Score, image: Tensor, saliency: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
+    """Return the insertion curve of an image (3, H, W): the blurred image gets its salient pixels back first."""
+    return curve(score, rise_blur(image), image, rank_pixels(saliency), step, batch_size=batch_size)
+
+
+def auc(scores: Tensor) -> Tensor:
+    """Return RISE's area under a curve (..., steps + 1): trapezoids of equal width, also for a short last step.
+
+    >>> auc(torch.tensor([1.0, 0.5, 0.0]))
+    tensor(0.5000)
+    """
+    return (scores.sum(-1) - scores[..., 0] / 2 - scores[..., -1] / 2) / (scores.shape[-1] - 1)
+
+
+def rise_blur(image: Tensor) -> Tensor:
+    """Blur a normalised image (3, H, W) exactly as RISE does: gkern(11, 5), zero padding.
+
+    That kernel is no cut-off Gaussian: scipy filters an 11 x 11 delta in reflect mode, and the tails fold back.
+    """
+    kernel = _rise_kernel().to(device=image.device, dtype=image.dtype).expand(3, 1, 11, 11)
+    return functional.conv2d(image[None], kernel, padding=5, groups=3)[0]
+
+
+@lru_cache(maxsize=1)
+def _rise_kernel() -> Tensor:
+    from scipy.ndimage import gaussian_filter
+
+    delta = np.zeros((11, 11))
+    delta[5, 5] = 1
+    return torch.from_numpy(gaussian_filter(delta, 5))
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, 1, h, w) to (height, width): area average where an axis shrinks, bilinear where it grows.
+
+    The definition is `hkmap.maps.resize.resize_matrix`, so arrays and tensors agree. Differentiable.
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    rows = _matrix(maps.shape[-2], size[0], maps.dtype, maps.device)
+    columns = _matrix(maps.shape[-1], size[1], maps.dtype, maps.device)
+    return rows @ maps @ columns.T
+
+
+@lru_cache(maxsize=32)
+def _matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.as_tensor(resize_matrix(length, target)).to(device=device, dtype=dtype)
