@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._stream import FOLDER, StreamCommand, emit, error_options, root_argument
+from hkmap.cli._options import FOLDER, root_argument
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
 
-@click.command("folder", cls=StreamCommand)
+@click.command("folder")
 @root_argument
 @click.option("--masks", type=FOLDER, metavar="DIR",
               help="Masks under the same paths as their images but for the suffix: DIR/cat/007.png for "

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import shards_argument
-from hkmap.cli._progress import track
-from hkmap.cli._stream import OUTPUT, StreamCommand, emit, overwrite_option, print_result
+from hkmap.cli._options import COUNT, OUTPUT, overwrite_option, shards_argument
+from hkmap.cli._stream import emit, print_result, track
 
 
-@click.command("unpack", cls=StreamCommand)
-@shards_argument()
+@click.command("unpack")
+@shards_argument
 @click.option("--out", type=OUTPUT, metavar="DIR|NAME.tar",
               help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
                    "of one annotator as ID@NAME.npy.")
@@ -20,7 +19,7 @@ from hkmap.cli._stream import OUTPUT, StreamCommand, emit, overwrite_option, pri
               show_default=True,
               help="With --out, the form. imagefolder: each in a folder of its class, DIR/images/CLASS/ID.jpg, and all "
                    "records in DIR/records.jsonl. webdataset: a tar.")
-@click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
+@click.option("--shard-size", type=COUNT, metavar="N",
               help="With --to webdataset: begin another tar after N records: NAME-00000.tar, NAME-00001.tar, ...")
 @overwrite_option
 def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: int | None, overwrite: bool) -> None:
@@ -61,6 +60,6 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
 
 def _check(out: Path | None, form: str, shard_size: int | None) -> None:
     if form != "files" and out is None:
-        raise click.UsageError(f"--to {form} writes files: say where by --out.")
+        raise click.UsageError(f"--to {form} writes files; give --out, where they go.")
     if shard_size is not None and form != "webdataset":
-        raise click.UsageError("--shard-size is of tars: say --to webdataset too, or use `hkmap merge`.")
+        raise click.UsageError("--shard-size is for tars; give --to webdataset too, or use `hkmap merge`.")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._stream import EXISTING, OUTPUT, StreamCommand, emit, error_options, overwrite_option
+from hkmap.cli._options import EXISTING, OUTPUT, overwrite_option
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
 
-@click.command("webdataset", cls=StreamCommand)
+@click.command("webdataset")
 @click.argument("tars", type=EXISTING, nargs=-1, required=True, metavar="TAR...")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR",
               help="Where the images go, DIR/images, as the files they were, and maps and certainty, if there are any.")
