@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hkmap.cli.main import COMMANDS, hkmap
+from hkmap.cli.main import OURS, hkmap, load
 
 WIDTH = 80      # of a line of help, whatever the terminal
 NOTE = "<!-- Written by `make docs` from the commands' own --help. Change the help, not this file. -->"
@@ -23,7 +23,7 @@ def reference() -> str:
     """Return the whole page, in Markdown."""
     group = click.Context(hkmap, info_name="hkmap")
     sections = [("hkmap", help_of(hkmap))]
-    sections += [(f"hkmap {command.name}", help_of(command, parent=group)) for command in COMMANDS]
+    sections += [(f"hkmap {name}", help_of(load(name), parent=group)) for name in OURS]
     links = "\n".join(f"- [{title}](#{title.replace(' ', '-')})" for title, _ in sections)
     blocks = "\n".join(f"\n## {title}\n\n```text\n{text}\n```" for title, text in sections)
     return f"# Commands\n\n{NOTE}\n\n{links}\n{blocks}\n"

@@ -14,8 +14,9 @@ from pathlib import Path
 import click
 import pytest
 
-from hkmap.cli.main import COMMANDS
+from hkmap.cli.main import OURS, load
 
+COMMANDS = [load(name) for name in OURS]
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "hkmap").rglob("*.py"))
 SOURCES = [
@@ -110,7 +111,9 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "cli"], ids=identifier)
 def test_the_command_line_starts_light(path: Path) -> None:
-    light = ("hkmap.errors", "hkmap.records", "hkmap.parallel", "hkmap.cli", "hkmap.__version__", "click")
+    light = (
+        "hkmap.errors", "hkmap.choices", "hkmap.records", "hkmap.parallel", "hkmap.cli", "hkmap.__version__", "click",
+    )
     for name in imports(at_start(path)):
         assert name.split(".")[0] in sys.stdlib_module_names or name.startswith(light), f"{path.name} imports {name}"
 
@@ -123,9 +126,10 @@ MASKS = {"id": "7", "size": [1, 1], "masks": {}}
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [
-        (["--help"], ["numpy", "cv2", "h5py", "torch", "scipy", "sklearn", "PIL", "rich"]),
-        (["--version"], ["numpy"]),
-        (["bubbles2map", "--help"], ["numpy", "cv2", "torch", "scipy", "sklearn"]),
+        (["--help"], ["numpy", "cv2", "h5py", "torch", "scipy", "sklearn", "PIL", "rich", "hkmap.cli.cub"]),
+        (["--version"], ["numpy", "importlib.metadata"]),
+        (["list"], ["numpy", "torch"]),
+        (["bubbles2map", "--help"], ["torch", "scipy", "sklearn", "h5py"]),
         (["train", "--help"], ["numpy", "torch"]),
         (["bubbles2map", "--out", "maps"], ["torch", "scipy.stats", "sklearn", "h5py", "rich", "matplotlib"]),
         (["bubbles2map", "--bandwidth", "cv", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),

@@ -73,12 +73,9 @@ def agreement(
         refuse_existing(path, overwrite=overwrite)
     found = list(each(read(records, rejects), lambda record: (record, load_annotators(record)), rejects))
     images = [(record, maps) for record, maps in found if len(maps) > 1]
-    if left_out := len(found) - len(images):
-        message = "%d of %d images have fewer than two annotators and are left out"
-        logging.getLogger("hkmap").warning(message, left_out, len(found))
     random = np.random.default_rng(seed)
     figures = agreement_figures([maps for _, maps in images], repeats=repeats, random=random)
-    result = {**_counts(images, left_out), "seed": seed, **summary(figures, resamples=resamples, random=random)}
+    result = {**_counts(images, len(found)), "seed": seed, **summary(figures, resamples=resamples, random=random)}
     if per_image:
         _write_figures(per_image, images, figures, overwrite=overwrite)
     if picture:
@@ -87,7 +84,10 @@ def agreement(
     print_result(result)
 
 
-def _counts(images: Sequence[Annotated], left_out: int) -> dict[str, Any]:
+def _counts(images: Sequence[Annotated], total: int) -> dict[str, Any]:
+    if left_out := total - len(images):
+        message = "%d of %d images have fewer than two annotators and are left out"
+        logging.getLogger("hkmap").warning(message, left_out, total)
     counts = [len(maps) for _, maps in images]
     size = list(next(iter(images[0][1].values())).shape)
     return {"images": len(images), "left_out": left_out, "maps": sum(counts), "annotators": [min(counts), max(counts)],

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, OUTPUT, named_option, overwrite_option
+from hkmap.cli._options import COUNT, named_option, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument
 from hkmap.errors import RecordError
 from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 PATIENCE = 5      # seconds: an opener that fails has done so by then, and a viewer may stay longer
 
 
+def _png(value: str) -> Path:
+    if not value.lower().endswith(".png"):
+        raise click.BadParameter(f"{value}: expected a name that ends in .png.")
+    return Path(value)
+
+
 @click.command("show")
 @records_argument
-@click.option("--out", type=OUTPUT, required=True, metavar="FILE.png", help="The picture to write.")
+@click.option("--out", type=_png, required=True, metavar="FILE.png", help="The picture to write.")
 @click.option("--map", "keys", multiple=True, default=("map",), show_default=True, metavar="KEY",
               help="A key of the records whose value is the reference of a map, such as `attention`; repeatable. "
                    "annotator_maps.NAME is the map of one annotator.")
@@ -75,8 +81,6 @@ def show(
     from hkmap.files.atomic import refuse_existing, replacing
     from hkmap.report.sheets import Style, contact_sheet, draw_tile, with_legend
 
-    if out.suffix.lower() != ".png":
-        raise click.BadParameter(f"{out}: expected a name that ends in .png.", param_hint="--out")
     refuse_existing(out, overwrite=overwrite)
     look, stream = Style(**style), read(records, rejects)
     tiles = each(stream, lambda record: draw_tile(_entry(record, keys), look), rejects)
