@@ -1,15 +1,14 @@
 """Tables of choices: every choice by name is a row of a table, beside the code that it chooses.
 
 From a table come the names that an option takes, its help, `hkmap list TABLE`, and the sentence that refuses an
-unknown name. A row is a function, or another object, with a docstring; an alias of a row is no row.
+unknown name. A row is a function whose docstring begins with one line, or another object that has such a title.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hkmap.errors import ChoiceError
@@ -47,8 +46,8 @@ TABLES = {
 class Choices(Mapping[str, Row], Generic[Row]):
     """Rows by their names, in order; ``what`` says in messages what one of them is ("bandwidth").
 
-    ``group`` names the entry points by which other packages add rows ("hkmap.bandwidths"); a row of theirs is loaded
-    when it is asked for, and never takes the name of one of ours.
+    ``group`` names the entry points by which other packages add rows of a ``kind`` ("hkmap.bandwidths"); a row of
+    theirs is looked up only where a name is none of ours, and never takes the name of one of ours.
 
     >>> gates = Choices("gate", {"residual": lambda x, m: x * (1 + m), "product": lambda x, m: x * m})
     >>> gates["product"](2, 0.5)
@@ -58,45 +57,44 @@ class Choices(Mapping[str, Row], Generic[Row]):
     hkmap.errors.ChoiceError: gate 'prodct' is unknown; did you mean 'product'? expected one of residual, product
     """
 
-    def __init__(self, what: str, rows: Mapping[str, Row], *, group: str | None = None) -> None:
+    def __init__(
+        self, what: str, rows: Mapping[str, Row], *, group: str | None = None, kind: Any = Callable
+    ) -> None:
         self.what = what
         self.group = group
+        self.kind = kind
         self._rows = dict(rows)
+        self._loaded: dict[str, Row] = {}
 
     def __getitem__(self, name: str) -> Row:
         if name in self._rows:
             return self._rows[name]
-        if not isinstance(name, str) or name not in self._added:
-            raise self.unknown(name)
-        try:
-            row: Row = self._added[name].load()
-        except Exception as error:      # another package's code may fail in any way
-            place = f"{self.what} {name!r} of {self._added[name].value}"
-            raise ChoiceError(f"{place} cannot be loaded ({error}); mend or uninstall it") from error
-        return row
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._rows, *self._added))
+        return iter((*self._rows, *self._added()))
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._added)
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows or name in self._added
+        return name in self._rows or name in self._added()
 
-    def row(self, choice: str | Callable[..., object]) -> Row:
-        """Return the row of a name, or a function that was given in the place of one."""
-        return self[choice] if isinstance(choice, str) else choice  # type: ignore[return-value]
+    def row(self, choice: str | Row) -> Row:
+        """Return the row of a name, or the row itself that was given in the place of a name."""
+        return self[choice] if isinstance(choice, str) else choice
 
-    def check(self, names: Iterable[str]) -> None:
+    def check(self, *names: str) -> None:
         """Raise ChoiceError where one of the names is unknown."""
         for name in names:
             if name not in self:
                 raise self.unknown(name)
 
     def describe(self) -> dict[str, str]:
-        """Return the first line of each row's docstring."""
-        return {name: (self[name].__doc__ or "").strip().partition("\n")[0] for name in self}
+        """Return each row's title or the first line of its docstring; of a package that fails, what it fails of."""
+        return {name: self._described(name) for name in self}
 
     def unknown(self, name: object) -> ChoiceError:
         """Return the error for a name that is none of the rows."""
@@ -104,19 +102,38 @@ class Choices(Mapping[str, Row], Generic[Row]):
         hint = f" did you mean {near[0]!r}?" if near else ""
         return ChoiceError(f"{self.what} {name!r} is unknown;{hint} expected one of {', '.join(self)}")
 
-    @cached_property
+    def _described(self, name: str) -> str:
+        try:
+            row = self[name]
+        except ChoiceError as error:
+            return str(error)
+        return str(getattr(row, "title", row.__doc__)).partition("\n")[0]
+
     def _added(self) -> dict[str, EntryPoint]:
         from importlib.metadata import entry_points  # as slow to load as all of hkmap --help
 
         found = entry_points(group=self.group) if self.group else ()
         return {point.name: point for point in found if point.name not in self._rows}
 
+    def _load(self, name: str) -> Row:
+        point = self._added().get(name)
+        if point is None:
+            raise self.unknown(name)
+        place = f'the {self.what} "{name}" ({point.value})'
+        try:
+            row: Row = point.load()
+        except Exception as error:      # another package's code may fail in any way
+            reason = f"{type(error).__name__}: {error}"
+            raise ChoiceError(f"{place} cannot be imported ({reason}); mend or uninstall it") from error
+        if not isinstance(row, self.kind):
+            expected = f"{self.kind.__module__}.{self.kind.__qualname__}"
+            raise ChoiceError(f"{place} is a {type(row).__name__}; expected a {expected}")
+        return row
+
 
 def table(name: str) -> Choices[Any]:
     """Return the table of that name in TABLES; its module is imported now."""
-    if name not in TABLES:
-        raise Choices("table", TABLES).unknown(name)
-    module, _, attribute = TABLES[name].partition(":")
+    module, _, attribute = Choices("table", TABLES)[name].partition(":")
     found: Choices[Any] = getattr(importlib.import_module(module), attribute)
     return found
 

@@ -1,4 +1,4 @@
-"""The house rules that a reader may rely on: layers, no circles, light imports, small packages, help for every option."""
+"""The house rules a reader may rely on: layers, no circles, light imports, small packages, help for every option."""
 
 from __future__ import annotations
 

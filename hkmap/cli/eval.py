@@ -47,18 +47,16 @@ def evaluate(
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
-    from hkmap.engine import jobs
-    from hkmap.engine.crossvalidation import check_fold, hold_out
-    from hkmap.engine.evaluation import EvaluationOptions
-    from hkmap.engine.runs import load_model
+    from hkmap.engine.evaluation import EvaluationOptions, measure
+    from hkmap.engine.runs import check_fold, hold_out, load_model, pick_device
     from hkmap.shards.sequence import ShardSequence
 
     reader, model = ShardSequence(shards), load_model(source)
     held_out = hold_out(reader, *fold) if fold else None
     check_fold(model, held_out)
     total = int(held_out.inside.sum()) if held_out else len(reader)
-    report = jobs.measure(
-        model, reader, EvaluationOptions(**options), jobs.pick_device(device), held_out=held_out,
+    report = measure(
+        model, reader, EvaluationOptions(**options), pick_device(device), held_out=held_out,
         watch=lambda rows: track(rows, "evaluating", total=total),
     )
     warn_of_control(model)

@@ -17,7 +17,7 @@ from hkmap.cli.train import carry_out, optimisation_options
                    "about 0.6 at 23 x 23. The paper gives no value; the default is ours. 0: labels alone.")
 @named_option("--map-loss", table="map_losses", default="norm",
               help="How a map of the network is compared with the human one; norm is the paper's.")
-@named_option("--update", table="updates", default="both", help="Which branches learn; never the extractor.")
+@named_option("--update", table="updates", default="both", help="Which parts of the network learn.")
 @named_option("--control", table="controls", default="none",
               help="shuffled: the sham control. Every image gets another image's human map; a gain that this run "
                    "shows too does not come from where people look.")
@@ -27,7 +27,8 @@ def finetune(
 ) -> None:
     """Fine-tune a network so that it looks where people look (the paper's step 4).
 
-    The feature extractor is frozen, its batch-norm statistics too. Samples without a map train on their label alone.
+    What does not learn keeps its batch-norm statistics too: with the paper's --update both, the feature extractor.
+    Samples without a map train on their label alone.
 
     \b
     Example:

@@ -62,10 +62,10 @@ SECTIONS = {
     },
 }
 
-#: Ours with their lines, and those that other packages add by the entry points `hkmap.commands`, whose values are
-#: click's commands.
+#: Ours with their lines, and those that other packages add by the entry points `hkmap.commands`.
 COMMANDS: Choices[Any] = Choices(
-    "command", {name: line for lines in SECTIONS.values() for name, line in lines.items()}, group="hkmap.commands"
+    "command", {name: line for lines in SECTIONS.values() for name, line in lines.items()}, group="hkmap.commands",
+    kind=click.Command,
 )
 OURS = tuple(name for lines in SECTIONS.values() for name in lines)
 
@@ -89,7 +89,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in OURS:
             return load(name)
-        return _other(name) if name in COMMANDS else None
+        return COMMANDS[name] if name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, their lines whole; the commands of other packages have one of their own."""
@@ -149,20 +149,11 @@ def load(name: str) -> click.Command:
     return command
 
 
-def _other(name: str) -> click.Command:
-    """Import a command of another package; raise ChoiceError where that fails."""
-    command = COMMANDS[name]
-    if not isinstance(command, click.Command):
-        kind = type(command).__name__
-        raise ChoiceError(f"command {name!r} of another package is a {kind}, expected a click.Command; uninstall it")
-    return command
-
-
 def _line(name: str) -> str:
     if name in OURS:
         return str(COMMANDS[name])
     try:
-        return _other(name).get_short_help_str(limit=200)
+        return str(COMMANDS[name].get_short_help_str(limit=200))
     except ChoiceError:
         return f"cannot be loaded; call `hkmap {name}` to see why"
 

@@ -38,9 +38,8 @@ def predict(
       hkmap unpack test.h5 | hkmap predict --from run/ --out attention/ \\
         | hkmap show --map map --map attention --out sheet.png
     """
-    from hkmap.engine.jobs import pick_device
     from hkmap.engine.prediction import predicted_records
-    from hkmap.engine.runs import load_model
+    from hkmap.engine.runs import load_model, pick_device
 
     def predicted(maps: MapWriter | None) -> Iterable[Record]:
         return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)

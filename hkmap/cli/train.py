@@ -44,8 +44,8 @@ def train(
       hkmap train train.h5 --val val.h5 --arch resnet18+abn --epochs 30 --out run/
     """
     from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.jobs import new_model
     from hkmap.engine.resnet import Architecture
+    from hkmap.engine.runs import new_model
     from hkmap.engine.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
 
@@ -67,29 +67,29 @@ def carry_out(
 
     ``pretrained`` says that it is another run's, which must not have learnt from the fold that this one holds out.
     """
-    from hkmap.engine import jobs, runs
-    from hkmap.engine.crossvalidation import check_fold, described, hold_out, named
-    from hkmap.engine.training import fit
+    from hkmap.engine import runs
+    from hkmap.engine.data import make_data
+    from hkmap.engine.training import fit, go_on, prepare
     from hkmap.shards.sequence import ShardSequence
 
     sequence = ShardSequence(shards)
-    held_out = hold_out(sequence, *fold) if fold else None
+    held_out = runs.hold_out(sequence, *fold) if fold else None
     if pretrained:
-        check_fold(model, held_out)
-    model = replace(model, fold=described(held_out) if held_out else None)
-    data = jobs.make_data(
+        runs.check_fold(model, held_out)
+    model = replace(model, fold=runs.described(held_out) if held_out else None)
+    data = make_data(
         model, sequence, ShardSequence(val) if val else None,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
     )
     warn_of_control(model)
-    training = jobs.prepare(model, data, optimisation, jobs.pick_device(device))
+    training = prepare(model, data, optimisation, runs.pick_device(device))
     runs.open_run(out, _options_in_force() | runs.describe(model), overwrite=overwrite, resume=resume)
     if resume:
-        jobs.go_on(model, training, out)
+        go_on(model, training, out)
     remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
     for _ in track(fit(model, training, data, out), "training", total=remaining):
         pass
-    print_result({"run": str(out), **runs.read_summary(out), **(named(held_out) if held_out else {})})
+    print_result({"run": str(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
 
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
