@@ -42,7 +42,7 @@ def _tables() -> Iterator[dict[str, str]]:
         for command in OURS for option in load(command).params if isinstance(option.type, Named)
     ]
     for name in TABLES:
-        yield {"name": name, "doc": ", ".join(option for table, option in options if table == name)}
+        yield {"name": name, "doc": ", ".join(option for table, option in options if table == name) or "in Python"}
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:

@@ -89,7 +89,10 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in OURS:
             return load(name)
-        return COMMANDS[name] if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        found: click.Command = COMMANDS[name]
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, their lines whole; the commands of other packages have one of their own."""
