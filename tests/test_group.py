@@ -17,7 +17,6 @@ from hkmap.choices import TABLES, table
 from hkmap.cli._options import Named
 from hkmap.cli.main import OURS, SECTIONS, hkmap, load
 
-
 # the help
 
 
@@ -55,7 +54,7 @@ def choices() -> list[tuple[str, click.Option]]:
     return [(name, option) for name in OURS for option in load(name).params if isinstance(option.type, Named)]
 
 
-@pytest.mark.parametrize(("name", "option"), choices(), ids=lambda value: value if isinstance(value, str) else value.name)
+@pytest.mark.parametrize(("name", "option"), choices(), ids=lambda value: getattr(value, "name", value))
 def test_a_choice_completes_is_checked_and_says_where_it_is_listed(name: str, option: click.Option) -> None:
     flag, names = max(option.opts, key=len), list(table(option.type.table))
     assert f"See `hkmap list {option.type.table}`." in (option.help or "")
