@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hkmap.cli.main import OURS, hkmap, load
+from hkmap.cli.main import OURS, SETTINGS, hkmap, load
 
 WIDTH = 80      # of a line of help, whatever the terminal
 NOTE = "<!-- Written by `make docs` from the commands' own --help. Change the help, not this file. -->"
@@ -13,8 +13,7 @@ NOTE = "<!-- Written by `make docs` from the commands' own --help. Change the he
 def help_of(command: click.Command, *, parent: click.Context | None = None) -> str:
     """Return a command's help as a terminal of WIDTH columns shows it."""
     context = click.Context(
-        command, info_name=command.name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH,
-        help_option_names=["-h", "--help"],
+        command, info_name=command.name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH, **SETTINGS
     )
     return command.get_help(context)
 

@@ -83,7 +83,7 @@ def drawing_options(function: Function) -> Function:
     @click.option("--jobs", type=_jobs, metavar="N",
                   help="Draw in N threads, -1 for one per core; the output is the same. With --backend dask, use N "
                        "threads of the cluster at a time.  [default: 1; of a cluster, all]")
-    @click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads", show_default=True,
+    @click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads",
                   help="Where the threads are: on this machine, or on an existing Dask cluster (pip install "
                        "'hkmap[dask]'), whose workers have this hkmap. If records name files, the workers must find "
                        "them under the same names: they change to this command's current folder.")
@@ -105,7 +105,7 @@ def drawing_options(function: Function) -> Function:
 
 def empty_option(default: str, what: str) -> Callable[[Function], Function]:
     """Add --empty: what becomes of a record that is annotated, with nothing there."""
-    return click.option("--empty", type=click.Choice(["zeros", "pass", "error"]), default=default, show_default=True,
+    return click.option("--empty", type=click.Choice(["zeros", "pass", "error"]), default=default,
                         help=f"{what}: a map of zeros, passed on without a map, or an error.")
 
 
@@ -174,7 +174,7 @@ def shape_options(option: str, *, what: str, default: str, left_out: tuple[str, 
                       help=f"{what} and its weight, above 0 and up to 1 (the default); repeatable.  "
                            f"[default: {default}]")
         @normalise_option("none")
-        @size_option("--size", default="224", show_default=True, help="The map's sides; it covers the whole image.")
+        @size_option("--size", default="224", help="The map's sides; it covers the whole image.")
         @missing_option("the annotation (nobody was asked)", "without a map")
         @empty_option("zeros", "A record on whose image nothing chosen is marked (annotated, nothing there)")
         @functools.wraps(function)

@@ -69,8 +69,7 @@ class Named(click.ParamType):
 
 def named_option(*flags: str, table: str, help: str, **more: Any) -> Decorator:      # noqa: A002  (as click has it)
     """Add an option that takes a name of a table, which its help refers to."""
-    more = {"type": Named(table), "show_default": "default" in more, **more}
-    return click.option(*flags, help=f"{help} See `hkmap list {table}`.", **more)
+    return click.option(*flags, type=Named(table), help=f"{help} See `hkmap list {table}`.", **more)
 
 
 # sources
@@ -94,7 +93,7 @@ def absolute_option(function: Function) -> Function:
 root_argument = composed(click.argument("root", type=FOLDER), absolute_option)
 
 split_option = click.option(
-    "--split", type=click.Choice(["train", "test", "all"]), default="all", show_default=True,
+    "--split", type=click.Choice(["train", "test", "all"]), default="all",
     help="Print only the images of the data set's own training or test part.",
 )
 
@@ -124,7 +123,7 @@ def table_options(function: Function) -> Function:
                   help="What the table calls its columns, where not by the names above: image=img,x=cx.")
     @click.option("--frame", type=sides, metavar="WIDTHxHEIGHT",
                   help="The picture size that the table's coordinates are for.  [default: each image's own pixels]")
-    @click.option("--origin", type=click.Choice(["0", "1"]), default="0", show_default=True,
+    @click.option("--origin", type=click.Choice(["0", "1"]), default="0",
                   help="The table's coordinate of the left and top edge.")
     @functools.wraps(function)
     def wrapper(*args: Any, columns: Any, frame: Any, origin: str, **kwargs: Any) -> Any:
@@ -164,7 +163,7 @@ def size_option(flag: str, **more: Any) -> Decorator:
 
 def missing_option(what: str, passed_on: str) -> Decorator:
     """Add --missing: what becomes of a record that lacks something."""
-    return click.option("--missing", type=click.Choice(["error", "pass"]), default="error", show_default=True,
+    return click.option("--missing", type=click.Choice(["error", "pass"]), default="error",
                         help=f"A record without {what}: an error, or passed on {passed_on}.")
 
 
@@ -183,7 +182,7 @@ def map_output_options(*, required: bool = True) -> Decorator:
     def decorate(function: Function) -> Function:
         @click.option("--out", type=OUTPUT, required=required, metavar="PATH",
                       help="Where the maps go: a folder (one file per map), or NAME.h5 (one row per map).")
-        @click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy", show_default=True,
+        @click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy",
                       help="In a folder: float32 .npy files, or 16-bit grey .png files (steps of 1/65535; no value "
                            "above 0 becomes 0).")
         @overwrite_option
@@ -252,8 +251,7 @@ def fold_options(purpose: str) -> Decorator:
     def decorate(function: Function) -> Function:
         @click.option("--fold", type=_fold, metavar="I/K",
                       help=f"{purpose} Fold I, from 1, of the K that `hkmap split --folds K` would make of the shards.")
-        @click.option("--fold-seed", type=SEED, default=0, show_default=True,
-                      help="The --seed of that split: another seed, other folds.")
+        @click.option("--fold-seed", type=SEED, default=0, help="The --seed of that split: another seed, other folds.")
         @click.option("--group", metavar="KEY",
                       help="The --group of that split: a key of the records, such as patient, of which no value is in "
                            "two folds.")
@@ -280,7 +278,7 @@ def fold_options(purpose: str) -> Decorator:
 from_option = click.option("--from", "source", type=ANYTHING, required=True, metavar="RUN",
                            help="A run folder (its best.pt), or one checkpoint such as RUN/last.pt.")
 
-device_option = click.option("--device", default="auto", show_default=True, metavar="NAME",
+device_option = click.option("--device", default="auto", metavar="NAME",
                              help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
 
 
@@ -290,7 +288,7 @@ def network_options(*, batch_size: int) -> Decorator:
         from_option,
         click.option("--use-maps", is_flag=True,
                      help="Put the human map in the place of the predicted one (the paper's section 3)."),
-        click.option("--batch-size", type=COUNT, default=batch_size, show_default=True),
+        click.option("--batch-size", type=COUNT, default=batch_size),
         device_option,
     )
 
@@ -298,23 +296,23 @@ def network_options(*, batch_size: int) -> Decorator:
 def training_options(*, epochs: int) -> Decorator:
     """Add what training and fine-tuning share; ``epochs`` is their default number."""
     return composed(
-        click.option("--epochs", type=COUNT, default=epochs, show_default=True,
+        click.option("--epochs", type=COUNT, default=epochs,
                      help="The learning rate falls to a tenth at a half and at three quarters of them."),
-        click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.01, show_default=True,
+        click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.01,
                      help="The first learning rate (SGD). The paper gives none; the default is ours."),
         click.option("--val", multiple=True, metavar="SHARD", **SHARDS,
                      help="A shard on which the best epoch is chosen; repeatable. Never the test set."),
-        click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+        click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0,
                      help="Without --val: the share of the training samples held out. 0: the last epoch is kept."),
         fold_options("Train on all but this fold, which does not choose the best epoch either; measure on it by eval."),
         named_option("--augment", "augmentations", table="augmentations", multiple=True,
                      help="Change images, and their maps with them, at random in this way; repeatable."),
-        click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True,
+        click.option("--batch-size", type=click.IntRange(min=2), default=16,
                      help="Samples per step; 16 is the paper's. A lone last sample joins the batch before."),
-        click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True),
-        click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4, show_default=True),
+        click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9),
+        click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4),
         named_option("--precision", table="precisions", default="float32", help="The numbers to compute with."),
-        click.option("--seed", type=SEED, default=0, show_default=True,
+        click.option("--seed", type=SEED, default=0,
                      help="Fixes the weights, the order, the augmentation and the sham control."),
         device_option,
         click.option("--out", type=OUTPUT, required=True, metavar="RUN", help="The run folder to make."),

@@ -38,9 +38,9 @@ def records_argument(function: Function) -> Function:
 def error_options(function: Function) -> Function:
     """Add --on-error and --max-errors, joined into the argument ``rejects``."""
 
-    @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+    @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop",
                   help="What a bad record does: stop the command, or be skipped with a warning.")
-    @click.option("--max-errors", type=click.IntRange(min=0), default=0, show_default=True,
+    @click.option("--max-errors", type=click.IntRange(min=0), default=0,
                   help="With --on-error skip: more skipped records than this end in exit code 1.")
     @functools.wraps(function)
     def wrapper(*args: Any, on_error: str, max_errors: int, **kwargs: Any) -> Any:

@@ -26,10 +26,10 @@ Annotated = tuple[Record, "dict[str, Map]"]     # the maps of the record's annot
               help="Write the records that were measured, each with its own figures under `agreement`.")
 @click.option("--picture", type=OUTPUT, metavar="FILE.png",
               help="Draw agreement, null and uniform with their intervals.")
-@click.option("--repeats", type=COUNT, default=20, show_default=True,
+@click.option("--repeats", type=COUNT, default=20,
               help="Random halves per image, for split_half, and other images that each meets, for the null.")
-@click.option("--resamples", type=COUNT, default=2000, show_default=True, help="Draws of the bootstrap.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Fixes the halves, the null and the bootstrap.")
+@click.option("--resamples", type=COUNT, default=2000, help="Draws of the bootstrap.")
+@click.option("--seed", type=SEED, default=0, help="Fixes the halves, the null and the bootstrap.")
 @overwrite_option
 @error_options
 def agreement(
@@ -52,9 +52,9 @@ def agreement(
     uniform        against a map of one value, the mean of all maps
     null_minus_uniform  the centre bias
 
-    Prints one JSON object: for each method and measure (`hkmap list similarities`) the mean over the images of each of
-    these and its 95 % interval (bootstrap over images). Agreement outside the null's interval says that people agree
-    about the image. A table goes to stderr.
+    Prints one JSON object, and a table on stderr: for each method and measure (`hkmap list similarities`) the mean over
+    the images of each of these and its 95 % interval (bootstrap over images). Agreement outside the null's interval
+    says that people agree about the image.
 
     \b
     Example:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def print_annotations(path: Path, images: Path, source: Format, rejects: Rejects) -> None:
     """Print the images that a file of annotations is about as records, with their annotations.
 
-    PATH is a file, or a folder of files: COCO instances, Pascal VOC, labelme, VIA, YOLO boxes, Oxford trimaps, SALICON
-    fixations, CUB-GHA gaze, or a table (CSV or JSON Lines) of points (columns image, x, y), bubbles (and radius) or
-    boxes (and width, height), with user, weight and label where they are. The content tells which it is.
+    PATH is a file, or a folder of files, of a format that `hkmap list formats` names. A table (CSV or JSON Lines) has
+    points (columns image, x, y), bubbles (and radius) or boxes (and width, height), with user, weight and label where
+    they are.
 
     An image is found by the path, file name or stem that the file gives; the id is its path below DIR without the
-    suffix. Coordinates are printed in pixels of the image, whose first one covers 0 to 1, whatever the format counts
-    in. An image that is not there, may be two, or has another size than was annotated is an error.
+    suffix. Coordinates are printed in pixels of the image, whose first one covers 0 to 1. An image that is not there,
+    may be two, or has another size than was annotated is an error.
 
     \b
     Example:

@@ -38,7 +38,7 @@ class Bandwidth(Named):
 @click.command("bubbles2map")
 @click.option("--key", type=click.Choice(["bubbles", "points"]),
               help="What to draw of a record.  [default: its bubbles, or its points where it has no bubbles]")
-@click.option("--bandwidth", type=Bandwidth("bandwidths"), default="scott", show_default=True,
+@click.option("--bandwidth", type=Bandwidth("bandwidths"), default="scott",
               help="The spread of the Gaussians: a rule, or sigma in pixels of the image. See `hkmap list bandwidths`.")
 @click.option("--equal-users", is_flag=True,
               help="Divide the weights of each `user` by their sum, so that each has an equal say however much they "
@@ -47,7 +47,7 @@ class Bandwidth(Named):
 @click.option("--per-annotator", is_flag=True,
               help="Save the map of each `user` alone beside the joint one, drawn by the same rules, and name them "
                    "under `annotator_maps`; in a folder, ID@USER.npy. What has no user is then an error.")
-@size_option("--size", default="224", show_default=True, help="The map's sides; it covers the whole image.")
+@size_option("--size", default="224", help="The map's sides; it covers the whole image.")
 @missing_option("the annotation (nobody was asked)", "without a map")
 @empty_option("error", "A record with an empty list (nobody marked anything)")
 @drawing_options

@@ -20,9 +20,9 @@ MISSING = "expected the reference of one; --missing pass lets such records go on
 
 
 @click.command("certainty")
-@click.option("--default", type=click.Choice(["known", "unknown"]), default="known", show_default=True,
+@click.option("--default", type=click.Choice(["known", "unknown"]), default="known",
               help="What a cell is that nobody marked: known (there is nothing to look at) or unknown (nobody says).")
-@click.option("--above", type=click.FloatRange(min=0, max=1, max_open=True), default=0, show_default=True,
+@click.option("--above", type=click.FloatRange(min=0, max=1, max_open=True), default=0,
               help="With --default unknown: a cell is marked where the map is above this value, from 0 to 1.")
 @missing_option("a map", "unchanged")
 @drawing_options
@@ -39,12 +39,10 @@ def certainty(default: str, above: float, missing: str, drawing: Drawing) -> Non
       map        as it was, times the share of the cell's area that is not
                  `dont_look`; 0 where the certainty is 0.
 
-    So where one should not look the map is 0 with certainty 1. With --default unknown a cell is known only where the
-    map is above --above, or `dont_look` marks it. That is for masks and boxes: a density is above 0 nearly everywhere,
-    and needs a limit such as --above 0.05.
-
-    Do this while maps are large, and resize them afterwards: a small cell that is half unknown has been thinned out
-    already. Without either key, and with --default known, a record goes on as it is.
+    With --default unknown a cell is known only where the map is above --above, or `dont_look` marks it. That is for
+    masks and boxes: a density is above 0 nearly everywhere, and needs a limit such as --above 0.05. Do this while maps
+    are large, and resize them afterwards: a small cell that is half unknown has been thinned out already. Without
+    either key, and with --default known, a record goes on as it is.
 
     \b
     Example:

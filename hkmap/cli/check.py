@@ -22,7 +22,7 @@ _OF_SHARDS, _OF_RECORDS = {"quick", "full"}, {"ignored", "limit"}      # options
 @click.argument("inputs", nargs=-1, metavar="[RECORDS | SHARD...]")
 @named_option("--ignore", "ignored", table="findings", multiple=True,
               help="Of records: omit the findings of this name; repeatable.")
-@click.option("--ids", "limit", type=COUNT, default=5, show_default=True, metavar="N",
+@click.option("--ids", "limit", type=COUNT, default=5, metavar="N",
               help="Of records: list at most N ids per finding, the first ones.")
 @click.option("--quick", is_flag=True,
               help="Of shards: look only at the first 512 bytes, the structure and the numbers that say where things "
@@ -36,14 +36,13 @@ def check(ctx: click.Context, inputs: tuple[str, ...], **options: Any) -> None:
 
     Exit code 0 says that nothing was found, 1 that something cannot be read. No record is passed on.
 
-    SHARD is a name that ends in .h5, a folder (all its *.h5), or, quoted, a pattern or a range of such names. First
-    comes the sha256 of the whole file, then the structure, then the checksum of each record; every damaged record is
-    named. Prints one JSON object per shard: {"path", "ok", "checked": [NAME, ...], "records": N, "problems":
-    [{"sentence", "record", "id"}, ...]}; record (counted from 0) and id are null where a problem is not one record's.
+    SHARD is a name that ends in .h5, a folder (all its *.h5), or, quoted, a pattern or a range of such names. What is
+    compared is the sha256 of the whole file, then the structure, then the checksum of each record. Prints one JSON
+    object per shard: {"path", "ok", "checked": [NAME, ...], "records": N, "problems": [{"sentence", "record", "id"},
+    ...]}; record (counted from 0) and id are null where a problem is not one record's.
 
     RECORDS is a file of records, or stdin. Every image, mask and map is decoded. Prints one JSON object: {"records": N,
-    "findings": [{"name", "count", "ids", "sentence"}, ...]}, where count is the number of records and ids are the first
-    of them (of images that come twice, the later ones). Not every finding is an error: --ignore what you meant.
+    "findings": [{"name", "count", "ids", "sentence"}, ...]}. Not every finding is an error: --ignore what you meant.
 
     \b
     Example:

@@ -71,19 +71,14 @@ def crop(
     letterbox see exactly what --center-crop and --letterbox of the network's aspect write here.
 
     \b
-      image        as displayed (its EXIF turn applied), 8 bits per channel.
-      bubbles,     all kept, also those outside: their density reaches in,
-      points       and Scott's bandwidth is measured on all. `hkmap check`
-                   names them.
-      boxes        cut at the edges; dropped where nothing remains.
-      polygons,    moved as they are (drawing them cuts them); dropped where
-      lines        the rectangle around them lies outside.
-      masks,       cut or padded like the image; one that has become empty
-      unknown,     stays, as "nothing there".
-      dont_look
-      map, certainty, annotator_maps, attention
-                   area means where cells shrink, bilinear where they grow,
-                   over what is known.
+      image            as displayed (its EXIF turn applied), 8 bits per channel
+      bubbles, points  all kept, also those outside: their density reaches in,
+                       and Scott's bandwidth is measured on all
+      boxes            cut at the edges; dropped where nothing remains
+      polygons, lines  moved; dropped where the rectangle around them lies
+                       outside
+      all masks        cut or padded like the image; an empty one stays
+      all maps         resized over what is known
 
     Padding has ImageNet's mean colour, 124,116,104, which a network sees as nearly 0. There the map is 0 with certainty
     0, so that the map loss ignores it, and a mask called `padding` under `unknown` says so to `hkmap certainty`, for

@@ -29,19 +29,15 @@ def cub(
 ) -> None:
     """Print the images of Caltech-UCSD Birds as records: CUB-200-2011 or CUB-200-2010.
 
-    ROOT is the folder with images.txt (2011) or lists/train.txt (2010). The id is the data set's number of the
-    image (2011) or the file's stem (2010); the label is the class number less one (2011), or the place in
-    lists/classes.txt or, without it, among the class folders (2010), from 0. Where bounding_boxes.txt is
-    there, its box is printed.
+    ROOT is the folder with images.txt (2011) or lists/train.txt (2010). The id is the data set's number of the image
+    (2011) or the file's stem (2010); the label, from 0, the class number less one (2011), or the place in
+    lists/classes.txt or else among the class folders (2010). Where bounding_boxes.txt is there, its box is printed.
 
-    A table names an image by id, file name, stem, or path below images/; a row about any other image is an
-    error. Coordinates are continuous: in an image 500 pixels wide x runs from 0, the left edge, to 500. With
-    --origin 1 one is taken off. Where a table counts whole pixels and means their centres, add 0.5 to it first.
-    With --frame, positions are scaled to the image; a circle stays a circle and its radius takes the geometric
-    mean of the two scales.
-
-    Fixations are points that weigh their milliseconds; several lines about an image add up. An image that the
-    table or the gaze files do not mention has no bubbles or points: it is not annotated.
+    A table names an image by id, file name, stem, or path below images/; a row about any other image is an error.
+    Coordinates are continuous: in an image 500 pixels wide x runs from 0, the left edge, to 500. With --origin 1 one
+    is taken off. With --frame, positions are scaled to the image, a radius by the geometric mean of the two scales.
+    Fixations are points that weigh their milliseconds. An image that neither table nor gaze files mention is not
+    annotated.
 
     \b
     Example:

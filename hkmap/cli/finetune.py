@@ -12,7 +12,7 @@ from hkmap.cli.train import carry_out, optimisation_options
 @click.command("finetune")
 @shards_argument
 @from_option
-@click.option("--gamma", type=click.FloatRange(min=0), default=1.0, show_default=True,
+@click.option("--gamma", type=click.FloatRange(min=0), default=1.0,
               help="Scale of the map loss, gamma * ||M' - M||. The norm grows with the map's side: 1 at 14 x 14 is "
                    "about 0.6 at 23 x 23. The paper gives no value; the default is ours. 0: labels alone.")
 @named_option("--map-loss", table="map_losses", default="norm",

@@ -18,23 +18,18 @@ _BAR = 30      # columns of a terminal
 
 @click.command("info")
 @shards_argument
-@click.option("--full", is_flag=True,
-              help="Read every record as well, its checksum compared: splits, keys, sizes of images in pixels, "
-                   "histograms of the maps' means and maxima, and two digests.")
+@click.option("--full", is_flag=True, help="Read every record as well, its checksum compared; tell more about it.")
 def info(shards: tuple[Path, ...], full: bool) -> None:
     """Say what shards hold.
 
-    Prints one JSON object per shard: its records, maps, annotators' maps, map size [height, width] in map pixels,
-    classes with their numbers of records and maps, pixel_size [height, width] where it holds decoded pixels and not
-    image files, sizes in bytes, what wrote it, and a histogram of the images' bytes ("edges" of ten bins, "counts" in
-    them). That takes a moment whatever the shard's size, as only the structure and the columns of numbers are read;
-    `hkmap check` tells whether the rest is sound.
+    Prints one JSON object per shard: its records, maps, annotators' maps, map size [height, width], classes with their
+    numbers of records and maps, pixel_size [height, width] where it holds decoded pixels, sizes in bytes, what wrote
+    it, and a histogram of the images' bytes. That takes a moment whatever the shard's size, as only the structure and
+    the columns of numbers are read; `hkmap check` tells whether the rest is sound. A terminal gets a table on stderr.
 
     With --full also: how many records have which split and which key; the ten most frequent sizes of images, [width,
-    height] in pixels; histograms over the maps; sha256, the file's own digest (null where h5repack or another program
-    wrote the shard anew), and content_sha256, which leaves paths aside, so that a shard unpacked and packed again, or
-    through h5repack, keeps it. A damaged shard ends in exit code 1, with a sentence. On a terminal a table goes to
-    stderr.
+    height]; histograms over the maps; sha256, the file's own digest (null where another program such as h5repack wrote
+    it anew), and content_sha256, which a shard keeps that is unpacked and packed again, or goes through h5repack.
 
     \b
     Example:

@@ -141,9 +141,10 @@ def load(name: str) -> click.Command:
         found for found in vars(module).values() if isinstance(found, click.Command) and found.name == name
     )
     command.short_help = COMMANDS[name]
+    talk: dict[str, Any] = {"expose_value": False, "callback": _set_level, "show_default": False}
     command.params += [
-        click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_set_level, help="Say more."),
-        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_set_level, help="Errors only."),
+        click.Option(["-v", "--verbose"], count=True, **talk, help="Say more."),
+        click.Option(["-q", "--quiet"], is_flag=True, **talk, help="Errors only."),
     ]
     for option in command.params:
         if isinstance(option, click.Option):
@@ -191,7 +192,10 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
-@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"]})
+SETTINGS = {"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="hkmap")
 def hkmap() -> None:
     """Turn what people know about where to look into attention maps, and train networks that look there.

@@ -27,14 +27,13 @@ LEFT_OUT = ("MA", "OD")     # the paper takes haemorrhages, hard and soft exudat
 def masks2map(pooling: str, shapes: Shapes, drawing: Drawing) -> None:
     """Make a map of each record's lesion masks and polygons.
 
-    A pixel of the image has the largest weight of the chosen masks that mark it, 0 where none does; these are
-    pooled to the map's size in floating point, so that a lesion of one pixel still shows. What is small in the image
-    is faint in a map of means: a microaneurysm has at most 0.002 at 14x14. --pooling max keeps it at its weight, and
-    --normalise max makes the brightest pixel of every map 1.
+    A pixel of the image has the largest weight of the chosen masks that mark it, 0 where none does; these are pooled to
+    the map's size. What is small in the image is faint in a map of means: a microaneurysm has at most 0.002 at 14x14.
+    --pooling max keeps it at its weight, and --normalise max makes the brightest pixel of every map 1.
 
-    Masks must have the size of their image. A polygon counts like a mask with the name of the polygon's `label`;
-    its corners, in pixels of the image, need not be whole numbers, and each map pixel gets the exact share of its area
-    that lies inside. A lesion that no record has is an error at the end of the stream.
+    Masks must have the size of their image. A polygon counts like a mask with the name of the polygon's `label`, and
+    each map pixel gets the exact share of its area that lies inside. A lesion that no record has is an error at the end
+    of the stream.
 
     \b
     Example:

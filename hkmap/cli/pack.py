@@ -40,14 +40,13 @@ def _bytes(value: str) -> int:
 @click.option("--resume", is_flag=True,
               help="Go on after the last finished shard of a run with the same options that was broken off, and keep "
                    "what this one finishes if it is broken off too. Give the same records again, from the first.")
-@click.option("--expect", type=COUNT, metavar="N",
-              help="Fail, and leave no shard, unless N records were packed.")
-@click.option("--store", type=click.Choice(["files", "pixels"]), default="files", show_default=True,
+@click.option("--expect", type=COUNT, metavar="N", help="Fail, and leave no shard, unless N records were packed.")
+@click.option("--store", type=click.Choice(["files", "pixels"]), default="files",
               help="files: the image files, byte for byte. pixels: decoded RGB pixels of --size, 3 bytes each, which "
                    "are read many times faster and take more room.")
-@size_option("--size", help="With --store pixels: the size of every image, in pixels. The whole image is squashed into "
-             "it, by area averages where it shrinks and bilinear where it grows: what hkmap train --fit squash sees of "
-             "the file at this size, to the bit. Where training crops or turns images, store larger ones.")
+@size_option("--size",
+             help="With --store pixels: the size of every image. The whole image is squashed into it, as hkmap train "
+                  "--fit squash does; where training crops or turns images, store larger ones.")
 @overwrite_option
 @error_options
 def pack(
@@ -58,10 +57,9 @@ def pack(
     """Pack images, maps and labels into SHARD, a name that ends in .h5.
 
     Images go in as the files they are, unchanged (or, with --store pixels, decoded and resized); each is decoded
-    once, so that a damaged one is found now. Maps must be of one size (hkmap resize) and in [0, 1]. A record without
-    a map is packed without one, which is not the same as an empty map. One without a label gets label -1. An optional
-    key "certainty", a map reference too, says how well each cell of the map is known, from 0 (unknown) to 1. The maps
-    under "annotator_maps" go in beside the map, whose size they must have.
+    once, so that a damaged one is found now. Maps must be of one size (hkmap resize) and in [0, 1]; `certainty` and
+    `annotator_maps` go in beside them. A record without a map is packed without one, which is not the same as an empty
+    map. One without a label gets label -1.
 
     The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
     Ctrl-C stops it, none is left; what --on-error skip drops does not undo the rest. If it is killed, the shards that

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("predict")
 @records_argument
 @map_output_options(required=False)
-@click.option("--key", default="attention", show_default=True, help="The record's key for the attention map.")
+@click.option("--key", default="attention", help="The record's key for the attention map.")
 @network_options(batch_size=16)
 @error_options
 def predict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,23 +23,21 @@ MISSING = "expected the reference of one; --missing pass lets such records go on
 @normalise_option("none")
 @missing_option("a map", "unchanged")
 @drawing_options
-def resize(size: tuple[int, int], normalise: str, missing: str, drawing: Drawing) -> None:
+def resize(drawing: Drawing, **options: Any) -> None:
     """Resize the map of each record, with its certainty, and the maps of its annotators where it has `annotator_maps`.
 
-    Along each axis on its own: where it shrinks, a new pixel is the mean of the area that it covers (fractions of
-    pixels included), so no small region is lost; where it grows, bilinear between the pixels' centres. Values stay
-    in the range of the map. Area means lower a peak: where the peak matters, use --normalise max, once, after the
-    last resize.
+    Along an axis that shrinks a new pixel is the mean of the area that it covers, so no small region is lost; along one
+    that grows it lies on a line between the old pixels' centres. Area means lower a peak: where the peak matters, use
+    --normalise max, once, after the last resize.
 
-    `certainty` beside a map (hkmap certainty) is resized with it, and the map is then the mean over what is known,
-    mean(certainty * map) / mean(certainty), so that unknown cells do not thin out their neighbours; where nothing is
-    known it is 0. Maps of annotators of the same size count by the same certainty.
+    With `certainty` beside it (hkmap certainty) the map becomes the mean over what is known, mean(certainty * map) /
+    mean(certainty), and 0 where nothing is known. Maps of annotators of the same size count by the same certainty.
 
     \b
     Example:
       hkmap resize maps.jsonl --size 14 --out maps14/ > maps14.jsonl
     """
-    drawing.emit(partial(_resize, size=size, normalise=normalise, missing=missing), reads_files=True)
+    drawing.emit(partial(_resize, **options), reads_files=True)
 
 
 def _resize(record: Record, *, size: tuple[int, int], normalise: str, missing: str) -> Drawn | Record:

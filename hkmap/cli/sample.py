@@ -25,7 +25,7 @@ def _amount(value: str) -> int | float:
 @click.argument("amount", type=_amount, metavar="N|SHARE")
 @records_argument
 @click.option("--per-class", is_flag=True, help="N records of each label; those without a label count as one label.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Another seed, another sample.")
+@click.option("--seed", type=SEED, default=0, help="Another seed, another sample.")
 @error_options
 def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, rejects: Rejects) -> None:
     """Pass on some of the records, drawn at random, in the order in which they came.

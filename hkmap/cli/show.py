@@ -20,6 +20,7 @@ from hkmap.errors import RecordError
 from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
 
 if TYPE_CHECKING:
+    from hkmap.maps.check import Map
     from hkmap.report.sheets import Entry
 
 PATIENCE = 5      # seconds: an opener that fails has done so by then, and a viewer may stay longer
@@ -34,23 +35,21 @@ def _png(value: str) -> Path:
 @click.command("show")
 @records_argument
 @click.option("--out", type=_png, required=True, metavar="FILE.png", help="The picture to write.")
-@click.option("--map", "keys", multiple=True, default=("map",), show_default=True, metavar="KEY",
+@click.option("--map", "keys", multiple=True, default=("map",), metavar="KEY",
               help="A key of the records whose value is the reference of a map, such as `attention`; repeatable. "
                    "annotator_maps.NAME is the map of one annotator.")
 @click.option("--caption", "captions", multiple=True, metavar="KEY",
               help="A key of the records to write below the image; repeatable, one line each.  [default: id; class, "
                    "label, prediction and confidence]")
-@named_option("--colour", table="colours", default="viridis",
-              help="The maps' colours, dark for 0 and bright for 1. grey is a light on the image: its own colours "
-                   "where the map is 1, black where it is 0.")
+@named_option("--colour", table="colours", default="viridis", help="The maps' colours, dark for 0 and bright for 1.")
 @click.option("--plain", is_flag=True,
               help="Draw the maps alone, not over the image: each cell a block of its value's colour.")
-@click.option("--legend/--no-legend", default=True, show_default=True,
+@click.option("--legend/--no-legend", default=True,
               help="A strip below the sheet: the maps' colours from 0 to 1, and those of the annotations.")
-@click.option("--columns", type=COUNT, default=3, show_default=True, help="Records side by side.")
-@click.option("--cell", type=click.IntRange(min=32, max=4096), default=224, show_default=True,
+@click.option("--columns", type=COUNT, default=3, help="Records side by side.")
+@click.option("--cell", type=click.IntRange(min=32, max=4096), default=224,
               help="Pixels of the longer side of each picture on the sheet.")
-@click.option("--limit", type=COUNT, default=24, show_default=True,
+@click.option("--limit", type=COUNT, default=24,
               help="Records on a sheet, the first ones; a warning says how many were left out.")
 @click.option("--pages", is_flag=True,
               help="Leave none out: go on, after every --limit records, to FILE-2.png, FILE-3.png, and so on.")
@@ -108,29 +107,29 @@ def _names(out: Path, *, pages: bool) -> Iterator[Path]:
 def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     from hkmap.files.masks import read_fitting_mask
     from hkmap.report.sheets import Entry
-    from hkmap.shards.references import load_certainty, load_map, read_image
+    from hkmap.shards.references import read_image
 
     place = reference_of(record, "image")
     if place is None:
         raise RecordError(f'record "{record["id"]}": has no image to show; expected a path, or a row of a shard')
     image = read_image(place)
     frame = (image.shape[1], image.shape[0])
-    references = {key: _map_reference(record, key) for key in keys}
-    maps = {
-        key: None if reference is None else (load_certainty if key == "certainty" else load_map)(reference)
-        for key, reference in references.items()
-    }
+    maps = {key: _map(record, key) for key in keys}
     masks, unknown, dont_look = (
         {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
         if record.get(key) is not None else {}
         for key in ("masks", "unknown", "dont_look")
     )
-    return Entry(record=record, image=image, maps=maps, masks=masks, unknown=unknown, dont_look=dont_look)
+    return Entry(record, image, maps, masks, unknown, dont_look)
 
 
-def _map_reference(record: Record, key: str) -> str | None:
+def _map(record: Record, key: str) -> Map | None:
+    from hkmap.shards.references import load_certainty, load_map
+
     kind, _, name = key.partition(".")
-    return annotator_maps_of(record).get(name) if kind == "annotator_maps" and name else reference_of(record, key)
+    of_people = kind == "annotator_maps" and name
+    reference = annotator_maps_of(record).get(name) if of_people else reference_of(record, key)
+    return reference and (load_certainty if key == "certainty" else load_map)(reference)
 
 
 def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> None:

@@ -38,11 +38,10 @@ def _shares(value: str) -> dict[str, Fraction]:
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR", help="The folder of the new shards, DIR/NAME.h5.")
 @click.option("--group", metavar="KEY",
               help="A key of the records, such as patient: records in which it is the same stay in one part.")
-@click.option("--stratify/--no-stratify", default=True, show_default=True,
+@click.option("--stratify/--no-stratify", default=True,
               help="Whether each part gets its share of every label, as the folds of --fold do, or is drawn without "
                    "regard to labels.")
-@click.option("--seed", type=SEED, default=0, show_default=True,
-              help="Another seed, another split.")
+@click.option("--seed", type=SEED, default=0, help="Another seed, another split.")
 @overwrite_option
 def split(
     shards: tuple[Path, ...], shares: dict[str, Fraction] | None, folds: int | None, out: Path, group: str | None,
@@ -50,10 +49,10 @@ def split(
 ) -> None:
     """Split shards into parts, one shard each: train, val and test, or the folds of a cross-validation.
 
-    What goes where depends on the ids, labels and groups of all records and on the seed, not on the order of records or
-    shards. It is decided by scikit-learn: StratifiedKFold, or with --group StratifiedGroupKFold, which keeps groups
-    whole and labels even as far as it can. Shares are made of folds: 0.8, 0.1 and 0.1 take eight, one and one of ten.
-    Nothing is left out and nothing is in two parts. Copying keeps everything, as in hkmap merge.
+    What goes where depends on the ids, labels and groups of all records and on the seed, not on their order. It is
+    decided by scikit-learn: StratifiedKFold, or with --group StratifiedGroupKFold, which keeps labels even as far as it
+    can. Shares are made of folds: 0.8, 0.1 and 0.1 take eight, one and one of ten. Every record is in one part, copied
+    as hkmap merge does.
 
     Prints one JSON object: {"records", "parts": {NAME: {"path", "records", "share", "maps", "classes": [{"label",
     "class", "records"}, ...], "sha256"}, ...}, "group", "stratified", "seed"}; share is of the records.

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
               help="The network, such as resnet50; with +abn it has the attention branch.")
 @named_option("--stem", table="stems", default="standard",
               help="The network's beginning; small keeps the full resolution, for images of 32 to 64 pixels.")
-@click.option("--width", type=COUNT, default=64, show_default=True, help="Channels of the first stage.")
+@click.option("--width", type=COUNT, default=64, help="Channels of the first stage.")
 @named_option("--gate", table="gates", default="residual", help="How the map weights the features.")
-@click.option("--image-size", type=click.IntRange(min=8), default=224, show_default=True,
-              help="Side of the network's input, in pixels.")
+@click.option("--image-size", type=click.IntRange(min=8), default=224, help="Side of the network's input, in pixels.")
 @named_option("--fit", table="fits", default="squash", help="How an image is brought to the input's shape.")
 @click.option("--weights", type=EXISTING,
               help="Start from a checkpoint with torchvision's names (a ResNet) or the ABN authors' (.pth.tar, .pt). "

@@ -16,7 +16,6 @@ from hkmap.cli._stream import emit, print_result, track
               help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
                    "of one annotator as ID@NAME.npy.")
 @click.option("--to", "form", type=click.Choice(["files", "imagefolder", "webdataset"]), default="files",
-              show_default=True,
               help="With --out, the form. imagefolder: each in a folder of its class, DIR/images/CLASS/ID.jpg, and all "
                    "records in DIR/records.jsonl. webdataset: a tar.")
 @click.option("--shard-size", type=COUNT, metavar="N",
@@ -29,10 +28,9 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     17, counted from 0, and "train.h5#17@NAME" the map of one of its annotators), which every command reads as it reads
     files. Each record's checksum is checked on the way.
 
-    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder. The paths in DIR/records.jsonl are
-    relative to DIR, wherever it is moved. Tars of --to webdataset hold what the webdataset package reads (KEY.jpg,
-    KEY.cls, KEY.json, KEY.map.npy, KEY.certainty.npy); hkmap webdataset reads all of it back. Instead of records, one
-    JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
+    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder; the paths in DIR/records.jsonl are
+    relative to DIR. Tars of --to webdataset hold KEY.jpg, KEY.cls, KEY.json, KEY.map.npy and KEY.certainty.npy, which
+    hkmap webdataset reads back; one JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
 
     \b
     Example:
@@ -46,7 +44,10 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     from hkmap.shards.unpack import samples_of, unpack_files, unpack_records, write_tree
     from hkmap.shards.webdataset import write_tars
 
-    _check(out, form, shard_size)
+    if form != "files" and out is None:
+        raise click.UsageError(f"--to {form} writes files; give --out, where they go.")
+    if shard_size is not None and form != "webdataset":
+        raise click.UsageError("--shard-size is for tars; give --to webdataset too, or use `hkmap merge`.")
     if out is None:
         emit(unpack_records(shards))
     elif form == "files":
@@ -56,10 +57,3 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     else:
         samples = track(samples_of(shards), "unpacking")
         print_result(write_tars(samples, out, shard_size=shard_size, overwrite=overwrite))
-
-
-def _check(out: Path | None, form: str, shard_size: int | None) -> None:
-    if form != "files" and out is None:
-        raise click.UsageError(f"--to {form} writes files; give --out, where they go.")
-    if shard_size is not None and form != "webdataset":
-        raise click.UsageError("--shard-size is for tars; give --to webdataset too, or use `hkmap merge`.")

@@ -21,12 +21,10 @@ def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Reje
     """Print the samples of WebDataset tars as records, their images written to files.
 
     Files that lie next to each other in a tar, and whose names agree up to the first dot, are one sample: an image
-    (jpg, png, tif, webp, ...), and what there is of cls (the label, a whole number), json (an object, whose keys become
-    the record's), and map.npy, certainty.npy, as hkmap unpack --to webdataset writes them. The id is the one in the
-    json, or else the name up to that dot. Other files are not read; a warning counts them.
-
-    What a stranger's tar may hold is refused with a sentence: links, devices, names that lead out of a folder, files of
-    more than 256 MiB. Nothing is written under a name that the tar chose. Tars are read as they are, not compressed.
+    (jpg, png, tif, webp, ...), and what there is of cls (the label), json (an object, whose keys become the record's),
+    map.npy and certainty.npy, as hkmap unpack --to webdataset writes them. The id is the one in the json, or else the
+    name up to that dot. A warning counts other files. Links, devices, names that lead out of a folder, files of more
+    than 256 MiB and compressed tars are refused.
 
     \b
     Example:
