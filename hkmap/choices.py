@@ -87,10 +87,9 @@ class Choices(Mapping[str, Row], Generic[Row]):
         return self[choice] if isinstance(choice, str) else choice
 
     def check(self, *names: str) -> None:
-        """Raise ChoiceError where one of the names is unknown."""
+        """Raise ChoiceError where one of the names is unknown, or its package cannot be imported."""
         for name in names:
-            if name not in self:
-                raise self.unknown(name)
+            self[name]
 
     def describe(self) -> dict[str, str]:
         """Return each row's title or the first line of its docstring; of a package that fails, what it fails of."""
