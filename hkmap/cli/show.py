@@ -129,7 +129,8 @@ def _map(record: Record, key: str) -> Map | None:
     kind, _, name = key.partition(".")
     of_people = kind == "annotator_maps" and name
     reference = annotator_maps_of(record).get(name) if of_people else reference_of(record, key)
-    return reference and (load_certainty if key == "certainty" else load_map)(reference)
+    load = load_certainty if key == "certainty" else load_map
+    return load(reference) if reference else None
 
 
 def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> None:
