@@ -252,4 +252,4 @@ def test_sides_are_width_by_height(
 def test_what_is_no_size_is_a_wrong_call(hk: Callable, size: str) -> None:
     result = hk("resize", "--size", size, "--out", "m", stdin=[{"id": "1"}])
     assert result.exit_code == 2
-    assert "expected WIDTHxHEIGHT in pixels, such as 224x168, or one side N." in " ".join(result.stderr.split())
+    assert "expected a side N from 1, or WIDTHxHEIGHT, such as 224x168, in pixels." in " ".join(result.stderr.split())

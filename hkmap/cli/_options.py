@@ -102,7 +102,7 @@ def sides(value: Any) -> tuple[int, int]:
     """Read (width, height) from N or WIDTHxHEIGHT."""
     found = re.fullmatch(r"0*([1-9][0-9]*)(?:[xX]0*([1-9][0-9]*))?", str(value))
     if found is None:
-        raise click.BadParameter(f"{value!r}: expected WIDTHxHEIGHT in pixels, such as 224x168, or one side N.")
+        raise click.BadParameter(f"{value!r}: expected a side N from 1, or WIDTHxHEIGHT, such as 224x168, in pixels.")
     return int(found[1]), int(found[2] or found[1])
 
 

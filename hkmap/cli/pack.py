@@ -61,11 +61,11 @@ def pack(
     `annotator_maps` go in beside them. A record without a map is packed without one, which is not the same as an empty
     map. One without a label gets label -1.
 
-    The shard has its name only when it is whole, several all together: if this command or the one before it fails, or
-    Ctrl-C stops it, none is left; what --on-error skip drops does not undo the rest. If it is killed, the shards that
-    it had finished (with --shard-size or --shard-bytes) wait in the hidden folder .SHARD.pack for --resume, whose
-    result is the same, byte for byte, as if nothing had happened; --overwrite drops them. Prints one JSON object: the
-    shards with their sha256, the number of records and of maps, the map size [height, width], and the classes.
+    A shard has its name when it is whole. If this command or the one before it fails, or Ctrl-C stops it, none is left;
+    what --on-error skip drops does not undo the rest. If it is killed, or with --resume, the shards that it had
+    finished (use --shard-size or --shard-bytes) stay, and --resume goes on after them: the files are the same, byte for
+    byte, as if nothing had happened. --overwrite replaces a former series at the end, when all is well. Prints one JSON
+    object: the shards with their sha256, the number of records and of maps, the map size [height, width], the classes.
 
     \b
     Example:
@@ -79,6 +79,8 @@ def pack(
         raise click.UsageError("--store pixels needs --size, and --size belongs to it.")
     if append and overwrite:
         raise click.UsageError("--append leaves what exists as it is, and --overwrite replaces it; give one of them.")
+    if resume and overwrite:
+        raise click.UsageError("--resume keeps what was finished, and --overwrite replaces it; give one of them.")
     names, lines = read_classes(classes) if classes else None, Lines(records)
     stream = parsed(lines, readable(records))
     options = WriterOptions(shard_bytes=shard_bytes, pixel_size=size, append=append, resume=resume)
