@@ -180,7 +180,7 @@ def shape_options(option: str, *, what: str, default: str, left_out: tuple[str, 
         @functools.wraps(function)
         def wrapper(*args: Any, named: tuple[tuple[str, float], ...], **kwargs: Any) -> Any:
             if len(dict(named)) < len(named):
-                raise click.UsageError(f"{option}: {', '.join(dict(named))}; expected each name once.")
+                raise click.UsageError(f"{option}: {', '.join(name for name, _ in named)}; expected each name once.")
             own = {name: kwargs.pop(name) for name in ("size", "normalise", "missing", "empty")}
             return function(*args, shapes=Shapes(option, named, left_out, **own), **kwargs)
 

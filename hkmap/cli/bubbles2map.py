@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hkmap.choices import table
 from hkmap.cli._drawing import Drawing, drawing_options, empty_option
 from hkmap.cli._options import Named, missing_option, normalise_option, size_option
 from hkmap.records import Bubble, Record, bubbles_of, passed_on, without_maps
@@ -23,12 +24,15 @@ class Bandwidth(Named):
     """The name of a bandwidth, or a sigma."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | float:
+        choices = table(self.table)
+        if value in choices:
+            return str(value)
         try:
             sigma = float(value)
         except ValueError:
-            return str(super().convert(value, param, ctx))
+            sigma = 0.0
         if not 0 < sigma < float("inf"):
-            self.fail(f"{value!r}: expected a number of image pixels above 0, or a name.", param, ctx)
+            self.fail(f"{choices.unknown(value)}, or a number of image pixels above 0.", param, ctx)
         return sigma
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
