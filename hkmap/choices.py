@@ -27,6 +27,7 @@ TABLES = {
     "normalisations": "hkmap.maps.resize:NORMALISATIONS",
     "similarities": "hkmap.maps.similarity:SIMILARITIES",
     "colours": "hkmap.report.colouring:COLOURS",
+    "findings": "hkmap.report.oddities:ODDITIES",
     "architectures": "hkmap.engine.resnet:ARCHITECTURES",
     "stems": "hkmap.engine.resnet:STEMS",
     "gates": "hkmap.engine.abn:GATES",
@@ -134,3 +135,13 @@ def table(name: str) -> Choices[Any]:
     module, _, attribute = Choices("table", TABLES)[name].partition(":")
     found: Choices[Any] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def origin(choices: Choices[Any], name: str) -> str:
+    """Return the distribution that a row of ``choices`` comes from: "hkmap", or the name of another."""
+    if name in choices._rows:
+        return "hkmap"
+    from importlib.metadata import entry_points
+
+    (point, *_) = entry_points(group=choices.group or "", name=name)
+    return point.dist.name if point.dist else point.module

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,26 @@ def shell(tmp_path: Path) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a distribution as pip would: ``installed("dots", CODE, group="hkmap.sources", dots="dots:FORMAT")``."""
+    modules = []
+
+    def install(module: str, code: str, *, group: str, **entries: str) -> None:
+        information = tmp_path / f"site-{module}" / f"{module}-1.0.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        rows = "".join(f"{name} = {value}\n" for name, value in entries.items())
+        (information / "entry_points.txt").write_text(f"[{group}]\n{rows}")
+        (information.parent / f"{module}.py").write_text(code)
+        monkeypatch.syspath_prepend(str(information.parent))
+        modules.append(module)
+
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
 
 
 @pytest.fixture

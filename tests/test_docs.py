@@ -14,9 +14,12 @@ import click
 import pytest
 
 import hkmap
-from hkmap.cli.main import COMMANDS
+from hkmap.choices import table
+from hkmap.cli._options import Named
+from hkmap.cli.main import OURS, load
 from hkmap.cli.main import hkmap as group
 
+COMMANDS = [load(name) for name in OURS]
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -84,11 +87,12 @@ def examples(command: click.Command) -> str:
 
 def parse(words: list[str]) -> None:
     """Let click's parser go over the words, without a file being opened or anything run."""
-    parser = group.make_parser(click.Context(group))
+    context = click.Context(group)
+    parser = group.make_parser(context)
     parser.allow_interspersed_args = False
     _, rest, _ = parser.parse_args(list(words))
     if rest:
-        command = group.commands.get(rest[0])
+        command = group.get_command(context, rest[0])
         assert command is not None, f"there is no command {rest[0]}"
         values, left, _ = command.make_parser(click.Context(command)).parse_args(rest[1:])
         _check(command, values, left)
@@ -101,9 +105,11 @@ def _check(command: click.Command, values: dict[str, object], left: list[str]) -
         words = {given} if isinstance(given, str) else set(given) if isinstance(given, list | tuple) else set()
         assert parameter.name != "records" or not any(word.endswith(".h5") for word in words), "unpack the shard first"
         assert words or not parameter.required or "help" in values, f"{command.name}: {parameter.name} is missing"
+        literal = {word for word in words if not word.startswith("$")}
         if isinstance(parameter.type, click.Choice):
-            literal = {word for word in words if not word.startswith("$")}
             assert literal <= set(parameter.type.choices), f"{command.name}: {parameter.name} cannot be {words}"
+        for word in literal if isinstance(parameter.type, Named) else ():
+            assert word in table(parameter.type.table) or re.fullmatch(r"[\d.]+", word), f"{parameter.name}: {word}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -319,7 +319,7 @@ def test_what_is_beyond_the_limit_is_counted(hk, here: Path) -> None:
     records = [full_record(str(number)) for number in range(5)]
     result = hk("show", "--out", "a.png", "--limit", 2, "--columns", 1, "--cell", 60, stdin=records)
     assert result.records == [{"sheet": "a.png", "records": 2}]
-    assert "3 records left out of the sheet; raise --limit, or say --pages, to see them" in result.stderr
+    assert "3 records left out of the sheet; raise --limit, or use --pages, to see them" in result.stderr
     assert "left out" not in hk("show", "--out", "b.png", "--limit", 5, stdin=records).stderr
 
 
@@ -377,18 +377,18 @@ def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: obj
     assert changed(cv2.imread("a.png")[:90, :120])[mask].any()
 
 
-def test_the_weights_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path, tmp_path: Path) -> None:
+def test_the_certainty_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path, tmp_path: Path) -> None:
     from hkmap.shards.writer import ShardWriter
 
-    values, weights = np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)
+    values, certainty = np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)
     with ShardWriter(tmp_path / "a.h5") as writer:
-        writer.add({"id": "7", "image": "bird.png"}, Path("bird.png").read_bytes(), values, weights)
-    row = {"id": "7", "image": "a.h5#0", "map": "a.h5#0", "weights": "a.h5#0"}
-    result = hk("show", "--map", "map", "--map", "weights", "--plain", "--cell", 60, "--out", "a.png", stdin=[row])
+        writer.add({"id": "7", "image": "bird.png"}, Path("bird.png").read_bytes(), values, certainty)
+    row = {"id": "7", "image": "a.h5#0", "map": "a.h5#0", "certainty": "a.h5#0"}
+    result = hk("show", "--map", "map", "--map", "certainty", "--plain", "--cell", 60, "--out", "a.png", stdin=[row])
     assert result.exit_code == 0
     sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
     assert (sheet[20, 90] == coloured(values, "viridis")[0, 0]).all()
-    assert (sheet[20, 150] == coloured(weights, "viridis")[0, 0]).all()
+    assert (sheet[20, 150] == coloured(certainty, "viridis")[0, 0]).all()
 
 
 def test_the_maps_of_annotators_stand_side_by_side(hk, here: Path) -> None:

@@ -5,46 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._stream import (
-    OUTPUT,
-    StreamCommand,
-    error_options,
-    overwrite_option,
-    print_result,
-    read,
-    records_argument,
-)
+from hkmap.cli._options import COUNT, OUTPUT, SEED, overwrite_option
+from hkmap.cli._stream import error_options, print_result, read, records_argument, show_table
 from hkmap.records import Record, Rejects, dump_record, each
 
 if TYPE_CHECKING:
     from hkmap.maps.agreement import Array
     from hkmap.maps.check import Map
 
-SEED = click.IntRange(min=0)
-COUNT = click.IntRange(min=1)
+Annotated = tuple[Record, "dict[str, Map]"]     # the maps of the record's annotators by their names
 
 
-class Annotated(NamedTuple):
-    """A record, and the maps of its annotators by their names."""
-
-    record: Record
-    maps: dict[str, Map]
-
-
-@click.command("agreement", cls=StreamCommand)
+@click.command("agreement")
 @records_argument
 @click.option("--per-image", type=OUTPUT, metavar="FILE.jsonl",
               help="Write the records that were measured, each with its own figures under `agreement`.")
 @click.option("--picture", type=OUTPUT, metavar="FILE.png",
               help="Draw agreement, null and uniform with their intervals.")
-@click.option("--repeats", type=COUNT, default=20, show_default=True,
-              help="Random halves an image, for split_half, and other images that each meets, for the null.")
-@click.option("--resamples", type=COUNT, default=2000, show_default=True, help="Draws of the bootstrap.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Fixes the halves, the null and the bootstrap.")
+@click.option("--repeats", type=COUNT, default=20,
+              help="Random halves per image, for split_half, and other images that each meets, for the null.")
+@click.option("--resamples", type=COUNT, default=2000, help="Draws of the bootstrap.")
+@click.option("--seed", type=SEED, default=0, help="Fixes the halves, the null and the bootstrap.")
 @overwrite_option
 @error_options
 def agreement(
@@ -54,22 +39,12 @@ def agreement(
     """Measure how far annotators agree: the ceiling for a network that is compared with people.
 
     Reads records with `annotator_maps` (hkmap bubbles2map --per-annotator, or a shard through hkmap unpack), all of
-    one size (hkmap resize). Images with fewer than two annotators are left out and counted on stderr. All maps are
-    held in memory.
+    one size (hkmap resize). A warning counts images with fewer than two annotators, which are not measured. All maps
+    are held in memory.
 
     \b
     leave_one_out  each annotator's map against the mean of the others'
     split_half     a random half of the annotators against the rest
-    \b
-    mse            mean square difference (lower is closer)
-    spearman       rank correlation, ties averaged; 0 for a constant map
-                   (higher)
-    iou            intersection over union of the highest tenth of the
-                   cells; cells tied for the last places share them
-                   (higher)
-    kl             Kullback-Leibler divergence of the second from the
-                   first, in nats; 0.1 % of the mass is spread evenly
-                   (lower)
     \b
     agreement      within an image
     null           against other images' people: chance, with what
@@ -77,9 +52,9 @@ def agreement(
     uniform        against a map of one value, the mean of all maps
     null_minus_uniform  the centre bias
 
-    Prints one JSON object: for each method and measure the mean over the images of each of these and its 95 %
-    interval (bootstrap over images). Agreement outside the null's interval says that people agree about the image.
-    A table goes to stderr.
+    Prints one JSON object, and a table on stderr: for each method and measure (`hkmap list similarities`) the mean over
+    the images of each of these and its 95 % interval (bootstrap over images). Agreement outside the null's interval
+    says that people agree about the image.
 
     \b
     Example:
@@ -96,11 +71,10 @@ def agreement(
 
     for path in filter(None, (per_image, picture)):
         refuse_existing(path, overwrite=overwrite)
-    found = list(each(read(records, rejects), lambda record: Annotated(record, load_annotators(record)), rejects))
-    images = [image for image in found if len(image.maps) > 1]
-    _say_left_out(len(found) - len(images), len(found))
+    found = list(each(read(records, rejects), lambda record: (record, load_annotators(record)), rejects))
+    images = [(record, maps) for record, maps in found if len(maps) > 1]
     random = np.random.default_rng(seed)
-    figures = agreement_figures([image.maps for image in images], repeats=repeats, random=random)
+    figures = agreement_figures([maps for _, maps in images], repeats=repeats, random=random)
     result = {**_counts(images, len(found)), "seed": seed, **summary(figures, resamples=resamples, random=random)}
     if per_image:
         _write_figures(per_image, images, figures, overwrite=overwrite)
@@ -110,23 +84,14 @@ def agreement(
     print_result(result)
 
 
-def _say_left_out(count: int, total: int) -> None:
-    if count:
-        logging.getLogger("hkmap").warning(
-            "%d of %d images have fewer than two annotators and are left out", count, total
-        )
-
-
 def _counts(images: Sequence[Annotated], total: int) -> dict[str, Any]:
-    counts = [len(image.maps) for image in images]
-    height, width = next(iter(images[0].maps.values())).shape
-    return {
-        "images": len(images),
-        "left_out": total - len(images),
-        "maps": sum(counts),
-        "annotators": [min(counts), max(counts)],
-        "map_size": [height, width],
-    }
+    if left_out := total - len(images):
+        message = "%d of %d images have fewer than two annotators and are left out"
+        logging.getLogger("hkmap").warning(message, left_out, total)
+    counts = [len(maps) for _, maps in images]
+    size = list(next(iter(images[0][1].values())).shape)
+    return {"images": len(images), "left_out": left_out, "maps": sum(counts), "annotators": [min(counts), max(counts)],
+            "map_size": size}
 
 
 def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, overwrite: bool) -> None:
@@ -134,8 +99,8 @@ def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, o
     from hkmap.maps.agreement import named_figures
 
     with replacing(path, overwrite=overwrite) as beside, beside.open("wb") as file:
-        for image, own in zip(images, figures, strict=True):
-            file.write(dump_record({**image.record, "agreement": named_figures(own)}))
+        for (record, _), own in zip(images, figures, strict=True):
+            file.write(dump_record({**record, "agreement": named_figures(own)}))
 
 
 def _draw(path: Path, result: dict[str, Any], *, overwrite: bool) -> None:
@@ -149,18 +114,14 @@ def _draw(path: Path, result: dict[str, Any], *, overwrite: bool) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    if logging.getLogger("hkmap").getEffectiveLevel() >= logging.ERROR:      # under -q
-        return
-    from rich.console import Console
-    from rich.table import Table
-
     from hkmap.maps.agreement import KINDS, MEASURES, METHODS
 
-    table = Table("method", "measure", *KINDS, title=f"{result['images']} images, mean and 95 % interval")
-    for method in METHODS:
-        for measure in MEASURES:
-            entry = result[method][measure]
-            cells = (f"{entry[kind]:.3f} [{', '.join(f'{end:.3f}' for end in entry[f'{kind}_interval'])}]"
-                     for kind in KINDS)
-            table.add_row(method, measure, *cells)
-    Console(stderr=True, width=110).print(table)
+    def cell(entry: dict[str, Any], kind: str) -> str:
+        return "{:.3f} [{:.3f}, {:.3f}]".format(entry[kind], *entry[f"{kind}_interval"])
+
+    rows = [
+        (method, measure, *(cell(result[method][measure], kind) for kind in KINDS))
+        for method in METHODS for measure in MEASURES
+    ]
+    title = f"{result['images']} images, mean and 95 % interval"
+    show_table(("method", "measure", *KINDS), rows, title=title, width=110)

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from hkmap.cli._stream import ANYTHING, FOLDER, StreamCommand, absolute_option, emit, error_options
-from hkmap.cli._tables import format_options
+from hkmap.cli._options import FOLDER, absolute_option, format_options
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
+if TYPE_CHECKING:
+    from hkmap.sources.formats import Format
 
-@click.command("annotations", cls=StreamCommand)
-@click.argument("path", type=ANYTHING)
+
+@click.command("annotations")
 @click.option("--images", type=FOLDER, required=True, metavar="DIR",
               help="The folder that holds the images, itself or further down.")
 @format_options
 @absolute_option
 @error_options
-def print_annotations(
-    path: Path, images: Path, name: str | None, columns: dict[str, str], frame: tuple[int, int] | None, origin: str,
-    rejects: Rejects,
-) -> None:
+def print_annotations(path: Path, images: Path, source: Format, rejects: Rejects) -> None:
     """Print the images that a file of annotations is about as records, with their annotations.
 
-    PATH is a file, or a folder of files: COCO instances, Pascal VOC, labelme, VIA, YOLO boxes, Oxford trimaps, SALICON
-    fixations, CUB-GHA gaze, or a table (CSV or JSON Lines) of points (columns image, x, y), bubbles (and radius) or
-    boxes (and width, height), with user, weight and label where they are. The content tells which it is.
+    PATH is a file, or a folder of files, of a format that `hkmap list formats` names. A table (CSV or JSON Lines) has
+    points (columns image, x, y), bubbles (and radius) or boxes (and width, height), with user, weight and label where
+    they are.
 
     An image is found by the path, file name or stem that the file gives; the id is its path below DIR without the
-    suffix. Coordinates are printed in pixels of the image, whose first one covers 0 to 1, whatever the format counts
-    in. An image that is not there, may be two, or has another size than was annotated is an error.
+    suffix. Coordinates are printed in pixels of the image, whose first one covers 0 to 1. An image that is not there,
+    may be two, or has another size than was annotated is an error.
 
     \b
     Example:
       hkmap annotations instances.json --images val2017/ | hkmap show --out sheet.png
       hkmap annotations VOC2012/ --images VOC2012/JPEGImages/ | hkmap masks2map --out maps/
     """
-    from hkmap.sources.annotations import annotation_records, choose_format
-    from hkmap.sources.tables import Table
+    from hkmap.sources.annotations import annotation_records
 
-    table = Table(path, columns, frame, int(origin)) if columns or frame or origin != "0" else None
-    source = choose_format(path, name, table)
     emit(annotation_records(path, images, source=source, rejects=rejects))

@@ -3,67 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
-from hkmap.cli._drawing import emit_drawn, worker_options
-from hkmap.cli._stream import (
-    StreamCommand,
-    error_options,
-    map_output_options,
-    missing_map_option,
-    records_argument,
-)
-from hkmap.parallel.cluster import Workers
-from hkmap.records import Record, Rejects, masks_of, passed_on, reference_of
+from hkmap.cli._drawing import Drawing, drawing_options
+from hkmap.cli._options import missing_option
+from hkmap.records import Record, masks_of, passed_on, reference_of
 
 if TYPE_CHECKING:
-    from hkmap.files.maps import Drawn, MapWriter
+    from hkmap.files.maps import Drawn
     from hkmap.maps.certainty import Mask
 
 MISSING = "expected the reference of one; --missing pass lets such records go on unchanged"
 
 
-@click.command("certainty", cls=StreamCommand)
-@records_argument
-@click.option("--default", type=click.Choice(["known", "unknown"]), default="known", show_default=True,
+@click.command("certainty")
+@click.option("--default", type=click.Choice(["known", "unknown"]), default="known",
               help="What a cell is that nobody marked: known (there is nothing to look at) or unknown (nobody says).")
-@click.option("--above", type=click.FloatRange(min=0, max=1, max_open=True), default=0, show_default=True,
+@click.option("--above", type=click.FloatRange(min=0, max=1, max_open=True), default=0,
               help="With --default unknown: a cell is marked where the map is above this value, from 0 to 1.")
-@missing_map_option
-@map_output_options
-@worker_options
-@error_options
-def certainty(
-    records: IO[bytes],
-    default: str,
-    above: float,
-    missing: str,
-    writer: AbstractContextManager[MapWriter],
-    rejects: Rejects,
-    workers: Workers,
-) -> None:
+@missing_option("a map", "unchanged")
+@drawing_options
+def certainty(default: str, above: float, missing: str, drawing: Drawing) -> None:
     """Say how well each cell of a record's map is known, from its keys `unknown` and `dont_look`.
 
     Both keys are objects of names and masks, like `masks`: `unknown` marks where nobody knows (the void of Pascal VOC,
-    the border of a trimap), `dont_look` where somebody says that one should not look. Where both mark a pixel, it is
-    `dont_look`. The certainty, from 0 to 1, is a second map: `hkmap resize`, `pack` and `unpack` carry it along, and a
-    cell of certainty 0 is left out of the map loss and of the map MSE.
+    the border of a trimap), `dont_look` where one should not look; it comes first where both mark a pixel. The
+    certainty, from 0 to 1, is a second map that `hkmap resize`, `pack` and `unpack` carry along; a cell of certainty 0
+    has no part in the map loss and the map MSE.
 
     \b
       certainty  the share of the cell's area that is known.
       map        as it was, times the share of the cell's area that is not
                  `dont_look`; 0 where the certainty is 0.
 
-    So where one should not look the map is 0 with certainty 1. With --default unknown a cell is known only where the
-    map is above --above, or `dont_look` marks it. That is for masks and boxes: a density is above 0 nearly everywhere,
-    and needs a limit such as --above 0.05.
-
-    Say it while maps are large, and resize them then: in a small cell, half of which is unknown, the map has been
-    thinned out already. Without either key, and with --default known, a record goes on as it is.
+    With --default unknown a cell is known only where the map is above --above, or `dont_look` marks it. That is for
+    masks and boxes: a density is above 0 nearly everywhere, and needs a limit such as --above 0.05. Do this while maps
+    are large, and resize them afterwards: a small cell that is half unknown has been thinned out already. Without
+    either key, and with --default known, a record goes on as it is.
 
     \b
     Example:
@@ -71,8 +50,7 @@ def certainty(
         | hkmap certainty --out certain/ \\
         | hkmap resize --size 14 --out certain14/ > maps14.jsonl
     """
-    function = partial(_weigh, default=default, above=above, missing=missing)
-    emit_drawn(records, writer, function, rejects, workers, reads_files=True)
+    drawing.emit(partial(_weigh, default=default, above=above, missing=missing), reads_files=True)
 
 
 def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn | Record:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._stream import StreamCommand, emit, error_options, root_argument, split_option
+from hkmap.cli._options import root_argument, split_option
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
 
-@click.command("dogs", cls=StreamCommand)
+@click.command("dogs")
 @root_argument
 @split_option
 @error_options

@@ -1,50 +1,47 @@
+"""hkmap eval: how good a network is, on shards."""
+
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hkmap.cli._options import (
-    device_option,
+    COUNT,
     fold_options,
-    from_option,
+    named_option,
+    network_options,
     shards_argument,
-    use_maps_option,
     warn_of_control,
 )
-from hkmap.cli._progress import track
-from hkmap.cli._stream import StreamCommand, print_result
+from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
     from hkmap.shards.folds import Folding
 
 
-@click.command("eval", cls=StreamCommand)
-@shards_argument()
-@from_option
-@click.option("--metric", "metrics", multiple=True, required=True,
-              type=click.Choice(["top1", "top5", "mse", "insertion", "deletion"]),
-              help="Repeatable. top1, top5: accuracy. mse: the attention map against the human map, with "
-                   "the mse of a map of zeros beside it. insertion (higher "
-                   "is better), deletion (lower is better): RISE's area under the curve.")
+@click.command("eval")
+@shards_argument
+@named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
+              help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
+                   "deletion (RISE's area under the curve) or another; repeatable.")
 @fold_options("Measure on this fold alone, which train and finetune held out.")
-@use_maps_option
-@click.option("--step", type=click.IntRange(min=1), metavar="PIXELS",
-              help="Pixels that insertion and deletion change at a time. [default: a 28th of the image; 1792 at 224]")
+@click.option("--step", type=COUNT, metavar="PIXELS",
+              help="Pixels that insertion and deletion change at a time.  [default: a 28th of the image; 1792 at 224]")
 @click.option("--hold-attention", is_flag=True,
               help="In insertion and deletion keep the whole image's map, instead of looking anew at each frame.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@device_option
+@network_options(batch_size=32)
 def evaluate(
     shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
 ) -> None:
-    """Measure a network on shards: was it more right, and more honest.
+    """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
-    Prints one JSON object; a table for people goes to stderr. Each metric is the mean over the samples it applies
-    to, and their number stands beside it. Insertion and deletion follow RISE: the class is the network's own answer
-    for the whole image, the score its probability, deleted pixels become the mean colour, the blur is RISE's.
+    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples it applies to, and their
+    number stands beside it. Insertion (higher is better) and deletion (lower is better) follow RISE: the class is the
+    network's own answer for the whole image, the score its probability, deleted pixels become the mean colour, the
+    blur is RISE's.
 
     \b
     Example:
@@ -63,17 +60,10 @@ def evaluate(
         watch=lambda rows: track(rows, "evaluating", total=total),
     )
     warn_of_control(model)
-    _print_table(str(source), report)
+    show_table(("metric", "mean", "samples"), _rows(report), title=str(source))
     print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})
 
 
-def _print_table(title: str, report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("metric", "mean", "samples", title=Text(title))
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, value in report["metrics"].items():
-        table.add_row(name, "none applies" if value is None else f"{value:.4f}", str(report["counts"][name]))
-    if logging.getLogger("hkmap").getEffectiveLevel() < logging.ERROR:      # not under -q
-        Console(stderr=True).print(table)
+        yield name, "none applies" if value is None else f"{value:.4f}", str(report["counts"][name])

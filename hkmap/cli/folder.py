@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._stream import FOLDER, StreamCommand, emit, error_options, root_argument
+from hkmap.cli._options import FOLDER, root_argument
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
 
-@click.command("folder", cls=StreamCommand)
+@click.command("folder")
 @root_argument
 @click.option("--masks", type=FOLDER, metavar="DIR",
               help="Masks under the same paths as their images but for the suffix: DIR/cat/007.png for "
@@ -20,9 +21,7 @@ from hkmap.records import Rejects
 @click.option("--dont-look", type=FOLDER, metavar="DIR",
               help="Likewise, masks of where one should not look; see `hkmap certainty`.")
 @error_options
-def folder(
-    root: Path, masks: Path | None, unknown: Path | None, dont_look: Path | None, rejects: Rejects
-) -> None:
+def folder(root: Path, rejects: Rejects, **masks: Path | None) -> None:
     """Print the images of a folder as records.
 
     Each folder in ROOT that holds an image, itself or further down, is a class; labels count from 0 in natural
@@ -36,6 +35,5 @@ def folder(
     """
     from hkmap.sources.folder import folder_records
 
-    folders = {"masks": masks, "unknown": unknown, "dont_look": dont_look}
-    given = {key: path for key, path in folders.items() if path is not None}
+    given = {key: path for key, path in masks.items() if path is not None}
     emit(folder_records(root, masks=given, rejects=rejects))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._stream import StreamCommand, emit, error_options, root_argument, split_option
+from hkmap.cli._options import root_argument, split_option
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
 
-@click.command("idrid", cls=StreamCommand)
+@click.command("idrid")
 @root_argument
 @split_option
 @click.option("--part", type=click.Choice(["segmentation", "grading"]),
@@ -29,10 +30,9 @@ def idrid(root: Path, split: str, part: str | None, binary: bool, rejects: Rejec
     begin with "test-". The two parts number the same pictures differently: never join them by id.
 
     --binary is the task of the paper. Label 1, "diseased": images of the segmentation part with haemorrhages,
-    hard or soft exudates; one with microaneurysms alone is in neither class and left out. Label 0, "healthy":
-    grade 0 of the grading part, with no masks, so that the map is empty and not unknown. The ids begin with
-    "seg-" and "grade-". Pictures known to be in the data twice are used once. A warning names each image left
-    out, and tells where the two classes differ in resolution.
+    hard or soft exudates; one with microaneurysms alone is in neither class. Label 0, "healthy": grade 0 of the
+    grading part, with no masks, so that the map is empty and not unknown. The ids begin with "seg-" and "grade-".
+    Images that come twice are used once. A warning names those that were dropped.
 
     \b
     Example:
@@ -42,7 +42,7 @@ def idrid(root: Path, split: str, part: str | None, binary: bool, rejects: Rejec
     from hkmap.sources.idrid import binary_records, idrid_records
 
     if binary and part:
-        raise click.UsageError("--binary takes both parts; leave out --part.")
+        raise click.UsageError("--binary takes both parts; omit --part.")
     if binary:
         emit(binary_records(root, split=split, rejects=rejects))
     else:

@@ -11,30 +11,25 @@ from typing import Any
 import click
 
 from hkmap.cli._options import shards_argument
-from hkmap.cli._stream import StreamCommand, print_result
+from hkmap.cli._stream import print_result, show_table
 
 _BAR = 30      # columns of a terminal
 
 
-@click.command("info", cls=StreamCommand)
-@shards_argument()
-@click.option("--full", is_flag=True,
-              help="Read every record as well, its checksum compared: splits, keys, sizes of images in pixels, "
-                   "histograms of the maps' means and maxima, and two digests.")
+@click.command("info")
+@shards_argument
+@click.option("--full", is_flag=True, help="Read every record as well, its checksum compared; tell more about it.")
 def info(shards: tuple[Path, ...], full: bool) -> None:
     """Say what shards hold.
 
-    Prints one JSON object a shard: its records, maps, annotators' maps, map size [height, width] in map pixels, classes
-    with their numbers of records and maps, pixel_size [height, width] where it holds decoded pixels and not image
-    files, sizes in bytes, what wrote it, and a histogram of the images' bytes ("edges" of ten bins, "counts" in them;
-    one bin where all are alike). That takes a moment whatever the shard's size, as only the structure and the columns
-    of numbers are read; whether all the rest is sound, hkmap verify says.
+    Prints one JSON object per shard: its records, maps, annotators' maps, map size [height, width], classes with their
+    numbers of records and maps, pixel_size [height, width] where it holds decoded pixels, sizes in bytes, what wrote
+    it, and a histogram of the images' bytes. That takes a moment whatever the shard's size, as only the structure and
+    the columns of numbers are read; `hkmap check` tells whether the rest is sound. A terminal gets a table on stderr.
 
     With --full also: how many records have which split and which key; the ten most frequent sizes of images, [width,
-    height] in pixels; histograms over the maps; sha256, the file's own digest (null where h5repack or another program
-    wrote the shard anew), and content_sha256, which leaves paths aside, so that a shard unpacked and packed again, or
-    through h5repack, keeps it. A damaged shard ends in exit code 1, with a sentence. On a terminal a table goes to
-    stderr.
+    height]; histograms over the maps; sha256, the file's own digest (null where another program such as h5repack wrote
+    it anew), and content_sha256, which a shard keeps that is unpacked and packed again, or goes through h5repack.
 
     \b
     Example:
@@ -45,21 +40,9 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
 
     for shard in shards:
         description = describe_shard(shard) if full else outline_shard(shard)
-        _show(description)
+        if sys.stderr.isatty():
+            show_table(("", ""), _rows(description), title=description["path"])
         print_result(description)
-
-
-def _show(description: dict[str, Any]) -> None:
-    if not sys.stderr.isatty():
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=description["path"], show_header=False)
-    for key, value in _rows(description):
-        table.add_row(Text(key), Text(value))
-    Console(stderr=True).print(table)
 
 
 def _rows(description: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,42 +1,76 @@
-"""The group `hkmap` and the list of its commands."""
+"""The group `hkmap`: its commands, which are imported when they are called, and how each of them ends.
+
+Exit codes: 0 done, 1 the data or the run failed, 2 called wrongly, 3 a checking command found something,
+130 interrupted.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 import os
+import sys
+from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from hkmap import __version__
-from hkmap.cli._stream import StreamGroup
-from hkmap.cli.agreement import agreement
-from hkmap.cli.annotations import print_annotations
-from hkmap.cli.boxes2map import boxes2map
-from hkmap.cli.bubbles2map import bubbles2map
-from hkmap.cli.certainty import certainty
-from hkmap.cli.crop import crop
-from hkmap.cli.cub import cub
-from hkmap.cli.dogs import dogs
-from hkmap.cli.eval import evaluate
-from hkmap.cli.finetune import finetune
-from hkmap.cli.folder import folder
-from hkmap.cli.idrid import idrid
-from hkmap.cli.info import info
-from hkmap.cli.join import join
-from hkmap.cli.masks2map import masks2map
-from hkmap.cli.merge import merge
-from hkmap.cli.pack import pack
-from hkmap.cli.points2map import points2map
-from hkmap.cli.predict import predict
-from hkmap.cli.resize import resize
-from hkmap.cli.sample import sample
-from hkmap.cli.show import show
-from hkmap.cli.split import split
-from hkmap.cli.train import train
-from hkmap.cli.unpack import unpack
-from hkmap.cli.validate import validate
-from hkmap.cli.verify import verify
-from hkmap.cli.webdataset import webdataset
+from hkmap.choices import Choices
+from hkmap.cli._stream import emit
+from hkmap.errors import ChoiceError, HkmapError, UpstreamError
+
+#: The commands in the order of a pipeline; each is the only one in its file, cli/NAME.py.
+SECTIONS = {
+    "Sources": {
+        "cub": "Print Caltech-UCSD Birds, with boxes, bubbles and gaze.",
+        "dogs": "Print Stanford Dogs, with boxes.",
+        "idrid": "Print IDRiD's images of the retina, with lesion masks.",
+        "folder": "Print the images of a folder, with masks if there are any.",
+        "annotations": "Print the images of COCO, VOC, YOLO and other annotations.",
+        "webdataset": "Print the samples of WebDataset tars.",
+        "join": "Add the annotations of a file to records.",
+        "sample": "Pass on some of the records, drawn at random.",
+    },
+    "Maps": {
+        "bubbles2map": "Draw maps of bubbles or gaze points.",
+        "boxes2map": "Draw maps of boxes.",
+        "masks2map": "Draw maps of masks and polygons.",
+        "certainty": "Say how well each cell of a map is known.",
+        "crop": "Crop or pad images, with all that belongs to them.",
+        "resize": "Resize maps.",
+    },
+    "Shards": {
+        "pack": "Pack images, maps and labels into HDF5 shards.",
+        "unpack": "Print the records of shards, or write them as files.",
+        "merge": "Join shards.",
+        "split": "Split shards into parts or folds.",
+        "info": "Say what shards hold.",
+    },
+    "Networks": {
+        "train": "Train a network on images and labels.",
+        "finetune": "Fine-tune a network to look where people look.",
+        "predict": "Add predictions and attention maps to records.",
+        "eval": "Measure a network on shards.",
+    },
+    "Looking and checking": {
+        "show": "Draw contact sheets of images, annotations and maps.",
+        "check": "Report what is odd about records, or damaged in shards.",
+        "agreement": "Measure how far annotators agree.",
+        "list": "List every choice by name, such as bandwidths or metrics.",
+    },
+}
+
+#: Ours with their lines, and those that other packages add by the entry points `hkmap.commands`.
+COMMANDS: Choices[Any] = Choices(
+    "command", {name: line for lines in SECTIONS.values() for name, line in lines.items()}, group="hkmap.commands",
+    kind=click.Command,
+)
+OURS = tuple(name for lines in SECTIONS.values() for name in lines)
+
+# What cv2's wheel wants of a desktop, and a machine without one does not have.
+_OF_DESKTOPS = ("libGL", "libgthread", "libSM", "libX")
 
 
 class _StderrHandler(logging.Handler):
@@ -46,12 +80,128 @@ class _StderrHandler(logging.Handler):
         click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
 
 
-@click.group(cls=StreamGroup, context_settings={"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports a command when it is called, and turns every end of it into a sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in OURS:
+            return load(name)
+        if name not in COMMANDS:
+            return None
+        found: click.Command = COMMANDS[name]
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, their lines whole; the commands of other packages have one of their own."""
+        others = {name: _line(name) for name in COMMANDS if name not in OURS}
+        width = max(map(len, (*OURS, *others)))
+        for title, lines in {**SECTIONS, "Commands of other packages": others}.items():
+            if lines:
+                with formatter.section(title):
+                    formatter.write_dl([(name.ljust(width), line) for name, line in lines.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=_line(name)) for name in names), *options]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HkmapError as error:
+            _fail(ctx, str(error), pass_on=error.args[0] if isinstance(error, UpstreamError) else None)
+        except BrokenPipeError:
+            _forget_stdout()      # the reader has seen enough (`| head -1`): no complaint
+            ctx.exit(0)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(ctx, f"{place}{error.strerror or error}")
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            _pass_on("interrupted")       # Ctrl-C reaches every stage, `kill -INT` only this one
+            ctx.exit(130)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except Exception as error:      # a bug: it keeps its traceback, and the next stage is told
+            if isinstance(error, ImportError) and str(error).startswith(_OF_DESKTOPS):
+                _fail(ctx, f"OpenCV cannot be loaded ({error}); on a machine without a desktop run "
+                           "`pip uninstall opencv-python`, then `pip install opencv-python-headless`")
+            _pass_on(f"{type(error).__name__}: {error}")
+            raise
+
+
+@functools.cache
+def load(name: str) -> click.Command:
+    """Import one of our commands; give it -v and -q, and each option its variable, such as HKMAP_PREDICT_FROM."""
+    module = importlib.import_module(f"hkmap.cli.{name}")
+    command = next(
+        found for found in vars(module).values() if isinstance(found, click.Command) and found.name == name
+    )
+    command.short_help = COMMANDS[name]
+    talk: dict[str, Any] = {"expose_value": False, "callback": _set_level, "show_default": False}
+    command.params += [
+        click.Option(["-v", "--verbose"], count=True, **talk, help="Say more."),
+        click.Option(["-q", "--quiet"], is_flag=True, **talk, help="Errors only."),
+    ]
+    for option in command.params:
+        if isinstance(option, click.Option):
+            own = max(option.opts, key=len).removeprefix("--")
+            option.envvar = f"HKMAP_{name}_{own}".replace("-", "_").upper()
+    return command
+
+
+def _line(name: str) -> str:
+    if name in OURS:
+        return str(COMMANDS[name])
+    try:
+        return str(COMMANDS[name].get_short_help_str(limit=200))
+    except ChoiceError:
+        return f"cannot be loaded; call `hkmap {name}` to see why"
+
+
+def _set_level(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
+    levels = {"quiet": {1: logging.ERROR}, "verbose": {1: logging.INFO, 2: logging.DEBUG}}[parameter.name or ""]
+    if value:
+        logging.getLogger("hkmap").setLevel(levels[min(value, len(levels))])
+
+
+def _fail(ctx: click.Context, message: str, pass_on: str | None = None) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    _pass_on(pass_on or message)
+    ctx.exit(1)
+
+
+def _pass_on(message: str) -> None:
+    """Tell the next stage, unless a person reads stdout."""
+    if sys.stdout.isatty():
+        return
+    try:
+        emit([{"error": message.encode(errors="backslashreplace").decode()}])     # it may name a file in Latin-1
+    except OSError:
+        _forget_stdout()          # the next stage is gone already, or the disk is full: stderr has the sentence
+
+
+def _forget_stdout() -> None:
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):      # a test's stdout has none
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+SETTINGS = {"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="hkmap")
 def hkmap() -> None:
     """Turn what people know about where to look into attention maps, and train networks that look there.
 
-    Commands pass records, one JSON object a line: sources print them, filters change them, sinks keep them.
+    Commands pass records, one JSON object per line: sources print them, filters change them, sinks keep them.
+    `hkmap COMMAND --help` explains a command.
 
     \b
     Example:
@@ -68,15 +218,3 @@ def hkmap() -> None:
     logger.handlers[:] = [_StderrHandler()]
     logger.setLevel(logging.WARNING)
     logger.propagate = False
-
-
-COMMANDS: tuple[click.Command, ...] = (
-    cub, dogs, folder, idrid, print_annotations, webdataset,
-    join,
-    bubbles2map, points2map, boxes2map, masks2map, certainty, crop, resize, sample, predict,
-    pack, unpack, merge, split, info, verify, show, agreement, validate,
-    train, finetune, evaluate,
-)
-
-for command in COMMANDS:
-    hkmap.add_command(command)

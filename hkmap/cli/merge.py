@@ -6,15 +6,14 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import shards_argument
-from hkmap.cli._progress import track
-from hkmap.cli._stream import OUTPUT, StreamCommand, overwrite_option, print_result
+from hkmap.cli._options import COUNT, OUTPUT, overwrite_option, shards_argument
+from hkmap.cli._stream import print_result, track
 
 
-@click.command("merge", cls=StreamCommand)
+@click.command("merge")
 @click.argument("out", type=OUTPUT, metavar="OUT.h5")
-@shards_argument()
-@click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
+@shards_argument
+@click.option("--shard-size", type=COUNT, metavar="N",
               help="Begin another shard after N records: OUT-00000.h5, OUT-00001.h5, and so on.")
 @overwrite_option
 def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite: bool) -> None:

@@ -1,48 +1,33 @@
+"""hkmap predict: what a network says about records."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import device_option, from_option, use_maps_option, warn_of_control
-from hkmap.cli._stream import (
-    StreamCommand,
-    emit,
-    emit_when_saved,
-    error_options,
-    optional_map_output_options,
-    read,
-    records_argument,
-)
+from hkmap.cli._options import map_output_options, network_options, warn_of_control
+from hkmap.cli._stream import emit, emit_when_saved, error_options, read, records_argument
 from hkmap.records import Record, Rejects
 
 if TYPE_CHECKING:
     from hkmap.files.maps import MapWriter
 
 
-@click.command("predict", cls=StreamCommand)
+@click.command("predict")
 @records_argument
-@from_option
-@optional_map_output_options
-@click.option("--key", default="attention", show_default=True, help="The record's key for the attention map.")
-@use_maps_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
-@device_option
+@map_output_options(required=False)
+@click.option("--key", default="attention", help="The record's key for the attention map.")
+@network_options(batch_size=16)
 @error_options
 def predict(
-    records: IO[bytes],
-    source: Path,
-    writer: AbstractContextManager[MapWriter] | None,
-    key: str,
-    use_maps: bool,
-    batch_size: int,
-    device: str,
-    rejects: Rejects,
+    records: IO[bytes], source: Path, writer: AbstractContextManager[MapWriter] | None, device: str, rejects: Rejects,
+    **options: Any,
 ) -> None:
-    """Add what a network says to records: prediction, confidence and, with --out, where it looked.
+    """Add what a network predicts to records: prediction, confidence and, with --out, where it looked.
 
     The prediction is a label, counted as the network's training data count it; the confidence its probability. The
     attention map is one of the whole image: 0 where a network of --fit crop saw nothing, and without the padding that
@@ -57,9 +42,7 @@ def predict(
     from hkmap.engine.runs import load_model, pick_device
 
     def predicted(maps: MapWriter | None) -> Iterable[Record]:
-        return predicted_records(
-            model, read(records, rejects), rejects, on, maps=maps, key=key, use_maps=use_maps, batch_size=batch_size
-        )
+        return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
 
     model, on = load_model(source), pick_device(device)
     warn_of_control(model)

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import re
-from typing import IO, Any
+from typing import IO
 
 import click
 
-from hkmap.cli._stream import StreamCommand, emit, error_options, read, records_argument
+from hkmap.cli._options import SEED
+from hkmap.cli._stream import emit, error_options, read, records_argument
 from hkmap.records import Rejects
 
 
-class Amount(click.ParamType):
-    """A number of records, from 1, or a share of them between 0 and 1."""
-
-    name = "amount"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        if re.fullmatch(r"0*[1-9][0-9]*", str(value)):
-            return int(value)
-        if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*", str(value)):
-            self.fail(f"{value!r}: expected a number of records from 1, or a share such as 0.1.", param, ctx)
-        return float(value)
+def _amount(value: str) -> int | float:
+    """Read a number of records, from 1, or a share of them between 0 and 1."""
+    if re.fullmatch(r"0*[1-9][0-9]*", value):
+        return int(value)
+    if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*", value):
+        raise click.BadParameter(f"{value!r}: expected a number of records from 1, or a share such as 0.1.")
+    return float(value)
 
 
-@click.command("sample", cls=StreamCommand)
-@click.argument("amount", type=Amount(), metavar="N|SHARE")
+@click.command("sample")
+@click.argument("amount", type=_amount, metavar="N|SHARE")
 @records_argument
 @click.option("--per-class", is_flag=True, help="N records of each label; those without a label count as one label.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another sample.")
+@click.option("--seed", type=SEED, default=0, help="Another seed, another sample.")
 @error_options
 def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, rejects: Rejects) -> None:
-    """Pass on some of the records, drawn by chance, in the order in which they came.
+    """Pass on some of the records, drawn at random, in the order in which they came.
 
-    N is exact; nothing is passed on before the last record came, and only the chosen ones are held in memory. A share
-    such as 0.1 is about that share, of each class too, and is passed on at once. Whether a record is taken depends on
-    its id and the seed: the sample is the same whatever the order, and a smaller one is part of a larger one. Fewer
-    records than N are all passed on, with a warning.
+    N is exact; nothing is passed on before the last record has come, and only the chosen ones are held in memory. A
+    share such as 0.1 is about that share, of each class too, and is passed on at once. Whether a record is taken
+    depends on its id and the seed: the sample is the same whatever the order, and a smaller one is part of a larger
+    one. Fewer records than N are all passed on, with a warning.
 
     \b
     Example:
@@ -50,5 +47,5 @@ def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, 
         emit(sample_count(read(records, rejects), amount, seed=seed, per_label=per_class))
         return
     if per_class:
-        raise click.UsageError("A share is about the same of each class already; say N, or leave --per-class away.")
+        raise click.UsageError("A share is about the same of each class already; give N, or omit --per-class.")
     emit(sample_share(read(records, rejects), amount, seed=seed))

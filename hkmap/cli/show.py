@@ -14,47 +14,43 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._stream import (
-    OUTPUT,
-    StreamCommand,
-    error_options,
-    overwrite_option,
-    print_result,
-    read,
-    records_argument,
-)
+from hkmap.cli._options import COUNT, named_option, overwrite_option
+from hkmap.cli._stream import error_options, print_result, read, records_argument
 from hkmap.errors import RecordError
 from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
 
 if TYPE_CHECKING:
-    from hkmap.report.lettering import Pixels
-    from hkmap.report.sheets import Entry, Tile
+    from hkmap.maps.check import Map
+    from hkmap.report.sheets import Entry
 
 PATIENCE = 5      # seconds: an opener that fails has done so by then, and a viewer may stay longer
 
 
-@click.command("show", cls=StreamCommand)
+def _png(value: str) -> Path:
+    if not value.lower().endswith(".png"):
+        raise click.BadParameter(f"{value}: expected a name that ends in .png.")
+    return Path(value)
+
+
+@click.command("show")
 @records_argument
-@click.option("--out", type=OUTPUT, required=True, metavar="FILE.png", help="The picture to write.")
-@click.option("--map", "keys", multiple=True, default=("map",), show_default=True, metavar="KEY",
+@click.option("--out", type=_png, required=True, metavar="FILE.png", help="The picture to write.")
+@click.option("--map", "keys", multiple=True, default=("map",), metavar="KEY",
               help="A key of the records whose value is the reference of a map, such as `attention`; repeatable. "
                    "annotator_maps.NAME is the map of one annotator.")
 @click.option("--caption", "captions", multiple=True, metavar="KEY",
-              help="A key of the records to write below the image; repeatable, a line each.  [default: id; class, "
+              help="A key of the records to write below the image; repeatable, one line each.  [default: id; class, "
                    "label, prediction and confidence]")
-@click.option("--colour", type=click.Choice(["viridis", "cividis", "inferno", "grey"]), default="viridis",
-              show_default=True,
-              help="The maps' colours, dark for 0 and bright for 1. grey is a light on the image: its own colours "
-                   "where the map is 1, black where it is 0.")
+@named_option("--colour", table="colours", default="viridis", help="The maps' colours, dark for 0 and bright for 1.")
 @click.option("--plain", is_flag=True,
               help="Draw the maps alone, not over the image: each cell a block of its value's colour.")
-@click.option("--legend/--no-legend", default=True, show_default=True,
+@click.option("--legend/--no-legend", default=True,
               help="A strip below the sheet: the maps' colours from 0 to 1, and those of the annotations.")
-@click.option("--columns", type=click.IntRange(min=1), default=3, show_default=True, help="Records side by side.")
-@click.option("--cell", type=click.IntRange(min=32, max=4096), default=224, show_default=True,
+@click.option("--columns", type=COUNT, default=3, help="Records side by side.")
+@click.option("--cell", type=click.IntRange(min=32, max=4096), default=224,
               help="Pixels of the longer side of each picture on the sheet.")
-@click.option("--limit", type=click.IntRange(min=1), default=24, show_default=True,
-              help="Records on a sheet, the first ones; how many were left out is said.")
+@click.option("--limit", type=COUNT, default=24,
+              help="Records on a sheet, the first ones; a warning says how many were left out.")
 @click.option("--pages", is_flag=True,
               help="Leave none out: go on, after every --limit records, to FILE-2.png, FILE-3.png, and so on.")
 @click.option("--open", "opening", is_flag=True,
@@ -62,29 +58,15 @@ PATIENCE = 5      # seconds: an opener that fails has done so by then, and a vie
 @overwrite_option
 @error_options
 def show(
-    records: IO[bytes],
-    out: Path,
-    keys: tuple[str, ...],
-    captions: tuple[str, ...],
-    colour: str,
-    plain: bool,
-    legend: bool,
-    columns: int,
-    cell: int,
-    limit: int,
-    pages: bool,
-    opening: bool,
-    overwrite: bool,
-    rejects: Rejects,
+    records: IO[bytes], out: Path, keys: tuple[str, ...], legend: bool, columns: int, limit: int, pages: bool,
+    opening: bool, overwrite: bool, rejects: Rejects, **style: Any,
 ) -> None:
     """Draw a contact sheet: each image with its annotations, and beside it its maps.
 
     Bubbles are circles, points dots whose area follows their weight, boxes, polygons and masks outlines; masks of
     what nobody annotated (`unknown`) and of where not to look (`dont_look`) are named so. A map lies in colour over
-    the image in grey. The colours rise evenly in brightness and are told apart by the colour-blind too. The captions
-    give what --caption names, and the map's size and maximum; they are spelt in ASCII, and a letter without a spelling
-    is its code (\\u65e5). Prints one JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages
-    "sheets" too, a list of files.
+    the image in grey. The captions, in ASCII, give what --caption names, and the map's size and maximum. Prints one
+    JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages "sheets" too, a list of files.
 
     \b
     Example:
@@ -93,32 +75,26 @@ def show(
         | hkmap show --map map --map attention --caption id --caption confidence --out both.png
       hkmap show maps.jsonl --plain --colour inferno --pages --open --out pages/maps.png
     """
-    from hkmap.files.atomic import replacing
+    from PIL import Image
+
+    from hkmap.files.atomic import refuse_existing, replacing
     from hkmap.report.sheets import Style, contact_sheet, draw_tile, with_legend
 
-    _check_name(out, overwrite=overwrite)
-    style = Style(cell=cell, colour=colour, plain=plain, captions=captions)
-    stream = read(records, rejects)
-    tiles = each(stream, lambda record: draw_tile(_entry(record, keys), style), rejects)
+    refuse_existing(out, overwrite=overwrite)
+    look, stream = Style(**style), read(records, rejects)
+    tiles = each(stream, lambda record: draw_tile(_entry(record, keys), look), rejects)
     drawn: dict[Path, int] = {}
     with ExitStack() as sheets:     # they get their names at the end, together: a failure upstream must leave none
-        for name, page in zip(_names(out, pages=pages), _pages(tiles, limit), strict=False):
+        for name, page in zip(_names(out, pages=pages), iter(lambda: list(islice(tiles, limit)), []), strict=False):
             sheet = contact_sheet(page, columns)
             beside = sheets.enter_context(replacing(name, overwrite=overwrite))
-            _write(beside, with_legend(sheet, page, style) if legend else sheet)
+            Image.fromarray(with_legend(sheet, page, look) if legend else sheet).save(beside, format="PNG")
             drawn[name] = len(page)
         _count_rest(stream, out, drawn)
-    print_result(_result(drawn, pages=pages))
+    files = [str(name) for name in drawn]
+    print_result({"sheet": files[0], "records": sum(drawn.values())} | ({"sheets": files} if pages else {}))
     if opening:
         _open(out)
-
-
-def _check_name(out: Path, *, overwrite: bool) -> None:
-    from hkmap.files.atomic import refuse_existing
-
-    if out.suffix.lower() != ".png":
-        raise click.BadParameter(f"{out}: expected a name that ends in .png.", param_hint="--out")
-    refuse_existing(out, overwrite=overwrite)
 
 
 def _names(out: Path, *, pages: bool) -> Iterator[Path]:
@@ -128,43 +104,33 @@ def _names(out: Path, *, pages: bool) -> Iterator[Path]:
         yield from (out.with_name(f"{out.stem}-{number}{out.suffix}") for number in count(2))
 
 
-def _pages(tiles: Iterator[Tile], limit: int) -> Iterator[list[Tile]]:
-    while page := list(islice(tiles, limit)):
-        yield page
-
-
 def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     from hkmap.files.masks import read_fitting_mask
     from hkmap.report.sheets import Entry
-    from hkmap.stream.references import load_certainty, load_map, read_image
+    from hkmap.stream.references import read_image
 
     place = reference_of(record, "image")
     if place is None:
         raise RecordError(f'record "{record["id"]}": has no image to show; expected a path, or a row of a shard')
     image = read_image(place)
     frame = (image.shape[1], image.shape[0])
-    references = {key: _map_reference(record, key) for key in keys}
-    maps = {
-        key: None if reference is None else (load_certainty if key == "certainty" else load_map)(reference)
-        for key, reference in references.items()
-    }
+    maps = {key: _map(record, key) for key in keys}
     masks, unknown, dont_look = (
         {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
         if record.get(key) is not None else {}
         for key in ("masks", "unknown", "dont_look")
     )
-    return Entry(record=record, image=image, maps=maps, masks=masks, unknown=unknown, dont_look=dont_look)
+    return Entry(record, image, maps, masks, unknown, dont_look)
 
 
-def _map_reference(record: Record, key: str) -> str | None:
+def _map(record: Record, key: str) -> Map | None:
+    from hkmap.stream.references import load_certainty, load_map
+
     kind, _, name = key.partition(".")
-    return annotator_maps_of(record).get(name) if kind == "annotator_maps" and name else reference_of(record, key)
-
-
-def _write(path: Path, sheet: Pixels) -> None:
-    from PIL import Image
-
-    Image.fromarray(sheet).save(path, format="PNG")
+    of_people = kind == "annotator_maps" and name
+    reference = annotator_maps_of(record).get(name) if of_people else reference_of(record, key)
+    load = load_certainty if key == "certainty" else load_map
+    return load(reference) if reference else None
 
 
 def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> None:
@@ -174,13 +140,8 @@ def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> 
         raise RecordError(f"{out}: no record could be drawn, so there is no sheet; see the warnings above")
     if left_out:
         logging.getLogger("hkmap").warning(
-            "%d records left out of the sheet; raise --limit, or say --pages, to see them", left_out
+            "%d records left out of the sheet; raise --limit, or use --pages, to see them", left_out
         )
-
-
-def _result(drawn: dict[Path, int], *, pages: bool) -> dict[str, Any]:
-    sheets = [str(name) for name in drawn]
-    return {"sheet": sheets[0], "records": sum(drawn.values())} | ({"sheets": sheets} if pages else {})
 
 
 def _open(sheet: Path) -> None:

@@ -1,4 +1,4 @@
-"""hkmap split: shards in, a shard a part out."""
+"""hkmap split: shards in, one shard per part out."""
 
 from __future__ import annotations
 
@@ -8,57 +8,51 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import shards_argument
-from hkmap.cli._progress import track
-from hkmap.cli._stream import OUTPUT, StreamCommand, overwrite_option, print_result
+from hkmap.cli._options import OUTPUT, SEED, overwrite_option, shards_argument
+from hkmap.cli._stream import print_result, track
 
 
-class Shares(click.ParamType):
-    """NAME=SHARE,... as exact numbers by their names; they add up to 1."""
-
-    name = "shares"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Fraction]:
-        shares: dict[str, Fraction] = {}
-        for pair in value.split(","):
-            name, _, share = pair.strip().partition("=")
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in shares:
-                self.fail(f'"{pair}": expected NAME=SHARE with a NAME of its own, of letters and digits.', param, ctx)
-            if not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+/0*[1-9][0-9]*", share) or not Fraction(share):
-                self.fail(f'"{pair}": expected a share above 0, such as 0.8 or 1/3.', param, ctx)
-            shares[name] = Fraction(share)
-        if len(shares) < 2:
-            self.fail(f'"{value}": expected two or more parts.', param, ctx)
-        if sum(shares.values()) != 1:
-            self.fail(f"the shares add up to {float(sum(shares.values())):g}, expected 1.", param, ctx)
-        return shares
+def _shares(value: str) -> dict[str, Fraction]:
+    """Read NAME=SHARE,... as exact numbers by their names; they add up to 1."""
+    shares: dict[str, Fraction] = {}
+    for pair in value.split(","):
+        name, _, share = pair.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in shares:
+            raise click.BadParameter(f'"{pair}": expected NAME=SHARE with a NAME of its own, of letters and digits.')
+        if not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+/0*[1-9][0-9]*", share) or not Fraction(share):
+            raise click.BadParameter(f'"{pair}": expected a share above 0, such as 0.8 or 1/3.')
+        shares[name] = Fraction(share)
+    if len(shares) < 2:
+        raise click.BadParameter(f'"{value}": expected two or more parts.')
+    if sum(shares.values()) != 1:
+        raise click.BadParameter(f"the shares add up to {float(sum(shares.values())):g}, expected 1.")
+    return shares
 
 
-@click.command("split", cls=StreamCommand)
-@shards_argument()
-@click.option("--shares", type=Shares(), metavar="NAME=SHARE,...",
+@click.command("split")
+@shards_argument
+@click.option("--shares", type=_shares, metavar="NAME=SHARE,...",
               help="A part of each name: train=0.8,val=0.1,test=0.1, or thirds, a=2/3,b=1/3. They add up to 1.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="K",
               help="K equal parts, fold-1 to fold-K; fold-I is what --fold I/K holds out in train, finetune and eval.")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR", help="The folder of the new shards, DIR/NAME.h5.")
 @click.option("--group", metavar="KEY",
               help="A key of the records, such as patient: records in which it is the same stay in one part.")
-@click.option("--stratify/--no-stratify", default=True, show_default=True,
-              help="Whether each part is to have its share of every label, as the folds of --fold have, or is drawn "
-                   "without a look at them.")
-@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
-              help="Another seed, another split.")
+@click.option("--stratify/--no-stratify", default=True,
+              help="Whether each part gets its share of every label, as the folds of --fold do, or is drawn without "
+                   "regard to labels.")
+@click.option("--seed", type=SEED, default=0, help="Another seed, another split.")
 @overwrite_option
 def split(
     shards: tuple[Path, ...], shares: dict[str, Fraction] | None, folds: int | None, out: Path, group: str | None,
     stratify: bool, seed: int, overwrite: bool,
 ) -> None:
-    """Split shards into parts, a shard each: train, val and test, say, or the folds of a cross-validation.
+    """Split shards into parts, one shard each: train, val and test, or the folds of a cross-validation.
 
-    What goes where depends on the ids, labels and groups of all records and on the seed, not on the order of records or
-    shards. It is decided by scikit-learn: StratifiedKFold, or with --group StratifiedGroupKFold, which keeps groups
-    whole and labels even as far as it can. Shares are made of folds: 0.8, 0.1 and 0.1 take eight, one and one of ten.
-    Nothing is left out and nothing is in two parts. Copying keeps everything, as in hkmap merge.
+    What goes where depends on the ids, labels and groups of all records and on the seed, not on their order. It is
+    decided by scikit-learn: StratifiedKFold, or with --group StratifiedGroupKFold, which keeps labels even as far as it
+    can. Shares are made of folds: 0.8, 0.1 and 0.1 take eight, one and one of ten. Every record is in one part, copied
+    as hkmap merge does.
 
     Prints one JSON object: {"records", "parts": {NAME: {"path", "records", "share", "maps", "classes": [{"label",
     "class", "records"}, ...], "sha256"}, ...}, "group", "stratified", "seed"}; share is of the records.
@@ -73,7 +67,7 @@ def split(
     from hkmap.shards.sequence import ShardSequence
 
     if (shares is None) == (folds is None):
-        raise click.UsageError("Say either --shares NAME=SHARE,... or --folds K.")
+        raise click.UsageError("Give either --shares NAME=SHARE,... or --folds K.")
     sequence = ShardSequence(shards)
     if shares is not None:
         names, chosen = list(shares), parts_of(sequence, shares, group=group, stratify=stratify, seed=seed)

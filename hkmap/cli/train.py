@@ -1,41 +1,41 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import epochs_options, shards_argument, training_options
-from hkmap.cli._stream import EXISTING, StreamCommand
-from hkmap.cli._training import carry_out, optimisation_options
+from hkmap.cli._options import COUNT, EXISTING, named_option, shards_argument, training_options, warn_of_control
+from hkmap.cli._stream import print_result, track
+
+if TYPE_CHECKING:
+    from hkmap.engine.runs import TrainedModel
+    from hkmap.engine.training import TrainingOptions
+    from hkmap.shards.folds import Folding
 
 
-@click.command("train", cls=StreamCommand)
-@shards_argument()
-@click.option("--arch", default="resnet18+abn", show_default=True, metavar="NAME",
-              help="resnet8, 18, 34, 50, 101 or 152 (resnet50, say), with +abn for the attention branch.")
-@click.option("--stem", type=click.Choice(["standard", "small"]), default="standard", show_default=True,
+@click.command("train")
+@shards_argument
+@named_option("--arch", table="architectures", default="resnet18+abn",
+              help="The network, such as resnet50; with +abn it has the attention branch.")
+@named_option("--stem", table="stems", default="standard",
               help="The network's beginning; small keeps the full resolution, for images of 32 to 64 pixels.")
-@click.option("--width", type=click.IntRange(min=1), default=64, show_default=True, help="Channels of the first stage.")
-@click.option("--gate", type=click.Choice(["residual", "product"]), default="residual", show_default=True,
-              help="How the map weights the features: x * (1 + M), the paper's, or x * M, which can hide a region.")
-@click.option("--image-size", type=click.IntRange(min=8), default=224, show_default=True,
-              help="Side of the network's input, in pixels.")
-@click.option("--fit", type=click.Choice(["squash", "crop", "letterbox"]), default="squash", show_default=True,
-              help="squash: the whole image, its aspect given up. crop: its largest middle square. letterbox: the "
-                   "whole image and its aspect, with padding in the mean colour, which has no part in the map loss.")
+@click.option("--width", type=COUNT, default=64, help="Channels of the first stage.")
+@named_option("--gate", table="gates", default="residual", help="How the map weights the features.")
+@click.option("--image-size", type=click.IntRange(min=8), default=224, help="Side of the network's input, in pixels.")
+@named_option("--fit", table="fits", default="squash", help="How an image is brought to the input's shape.")
 @click.option("--weights", type=EXISTING,
               help="Start from a checkpoint with torchvision's names (a ResNet) or the ABN authors' (.pth.tar, .pt). "
                    "From a ResNet, layer4 starts both branches; parts of other classes start fresh, and are named.")
-@epochs_options(epochs=90, learning_rate=0.01)
-@training_options
+@training_options(epochs=90)
 def train(
     shards: tuple[Path, ...], arch: str, stem: str, width: int, gate: str, image_size: int, fit: str,
     weights: Path | None, **options: Any,
 ) -> None:
-    """Train a network on images and labels (without their maps), with SGD.
+    """Train a network on images and labels, without their maps.
 
-    Keeps the run in --out: config.toml, last.pt, best.pt, log.jsonl (a line a step) and summary.json, which is
+    Keeps the run in --out: config.toml, last.pt, best.pt, log.jsonl (one line per step) and summary.json, which is
     printed as well.
 
     \b
@@ -55,3 +55,58 @@ def train(
     if weights:
         load_weights(model.network, weights)
     carry_out(model, optimisation, shards=shards, pretrained=False, **options)
+
+
+def carry_out(
+    model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
+    val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
+    resume: bool, overwrite: bool, pretrained: bool,
+) -> None:
+    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
+
+    ``pretrained`` says that it is another run's, which must not have learnt from the fold that this one holds out.
+    """
+    from hkmap.engine import runs
+    from hkmap.engine.data import make_data
+    from hkmap.engine.training import fit, go_on, prepare
+    from hkmap.shards.sequence import ShardSequence
+
+    sequence = ShardSequence(shards)
+    held_out = runs.hold_out(sequence, *fold) if fold else None
+    if pretrained:
+        runs.check_fold(model, held_out)
+    model = replace(model, fold=runs.described(held_out) if held_out else None)
+    data = make_data(
+        model, sequence, ShardSequence(val) if val else None,
+        val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
+    )
+    warn_of_control(model)
+    training = prepare(model, data, optimisation, runs.pick_device(device))
+    runs.open_run(out, _options_in_force() | runs.describe(model), overwrite=overwrite, resume=resume)
+    if resume:
+        go_on(model, training, out)
+    remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
+    for _ in track(fit(model, training, data, out), "training", total=remaining):
+        pass
+    print_result({"run": str(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
+
+
+def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
+    """Take the optimiser's options out of a command's, by the names that the library uses."""
+    from hkmap.engine.training import TrainingOptions
+
+    names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision")
+    return TrainingOptions(learning_rate=options.pop("lr"), **{name: options.pop(name) for name in names}, **more)
+
+
+def _options_in_force() -> dict[str, Any]:
+    ctx = click.get_current_context()
+    left_out = ("overwrite", "resume", "out")       # they belong to one call, not to the run
+    options = {name: value for name, value in ctx.params.items() if name not in left_out}
+    return {"command": ctx.info_name, **{name: _as_toml(value) for name, value in options.items()}}
+
+
+def _as_toml(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_toml(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import shards_argument
-from hkmap.cli._progress import track
-from hkmap.cli._stream import OUTPUT, StreamCommand, emit, overwrite_option, print_result
+from hkmap.cli._options import COUNT, OUTPUT, overwrite_option, shards_argument
+from hkmap.cli._stream import emit, print_result, track
 
 
-@click.command("unpack", cls=StreamCommand)
-@shards_argument()
+@click.command("unpack")
+@shards_argument
 @click.option("--out", type=OUTPUT, metavar="DIR|NAME.tar",
               help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
                    "of one annotator as ID@NAME.npy.")
 @click.option("--to", "form", type=click.Choice(["files", "imagefolder", "webdataset"]), default="files",
-              show_default=True,
               help="With --out, the form. imagefolder: each in a folder of its class, DIR/images/CLASS/ID.jpg, and all "
                    "records in DIR/records.jsonl. webdataset: a tar.")
-@click.option("--shard-size", type=click.IntRange(min=1), metavar="N",
+@click.option("--shard-size", type=COUNT, metavar="N",
               help="With --to webdataset: begin another tar after N records: NAME-00000.tar, NAME-00001.tar, ...")
 @overwrite_option
 def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: int | None, overwrite: bool) -> None:
@@ -30,10 +28,9 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     17, counted from 0, and "train.h5#17@NAME" the map of one of its annotators), which every command reads as it reads
     files. Each record's checksum is checked on the way.
 
-    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder. The paths in DIR/records.jsonl are
-    relative to DIR, wherever it is moved. Tars of --to webdataset hold what the webdataset package reads (KEY.jpg,
-    KEY.cls, KEY.json, KEY.map.npy, KEY.certainty.npy); hkmap webdataset reads all of it back. Instead of records, one
-    JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
+    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder; the paths in DIR/records.jsonl are
+    relative to DIR. Tars of --to webdataset hold KEY.jpg, KEY.cls, KEY.json, KEY.map.npy and KEY.certainty.npy, which
+    hkmap webdataset reads back; one JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
 
     \b
     Example:
@@ -46,7 +43,10 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     from hkmap.shards.sequence import ShardSequence
     from hkmap.stream.unpacking import samples_of, unpack_files, unpack_records, write_tars, write_tree
 
-    _check(out, form, shard_size)
+    if form != "files" and out is None:
+        raise click.UsageError(f"--to {form} writes files; give --out, where they go.")
+    if shard_size is not None and form != "webdataset":
+        raise click.UsageError("--shard-size is for tars; give --to webdataset too, or use `hkmap merge`.")
     if out is None:
         emit(unpack_records(shards))
     elif form == "files":
@@ -56,10 +56,3 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     else:
         samples = track(samples_of(shards), "unpacking")
         print_result(write_tars(samples, out, shard_size=shard_size, overwrite=overwrite))
-
-
-def _check(out: Path | None, form: str, shard_size: int | None) -> None:
-    if form != "files" and out is None:
-        raise click.UsageError(f"--to {form} writes files: say where by --out.")
-    if shard_size is not None and form != "webdataset":
-        raise click.UsageError("--shard-size is of tars: say --to webdataset too, or use `hkmap merge`.")

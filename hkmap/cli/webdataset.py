@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._stream import EXISTING, OUTPUT, StreamCommand, emit, error_options, overwrite_option
+from hkmap.cli._options import EXISTING, OUTPUT, overwrite_option
+from hkmap.cli._stream import emit, error_options
 from hkmap.records import Rejects
 
 
-@click.command("webdataset", cls=StreamCommand)
+@click.command("webdataset")
 @click.argument("tars", type=EXISTING, nargs=-1, required=True, metavar="TAR...")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR",
               help="Where the images go, DIR/images, as the files they were, and maps and certainty, if there are any.")
@@ -20,12 +21,10 @@ def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Reje
     """Print the samples of WebDataset tars as records, their images written to files.
 
     Files that lie next to each other in a tar, and whose names agree up to the first dot, are one sample: an image
-    (jpg, png, tif, webp, ...), and what there is of cls (the label, a whole number), json (an object, whose keys become
-    the record's), and map.npy, certainty.npy, as hkmap unpack --to webdataset writes them. The id is the one in the
-    json, or else the name up to that dot. Other files are not read; a warning counts them.
-
-    What a stranger's tar may hold is refused with a sentence: links, devices, names that lead out of a folder, files of
-    more than 256 MiB. Nothing is written under a name that the tar chose. Tars are read as they are, not compressed.
+    (jpg, png, tif, webp, ...), and what there is of cls (the label), json (an object, whose keys become the record's),
+    map.npy and certainty.npy, as hkmap unpack --to webdataset writes them. The id is the one in the json, or else the
+    name up to that dot. A warning counts other files. Links, devices, names that lead out of a folder, files of more
+    than 256 MiB and compressed tars are refused.
 
     \b
     Example:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hkmap.choices import Choices
 from hkmap.errors import HkmapError, RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.masks import read_fitting_mask, read_referred_mask
@@ -29,39 +30,49 @@ from hkmap.stream.references import load_annotators, load_certainty, load_map, r
 
 Frame = tuple[int, int]
 Place = tuple[float, float]
-Oddities = dict[str, str]       # of one record: an example in words, by the oddity's name
+Odd = dict[str, str]       # of one record: an example in words, by the oddity's name
 
 OUTSIDE = 1.0       # pixels: data sets that count from 1, or round up, step over the edge by less
 FLAT = 0.01         # of the map's maximum
 IMBALANCE = 10      # the most frequent label over the rarest
 
-#: The oddities by their names, in the order of a report.
-MEANINGS: dict[str, str] = {
-    "bad-record": "a key does not hold what it should",
-    "no-annotation": "neither an annotation nor a map",
-    "empty-annotation": "annotated, and nothing is marked",
-    "off-image": f"the centre of a bubble or point, or the corner of a shape, is over {OUTSIDE:g} pixel off the frame",
-    "size-mismatch": "the record's size is not its image's",
-    "bad-image": "the image is missing or does not decode",
-    "bad-mask": "a mask is missing, does not decode, or is not of its image's size",
-    "bad-map": "the map, its certainty or an annotator's map is missing or no map, or map and certainty differ in size",
-    "empty-map": "the map is 0 everywhere",
-    "flat-map": f"the map is above 0 and its values differ by at most {FLAT:.0%} of its maximum",
-    "empty-certainty": "the map's certainty is 0 everywhere, so that it counts nowhere",
-    "duplicate-id": "the id came before",
-    "duplicate-image": "an image of the same pixels came before",
-    "duplicate-other-label": "an image of the same pixels came before with another label",
-    "split-leak": "an image of the same pixels came before in another split",
-    "label-missing": "no label, while other records have one",
-    "label-without-class": "a label without the name of its class",
-    "label-two-classes": "the label came before with the name of another class",
-    "class-two-labels": "the class came before with another label",
-    "label-imbalance": f"the rarest label, of which the most frequent has over {IMBALANCE} times as many records",
-}
+
+class Oddity(NamedTuple):
+    """What is odd about a record; of one that a second record belongs to all examples are told, else the first."""
+
+    title: str
+    of_two: bool = False
 
 
-#: An example of these names a second record, which the ids do not: all examples are told, of the others the first.
-PAIRS = {"duplicate-image", "duplicate-other-label", "split-leak"}
+#: In the order of a report.
+ODDITIES = Choices("finding", {
+    "bad-record": Oddity("a key does not hold what it should"),
+    "no-annotation": Oddity("neither an annotation nor a map"),
+    "empty-annotation": Oddity("annotated, and nothing is marked: an empty list, black masks"),
+    "off-image": Oddity(
+        f"the centre of a bubble or point, or the corner of a shape, is over {OUTSIDE:g} pixel off the frame"
+    ),
+    "size-mismatch": Oddity("the record's size is not its image's, as displayed"),
+    "bad-image": Oddity("the image is missing or does not decode"),
+    "bad-mask": Oddity("a mask is missing, does not decode, or is not of its image's size"),
+    "bad-map": Oddity(
+        "the map, its certainty or an annotator's map is missing or no map, or map and certainty differ in size"
+    ),
+    "empty-map": Oddity("the map is 0 everywhere"),
+    "flat-map": Oddity(f"the map is above 0 and its values differ by at most {FLAT:.0%} of its maximum"),
+    "empty-certainty": Oddity("the map's certainty is 0 everywhere, so that it counts nowhere"),
+    "duplicate-id": Oddity("the id came before"),
+    "duplicate-image": Oddity("an image of the same pixels came before", of_two=True),
+    "duplicate-other-label": Oddity("an image of the same pixels came before with another label", of_two=True),
+    "split-leak": Oddity("an image of the same pixels came before in another split", of_two=True),
+    "label-missing": Oddity("no label, while other records have one"),
+    "label-without-class": Oddity("a label without the name of its class"),
+    "label-two-classes": Oddity("the label came before with the name of another class"),
+    "class-two-labels": Oddity("the class came before with another label"),
+    "label-imbalance": Oddity(
+        f"the rarest label, of which the most frequent has over {IMBALANCE} times as many records"
+    ),
+})
 
 
 @dataclass
@@ -89,7 +100,7 @@ class _Seen(NamedTuple):
     split: object
 
 
-class Validation:
+class Findings:
     """Gathers what is odd, record by record; of an image it keeps a hash of the pixels and no pixel.
 
     ``limit`` is how many ids each finding lists.
@@ -98,7 +109,7 @@ class Validation:
     def __init__(self, *, limit: int = 5) -> None:
         self.records = 0
         self._limit = limit
-        self._found = {name: Sightings(limit) for name in MEANINGS}
+        self._found = {name: Sightings(limit) for name in ODDITIES}
         self._ids: set[str] = set()
         self._images: dict[bytes, _Seen] = {}
         self._labels: dict[int, Sightings] = {}     # -1 are the records without a label
@@ -107,7 +118,7 @@ class Validation:
 
     def add(self, record: Record) -> None:
         """Look at one record, its image, masks and map. Raises no error for what is wrong with them: it is counted."""
-        odd: Oddities = {}
+        odd: Odd = {}
         image = _image(record, odd)
         _check_annotations(record, _frame(record, image, odd), odd)
         _check_map(record, odd)
@@ -122,7 +133,7 @@ class Validation:
         for name, example in odd.items():
             self._found[name].add(record["id"], example)
 
-    def findings(self, ignored: Collection[str] = ()) -> list[dict[str, Any]]:
+    def report(self, ignored: Collection[str] = ()) -> list[dict[str, Any]]:
         """Return what was found, but for ``ignored``: objects of name, count (of records), ids and a sentence."""
         found = self._found | self._of_labels()
         return [
@@ -132,12 +143,12 @@ class Validation:
         ]
 
     def _sentence(self, name: str, seen: Sightings) -> str:
-        told = seen.examples if name in PAIRS else seen.examples[:1]
+        told = seen.examples if ODDITIES[name].of_two else seen.examples[:1]
         such = "; such as " + "; ".join(told) if told[0] else ""
-        sentence = f"{seen.count} of {self.records} records: {MEANINGS[name]}{such}"
+        sentence = f"{seen.count} of {self.records} records: {ODDITIES[name].title}{such}"
         return sentence.encode(errors="backslashreplace").decode()      # JSON's escapes also write half characters
 
-    def _check_names(self, record: Record, label: int, odd: Oddities) -> None:
+    def _check_names(self, record: Record, label: int, odd: Odd) -> None:
         """Compare the label and the class with those of the records before."""
         self._labels.setdefault(label, Sightings(self._limit)).add(record["id"])
         name = record.get("class")
@@ -151,7 +162,7 @@ class Validation:
         if self._label_of.setdefault(name, label) != label:
             odd["class-two-labels"] = f'"{name}" is label {self._label_of[name]} and label {label}'
 
-    def _check_image(self, record: Record, label: int, image: Pixels | None, odd: Oddities) -> None:
+    def _check_image(self, record: Record, label: int, image: Pixels | None, odd: Odd) -> None:
         """Compare the pixels with those of the images before, by a hash of 16 bytes."""
         if image is None:
             return
@@ -183,7 +194,7 @@ class Validation:
 
 
 @contextmanager
-def _noting(odd: Oddities, name: str) -> Iterator[None]:
+def _noting(odd: Odd, name: str) -> Iterator[None]:
     """Note what goes wrong under ``name``, or as a bad record where it is the record's own fault."""
     try:
         yield
@@ -193,7 +204,7 @@ def _noting(odd: Oddities, name: str) -> Iterator[None]:
         odd.setdefault(name, str(error))
 
 
-def _image(record: Record, odd: Oddities) -> Pixels | None:
+def _image(record: Record, odd: Odd) -> Pixels | None:
     with _noting(odd, "bad-image"):
         reference = reference_of(record, "image")
         if reference is not None:
@@ -202,7 +213,7 @@ def _image(record: Record, odd: Oddities) -> Pixels | None:
     return None
 
 
-def _frame(record: Record, image: Pixels | None, odd: Oddities) -> Frame | None:
+def _frame(record: Record, image: Pixels | None, odd: Odd) -> Frame | None:
     """Return (width, height) of the record's coordinates: its size, else its image's; None where neither is known."""
     own = None if image is None else (image.shape[1], image.shape[0])
     if record.get("size") is None:
@@ -216,7 +227,7 @@ def _frame(record: Record, image: Pixels | None, odd: Oddities) -> Frame | None:
     return own
 
 
-def _check_annotations(record: Record, frame: Frame | None, odd: Oddities) -> None:
+def _check_annotations(record: Record, frame: Frame | None, odd: Odd) -> None:
     marks: list[bool] = []
     with _noting(odd, "bad-record"):
         for key, places in _places(record).items():
@@ -257,13 +268,13 @@ def _is_outside(place: Place, frame: Frame) -> bool:
     return any(not -OUTSIDE <= value <= side + OUTSIDE for value, side in zip(place, frame, strict=True))
 
 
-def _marked(record: Record, key: str, frame: Frame | None, odd: Oddities) -> bool:
+def _marked(record: Record, key: str, frame: Frame | None, odd: Odd) -> bool:
     """Whether any of the masks under ``key`` marks anything; each of them is read."""
     marks = [_marks(reference, frame, odd) for reference in masks_of(record, key).values()]
     return any(marks)
 
 
-def _marks(reference: MaskReference, frame: Frame | None, odd: Oddities) -> bool:
+def _marks(reference: MaskReference, frame: Frame | None, odd: Odd) -> bool:
     """Whether a mask marks anything; one that cannot be read counts as if it did."""
     with _noting(odd, "bad-mask"):
         mask = read_referred_mask(reference) if frame is None else read_fitting_mask(reference, frame)
@@ -271,7 +282,7 @@ def _marks(reference: MaskReference, frame: Frame | None, odd: Oddities) -> bool
     return True
 
 
-def _check_map(record: Record, odd: Oddities) -> None:
+def _check_map(record: Record, odd: Odd) -> None:
     """Load the map, its certainty and the maps of single annotators; the last need no more than to be maps."""
     shape = None
     with _noting(odd, "bad-map"):
@@ -281,12 +292,12 @@ def _check_map(record: Record, odd: Oddities) -> None:
             shape = values.shape
             _check_values(values, reference, odd)
     with _noting(odd, "bad-map"):
-        _check_weights(record, shape, odd)
+        _check_certainty(record, shape, odd)
     with _noting(odd, "bad-map"):
         load_annotators(record)
 
 
-def _check_weights(record: Record, shape: tuple[int, ...] | None, odd: Oddities) -> None:
+def _check_certainty(record: Record, shape: tuple[int, ...] | None, odd: Odd) -> None:
     reference = reference_of(record, "certainty")
     if reference is None:
         return
@@ -294,11 +305,11 @@ def _check_weights(record: Record, shape: tuple[int, ...] | None, odd: Oddities)
     if not certainty.any():
         odd["empty-certainty"] = reference
     if shape is not None and certainty.shape != shape:
-        sizes = "{}x{} cells for a map of {}x{}".format(*certainty.shape, *shape)
+        sizes = "{}x{} cells for a map of {}x{}".format(*certainty.shape[::-1], *shape[::-1])
         odd.setdefault("bad-map", f"{reference}: certainty of {sizes}")
 
 
-def _check_values(values: Map, reference: str, odd: Oddities) -> None:
+def _check_values(values: Map, reference: str, odd: Odd) -> None:
     low, high = float(values.min()), float(values.max())
     if high == 0:
         odd["empty-map"] = reference

@@ -1,9 +1,8 @@
-"""What `hkmap validate` finds odd, and what not."""
+"""hkmap check: what is odd about records and what not, and which kind of input it is asked about."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hkmap.report.validation import MEANINGS, Validation
+from hkmap.report.oddities import ODDITIES, Findings
 
 LABELS = {"label": 0, "class": "ani"}
 
@@ -45,10 +44,10 @@ def bubble(x: float, y: float) -> dict[str, float]:
 
 
 def found(records: list[dict[str, Any]], **options: int) -> dict[str, dict[str, Any]]:
-    validation = Validation(**options)
+    odd = Findings(**options)
     for item in records:
-        validation.add(item)
-    return {finding["name"]: finding for finding in validation.findings()}
+        odd.add(item)
+    return {finding["name"]: finding for finding in odd.report()}
 
 
 # one record
@@ -65,7 +64,7 @@ def found(records: list[dict[str, Any]], **options: int) -> dict[str, dict[str, 
         {"masks": {"EX": "mask.png", "HE": "black.png"}},
         {"masks": {"EX": "mask.png"}, "size": None},
         {"map": "sum.npy"},
-        {"map": "map.npy", "weights": "sum.npy", "annotator_maps": {"1": "zeros.npy"}},
+        {"map": "map.npy", "certainty": "sum.npy", "annotator_maps": {"1": "zeros.npy"}},
         {"label": None, "class": None},
     ],
 )
@@ -106,11 +105,11 @@ def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
         ({"unknown": 5}, "bad-record", "unknown is 5"),
         ({"map": "gone.npy"}, "bad-map", "gone.npy"),
         ({"map": "nan.npy"}, "bad-map", "nan.npy: holds NaN"),
-        ({"weights": "gone.npy"}, "bad-map", "gone.npy"),
-        ({"map": "map.npy", "weights": "wide.npy"}, "bad-map", "wide.npy: weights of 3x4 cells for a map of 7x7"),
+        ({"certainty": "gone.npy"}, "bad-map", "gone.npy"),
+        ({"map": "map.npy", "certainty": "wide.npy"}, "bad-map", "wide.npy: certainty of 4x3 cells for a map of 7x7"),
         ({"annotator_maps": {"1": "map.npy", "2": "nan.npy"}}, "bad-map", "nan.npy: holds NaN"),
         ({"annotator_maps": ["map.npy"]}, "bad-record", "annotator_maps is"),
-        ({"map": "map.npy", "weights": "zeros.npy"}, "empty-weights", "such as zeros.npy"),
+        ({"map": "map.npy", "certainty": "zeros.npy"}, "empty-certainty", "such as zeros.npy"),
         ({"map": "zeros.npy"}, "empty-map", "such as zeros.npy"),
         ({"map": "flat.npy"}, "flat-map", "flat.npy, from 0.995 to 1"),
         ({"class": None}, "label-without-class", "such as label 0"),
@@ -144,7 +143,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = ["image", "size", "label", "class", "split", "bubbles", "points", "boxes", "polygons", "masks", "unknown", "map"]
-KEYS += ["weights", "annotator_maps"]
+KEYS += ["certainty", "annotator_maps"]
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON), min_size=1, max_size=4))
@@ -220,35 +219,35 @@ def test_a_half_character_is_told_in_a_way_that_json_can_hold(here: Path) -> Non
 
 
 def test_nothing_odd_ends_in_0(hk, here: Path) -> None:
-    result = hk("validate", stdin=[record(0), record(1)])
+    result = hk("check", stdin=[record(0), record(1)])
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.records == [{"records": 2, "findings": []}]
 
 
 def test_a_finding_ends_in_3_with_json_and_a_table(hk, here: Path) -> None:
-    result = hk("validate", "--ids", 1, stdin=[record(0, bubbles=[]), record(1, bubbles=[], map="zeros.npy")])
+    result = hk("check", "--ids", 1, stdin=[record(0, bubbles=[]), record(1, bubbles=[], map="zeros.npy")])
     assert result.exit_code == 3
     (report,) = result.records
     assert report["records"] == 2
     assert [finding["name"] for finding in report["findings"]] == ["empty-annotation", "empty-map"]
     assert report["findings"][0]["ids"] == ["0"]
     assert all(word in result.stderr for word in ("empty-annotation", "empty-map", "2 of 2 records", "0, …"))
-    quiet = hk("validate", "-q", stdin=[record(0, bubbles=[])])
+    quiet = hk("check", "-q", stdin=[record(0, bubbles=[])])
     assert (quiet.exit_code, quiet.stderr) == (3, "")
 
 
 def test_what_was_meant_is_ignored(hk, here: Path) -> None:
     records = [record(0, bubbles=[], map="zeros.npy")]
-    one = hk("validate", "--ignore", "empty-map", stdin=records)
+    one = hk("check", "--ignore", "empty-map", stdin=records)
     assert one.exit_code == 3
     assert [finding["name"] for finding in one.records[0]["findings"]] == ["empty-annotation"]
-    assert hk("validate", "--ignore", "empty-map", "--ignore", "empty-annotation", stdin=records).exit_code == 0
+    assert hk("check", "--ignore", "empty-map", "--ignore", "empty-annotation", stdin=records).exit_code == 0
 
 
 def test_an_unknown_name_is_a_wrong_call(hk, here: Path) -> None:
-    result = hk("validate", "--ignore", "empty", stdin=[record()])
+    result = hk("check", "--ignore", "emptymap", stdin=[record()])
     assert result.exit_code == 2
-    assert "empty: expected one of bad-record, no-annotation," in result.stderr
+    assert "'emptymap' is unknown; did you mean 'empty-map'?" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -256,7 +255,7 @@ def test_an_unknown_name_is_a_wrong_call(hk, here: Path) -> None:
     [("", "no records"), ("{", "not a JSON object"), ('{"error": "no disk"}', "the stage before failed: no disk")],
 )
 def test_a_stream_that_cannot_be_read_ends_in_1(hk, here: Path, text: str, message: str) -> None:
-    result = hk("validate", stdin=json.dumps(record()) + "\n" + text if text else "")
+    result = hk("check", stdin=json.dumps(record()) + "\n" + text if text else "")
     assert result.exit_code == 1
     assert message in result.stderr
     assert "findings" not in result.stdout
@@ -264,16 +263,66 @@ def test_a_stream_that_cannot_be_read_ends_in_1(hk, here: Path, text: str, messa
 
 def test_rows_of_a_shard_are_looked_at(shell, make_shard) -> None:
     make_shard("a.h5", 4, maps=3)
-    result = shell("hkmap unpack a.h5 | hkmap validate")
+    result = shell("hkmap unpack a.h5 | hkmap check")
     assert result.exit_code == 3
     assert [(finding["name"], finding["ids"]) for finding in result.records[0]["findings"]] == [
         ("no-annotation", ["a.h5-3"])
     ]
 
 
-def test_the_help_names_every_finding(hk) -> None:
-    told = re.findall(r"^ +([a-z-]+)  +\S", hk("validate", "--help").stdout, re.MULTILINE)
-    assert [name for name in told if name in MEANINGS] == list(MEANINGS)
+def test_every_finding_is_listed_with_its_meaning(hk) -> None:
+    listed = {row["name"]: row["doc"] for row in hk("list", "findings").records}
+    assert listed == {name: oddity.title for name, oddity in ODDITIES.items()}
+
+
+# records or shards
+
+
+def test_the_name_tells_records_from_shards(hk, here: Path, make_shard) -> None:
+    make_shard("a.h5", 2)
+    make_shard("b.h5", 2)
+    (here / "in.jsonl").write_text(json.dumps(record()) + "\n")
+    for names, paths in (
+        (["a.h5"], ["a.h5"]), (["b.h5", "a.h5"], ["b.h5", "a.h5"]), (["."], ["a.h5", "b.h5"]),
+        (["[ab].h5"], ["a.h5", "b.h5"]), (["gone.h5", "a.h5"], ["gone.h5", "a.h5"]),
+    ):
+        assert [result["path"] for result in hk("check", *names).records] == paths
+    for names, stdin in (([], [record()]), (["-"], [record()]), (["in.jsonl"], b"")):
+        assert hk("check", *names, stdin=stdin).records == [{"records": 1, "findings": []}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.h5", "in.jsonl"], "Expected one file of records, or shards alone"),
+        (["in.jsonl", "in.jsonl"], "Expected one file of records, or shards alone"),
+        (["--quick", "in.jsonl"], "--quick is not for records; omit it."),
+        (["--full"], "--full is not for records; omit it."),
+        (["--ids", "3", "a.h5"], "--ids is not for shards; omit it."),
+        (["--ignore", "empty-map", "a.h5"], "--ignore is not for shards; omit it."),
+        (["--quick", "--full", "a.h5"], "--quick and --full are opposites; give one of them."),
+        (["gone.jsonl"], "'gone.jsonl': No such file or directory"),
+    ],
+)
+def test_what_belongs_to_the_other_kind_is_a_wrong_call(
+    hk, here: Path, make_shard, arguments: list[str], message: str
+) -> None:
+    make_shard("a.h5", 1)
+    (here / "in.jsonl").write_text(json.dumps(record()) + "\n")
+    result = hk("check", *arguments, stdin=[record()])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_damaged_shard_ends_in_3_and_a_missing_one_in_1(hk, here: Path, make_shard) -> None:
+    path = make_shard("a.h5", 2)
+    assert (hk("check", "a.h5").exit_code, hk("check", "--quick", "a.h5").exit_code) == (0, 0)
+    assert hk("check", "--full", "a.h5").records[0]["checked"][-1] == "images"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert hk("check", "a.h5").exit_code == 3
+    assert hk("check", "a.h5", "gone.h5").exit_code == 1
 
 
 # real data
@@ -281,7 +330,7 @@ def test_the_help_names_every_finding(hk) -> None:
 
 def test_pairs_of_idrid_that_two_people_graded_differently(hk, data_root: Path) -> None:
     records = hk("idrid", data_root / "idrid", "--part", "grading").records
-    result = hk("validate", "--ignore", "no-annotation", stdin=records)
+    result = hk("check", "--ignore", "no-annotation", stdin=records)
     assert result.exit_code == 3
     assert {finding["name"]: finding["ids"] for finding in result.records[0]["findings"]} == {
         "duplicate-image": ["IDRiD_279", "IDRiD_333", "IDRiD_375"],
@@ -293,4 +342,4 @@ def test_pairs_of_idrid_that_two_people_graded_differently(hk, data_root: Path) 
 def test_birds_with_boxes_and_gaze_are_in_order(hk, data_root: Path) -> None:
     root = data_root / "cub10"
     birds = hk("cub", root / "CUB_200_2011", "--gaze", root / "gaze" / "Fixation_run1.txt").records
-    assert hk("validate", stdin=birds[::6]).records == [{"records": len(birds[::6]), "findings": []}]
+    assert hk("check", stdin=birds[::6]).records == [{"records": len(birds[::6]), "findings": []}]

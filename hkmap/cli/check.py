@@ -1,0 +1,122 @@
+"""hkmap check: what is odd about records, or damaged in shards."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from hkmap.cli._options import COUNT, named_option
+from hkmap.cli._stream import print_result, quiet, read, show_table, track
+from hkmap.errors import ShardError
+from hkmap.records import Rejects
+
+_SENTENCES = 20      # of a shard on stderr; stdout lists all
+_OF_SHARDS, _OF_RECORDS = {"quick", "full"}, {"ignored", "limit"}      # options that the other kind does not have
+
+
+@click.command("check")
+@click.argument("inputs", nargs=-1, metavar="[RECORDS | SHARD...]")
+@named_option("--ignore", "ignored", table="findings", multiple=True,
+              help="Of records: omit the findings of this name; repeatable.")
+@click.option("--ids", "limit", type=COUNT, default=5, metavar="N",
+              help="Of records: list at most N ids per finding, the first ones.")
+@click.option("--quick", is_flag=True,
+              help="Of shards: look only at the first 512 bytes, the structure and the numbers that say where things "
+                   "lie: milliseconds, whatever the shard's size. Damage to an image, map or record is not found.")
+@click.option("--full", is_flag=True,
+              help="Of shards: decode every image too, and look at every value of a map: what was wrong before it was "
+                   "packed.")
+@click.pass_context
+def check(ctx: click.Context, inputs: tuple[str, ...], **options: Any) -> None:
+    """Report what is odd about records, or damaged in shards; exit code 3 if anything is.
+
+    Exit code 0 says that nothing was found, 1 that something cannot be read. No record is passed on.
+
+    SHARD is a name that ends in .h5, a folder (all its *.h5), or, quoted, a pattern or a range of such names. What is
+    compared is the sha256 of the whole file, then the structure, then the checksum of each record. Prints one JSON
+    object per shard: {"path", "ok", "checked": [NAME, ...], "records": N, "problems": [{"sentence", "record", "id"},
+    ...]}; record (counted from 0) and id are null where a problem is not one record's.
+
+    RECORDS is a file of records, or stdin. Every image, mask and map is decoded. Prints one JSON object: {"records": N,
+    "findings": [{"name", "count", "ids", "sentence"}, ...]}. Not every finding is an error: --ignore what you meant.
+
+    \b
+    Example:
+      hkmap check train-*.h5
+      hkmap check train.h5 | jq -r '.problems[].id'
+      hkmap idrid IDRiD --part grading | hkmap check --ignore no-annotation
+      hkmap check maps.jsonl --ids 1000 \\
+        | jq -r '.findings[] | select(.name == "empty-map").ids[]'
+    """
+    shards = [name for name in inputs if name.endswith(".h5") or Path(name).is_dir()]
+    if len(inputs) > 1 and len(shards) < len(inputs):
+        raise click.UsageError("Expected one file of records, or shards alone, whose names end in .h5.")
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+        if given and option.name in (_OF_RECORDS if shards else _OF_SHARDS):
+            raise click.UsageError(f"{option.opts[0]} is not for {'shards' if shards else 'records'}; omit it.")
+    ctx.exit(_check_shards(shards, **options) if shards else _check_records(ctx, *inputs, **options))
+
+
+def _check_records(
+    ctx: click.Context, name: str = "-", *, ignored: tuple[str, ...], limit: int, **_of_shards: bool
+) -> int:
+    from hkmap.report.oddities import Findings
+
+    stream = click.File("rb").convert(name, None, ctx)
+    found = Findings(limit=limit)
+    for record in track(read(stream, Rejects()), "checking"):
+        found.add(record)
+    findings = found.report(ignored)
+    if findings:
+        show_table(("finding", "what it is", "ids"), map(_row, findings))
+    print_result({"records": found.records, "findings": findings})
+    return 3 if findings else 0
+
+
+def _row(finding: dict[str, Any]) -> tuple[str, str, str]:
+    more = ", …" if finding["count"] > len(finding["ids"]) else ""
+    return finding["name"], finding["sentence"], ", ".join(finding["ids"]) + more
+
+
+def _check_shards(names: list[str], *, quick: bool, full: bool, **_of_records: Any) -> int:
+    from hkmap.shards.verify import Depth, verify_shard
+
+    if quick and full:
+        raise click.UsageError("--quick and --full are opposites; give one of them.")
+    depth: Depth = "quick" if quick else "full" if full else "records"
+    shards = [path for name in names for path in _found(name)]
+    results = []
+    for shard in track(shards, "checking", total=len(shards)):
+        result = verify_shard(shard, depth=depth)
+        _say(result)
+        print_result(result)
+        results.append(result)
+    if all(result["ok"] for result in results):
+        return 0
+    return 3 if all(result["checked"] for result in results) else 1
+
+
+def _found(name: str) -> list[Path]:
+    """Return the shards of a name; one that is not there is for verify_shard to say, and the others are checked."""
+    from hkmap.shards.sequence import find_shards
+
+    try:
+        return find_shards([name])
+    except ShardError:
+        return [Path(name)]
+
+
+def _say(result: dict[str, Any]) -> None:
+    """Write one sentence per problem, or that all is well; -q omits the latter."""
+    logger, problems = logging.getLogger("hkmap"), result["problems"]
+    for problem in problems[:_SENTENCES]:
+        logger.error("%s", problem["sentence"])
+    if len(problems) > _SENTENCES:
+        logger.error("%s: %d more; stdout lists them all", result["path"], len(problems) - _SENTENCES)
+    if not problems and not quiet():
+        click.echo(f"{result['path']}: {result['records']} records, nothing wrong", err=True)

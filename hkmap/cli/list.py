@@ -1,0 +1,55 @@
+"""hkmap list: the tables of choices, and their rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+
+from hkmap.choices import TABLES, origin, table
+from hkmap.cli._options import Named
+from hkmap.cli._stream import emit
+from hkmap.cli.main import OURS, load
+
+
+@click.command("list")
+@click.argument("name", type=click.Choice(list(TABLES)), required=False, metavar="[TABLE]")
+def list_choices(name: str | None) -> None:
+    """List the tables of choices with the options that take a name from them, or the rows of one TABLE.
+
+    On a terminal the list is text. Otherwise one JSON object per row is printed, {"name", "doc"}, and for a row of a
+    TABLE also "origin", the package that it comes from: hkmap, or another that adds it by an entry point.
+
+    \b
+    Example:
+      hkmap list
+      hkmap list metrics | jq -r .name
+    """
+    rows = list(_tables() if name is None else _rows(name))
+    if not sys.stdout.isatty():
+        emit(rows)
+        return
+    text = click.HelpFormatter()
+    text.write_dl([(row["name"], _line(**row)) for row in rows])
+    click.echo(text.getvalue(), nl=False)
+
+
+def _tables() -> Iterator[dict[str, str]]:
+    """Yield every table with its options; the tables themselves are not imported."""
+    options = [
+        (option.type.table, f"{command} {max(option.opts, key=len)}")
+        for command in OURS for option in load(command).params if isinstance(option.type, Named)
+    ]
+    for name in TABLES:
+        yield {"name": name, "doc": ", ".join(option for table, option in options if table == name) or "in Python"}
+
+
+def _rows(name: str) -> Iterator[dict[str, str]]:
+    choices = table(name)
+    for row, doc in choices.describe().items():
+        yield {"name": row, "doc": doc, "origin": origin(choices, row)}
+
+
+def _line(name: str, doc: str, origin: str = "hkmap") -> str:
+    return doc if origin == "hkmap" else f"{doc} (from {origin})"
