@@ -40,13 +40,9 @@ _MOST_OPEN = 32                # files; a data set may have thousands of shards,
 _USER_BLOCK = 512
 _TITLE = f"HDF5 of hkmap, from byte {_USER_BLOCK} on\n"
 _DIGEST = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
-#: What hkmap writes there; the third line is that of shards of version 1.
+#: What hkmap writes there; the third line is that of shards of version 1, of no use any more.
 _SEAL = re.compile(
     _TITLE.encode() + rb"(sha256 [0-9a-f]{64}\n)?(size [0-9]+ structure [0-9a-f]{64} without [0-9+,]*\n)? *\n"
-)
-_STRUCTURE = re.compile(
-    rb"^size ([0-9]+) structure ([0-9a-f]{64}) without ([0-9]{1,18}\+[0-9]{1,18}(?:,[0-9]{1,18}\+[0-9]{1,18})*)$",
-    re.MULTILINE,
 )
 SLACK = 1 << 14                # bytes: libhdf5's own structures, more than they ever take, attributes aside
 
@@ -367,7 +363,6 @@ def _refuse_other(path: Path, version: Version) -> None:
 
 def _read_structure(path: Path, size: int) -> tuple[dict[str, object], dict[str, Column]]:
     try:
-        _refuse_damaged_structure(path, size)
         with h5py.File(path, "r", locking="best-effort") as file:
             attributes, columns = _attributes(file, path), dict(_columns(file, path, size))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -379,21 +374,6 @@ def _read_structure(path: Path, size: int) -> tuple[dict[str, object], dict[str,
             f"for a file of {size:,} bytes; if you trust it, unpack it with `h5repack -l CONTI`"
         )
     return attributes, columns
-
-
-def _refuse_damaged_structure(path: Path, size: int) -> None:
-    """Raise ShardError for damage that may crash libhdf5: the structure of version 1 has no checksums of HDF5's own."""
-    with path.open("rb") as file:
-        stated = _STRUCTURE.search(file.read(_USER_BLOCK))
-        if stated is None or int(stated[1]) != size:      # of version 2, or another program wrote it anew
-            return
-        digest = hashlib.sha256()
-        for start, length in (map(int, hole.split(b"+")) for hole in stated[3].split(b",")):
-            digest.update(file.read(max(0, start - file.tell())))
-            file.seek(start + length)
-        digest.update(file.read())
-    if digest.hexdigest() != stated[2].decode():
-        raise ShardError(f"{path}: damaged HDF5 (its structure has another sha256 than it states); copy it again")
 
 
 def _most_unpacked(size: int) -> int:

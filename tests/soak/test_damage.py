@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from older_shards import make_version_1
 
 from hkmap.shards.writer import ShardWriter
 
@@ -31,7 +30,7 @@ def run_worker(name: str, *arguments: object) -> tuple[int, int]:
     return first, second
 
 
-@pytest.fixture(scope="module", params=["small", "large", "first version"])
+@pytest.fixture(scope="module", params=["small", "large"])
 def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In the small one the structure takes half of the bytes, in the large one next to nothing."""
     large = request.param == "large"
@@ -46,8 +45,6 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             drawn, certainty = (None, None) if number == 5 else (values, np.sqrt(values) if number % 2 else None)
             annotators = {"Ü": values, "b": values / 2} if number in (2, 3, 8) else {}
             writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, certainty, annotators=annotators)
-    if request.param == "first version":
-        make_version_1(path)
     return path
 
 
