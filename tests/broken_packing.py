@@ -1,10 +1,10 @@
 """Break `hkmap pack` off at each of its steps: `python broken_packing.py kill|full|stop|limit STRIDE ARGUMENT...`.
 
 A step opens (to write), truncates, renames or removes a file of the work, as Python's audit hooks see it, writes a row
-of a dataset, has libhdf5 lay out a file, or waits for the disk. Run after run, each in a folder and a process of its own, step 1, 1 + STRIDE,
-1 + 2 * STRIDE, ... does not take place: the process is killed, or the disk is full, or somebody presses Ctrl-C, until a
-run has no such step. "limit" has no file grow beyond so many thousand bytes instead. Prints a line of JSON a run: how
-it ended, what it said, what it left, and the same of `--resume` after it.
+of a dataset, has libhdf5 lay out a file, or waits for the disk. Run after run, each in a folder and a process of its
+own, step 1, 1 + STRIDE, 1 + 2 * STRIDE, ... does not take place: the process is killed, or the disk is full, or
+somebody presses Ctrl-C, until a run has no such step. "limit" has no file grow beyond so many thousand bytes instead.
+Prints a line of JSON a run: how it ended, what it said, what it left, and the same of `--resume` after it.
 """
 
 from __future__ import annotations
