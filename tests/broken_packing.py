@@ -1,10 +1,10 @@
 """Break `hkmap pack` off at each of its steps: `python broken_packing.py kill|full|stop|limit STRIDE ARGUMENT...`.
 
-A step opens (to write), truncates, renames, makes or removes a file of the work, as Python's audit hooks see it, writes
-a row of a dataset, or waits for the disk. Run after run, each in a folder and a process of its own, step 1, 1 + STRIDE,
-1 + 2 * STRIDE, ... does not take place: the process is killed, or the disk is full, or somebody presses Ctrl-C, until a
-run has no such step. "limit" has no file grow beyond so many thousand bytes instead. Prints a line of JSON a run: how
-it ended, what it said, what it left, and the same of `--resume` after it.
+A step opens (to write), truncates, renames or removes a file of the work, as Python's audit hooks see it, writes a row
+of a dataset, has libhdf5 lay out a file, or waits for the disk. Run after run, each in a folder and a process of its
+own, step 1, 1 + STRIDE, 1 + 2 * STRIDE, ... does not take place: the process is killed, or the disk is full, or
+somebody presses Ctrl-C, until a run has no such step. "limit" has no file grow beyond so many thousand bytes instead.
+Prints a line of JSON a run: how it ended, what it said, what it left, and the same of `--resume` after it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hkmap.shards.writer  # noqa: F401  (as a command imports it late, and each child would)
 from hkmap.cli import main
 from hkmap.files import hdf5
 
-EVENTS = {"open", "os.truncate", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
-REMOVING = {"os.remove", "os.rmdir"}      # needs no room
+EVENTS = {"open", "os.truncate", "os.rename", "os.remove"}
+WORK = (".part", ".lock", ".h5")      # what the names of its files end in
 BYTES = 1000
 
 
@@ -53,12 +54,13 @@ def break_at(number: int, end: Callable[[], None]) -> Callable[[], bool]:
             end()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in EVENTS or not isinstance(arguments[0], str) or ".pack" not in arguments[0]:
+        if event not in EVENTS or not str(arguments[0]).endswith(WORK):
             return
-        if (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)) and not (event in REMOVING and end is full):
+        reading = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if not reading and not (event == "os.remove" and end is full):      # that needs no room
             step()
 
-    for owner, name in ((hdf5.Part, "append"), (hdf5.Strings, "append"), (os, "fsync")):
+    for owner, name in ((hdf5.Part, "append"), (hdf5.Strings, "append"), (hdf5, "_lay_out"), (os, "fsync")):
         put_before(owner, name, step)
     sys.addaudithook(hook)
     return lambda: bool(reached)

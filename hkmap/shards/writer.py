@@ -410,9 +410,9 @@ class ShardWriter:
         with ExitStack() as stack:
             beside = stack.enter_context(replacing(path, overwrite=self._overwrite, durable=True))
             digest = self._builder.write(beside, self.classes)
+            self.written.append(WrittenShard(path, self._builder.count, digest))      # Ctrl-C may follow its name
             if self._overwrite:
                 self._unnamed.push(stack.pop_all())
-        self.written.append(WrittenShard(path, self._builder.count, digest))
         self._builder.close()
         self._builder, self._number = None, self._number + 1
 
