@@ -33,12 +33,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # The names of layout 1: what they are called today.
 COMMANDS = {
-    "weights": "certainty", "view": "crop", "ceiling": "agreement", "validate": "validate", "verify": "verify",
-    "points2map": "points2map",      # may be several words: "bubbles2map --of points"
+    "weights": "certainty", "view": "crop", "ceiling": "agreement", "validate": "check", "verify": "check",
+    "points2map": "bubbles2map --key points",
 }
 KEYS = {"weights": "certainty"}        # of records, of shards (a data set), and of what commands print
-TEXTS = {"+weights": "+certainty", ".weights.npy": ".certainty.npy", "weights/": "certainty/",
-         "empty-weights": "empty-certainty"}
+TEXTS = {
+    "+weights": "+certainty", ".weights.npy": ".certainty.npy", "weights/": "certainty/",
+    "empty-weights": "empty-certainty",
+    "9x7": "7x9", "4x13": "13x4", "10x12": "12x10",      # of --size, WIDTHxHEIGHT today
+}
 
 NAMES = Names(COMMANDS, KEYS, TEXTS)
 STORED = json.loads((GOLDEN / "outputs.json").read_text(encoding="utf-8"))

@@ -50,8 +50,8 @@ def test_a_record_names_it(hk, record: dict[str, Any], long: str, key: str, end:
 
 @LONG
 @pytest.mark.parametrize("mark", ["", "#2"])
-def test_validate_counts_a_mask_of_it(hk, record: dict[str, Any], long: str, mark: str) -> None:
-    result = hk("validate", stdin=[record | {"masks": {"a": long + mark}}])
+def test_check_counts_a_mask_of_it(hk, record: dict[str, Any], long: str, mark: str) -> None:
+    result = hk("check", stdin=[record | {"masks": {"a": long + mark}}])
     assert result.exit_code == 3
     assert "bad-mask" in [finding["name"] for finding in json.loads(result.stdout)["findings"]]
 
@@ -80,7 +80,7 @@ def test_a_data_set_lists_it(hk, record: dict[str, Any], long: str) -> None:
 
 @LONG
 @pytest.mark.parametrize(("command", "exit_code"), [
-    ("info {}.h5", 2), ("verify {}.h5", 1), ("unpack {}-[ab].h5", 2), ("info {}-{{0..3}}.h5", 2),
+    ("info {}.h5", 2), ("check {}.h5", 1), ("unpack {}-[ab].h5", 2), ("info {}-{{0..3}}.h5", 2),
 ])
 def test_an_argument_names_no_shard(hk, long: str, command: str, exit_code: int) -> None:
     """Like any shard that is not there."""
