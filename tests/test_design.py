@@ -29,7 +29,7 @@ SOURCES = [
 # From the bottom up; a module imports from its own layer and those below. "hkmap" is __init__.py; choices stands low
 # because it names its tables by strings.
 LAYERS = (
-    "hkmap", "errors", "choices", "records", "sampling", "parallel", "maps", "files", "shards", "sources", "report",
+    "hkmap", "errors", "choices", "records", "parallel", "maps", "files", "shards", "stream", "sources", "report",
     "engine", "cli", "__main__",
 )
 MOST_MODULES = 14       # of a package, but for those of LISTS, whose modules are alike
