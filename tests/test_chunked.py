@@ -235,7 +235,8 @@ def test_a_chunk_larger_than_all_that_it_may_hold(tmp_path: Path) -> None:
 
 def test_chunks_without_number(tmp_path: Path) -> None:
     """For each of them libhdf5 takes some kilobytes, though none was ever written."""
-    assert "x.h5: maps has chunks of (1,) numbers, 5,000 in all" in said_of(chunked(tmp_path / "x.h5", (5000,), chunks=(1,)))
+    said = said_of(chunked(tmp_path / "x.h5", (5000,), chunks=(1,)))
+    assert "x.h5: maps has chunks of (1,) numbers, 5,000 in all" in said
     assert Columns(chunked(tmp_path / "y.h5", (4000,), chunks=(1,))).whole("maps").shape == (4000,)
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from hkmap.engine import jobs
-from hkmap.engine.resnet import Architecture
 from hkmap.engine.crossvalidation import hold_out
-from hkmap.engine.runs import load_model, read_config
 from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.resnet import Architecture
+from hkmap.engine.runs import load_model, read_config
 from hkmap.errors import RecordError
 from hkmap.shards.folds import Folding, digest_of, fold_of, part_of
-from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.reader import ShardReader
+from hkmap.shards.sequence import ShardSequence
 
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
 RANDOM = np.random.default_rng(0)

@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hkmap.errors import HkmapError
+from hkmap.files.images import decode_image, image_size, read_levels, read_mask
+from hkmap.files.masks import decode_rle, read_referred_mask, read_variable
 from hkmap.records import Rejects, dump_record, masks_of
 from hkmap.sources.annotations import annotation_records, joined_records
 from hkmap.sources.cub import cub_records
@@ -36,10 +38,6 @@ from hkmap.sources.dogs import dogs_records
 from hkmap.sources.folder import folder_records
 from hkmap.sources.formats import OURS
 from hkmap.sources.idrid import idrid_records
-from hkmap.files.images import decode_image, image_size, read_levels, read_mask
-from hkmap.files.masks import read_referred_mask
-from hkmap.files.masks import read_variable
-from hkmap.files.masks import decode_rle
 
 ORDINARY = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
