@@ -35,6 +35,7 @@ MOST_TEXT = 1 << 22            # bytes of an attribute: room for the names of 99
 _MOST_NAMES = 256              # datasets and groups, or attributes; a shard has 20 at most
 _LEAST_UNPACKED = 1 << 24      # bytes of chunked datasets that a file of any size may have,
 _MOST_TIMES = 16               # and so many for each of its own bytes; image files in a shard hardly shrink at all
+_MOST_CHUNKS = 4096            # of a dataset, and one for 256 bytes of the file; libhdf5 takes 7 KB for each it reads
 _MOST_AT_ONCE = 1 << 30        # bytes of one system call, which reads less than 2 GiB
 _MOST_OPEN = 32                # files; a data set may have thousands of shards, and a process few descriptors
 _USER_BLOCK = 512
@@ -404,10 +405,12 @@ def _column(dataset: h5py.Dataset, name: str, path: Path, size: int) -> Column:
     if dataset.dtype.kind not in "biuf" or not dataset.shape:
         raise ShardError(f"{path}: {name} holds {dataset.dtype} {dataset.shape}, expected rows of plain numbers")
     if layout == h5py.h5d.CHUNKED:
-        if dataset.dtype.itemsize * math.prod(plist.get_chunk()) > _most_unpacked(size):
+        chunk = plist.get_chunk()
+        count = math.prod(-(-side // own) for side, own in zip(dataset.shape, chunk, strict=True))
+        if dataset.dtype.itemsize * math.prod(chunk) > _most_unpacked(size) or count > _MOST_CHUNKS + size // 256:
             raise ShardError(
-                f"{path}: {name} has chunks of {plist.get_chunk()} numbers, more than a file of {size:,} bytes should; "
-                "if you trust it, unpack it with `h5repack -l CONTI`"
+                f"{path}: {name} has chunks of {chunk} numbers, {count:,} in all, more than a file of {size:,} bytes "
+                "should; if you trust it, unpack it with `h5repack -l CONTI`"
             )
         return Column(name, None, dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset() if math.prod(dataset.shape) else 0
