@@ -235,7 +235,7 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
     if values is None:
         return [f"no {key}"]
     height, width = values.shape
-    return [key, f"{height}x{width}, max {values.max():.2f}"]
+    return [key, f"{width}x{height}, max {values.max():.2f}"]
 
 
 def _draw_masks(picture: Pixels, masks: Mapping[str, Mask]) -> dict[str, Colour]:
