@@ -1,4 +1,4 @@
-"""Means with their intervals: the human ceiling beside its null and a uniform map, a panel for each measure."""
+"""Means with their intervals: human agreement beside its null and a uniform map, one panel per measure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Axis(NamedTuple):
 def draw_agreement(summary: Mapping[str, Any]) -> Pixels:
     """Return what `hkmap agreement` prints as a picture, (height, width, 3) RGB.
 
-    A panel a measure, a line a method and kind: a dot for the mean, a bar for its 95 % interval. Every axis begins or
+    One panel per measure, one line per method and kind: a dot for the mean, a bar for its 95 % interval. Every axis begins or
     ends at 0, so that lengths can be compared.
     """
     fewest, most = summary["annotators"]
