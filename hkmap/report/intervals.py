@@ -41,8 +41,8 @@ class Axis(NamedTuple):
 def draw_agreement(summary: Mapping[str, Any]) -> Pixels:
     """Return what `hkmap agreement` prints as a picture, (height, width, 3) RGB.
 
-    One panel per measure, one line per method and kind: a dot for the mean, a bar for its 95 % interval. Every axis begins or
-    ends at 0, so that lengths can be compared.
+    One panel per measure, one line per method and kind: a dot for the mean, a bar for its 95 % interval. Every axis
+    begins or ends at 0, so that lengths can be compared.
     """
     fewest, most = summary["annotators"]
     said = f"{summary['images']} images, {fewest} to {most} annotators each; dots: means, bars: 95 % intervals"
