@@ -71,7 +71,7 @@ class Drawing:
 def _jobs(value: Any) -> int:
     """Read a number of threads from 1, or -1 for one per core."""
     if not re.fullmatch("-1|0*[1-9][0-9]*", str(value)):
-        raise click.BadParameter(f"{value!r}: expected a number of threads from 1, or -1 for one per core.")
+        raise click.BadParameter(f"{value!r}: expected a number of threads from 1, or -1 for all cores.")
     return int(value)
 
 

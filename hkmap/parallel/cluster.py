@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -75,6 +74,8 @@ def cluster(address: str, jobs: int, folder: Path | None) -> Iterator[Pool]:
 
 
 def _connect(address: str) -> Any:
+    import asyncio  # as slow to load as the rest of a command's start
+
     try:
         from distributed import Client
     except ImportError as error:

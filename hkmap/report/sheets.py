@@ -91,7 +91,7 @@ def with_legend(sheet: Pixels, tiles: Sequence[Tile], style: Style) -> Pixels:
 
 
 def draw_tile(entry: Entry, style: Style) -> Tile:
-    """Return the image with its annotations, beside it a picture a map, and captions below.
+    """Return the image with its annotations, beside it one picture per map, and captions below.
 
     Each picture is fitted into the style's cell, so entries with the same map keys give tiles of one width.
     """
@@ -211,7 +211,7 @@ def _flowing(items: list[Pixels], width: int) -> Pixels:
 
 
 def _told(record: Record, keys: tuple[str, ...]) -> list[str]:
-    """Return a line a key, in which a text is as it is and whatever is nested JSON."""
+    """Return one line per key: a text as it is, whatever is nested as JSON."""
     return [f"{key}: {_in_words(record[key])}" if record.get(key) is not None else f"no {key}" for key in keys]
 
 
@@ -235,7 +235,7 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
     if values is None:
         return [f"no {key}"]
     height, width = values.shape
-    return [key, f"{height}x{width}, max {values.max():.2f}"]
+    return [key, f"{width}x{height}, max {values.max():.2f}"]
 
 
 def _draw_masks(picture: Pixels, masks: Mapping[str, Mask]) -> dict[str, Colour]:

@@ -1,7 +1,7 @@
-"""Draw records out of a stream by chance: what `hkmap sample` does.
+"""Draw records out of a stream at random: what `hkmap sample` does.
 
-Each record draws a number by a hash of its id and the seed, and the lowest numbers are taken. So a sample depends on
-no order, a smaller one is part of a larger one, and only the records taken so far are held in memory.
+Each record draws a number by a hash of its id and the seed, and the lowest numbers are taken. So a sample does
+not depend on the order, a smaller one is part of a larger one, and only the records taken so far are in memory.
 """
 
 from __future__ import annotations
