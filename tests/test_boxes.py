@@ -212,7 +212,7 @@ def box_record(**more: Any) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("edge", ["filled", "soft", "gaussian"])
 def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen: list, edge: str) -> None:
-    result = hk("boxes2map", "--out", "maps", "--size", "5x6", "--edge", edge, *options, stdin=[box_record()])
+    result = hk("boxes2map", "--out", "maps", "--size", "6x5", "--edge", edge, *options, stdin=[box_record()])
     assert result.records == [box_record(map="maps/7.npy")]
     boxes = [tuple(BOXES[number][key] for key in ("x", "y", "width", "height")) for number, _ in chosen]
     expected = boxes_map(boxes, [weight for _, weight in chosen], FRAME, SIZE, edge=edge)
@@ -221,7 +221,7 @@ def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen:
 
 @pytest.mark.parametrize(("normalise", "peak"), [("none", 0.5), ("max", 1), ("minmax", 1), ("sum", 0.25)])
 def test_boxes2map_normalises_as_told(hk, here: Path, normalise: str, peak: float) -> None:
-    options = ("--label", "head=0.5", "--size", "5x6", "--normalise", normalise)
+    options = ("--label", "head=0.5", "--size", "6x5", "--normalise", normalise)
     reference = hk("boxes2map", "--out", "maps", *options, stdin=[box_record()]).records[0]["map"]
     assert load_map(reference).max() == pytest.approx(peak)
 
@@ -246,8 +246,8 @@ def test_boxes_not_annotated_and_none_there_are_two_things(hk, here: Path) -> No
         (box_record(boxes=[{"x": 1}]), [], "boxes[0] is {'x': 1}; expected an object with the numbers x, y, width"),
         (box_record(boxes="all"), [], "boxes is all; expected a list of objects"),
         (box_record(boxes=[4]), [], "boxes is [4]; expected a list of objects"),
-        (box_record(), ["--label", "tail"], "--label tail: no record has such a one; their names are 3, head"),
-        ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has such a one; their names are none"),
+        (box_record(), ["--label", "tail"], "--label tail: no record has this name; the names are 3, head"),
+        ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has this name; the names are none"),
     ],
 )
 def test_what_boxes2map_cannot_draw_is_an_error(hk, here: Path, record: dict, options: list, message: str) -> None:
@@ -276,8 +276,8 @@ def test_masks2map_draws_polygons_by_label_and_masks_by_name(hk, here: Path) -> 
         (["--lesion", "MA"], polygons_map([POLYGONS["triangle"]], [1.0], FRAME, SIZE, "mean")),
     ]
     for number, (options, expected) in enumerate(cases):
-        result = hk("masks2map", "--out", f"{number}", "--size", "5x6", *options, stdin=[record])
+        result = hk("masks2map", "--out", f"{number}", "--size", "6x5", *options, stdin=[record])
         assert load_map(result.records[0]["map"]) == pytest.approx(expected, abs=1e-6)
     del record["masks"]
-    only = hk("masks2map", "--out", "only", "--size", "5x6", "--pooling", "max", stdin=[record]).records[0]
+    only = hk("masks2map", "--out", "only", "--size", "6x5", "--pooling", "max", stdin=[record]).records[0]
     assert set(np.unique(load_map(only["map"]))) == {0, 1}

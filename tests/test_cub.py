@@ -251,11 +251,11 @@ def test_a_row_about_no_image_names_table_and_value(hk: Callable, cub2011: Path)
     (["--frame", "20x20"], "name it by --bubbles"),
     (["--columns", "x=cx"], "name it by --bubbles"),
     (["--origin", "1"], "name it by --bubbles"),
-    (["--bubbles", "G", "--frame", "20"], '"20"; say WIDTHxHEIGHT'),
-    (["--bubbles", "G", "--frame", "0x20"], '"0x20"; say WIDTHxHEIGHT'),
-    (["--bubbles", "G", "--columns", "cx=x"], '"cx=x"; say NAME=COLUMN'),
-    (["--bubbles", "G", "--columns", "x"], '"x"; say NAME=COLUMN'),
-    (["--bubbles", "G", "--columns", "x="], '"x="; say NAME=COLUMN'),
+    (["--bubbles", "G", "--frame", "20x"], "'20x': expected a side N from 1, or WIDTHxHEIGHT"),
+    (["--bubbles", "G", "--frame", "0x20"], "'0x20': expected a side N from 1, or WIDTHxHEIGHT"),
+    (["--bubbles", "G", "--columns", "cx=x"], '"cx=x": expected NAME=COLUMN'),
+    (["--bubbles", "G", "--columns", "x"], '"x": expected NAME=COLUMN'),
+    (["--bubbles", "G", "--columns", "x="], '"x=": expected NAME=COLUMN'),
     (["--bubbles", "absent.csv"], "does not exist"),
 ])
 def test_a_wrong_call_ends_with_two(hk: Callable, cub2011: Path, options: list[str], message: str) -> None:

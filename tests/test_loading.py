@@ -322,9 +322,9 @@ def test_commands_take_a_folder_a_pattern_and_a_range(hk, make_shard, tmp_path):
         make_shard(f"x/a-0000{number}.h5", 2)
     for name in ("", "/a-*.h5", "/a-{00000..00002}.h5"):
         assert len(hk("unpack", f"{tmp_path}/x{name}").records) == 6
-    assert len(hk("verify", f"{tmp_path}/x").records) == 3
+    assert len(hk("check", f"{tmp_path}/x").records) == 3
     done = hk("info", f"{tmp_path}/x/b-*.h5")
     assert done.exit_code == 2
     assert "b-*.h5: no file has a name of this pattern" in done.stderr
-    missing = hk("verify", f"{tmp_path}/x/a-00003.h5", f"{tmp_path}/x/a-00001.h5")
+    missing = hk("check", f"{tmp_path}/x/a-00003.h5", f"{tmp_path}/x/a-00001.h5")
     assert (missing.exit_code, [result["ok"] for result in missing.records]) == (1, [False, True])

@@ -202,7 +202,7 @@ def test_maps_and_sheets_are_made_of_every_kind(hk: Callable, level_image: Path,
         "runs": {"size": [3, 4], "counts": rle["counts"].decode()},
     }
     records = [{"id": name, "image": f"{tmp_path}/photo.png", "masks": {"m": mask}} for name, mask in masks.items()]
-    drawn = hk("masks2map", "--size", "3x4", "--out", tmp_path / "maps", stdin=records).records
+    drawn = hk("masks2map", "--size", "4x3", "--out", tmp_path / "maps", stdin=records).records
     expected = [VALUES == 2, VALUES != 0, VALUES == 2]
     for record, mask in zip(drawn, expected, strict=True):
         assert np.array_equal(np.load(record["map"]), mask)

@@ -210,8 +210,8 @@ def test_a_split_into_many_needs_few_open_files(hk, make_shard, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
-    ([], "Say either --shares NAME=SHARE,... or --folds K"),
-    (["--folds", 2, "--shares", "a=0.5,b=0.5"], "Say either --shares NAME=SHARE,... or --folds K"),
+    ([], "Give either --shares NAME=SHARE,... or --folds K"),
+    (["--folds", 2, "--shares", "a=0.5,b=0.5"], "Give either --shares NAME=SHARE,... or --folds K"),
     (["--shares", "a=0.5,b=0.4"], "the shares add up to 0.9, expected 1"),
     (["--shares", "a=1"], '"a=1": expected two or more parts'),
     (["--shares", "a=0.5,a=0.5"], '"a=0.5": expected NAME=SHARE with a NAME of its own'),
@@ -286,7 +286,7 @@ def test_an_amount_that_is_none(hk, amount):
 def test_a_share_of_each_class_is_a_wrong_call(hk):
     done = hk("sample", "0.5", "--per-class", stdin=stream(4))
     assert done.exit_code == 2
-    assert "A share is about the same of each class already; say N" in done.stderr
+    assert "A share is about the same of each class already; give N" in done.stderr
 
 
 def test_a_sample_of_a_broken_stream_is_none(hk):
@@ -305,7 +305,7 @@ def test_a_sample_flows_from_shard_to_shard(hk, make_shard, tmp_path):
 
 def test_shards_of_pixels_stay_so(hk, rich):
     for name, chosen in [("a", rich[:4]), ("b", rich[4:]), ("all", rich)]:
-        assert hk("pack", f"{name}.h5", "--store", "pixels", "--size", "12x16", stdin=chosen).exit_code == 0
+        assert hk("pack", f"{name}.h5", "--store", "pixels", "--size", "16x12", stdin=chosen).exit_code == 0
     assert hk("merge", "merged.h5", "a.h5", "b.h5").exit_code == 0
     assert Path("merged.h5").read_bytes() == Path("all.h5").read_bytes()
     assert hk("split", "all.h5", "--folds", 2, "--out", "folds").exit_code == 0
@@ -313,7 +313,7 @@ def test_shards_of_pixels_stay_so(hk, rich):
     assert ShardReader(Path("folds/fold-1.h5")).pixel_size == (12, 16)
     assert hk("unpack", "all.h5", "--to", "webdataset", "--out", "all.tar").exit_code == 0
     back = hk("webdataset", "all.tar", "--out", "files")
-    assert hk("pack", "again.h5", "--store", "pixels", "--size", "12x16", stdin=back.records).exit_code == 0
+    assert hk("pack", "again.h5", "--store", "pixels", "--size", "16x12", stdin=back.records).exit_code == 0
     assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(Path("all.h5")))
 
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import lines
 from PIL import Image
 
-from hkmap.cli._progress import track
+from hkmap.cli._stream import track
 from hkmap.shards.reader import ShardReader
 
 Hk = Callable[..., Any]

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import hkmap
 import hkmap.cli.resize
-from hkmap.cli._drawing import Lines
+from hkmap.cli._stream import Lines
 from hkmap.cli.main import hkmap as group
 from hkmap.errors import HkmapError, RecordError, WorkerError
 from hkmap.parallel import cluster as clusters
@@ -373,7 +373,7 @@ def test_a_chosen_name_that_never_came_is_an_error_at_the_end(hk: Hk, here: Path
         result = hk(*command, stdin=records)
         assert result.exit_code == 1
         assert len(result.records) == 21
-        assert result.stderr == "Error: --label beak: no record has such a one; their names are head\n"
+        assert result.stderr == "Error: --label beak: no record has this name; the names are head\n"
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
 
 @pytest.fixture
 def shard(hk: Hk, records: list[dict[str, Any]]) -> Path:
-    done = hk("pack", "x.h5", "--store", "pixels", "--size", "12x10", stdin=records)
+    done = hk("pack", "x.h5", "--store", "pixels", "--size", "10x12", stdin=records)
     assert (done.exit_code, done.stderr) == (0, "")
     return Path("x.h5")
 
@@ -108,7 +108,7 @@ def test_pixels_unpacked_and_packed_again_stay(folder: list[str], hk: Hk, shard:
     if folder:
         assert unpacked.records[0]["image"] == "files/images/0.png"
         assert np.array_equal(read_image("files/images/0.png"), ShardReader(shard).image(0))
-    assert hk("pack", "again.h5", "--store", "pixels", "--size", "12x10", stdin=unpacked.stdout).exit_code == 0
+    assert hk("pack", "again.h5", "--store", "pixels", "--size", "10x12", stdin=unpacked.stdout).exit_code == 0
     assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(shard))
     assert hk("pack", "files.h5", stdin=unpacked.stdout).exit_code == 0
     assert np.array_equal(ShardReader(Path("files.h5")).image(4), ShardReader(shard).image(4))

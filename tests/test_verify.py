@@ -1,4 +1,4 @@
-"""hkmap verify: a flipped bit, a lost byte, and every record that has one."""
+"""hkmap check: a flipped bit, a lost byte, and every record that has one."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_a_sound_shard(shard: Path, hk: Hk) -> None:
         (["--quick"], ["user-block", "structure"]),
         (["--full"], ["user-block", "digest", "structure", "checksums", "images"]),
     ):
-        done = hk("verify", *options, shard)
+        done = hk("check", *options, shard)
         assert (done.exit_code, done.stderr) == (0, "x.h5: 12 records, nothing wrong\n")
         assert done.records == [{"path": "x.h5", "ok": True, "checked": checked, "records": 12, "problems": []}]
-    assert hk("verify", "-q", shard).stderr == ""
+    assert hk("check", "-q", shard).stderr == ""
 
 
 DATA = [
@@ -90,7 +90,7 @@ DATA = [
 @pytest.mark.parametrize(("name", "row", "record"), DATA)
 def test_the_damaged_record_is_named(name: str, row: int, record: int, shard: Path, hk: Hk) -> None:
     flip(shard, place_of(shard, name, row))
-    digest, problem = hk("verify", shard).records[0]["problems"]
+    digest, problem = hk("check", shard).records[0]["problems"]
     assert (digest["record"], digest["id"]) == (None, None)
     assert digest["sentence"].startswith("x.h5: its bytes have the sha256")
     assert problem["record"] == record
@@ -123,18 +123,18 @@ def test_damaged_offsets(name: str, row: int, mask: int, records: set[int], byte
 
 def test_every_damaged_record_is_named(shard: Path, hk: Hk) -> None:
     flip(shard, *(place_of(shard, "images/bytes", index) + 3 for index in (1, 6, 10)), place_of(shard, "labels", 4) + 7)
-    done = hk("verify", shard)
+    done = hk("check", shard)
     assert done.exit_code == 3
     assert [problem["record"] for problem in done.records[0]["problems"]] == [None, 1, 4, 6, 10]
     assert 'error: x.h5#4 (record "número 4"): label 72057594037927937 for 3 classes; the file is' in done.stderr
     assert len(done.stderr.splitlines()) == 5
-    assert [problem["record"] for problem in hk("verify", "--quick", shard).records[0]["problems"]] == [4]
+    assert [problem["record"] for problem in hk("check", "--quick", shard).records[0]["problems"]] == [4]
 
 
 def test_of_many_sentences_stderr_has_some(shard: Path, hk: Hk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hkmap.cli.verify._SENTENCES", 3)
+    monkeypatch.setattr("hkmap.cli.check._SENTENCES", 3)
     flip(shard, *(place_of(shard, "images/bytes", index) for index in range(COUNT)))
-    done = hk("verify", shard)
+    done = hk("check", shard)
     assert len(done.records[0]["problems"]) == 13
     assert done.stderr.splitlines()[3:] == ["error: x.h5: 10 more; stdout lists them all"]
 
@@ -172,21 +172,21 @@ def test_a_shard_cut_short_anywhere(shard: Path) -> None:
 def test_one_bad_shard_does_not_stop_the_others(shard: Path, hk: Hk) -> None:
     Path("bad.h5").write_bytes(shard.read_bytes())
     flip(Path("bad.h5"), place_of(shard, "maps", 1))
-    done = hk("verify", "bad.h5", shard)
+    done = hk("check", "bad.h5", shard)
     assert (done.exit_code, [result["ok"] for result in done.records]) == (3, [False, True])
     Path("empty").mkdir()
-    done = hk("verify", "gone.h5", "bad.h5", "empty", shard)
+    done = hk("check", "gone.h5", "bad.h5", "empty", shard)
     assert (done.exit_code, [result["ok"] for result in done.records]) == (1, [False, False, False, True])
     assert "error: gone.h5: No such file or directory; expected an HDF5 file\n" in done.stderr
     assert "error: empty: not a plain file; expected an HDF5 file\n" in done.stderr
     assert done.records[0] == {"path": "gone.h5", "ok": False, "checked": [], "records": None, "problems": [
         {"sentence": "gone.h5: No such file or directory; expected an HDF5 file", "record": None, "id": None}]}
-    assert hk("verify", "--quick", "--full", shard).exit_code == 2
+    assert hk("check", "--quick", "--full", shard).exit_code == 2
 
 
 def test_a_pipe_is_no_shard(hk: Hk, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
-    assert hk("verify", tmp_path / "pipe.h5").exit_code == 1
+    assert hk("check", tmp_path / "pipe.h5").exit_code == 1
 
 
 def test_what_is_no_shard(hk: Hk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_what_is_no_shard(hk: Hk, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         file["x"] = np.zeros(3)
     with open_writer(Path("maps.h5")) as writer:
         writer.save("a", MAPS[0])
-    done = hk("verify", "text.h5", "other.h5", "maps.h5")
+    done = hk("check", "text.h5", "other.h5", "maps.h5")
     assert done.exit_code == 3
     text, other, maps = ([problem["sentence"] for problem in result["problems"]] for result in done.records)
     assert text[0] == "text.h5: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew"
@@ -228,8 +228,8 @@ def test_full_looks_at_what_was_wrong_before_it_was_packed(tmp_path: Path, hk: H
         Sample({"id": "2"}, image[:-20], nothing, None, 0), Sample({"id": "3"}, image, two, None, 0),
         Sample({"id": "4"}, image, nothing, two, 0), Sample({"id": "5"}, image, nothing, None, 0, {"b": two}),
     )
-    assert hk("verify", path).exit_code == 0
-    done = hk("verify", "--full", path)
+    assert hk("check", path).exit_code == 0
+    done = hk("check", "--full", path)
     assert done.exit_code == 3
     found = [problem["sentence"].partition(": ")[2] for problem in done.records[0]["problems"]]
     assert [sentence[:26] for sentence in found] == [

@@ -194,9 +194,9 @@ def test_tars_are_replaced_as_a_series(hk, shard):
 
 @pytest.mark.parametrize(("options", "code", "sentence"), [
     (["--to", "webdataset", "--out", "dir"], 1, "dir: the name of a tar ends in .tar; call it dir.tar"),
-    (["--to", "webdataset"], 2, "--to webdataset writes files: say where by --out"),
-    (["--to", "imagefolder"], 2, "--to imagefolder writes files: say where by --out"),
-    (["--out", "x", "--shard-size", 3], 2, "--shard-size is of tars: say --to webdataset too, or use `hkmap merge`"),
+    (["--to", "webdataset"], 2, "--to webdataset writes files; give --out"),
+    (["--to", "imagefolder"], 2, "--to imagefolder writes files; give --out"),
+    (["--out", "x", "--shard-size", 3], 2, "--shard-size is for tars; give --to webdataset too, or use `hkmap merge`"),
 ])
 def test_a_wrong_call_of_unpack(hk, shard, options, code, sentence):
     done = hk("unpack", "train.h5", *options)
@@ -262,7 +262,6 @@ def test_a_tar_as_tar_itself_writes_it(hk, here, shell, tmp_path):
     ([(f"7.{number}", b"") for number in range(1002)], {}, 'x.tar: "7" has too many members'),
     ([("readme", b"x")], {}, "no sample in the tars; expected files such as 0001.jpg and 0001.cls"),
     ([], {}, "no sample in the tars"),
-    ([("7.png", PIXEL)], {"pax_headers": {"comment": "x" * (1 << 21)}}, "a header of 2097"),
 ])
 def test_a_hostile_tar_is_a_sentence(hk, here, members, changes, sentence):
     make_tar(members, **changes)
@@ -282,7 +281,7 @@ def test_a_huge_member_is_refused_before_it_is_read(hk, here):
 
 
 def test_members_that_are_large_together_are_refused(hk, here, monkeypatch):
-    monkeypatch.setattr("hkmap.shards.webdataset.MOST_BYTES", 1000)
+    monkeypatch.setattr("hkmap.sources.webdataset.MOST_BYTES", 1000)
     make_tar([("7.png", bytes(600)), ("7.map.npy", bytes(600))])
     assert 'x.tar: "7" has too many members, or more than 1000 bytes' in hk("webdataset", "x.tar", "--out", "o").stderr
 
