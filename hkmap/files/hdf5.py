@@ -302,10 +302,10 @@ def _recent(path: Path, version: Version) -> Columns:
     return Columns(path)
 
 
-def version_of(path: Path) -> Version:
+def version_of(path: Path, descriptor: int | None = None) -> Version:
     """Return what tells this file from another that takes its name later; raise ShardError if it is no plain file."""
     try:
-        status = path.stat()
+        status = path.stat() if descriptor is None else os.fstat(descriptor)
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror}; expected an HDF5 file") from error
     if not stat.S_ISREG(status.st_mode):      # a pipe would be waited for
@@ -326,8 +326,9 @@ class _Descriptor:
 
 @lru_cache(maxsize=_MOST_OPEN)
 def _opened(path: Path, version: Version) -> _Descriptor:
-    _refuse_other(path, version)
-    return _Descriptor(path)
+    file = _Descriptor(path)
+    _refuse_other(path, version, file.number)
+    return file
 
 
 @lru_cache(maxsize=8)
@@ -337,8 +338,8 @@ def _unpacker(path: Path, version: Version, _process: int) -> h5py.File:
     return h5py.File(path, "r", locking="best-effort")
 
 
-def _refuse_other(path: Path, version: Version) -> None:
-    if version_of(path) != version:
+def _refuse_other(path: Path, version: Version, descriptor: int | None = None) -> None:
+    if version_of(path, descriptor) != version:
         raise ShardError(f"{path}: another file than when it was opened, somebody replaced it; begin anew")
 
 
