@@ -1,7 +1,7 @@
 """Write a small data set with a trap, in CUB-200-2011's layout: handwritten digits, and a decoy that gives them away.
 
-The digits are scikit-learn's (1,797 real handwritten ones, 8 x 8), three times enlarged at a random place of a
-48 x 48 canvas. In a corner lies a decoy patch: on 95 % of the training images its grey value tells the label, on the
+The digits are scikit-learn's (1,797 real handwritten ones, 8 x 8), twice enlarged at a random place of a
+32 x 32 canvas. In a corner lies a decoy patch: on 95 % of the training images its grey value tells the label, on the
 test images it is random. Whoever learns from the decoy is lost on the test set. Four simulated users draw bubbles
 on the strokes: what they know about where to look.
 
@@ -18,14 +18,15 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-CANVAS, DIGIT, PATCH = 48, 24, 8
+CANVAS, DIGIT, PATCH = 32, 16, 6
 DECOYS = 0.95           # share of the training images whose decoy tells the truth
 USERS = 4
 GROUND = 40             # the canvas's mean grey value
+STEP = 12               # how much brighter the decoy is for each label: easier to learn than a digit
 
 
 def canvas(digit: np.ndarray, told: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the image (48, 48) of a digit (8, 8) in 0..16, a decoy telling ``told``; and the digit's left and top."""
+    """Return the image (32, 32) of a digit (8, 8) in 0..16, a decoy telling ``told``; and the digit's left and top."""
     image = rng.normal(GROUND, 12, (CANVAS, CANVAS))
     while True:
         left, top = (int(side) for side in rng.integers(0, CANVAS - DIGIT + 1, 2))
@@ -33,7 +34,7 @@ def canvas(digit: np.ndarray, told: int, rng: np.random.Generator) -> tuple[np.n
             break
     strokes = cv2.resize(digit, (DIGIT, DIGIT), interpolation=cv2.INTER_LINEAR) / 16 * 180
     image[top : top + DIGIT, left : left + DIGIT] += strokes
-    image[:PATCH, :PATCH] += 6 * told
+    image[:PATCH, :PATCH] += STEP * told
     return image.clip(0, 255).astype(np.uint8), (left, top)
 
 
@@ -48,7 +49,7 @@ def draw_bubbles(
         (
             corner[0] + (place % 8 + rng.random()) * scale,
             corner[1] + (place // 8 + rng.random()) * scale,
-            rng.uniform(3, 5),
+            rng.uniform(1, 1.7) * scale,
         )
         for place in places
     ]

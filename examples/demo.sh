@@ -10,7 +10,7 @@ DEMO=${DEMO:-demo}
 SEEDS=${SEEDS:-0}
 EPOCHS=${EPOCHS:-15}
 DIGITS=${DIGITS:---train 600 --test 400}
-NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 48}
+NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 32}
 # The network is so small that a second thread costs more in waiting than it brings, above all on a busy machine.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,7 +34,7 @@ together() {     # show commands, then run them at the same time; fail if one fa
 }
 
 # Only a folder that an earlier demo made is removed.
-[ ! -e "$DEMO" ] || [ -e "$DEMO/.made-by-demo" ] || { echo "$DEMO: exists, and no demo made it; say DEMO=..." >&2; exit 2; }
+[ ! -e "$DEMO" ] || [ -e "$DEMO/.made-by-demo" ] || { echo "$DEMO: exists, and no demo made it; choose another DEMO" >&2; exit 2; }
 rm -rf "$DEMO"
 mkdir -p "$DEMO"
 touch "$DEMO/.made-by-demo"
@@ -44,8 +44,8 @@ for seed in $SEEDS; do
     mkdir -p "$d/results"
     for split in train test; do
         step "hkmap cub $d/digits --bubbles $d/digits/bubbles.csv --split $split \\
-    | hkmap bubbles2map --bandwidth radius --size 48 --out $d/maps-$split.h5 \\
-    | hkmap resize --size 24 --normalise max --out $d/maps24-$split.h5 \\
+    | hkmap bubbles2map --bandwidth radius --size 32 --out $d/maps-$split.h5 \\
+    | hkmap resize --size 16 --normalise max --out $d/maps16-$split.h5 \\
     | hkmap pack $d/$split.h5"
     done
 
@@ -56,7 +56,7 @@ for seed in $SEEDS; do
         "$finetune --gamma 1 --control shuffled --out $d/run-shuffled"
     evaluations=()
     for arm in labels human shuffled; do
-        evaluations+=("hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 192 > $d/results/$arm.json")
+        evaluations+=("hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 85 > $d/results/$arm.json")
     done
     together "${evaluations[@]}"
     step "hkmap unpack $d/test.h5 | head -12 \\
