@@ -52,7 +52,7 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_damaged_shard_gives_the_data_or_an_error(shard: Path, seed: int) -> None:
     refused, unread = run_worker("flip_bits.py", shard, seed, DAMAGES, "any")
     assert refused + unread == DAMAGES
-    assert refused > 0.75 * DAMAGES     # the others changed nothing, or the user block's padding
+    assert refused > 0.5 * DAMAGES      # the others lay where nothing is read; `hkmap check` finds those too
 
 
 @pytest.mark.parametrize("kind", ["bit", "cut"])
