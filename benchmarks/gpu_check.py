@@ -29,7 +29,7 @@ METRICS = [word for name in ("top1", "mse", "insertion", "deletion") for word in
 
 
 def write_shard(path: Path) -> None:
-    """Generated JPEG images, 224 x 224, with 14 x 14 maps: noise, and a bright square whose place is the label."""
+    """Write generated JPEG images, 224 x 224, with 14 x 14 maps: noise, and a bright square placed by label."""
     rng = np.random.default_rng(0)
     with ShardWriter(path) as writer:
         for number in range(IMAGES):

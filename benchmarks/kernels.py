@@ -1,6 +1,6 @@
 """Time the engine's loops against their floors, in one run; print JSON with ratios.
 
-"Ours over floor" is 1 at best. Medians of turns, see timing.py; maps are timed by maps.py.
+"Ours over floor" is 1 at best. Figures are medians of turns, see timing.py. maps.py times the making of maps.
 
     python benchmarks/kernels.py
 """
@@ -20,7 +20,7 @@ SIDE = 224
 
 
 def deletion_loop() -> dict[str, float]:
-    """The deletion curve of one image (28 steps) against its forward passes alone."""
+    """Time the deletion curve of one image (28 steps) against its forward passes alone."""
     network = build(Architecture("resnet18+abn", 10)).eval()
     image, saliency = torch.randn(3, SIDE, SIDE), torch.rand(SIDE, SIDE)
     frames = torch.randn(29, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
-"""Count the lines and modules of the code beside their budgets and what they were; exit code 1 where one is exceeded.
+"""Count the lines and modules of the code, beside their budgets and what they were; exit code 1 if one is exceeded.
 
     python benchmarks/lines.py
 
-Every line of a *.py file counts, blank ones and comments too, and every file is a module, `__init__.py` too.
+Every line of a *.py file counts, also blank lines and comments, and every file is a module, also `__init__.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 CELLAR = "files + shards"
 LINES = {"hkmap": 14_500, CELLAR: 3_300}
 MODULES = 14                        # of a package
-UNBOUNDED = ("cli", "sources")      # a file a command, a file a data set or format
+UNBOUNDED = ("cli", "sources")      # one file per command, per data set or format
 
 
 class Size(NamedTuple):

@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 python benchmarks/maps.py [--quick]
 
-Whatever is compared takes turns in one run. Each figure gives the median and, beside it, the minimum, which other
+Programs that are compared take turns in one run. Each figure is a median, with the minimum beside it, which other
 programs on the machine disturb least; ratios are of medians, and `ratio_of_minima` stands beside them. A ratio "peer
-over ours" is higher when hkmap is faster; one "ours over floor" is 1 at best. The peers are written out in peers.py.
-HKMAP_DATA names a folder of real data, whose IDRiD masks are then used instead of generated ones. --quick takes sizes
-so small that the figures mean nothing: it shows that everything runs.
+over ours" is higher if hkmap is faster; one "ours over floor" is 1 at best. The peers are in peers.py. HKMAP_DATA names
+a folder of real data, whose IDRiD masks are then used instead of generated ones. --quick uses sizes so small that the
+figures mean nothing: it shows that everything runs.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ IDRID = (4288, 2848)
 
 
 class Scale(NamedTuple):
-    """How much is done: in earnest, or only to show that it runs."""
+    """How much is done: a real run, or only enough to show that it works."""
 
     images: int             # of the CUB task
-    peer_images: int        # of them, for the slow programs
+    peer_images: int        # of these, for the slow programs
     turns: int              # of whole programs
     repeats: int            # of what takes below a millisecond
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
                        f"{np.__version__}, OpenCV {cv2.__version__}, "
                        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
-            "sizes": "quick: the figures mean nothing" if scale is QUICK else "in earnest",
+            "sizes": "quick: the figures mean nothing" if scale is QUICK else "full",
             "kernels": {f"{rule}_{count}": kernel(rule, count, scale) for rule in ("radius", "scott")
                         for count in (30, 100, 400)},
             "resize": {f"{'x'.join(map(str, before))}_to_{'x'.join(map(str, after))}": resize(before, after, scale)
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 
 def kernel(rule: str, count: int, scale: Scale) -> Answer:
-    """`kde_map` at 224 x 224 against its floor: the product and exponentials that nobody can save, in ready arrays."""
+    """Time `kde_map` at 224 x 224 against its floor: the product and exponentials that it needs, into ready arrays."""
     rng = np.random.default_rng(0)
     centres = rng.normal((FRAME[0] / 2, FRAME[1] / 2), (70, 50), (count, 2))
     radii = rng.uniform(8, 40, count)
@@ -111,7 +111,7 @@ RESIZES = (
 
 
 def resize(before: tuple[int, int], after: tuple[int, int], scale: Scale) -> Answer:
-    """`resize_map` against one call of cv2 in float32 into a ready array, and its error against the matrix form."""
+    """Time `resize_map` against one float32 call of cv2 into a ready array; take its error against the matrix form."""
     values = np.random.default_rng(0).random(before, np.float32)
     method = cv2.INTER_LINEAR if after > before else cv2.INTER_AREA
     ready = np.empty(after, np.float32)
@@ -132,7 +132,7 @@ def resize(before: tuple[int, int], after: tuple[int, int], scale: Scale) -> Ans
 
 
 def idrid(folder: Path, scale: Scale) -> Answer:
-    """The masks of one image, 4288 x 2848, to one map; in one process, and the memory of fresh ones."""
+    """Time masks of one image, 4288 x 2848, to one map, in one process; measure the memory of fresh processes."""
     real = sorted(Path(os.environ.get("HKMAP_DATA", "nowhere")).glob("idrid/**/*_EX.tif"))[:4]
     frame = (400, 300) if scale is QUICK else IDRID
     masks = [str(path) for path in (real if real and scale is not QUICK else make_masks(folder, frame))]
@@ -156,7 +156,7 @@ def idrid(folder: Path, scale: Scale) -> Answer:
 
 
 def make_masks(folder: Path, frame: tuple[int, int]) -> Iterator[Path]:
-    """Four lesions as IDRiD's masks are: 1-bit TIFF, some hundred specks and blots."""
+    """Write four masks like IDRiD's: 1-bit TIFF, some hundred specks and blots."""
     rng = np.random.default_rng(0)
     for number in range(4):
         mask = np.zeros(frame[::-1], np.uint8)
@@ -168,18 +168,18 @@ def make_masks(folder: Path, frame: tuple[int, int]) -> Iterator[Path]:
 
 
 def peak_over_imports(name: str, masks: list[str], turns: int) -> float:
-    """MB that the work adds to a process that imports its modules; the least of all turns, as a rest of noise adds."""
+    """Return the MB that the work adds to a process that imports its modules; the least of all turns, as noise adds."""
     def peak(task: str) -> float:
         return float(output_of(sys.executable, str(HERE / "peers.py"), task, str(SIDE), *masks))
 
     return min(peak(name) for _ in range(turns)) - min(peak(f"{name}-idle") for _ in range(turns))
 
 
-# The whole way: from a table of bubbles to one file of maps
+# From a table of bubbles to one file of maps
 
 
 def cub(folder: Path, scale: Scale) -> Answer:
-    """Two commands in a pipe, a table and a CUB folder in, one .h5 out; against programs that end in np.save."""
+    """Time two commands in a pipe, a table and a CUB folder in, one .h5 out; against programs that end in np.save."""
     root = make_cub(folder / "cub", scale.images)
     part = folder / "part.csv"
     with (root / "bubbles.csv").open() as stream:
@@ -210,14 +210,14 @@ def whole_way(ours: Mapping[int, list[float]], theirs: Mapping[str, list[float]]
     peers_of = {name: over_peer({"ours": fastest, "peer": seconds_in(seconds)}, 10) | {"peer": programs[name]}
                 for name, seconds in theirs.items()}
     first, *others = peers_of
-    for name in others:     # told for comparison: no scipy in it
+    for name in others:     # only for comparison: it does not use scipy
         del peers_of[name]["target"], peers_of[name]["met"]
     return {"ours": runs, "over_peer": peers_of[first], **{f"over_{name}": peers_of[name] for name in others},
             "note": "the peer draws a part of the images; its seconds are scaled to all, its start-up left out"}
 
 
 def pipeline(root: Path, folder: Path, rule: str, jobs: int) -> float:
-    """Seconds from the first command's start to the end of the last."""
+    """Return the seconds from the start of the first command to the end of the last."""
     maps = folder / "maps.h5"
     hkmap = f"'{sys.executable}' -m hkmap"
     command = (
@@ -238,7 +238,7 @@ def peer_seconds(name: str, root: Path, table: Path, folder: Path) -> float:
 
 
 def make_cub(root: Path, count: int) -> Path:
-    """A folder laid out as CUB-200-2011 and a table of bubbles; all images are links to one file of noise."""
+    """Make a folder laid out as CUB-200-2011 and a table of bubbles; all images are links to one file of noise."""
     (root / "images/001.Bird").mkdir(parents=True)
     rng = np.random.default_rng(0)
     pixels = cv2.GaussianBlur(rng.integers(0, 256, (FRAME[1], FRAME[0], 3), dtype=np.uint8), (0, 0), 3)

@@ -1,4 +1,4 @@
-"""Time filters in one thread and in several, in turn, on generated records; prints JSON. About a minute.
+"""Time filters in one thread and in several, in turn, on generated records; print JSON. It takes about a minute.
 
     python benchmarks/parallel.py --jobs 2 --repeats 3
 """

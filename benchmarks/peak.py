@@ -1,4 +1,4 @@
-"""Run one task in this process and print, as the last line of stderr, the most memory it has held, in MB.
+"""Run one task in this process and print its peak memory in MB as the last line of stderr.
 
     python benchmarks/peak.py hkmap pack train.h5 records.jsonl
     python benchmarks/peak.py epoch train.h5

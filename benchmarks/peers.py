@@ -1,10 +1,10 @@
-"""The programs that hkmap's maps are measured against, as one would write them in an afternoon; each a process.
+"""The programs that hkmap's maps are compared with, as a user would write them in an afternoon; each is a process.
 
     python benchmarks/peers.py scott|radius|sums ROOT TABLE FOLDER     maps of a table of bubbles, as .npy files
     python benchmarks/peers.py lesions|ours|decode SIDE MASK ...       one map of the masks of one image
 
-The first three print the seconds that their loop took, without their start-up; the others the most memory they held, in
-MB. `lesions-idle`, `ours-idle` and `decode-idle` do all but the work: they import the same modules.
+The first three print the seconds that their loop took, without the start-up; the others print their peak memory in MB.
+`lesions-idle`, `ours-idle` and `decode-idle` import the same modules but do not do the work.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def draw_table(how: str, root: str, table: str, folder: str) -> None:
-    """csv, scipy and np.save: one file an image, 224 x 224."""
+    """Use csv, scipy and np.save: one file per image, 224 x 224."""
     import numpy as np
     from PIL import Image
     from scipy.stats import gaussian_kde, multivariate_normal
@@ -50,7 +50,7 @@ def draw_table(how: str, root: str, table: str, folder: str) -> None:
 
 
 def lesions_map(masks: list[str], side: int) -> object:
-    """PIL, float64 and scikit-image."""
+    """Use PIL, float64 and scikit-image."""
     import numpy as np
     from PIL import Image
     from skimage.transform import resize
@@ -67,7 +67,7 @@ def our_map(masks: list[str], side: int) -> object:
 
 
 def decode(masks: list[str], side: int) -> object:
-    """What nobody who reads the masks can save."""
+    """Decode the masks, which everybody who reads them must do."""
     import cv2
     import numpy as np
 
@@ -91,7 +91,7 @@ def import_alone(name: str) -> None:
 
 
 def peak_megabytes() -> float:
-    """Return the most memory that this process has held; Linux counts the parent's in what getrusage says."""
+    """Return the peak memory of this process in MB; on Linux getrusage would include the parent's."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024

@@ -1,11 +1,11 @@
-"""Time reading and writing shards against decoding and copying alone, and against other ways to do it; print JSON.
+"""Time reading and writing shards against decoding and copying alone, and against other programs; print JSON.
 
     OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 python benchmarks/shards.py [--quick]
 
-Whatever is compared takes turns in one run, in one process, over files that lie in the system's memory. Each figure
-gives the median and, beside it, the minimum, which other programs on the machine disturb least; ratios are of medians,
-and `ratio_of_minima` stands beside them. HKMAP_DATA names a folder of real data, whose cub10 then gives the JPEGs;
-otherwise they are generated. --quick takes sizes so small that the figures mean nothing: it shows that everything runs.
+Programs that are compared take turns in one run, in one process, over files in the system's page cache. Each figure is
+a median, with the minimum beside it, which other programs on the machine disturb least; ratios are of medians, and
+`ratio_of_minima` stands beside them. HKMAP_DATA names a folder of real data, whose cub10 then gives the JPEGs;
+otherwise they are generated. --quick uses sizes so small that the figures mean nothing: it shows that everything runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SIDE = 224
 
 
 class Scale(NamedTuple):
-    """How much is done: in earnest, or only to show that it runs."""
+    """How much is done: a real run, or only enough to show that it works."""
 
     images: int             # of one shard
     turns: int
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         answers = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
                        f"{np.__version__}, OpenCV {cv2.__version__}, h5py {h5py.__version__}",
-            "sizes": "quick: the figures mean nothing" if scale is QUICK else "in earnest",
+            "sizes": "quick: the figures mean nothing" if scale is QUICK else "full",
             "jpegs": f"{len(found)} {'of CUB' if real else 'generated'}, as they are and shrunk to {SIDE}x{SIDE} "
                      f"({sum(map(len, small)) // len(small)} bytes); {scale.images} a shard, a 14x14 map each",
             "reading_224": reading(small, folder, scale, judge=True),
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
 
 
 def generated(count: int) -> Iterator[bytes]:
-    """JPEGs of 500x375, blurred noise and shapes."""
+    """Yield JPEGs of 500x375: blurred noise and shapes."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         image = cv2.GaussianBlur(rng.integers(0, 256, (375, 500, 3), dtype=np.uint8), (0, 0), 2)
@@ -100,13 +100,13 @@ def shrunk(data: bytes) -> bytes:
 
 
 def decode(data: Any) -> Any:
-    """What nobody who reads JPEGs with OpenCV can save."""
+    """Decode, which everybody who reads JPEGs with OpenCV must do."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def reading(images: list[bytes], folder: Path, scale: Scale, *, judge: bool) -> Answer:
-    """One thread: image, map and label of every record, in order, from files that hold the same."""
+    """Time one thread that reads image, map and label of every record, in order, from files with the same content."""
     shard, tar, vlen = folder / "a.h5", folder / "a.tar", folder / "vlen.h5"
     write_shard(shard, list(made_samples(images)), WriterOptions())
     write_tars(samples_of([shard]), tar, shard_size=None, overwrite=False)
@@ -125,7 +125,7 @@ def reading(images: list[bytes], folder: Path, scale: Scale, *, judge: bool) -> 
         "over_webdataset": over_peer({"ours": each["ours"], "peer": each["webdataset"]}, 1.5),
         "over_vlen": over_peer({"ours": each["ours"], "peer": each["vlen"]}, 1.3),
     }
-    for name in () if judge else ("over_webdataset", "over_vlen"):      # decoding is nearly all: told, not claimed
+    for name in () if judge else ("over_webdataset", "over_vlen"):      # decoding is nearly all: no target
         del answers[name]["target"], answers[name]["met"]
     return answers
 
@@ -144,7 +144,7 @@ def read_tar(path: Path) -> Iterator[Read]:
 
 
 def read_vlen(path: Path) -> Iterator[Read]:
-    """As one would write it first: images as rows of variable length."""
+    """Read images from rows of variable length, which is what comes to mind first."""
     with h5py.File(path, "r") as file:
         for index in range(len(file["labels"])):
             yield decode(file["images"][index]), file["maps"][index], int(file["labels"][index])
@@ -182,7 +182,7 @@ def write_vlen(path: Path, samples: list[Sample]) -> None:
 
 
 def pixels(images: list[bytes], folder: Path, scale: Scale) -> Answer:
-    """Batches of stored pixels, one thread."""
+    """Time batches of stored pixels, in one thread."""
     shard = folder / "pixels.h5"
     write_shard(shard, list(made_samples(images)), WriterOptions(pixel_size=(SIDE, SIDE)))
     loader = loader_of(shard, 1)
@@ -195,7 +195,7 @@ def pixels(images: list[bytes], folder: Path, scale: Scale) -> Answer:
 
 
 def threads(images: list[bytes], folder: Path, scale: Scale) -> Answer:
-    """Batches of JPEGs by two threads, against one."""
+    """Time batches of JPEGs by two threads, against one."""
     shard = folder / "threads.h5"
     write_shard(shard, list(made_samples(images)), WriterOptions())
     one, two = (loader_of(shard, count) for count in (1, 2))
@@ -219,7 +219,7 @@ def exhaust(loader: ShardLoader) -> None:
 
 
 def writing(images: list[bytes], folder: Path, scale: Scale) -> Answer:
-    """Files into a shard, decoding and checking aside, until they are on the disk; against copying them until then."""
+    """Time files into a shard on the disk, without decoding and checking; against copying the files to the disk."""
     source = folder / "tree/birds"
     source.mkdir(parents=True)
     samples = list(made_samples(images))
@@ -264,7 +264,7 @@ def write_ready(path: Path, paths: list[Path], ready: list[Ready]) -> None:
 
 
 def cleaned(function: Callable[[], object], path: Path) -> Callable[[], object]:
-    """The function, with what it left there before removed."""
+    """Return the function, preceded by removing what it left before."""
     def run() -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         function()
@@ -284,7 +284,7 @@ def pack(source: Path, shard: Path) -> None:
 
 
 def memory(image: bytes, folder: Path, scale: Scale) -> Answer:
-    """The most memory that packing and an epoch take, of fewer and of more records."""
+    """Measure the peak memory of packing and of an epoch, with fewer and with more records."""
     path, records = folder / "one.jpg", folder / "records.jsonl"
     path.write_bytes(image)
     np.save(folder / "one.npy", np.full((14, 14), 0.5, np.float32))

@@ -1,4 +1,4 @@
-"""How the benchmarks take time: what is compared takes turns in one run, so that a drift of the machine hits all."""
+"""How the benchmarks take time: functions that are compared take turns, so that a drift of the machine affects all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Seconds(NamedTuple):
-    """Of one function, over all its turns; the minimum is the one least disturbed by other programs."""
+    """The times of one function over all its turns; other programs disturb the minimum least."""
 
     median: float
     minimum: float

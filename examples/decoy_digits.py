@@ -1,9 +1,9 @@
-"""Write a small data set with a trap, in CUB-200-2011's layout: handwritten digits, and a decoy that gives them away.
+"""Write a small data set with a trap, in CUB-200-2011's layout: handwritten digits, and a decoy that reveals the label.
 
-The digits are scikit-learn's (1,797 real handwritten ones, 8 x 8), twice enlarged at a random place of a
-32 x 32 canvas. In a corner lies a decoy patch: on 95 % of the training images its grey value tells the label, on the
-test images it is random. Whoever learns from the decoy is lost on the test set. Four simulated users draw bubbles
-on the strokes: what they know about where to look.
+The digits are scikit-learn's (1,797 real handwritten ones, 8 x 8), enlarged twice, at a random place of a 32 x 32
+canvas. In a corner lies a decoy patch: on 95 % of the training images its grey value tells the label, on the test
+images it is random. A network that learns from the decoy fails on the test set. Four simulated users draw bubbles on
+the strokes: what they know about where to look.
 
     python examples/decoy_digits.py demo/digits --seed 0
 """
@@ -26,7 +26,7 @@ STEP = 12               # how much brighter the decoy is for each label: easier 
 
 
 def canvas(digit: np.ndarray, told: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the image (32, 32) of a digit (8, 8) in 0..16, a decoy telling ``told``; and the digit's left and top."""
+    """Return the image (32, 32) of a digit (8, 8) in 0..16 with a decoy for ``told``, and the digit's left and top."""
     image = rng.normal(GROUND, 12, (CANVAS, CANVAS))
     while True:
         left, top = (int(side) for side in rng.integers(0, CANVAS - DIGIT + 1, 2))
@@ -41,7 +41,7 @@ def canvas(digit: np.ndarray, told: int, rng: np.random.Generator) -> tuple[np.n
 def draw_bubbles(
     digit: np.ndarray, corner: tuple[int, int], rng: np.random.Generator
 ) -> list[tuple[float, float, float]]:
-    """Return one user's bubbles (x, y, radius): on the strokes, where there is more ink more often."""
+    """Return one user's bubbles (x, y, radius): on the strokes, more often where there is more ink."""
     ink = digit.ravel() / digit.sum()
     places = rng.choice(digit.size, rng.integers(3, 7), p=ink)
     scale = DIGIT / digit.shape[0]
@@ -58,7 +58,7 @@ def draw_bubbles(
 def write(root: Path, seed: int, train: int, test: int) -> None:
     """Write the data set with ``train`` + ``test`` images and its bubble table under ``root``."""
     if root.exists():
-        raise SystemExit(f"{root} exists already; remove it, or name another folder")
+        raise SystemExit(f"{root} exists already; remove it, or choose another folder")
     rng = np.random.default_rng(seed)
     digits, labels = load_digits(return_X_y=True)
     chosen = rng.permutation(len(digits))[: train + test]

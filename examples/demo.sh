@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The main job on embedded data, as a user would type it: digits with a decoy, people's bubbles, three arms, a table.
+# The main task on built-in data, as a user would type it: digits with a decoy, people's bubbles, three arms, a table.
 #
 #   make demo                       one seed
-#   make demo SEEDS="0 1 2"         several; the table then shows means
+#   make demo SEEDS="0 1 2"         several seeds; the table then shows means
 #
-# Everything is written below DEMO (default: demo), which is made anew.
+# Everything is written below DEMO (default: demo); the folder of an earlier demo is replaced.
 set -euo pipefail
 DEMO=${DEMO:-demo}
 SEEDS=${SEEDS:-0}
 EPOCHS=${EPOCHS:-15}
 DIGITS=${DIGITS:---train 600 --test 400}
 NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 32}
-# The network is so small that a second thread costs more in waiting than it brings, above all on a busy machine.
+# The network is so small that a second thread waits more than it helps, above all on a busy machine.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -33,8 +33,8 @@ together() {     # show commands, then run them at the same time; fail if one fa
     done
 }
 
-# Only a folder that an earlier demo made is removed.
-[ ! -e "$DEMO" ] || [ -e "$DEMO/.made-by-demo" ] || { echo "$DEMO: exists, and no demo made it; choose another DEMO" >&2; exit 2; }
+# Remove only a folder that an earlier demo made.
+[ ! -e "$DEMO" ] || [ -e "$DEMO/.made-by-demo" ] || { echo "$DEMO: exists, and no demo made it; use DEMO=..." >&2; exit 2; }
 rm -rf "$DEMO"
 mkdir -p "$DEMO"
 touch "$DEMO/.made-by-demo"

@@ -17,7 +17,7 @@ ARMS = {"labels": "no map loss", "human": "human maps", "shuffled": "shuffled ma
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """Return each arm's metrics, one dict a seed."""
+    """Return each arm's metrics, one dict per seed."""
     return {
         arm: [json.loads(path.read_text())["metrics"] for path in sorted(folder.glob(f"seed*/results/{arm}.json"))]
         for arm in ARMS
