@@ -29,9 +29,8 @@ Histogram = dict[str, list[float]]
 def outline_shard(path: Path) -> dict[str, Any]:
     """Return what a shard says of itself; map_size is [height, width], sizes are in bytes.
 
-    "pixel_size" is [height, width] of the images where it holds decoded pixels, None where it holds image files.
-
-    It reads the structure and the columns of numbers, not the records, so it takes a moment whatever the shard's size.
+    "pixel_size" is [height, width] of the images where it holds decoded pixels, None where it holds image files. Only the
+    structure and the columns of numbers are read, not the records, so it takes a moment whatever the shard's size.
     Raises ShardError where they are damaged.
     """
     return _outline(ShardReader(path))

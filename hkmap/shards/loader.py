@@ -1,8 +1,4 @@
-"""Batches of the records of shards, as NumPy arrays: shuffled, shared out over ranks, decoded ahead in threads.
-
-Threads, not worker processes: OpenCV, reading and summing leave Python's lock, and an image need not go from one
-process to another.
-"""
+"""Batches of the records of shards, as NumPy arrays: shuffled, shared out over ranks, decoded ahead in threads."""
 
 from __future__ import annotations
 

@@ -90,6 +90,11 @@ class ShardSequence:
                 seen[identifier] = shard.path
 
 
+def open_shards(*names: str | Path) -> ShardSequence:
+    """Return the shards that ``names`` stand for, as find_shards has it, as one sequence."""
+    return ShardSequence(find_shards([str(name) for name in names]))
+
+
 def find_shards(names: Sequence[str]) -> list[Path]:
     """Return the files that ``names`` stand for, in order.
 

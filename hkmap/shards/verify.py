@@ -23,7 +23,7 @@ Problem = dict[str, Any]
 
 
 def verify_shard(path: Path, *, depth: Depth = "records") -> dict[str, Any]:
-    """Check a shard and return what was looked at and every problem that was found.
+    """Check a shard and return what was looked at and every problem found.
 
     "quick" checks the user block, the structure and the numbers that say where things lie; "records" before that the
     digest of the whole file and after it the checksum of each record; "full" also decodes every image and looks at
