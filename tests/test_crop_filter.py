@@ -356,7 +356,7 @@ def test_nothing_is_overwritten_unasked_and_ids_come_once(hk, record):
     before = Path(first["image"]).read_bytes()
     again = hk(*command, stdin=[{**record, "image": "mask.png"}])
     assert again.exit_code == 1
-    assert "out/images/a%2F1.png: exists already; choose another name, or say --overwrite" in again.stderr
+    assert "out/images/a%2F1.png: exists already; choose another name, or use --overwrite" in again.stderr
     assert Path(first["image"]).read_bytes() == before
     assert hk(*command, "--overwrite", stdin=[{**record, "image": "mask.png"}]).exit_code == 0
     assert Path(first["image"]).read_bytes() != before

@@ -101,7 +101,7 @@ def test_one_file_holds_maps_of_one_size(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(name: str, there: str, tmp_path: Path) -> None:
     save_all(tmp_path / name)
     before = (tmp_path / there).read_bytes()
-    with pytest.raises(OutputError, match="exists already; choose another name, or say --overwrite"):
+    with pytest.raises(OutputError, match="exists already; choose another name, or use --overwrite"):
         save_all(tmp_path / name)
     assert (tmp_path / there).read_bytes() == before
     save_all(tmp_path / name, overwrite=True)

@@ -160,7 +160,7 @@ def test_a_split_leaves_nothing_where_it_fails(hk, parts):
     Path("out/val.h5").touch()
     done = hk("split", "all.h5", "--shares", "train=0.5,val=0.5", "--out", "out")
     assert done.exit_code == 1
-    assert "out/val.h5: exists already; choose another name, or say --overwrite" in done.stderr
+    assert "out/val.h5: exists already; choose another name, or use --overwrite" in done.stderr
     assert [path.name for path in Path("out").iterdir()] == ["val.h5"]
     assert hk("split", "all.h5", "--shares", "train=0.5,val=0.5", "--out", "out", "--overwrite").exit_code == 0
 

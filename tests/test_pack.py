@@ -101,7 +101,7 @@ def test_unpack_writes_the_files_that_went_in(hk: Hk, records: list[dict[str, An
     assert np.array_equal(np.load(unpacked[1]["map"]), np.load("maps/1.npy"))
     again = hk("unpack", "train.h5", "--out", "files")
     assert again.exit_code == 1
-    assert "bird%2F0.jpg: exists already; choose another name, or say --overwrite" in again.stderr
+    assert "bird%2F0.jpg: exists already; choose another name, or use --overwrite" in again.stderr
     assert hk("unpack", "train.h5", "--out", "files", "--overwrite").exit_code == 0
 
 

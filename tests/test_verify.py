@@ -199,8 +199,8 @@ def test_what_is_no_shard(hk: Hk, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = hk("check", "text.h5", "other.h5", "maps.h5")
     assert done.exit_code == 3
     text, other, maps = ([problem["sentence"] for problem in result["problems"]] for result in done.records)
-    assert text[0] == "text.h5: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew"
-    assert text[1] == "text.h5: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it anew"
+    assert text[0] == "text.h5: its first 512 bytes are not as hkmap writes them; copy it again, or pack it again"
+    assert text[1] == "text.h5: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it again"
     assert text[2].startswith("text.h5: 800 bytes without the signature of HDF5")
     assert other[2].startswith("other.h5: HDF5, but no shard")
     assert len(maps) == 1
@@ -266,7 +266,7 @@ def test_a_row_of_maps_has_a_checksum(tmp_path: Path, monkeypatch: pytest.Monkey
         for index in range(4):
             writer.save(str(index), MAPS[index])
     flip(Path("maps.h5"), place_of(Path("maps.h5"), "maps", 2))
-    with pytest.raises(MapError, match=r"^maps\.h5#2: its checksum does not fit, so the file is damaged; make it anew"):
+    with pytest.raises(MapError, match=r"^maps\.h5#2: its checksum does not fit, so the file is damaged; make it again"):
         load_map("maps.h5#2")
     assert np.array_equal(load_map("maps.h5#3"), MAPS[3])
 

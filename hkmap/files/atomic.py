@@ -24,7 +24,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if folder:
         raise OutputError(f"{path}: a folder, where a file is to be written; choose another name")
     if there and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name, or say --overwrite")
+        raise OutputError(f"{path}: exists already; choose another name, or use --overwrite")
 
 
 @contextmanager

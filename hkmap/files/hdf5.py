@@ -138,7 +138,7 @@ class Parts:
 
 @contextmanager
 def written_as(path: Path, remedy: str = "nothing is left of it, make room") -> Iterator[None]:
-    """Name ``path``, not a temporary file, in the OSError of a full disk, and say the remedy."""
+    """Name ``path``, not a temporary file, in the OSError of a full disk, with the remedy."""
     try:
         yield
     except OSError as error:
@@ -340,7 +340,7 @@ def _unpacker(path: Path, version: Version, _process: int) -> h5py.File:
 
 def _refuse_other(path: Path, version: Version, descriptor: int | None = None) -> None:
     if version_of(path, descriptor) != version:
-        raise ShardError(f"{path}: another file than when it was opened, somebody replaced it; begin anew")
+        raise ShardError(f"{path}: another file than when it was opened, somebody replaced it; start again")
 
 
 # what libhdf5 says of a file
@@ -425,7 +425,7 @@ def _unreadable(path: Path, size: int, error: Exception) -> str:
     reason = str(error)
     if "h5clear" in reason:
         return (f"{path}: a program that was killed has left its mark that it is being written; if nobody writes it, "
-                f"say `h5clear -s {path}`, then `hkmap check {path}`")
+                f"run `h5clear -s {path}`, then `hkmap check {path}`")
     if isinstance(error, OSError) and error.errno is not None:
         return f"{path}: {os.strerror(error.errno)}; expected an HDF5 file"
     if size == 0:

@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Levels = npt.NDArray[np.int32]
 
-# The first bytes of a file say what it is; the suffix is the one an unpacked image gets.
+# The first bytes of a file tell what it is; the suffix is the one an unpacked image gets.
 MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), "jpg"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
@@ -161,7 +161,7 @@ def refuse_damaged(data: bytes, place: str) -> None:
 
 
 class _Found(NamedTuple):
-    """What an image file's bytes say before they are decoded; 0 x 0 pixels where they do not say it."""
+    """What an image file's bytes say before they are decoded; 0 x 0 pixels where they do not tell."""
 
     width: int
     height: int

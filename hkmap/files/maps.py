@@ -120,7 +120,7 @@ def load_map_row(file: Columns, row: int) -> Map:
     except ShardError as error:
         raise MapError(str(error)) from error
     if sums is not None and zlib.crc32(values.tobytes()) not in sums:
-        raise MapError(f"{place}: its checksum does not fit, so the file is damaged; make it anew")
+        raise MapError(f"{place}: its checksum does not fit, so the file is damaged; make it again")
     return check_map(values, place)
 
 

@@ -1,4 +1,4 @@
-"""Say what a shard holds: what `hkmap info` does."""
+"""Tell what a shard holds: what `hkmap info` does."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Histogram = dict[str, list[float]]
 def outline_shard(path: Path) -> dict[str, Any]:
     """Return what a shard says of itself; map_size is [height, width], sizes are in bytes.
 
-    "pixel_size" is [height, width] of the images where it holds decoded pixels, None where it holds image files. Only the
-    structure and the columns of numbers are read, not the records, so it takes a moment whatever the shard's size.
+    "pixel_size" is [height, width] of the images where it holds decoded pixels, None where it holds image files. Only
+    the structure and the columns of numbers are read, so it takes a moment whatever the shard's size.
     Raises ShardError where they are damaged.
     """
     return _outline(ShardReader(path))

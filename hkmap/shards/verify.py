@@ -60,16 +60,16 @@ def _problem(sentence: str, record: int | None = None, identifier: str | None = 
 
 def _seal_problems(path: Path, depth: Depth) -> Iterator[Problem]:
     if not is_sealed(path):
-        yield _problem(f"{path}: its first 512 bytes are not as hkmap writes them; copy it again, or pack it anew")
+        yield _problem(f"{path}: its first 512 bytes are not as hkmap writes them; copy it again, or pack it again")
     if depth == "quick":
         return
     stated, found = file_digest(path)
     if not stated:
-        yield _problem(f"{path}: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it anew")
+        yield _problem(f"{path}: states no sha256 of its bytes, as every shard of `hkmap pack` does; pack it again")
     elif stated != found:
         yield _problem(
             f"{path}: its bytes have the sha256 {found[:12]}…, expected {stated[:12]}…; copy it again, or, where "
-            "another program such as h5repack wrote it anew, pack it anew"
+            "another program such as h5repack rewrote it, pack it again"
         )
 
 

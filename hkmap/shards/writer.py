@@ -320,7 +320,7 @@ class ShardWriter:
         if awaited:
             raise RecordError(
                 f'record "{sample.record["id"]}": the shards that are there hold another record in its place; --resume '
-                "needs the same records in the same order, or begin anew with --overwrite alone"
+                "needs the same records in the same order, or start over with --overwrite alone"
             )
         with self._room():
             self._open_shard(ready).add(*ready)
@@ -381,7 +381,7 @@ class ShardWriter:
         if size is not None and (len(shard) > size or (len(shard) < size and not last)):
             raise OutputError(
                 f"{shard.path}: has {len(shard)} records, and --shard-size is {size}; --resume needs the same options, "
-                "or begin anew with --overwrite alone"
+                "or start over with --overwrite alone"
             )
 
     def _open_shard(self, ready: Ready) -> ShardBuilder:
@@ -420,7 +420,7 @@ class ShardWriter:
         if self._row is not None:
             raise RecordError(
                 f"{self._path}: the records end after {self.count}, and the shards that are there hold more; --resume "
-                "needs the same records, or begin anew with --overwrite alone"
+                "needs the same records, or start over with --overwrite alone"
             )
         if not self.count:
             raise RecordError(f"{self._path}: no record left to pack; see the warnings before this")

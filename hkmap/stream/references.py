@@ -73,7 +73,7 @@ def load_certainty_of(record: Record, values: Map) -> Map | None:
     if certainty.shape != values.shape:
         raise MapError(
             f'record "{record["id"]}": a certainty of {certainty.shape} beside a map of {values.shape}, expected the '
-            "same (height, width); make it anew with `hkmap certainty`"
+            "same (height, width); make it again with `hkmap certainty`"
         )
     return certainty
 
