@@ -266,7 +266,7 @@ def test_a_row_of_maps_has_a_checksum(tmp_path: Path, monkeypatch: pytest.Monkey
         for index in range(4):
             writer.save(str(index), MAPS[index])
     flip(Path("maps.h5"), place_of(Path("maps.h5"), "maps", 2))
-    with pytest.raises(MapError, match=r"^maps\.h5#2: its checksum does not fit, so the file is damaged; make it again"):
+    with pytest.raises(MapError, match=r"^maps\.h5#2: its checksum does not fit, so the file is damaged"):
         load_map("maps.h5#2")
     assert np.array_equal(load_map("maps.h5#3"), MAPS[3])
 

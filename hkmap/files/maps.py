@@ -47,8 +47,7 @@ class MapWriter(Protocol):
         """
 
     def save_certainty(self, identifier: str, certainty: Map) -> str:
-        """Like save, for the certainty of the record's map: ID+certainty.npy in a folder, a row of its own in an .h5.
-        """
+        """Like save, for the certainty of the record's map: ID+certainty.npy in a folder, a row in an .h5."""
 
 
 class Drawn(NamedTuple):

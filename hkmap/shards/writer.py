@@ -331,8 +331,7 @@ class ShardWriter:
         self.annotator_map_count += len(sample.annotators)
 
     def _look_around(self) -> None:
-        """See what has the names of this run, and what killed runs have left; raise OutputError for what is in the way.
-        """
+        """Find what has the names of this run and remove what killed runs left; OutputError for what is in the way."""
         path, options = self._path, self._options
         remove_leftovers(path.parent, rf"{re.escape(path.stem)}(-[0-9]{{5}})?\.h5")
         self._former = series_of(path) if self._in_series else [path] if path.exists() else []
