@@ -56,7 +56,7 @@ for seed in $SEEDS; do
         "$finetune --gamma 1 --control shuffled --out $d/run-shuffled"
     evaluations=()
     for arm in labels human shuffled; do
-        evaluations+=("hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 85 > $d/results/$arm.json")
+        evaluations+=("hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 128 > $d/results/$arm.json")
     done
     together "${evaluations[@]}"
     step "hkmap unpack $d/test.h5 | head -12 \\
