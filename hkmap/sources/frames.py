@@ -46,13 +46,10 @@ def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
         scaled = {key: fit_items(record[key], (width, height), size) for key in SHAPES if key in record}
         record = {key: value for key, value in record.items() if key != "frame"} | scaled
     elif record.get("size") is not None and frame_of(record) != size:
-        raise SourceError(_difference(frame_of(record), size, image))
+        stated = frame_of(record)
+        turned = " (its EXIF turns it)" if stated == size[::-1] and size[0] != size[1] else ""
+        raise SourceError(
+            f"{image}: annotated at {stated[0]}x{stated[1]} pixels, but it has {size[0]}x{size[1]} as displayed"
+            f"{turned}; expected the image that was annotated"
+        )
     return {**record, "size": list(size)}
-
-
-def _difference(stated: tuple[int, int], size: tuple[int, int], image: str) -> str:
-    turned = " (its EXIF turns it)" if stated == size[::-1] and size[0] != size[1] else ""
-    return (
-        f"{image}: annotated at {stated[0]}x{stated[1]} pixels, but it has {size[0]}x{size[1]} as displayed{turned}; "
-        "expected the image that was annotated"
-    )

@@ -13,7 +13,7 @@ import numpy as np
 from hkmap.errors import ImageError, SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.images import natural_order
+from hkmap.sources.images import files_of
 
 FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
 
@@ -22,7 +22,7 @@ def is_trimaps(path: Path) -> bool:
     """Whether it is a trimap, or a folder of them: itself, or the folder trimaps in it."""
     first = next(iter(_files(path)), None)
     try:
-        return first is not None and bool(_levels(first))
+        return first is not None and first.suffix.lower() == ".png" and bool(_levels(first))
     except (ImageError, SourceError):
         return False
 
@@ -33,12 +33,8 @@ def trimap_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".png" else []
     folder = next((inner for inner in (path / "trimaps", path / "annotations/trimaps") if inner.is_dir()), path)
-    # the release has a hidden file of another system beside each
-    found = (file for file in folder.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith("."))
-    return sorted(found, key=lambda file: natural_order(file.name))
+    return files_of(folder, ".png")     # the release has a hidden file of another system beside each
 
 
 def _record(file: Path) -> Record:

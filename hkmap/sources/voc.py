@@ -17,8 +17,8 @@ import numpy as np
 from hkmap.errors import SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.documents import as_size, head, read_xml
-from hkmap.sources.images import natural_order
+from hkmap.sources.documents import head, read_xml, stated_size
+from hkmap.sources.images import files_of
 from hkmap.sources.matching import stem_of
 
 CLASSES = (
@@ -32,7 +32,7 @@ FLAGS = ("difficult", "truncated", "occluded")
 def is_voc(path: Path) -> bool:
     """Whether it is a VOC annotation, or a folder of them, or one that holds the folder Annotations."""
     first = next(iter(_files(path)), None)
-    if first is None or "<annotation" not in head(first):
+    if first is None or first.suffix.lower() != ".xml" or "<annotation" not in head(first):
         return False
     try:
         return read_xml(first).tag == "annotation"
@@ -50,7 +50,7 @@ def voc_boxes(root: Element, place: str) -> list[dict[str, Any]]:
     return [_box(item, f"{place}: object {number}") for number, item in enumerate(root.findall("object"), start=1)]
 
 
-def voc_size(root: Element, place: str) -> dict[str, list[int]]:
+def voc_size(root: Element, place: str) -> Record:
     """Return the "size" of the image as the annotation states it; nothing where it states none."""
     found = root.find("size")
     if found is None:
@@ -59,15 +59,12 @@ def voc_size(root: Element, place: str) -> dict[str, list[int]]:
     if sides == ["0", "0"]:       # what some tools write for "I did not look"
         return {}
     width, height = (int(side) if side.isascii() and side.isdecimal() and len(side) < 9 else side for side in sides)
-    return {"size": as_size(width, height, f"{place}: size")}
+    return stated_size(width, height, f"{place}: size")
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".xml" else []
-    folder = path / "Annotations" if (path / "Annotations").is_dir() else path
-    found = (file for file in folder.iterdir() if file.suffix.lower() == ".xml" and not file.name.startswith("."))
-    return sorted(found, key=lambda file: natural_order(file.name))
+    annotations = path / "Annotations"
+    return files_of(annotations if annotations.is_dir() else path, ".xml")
 
 
 def _record(path: Path) -> Record:
