@@ -227,7 +227,7 @@ def test_masks_are_added_under_new_names_only(hk: Callable, tmp_path: Path, stre
     record["masks"]["foreground"] = "other.png"
     result = hk("join", tmp_path / "2.png", stdin=[record])
     assert 'record "80": ' in result.stderr
-    assert '2.png says something else under "masks"; expected nothing there, or new names' in result.stderr
+    assert '2.png has something else under "masks"; expected nothing there, or new names' in result.stderr
 
 
 def test_one_image_annotated_twice_is_an_error(hk: Callable, tmp_path: Path, stream: list[dict[str, Any]]) -> None:

@@ -145,7 +145,7 @@ def test_upstream_stage_killed_mid_stream(hk, shell, here: Here) -> None:
     killed = f"{sys.executable} -c \"{KILLED.format(signal=int(signal.SIGKILL))}\" < in.jsonl"
     assert shell(f"{killed} | hkmap pack seen.h5").exit_code == 128 + signal.SIGKILL
     refused = hk("pack", "refused.h5", "--expect", 4, "in.jsonl")
-    assert_refused(refused, "3 records packed, expected 4; no shard is left, see what came before")
+    assert_refused(refused, "3 records packed, expected 4; no shard is left, see the stage before")
     assert not (here / "refused.h5").exists()
     assert hk("pack", "good.h5", "--expect", 3, "in.jsonl").exit_code == 0
 

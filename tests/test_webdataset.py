@@ -329,10 +329,10 @@ def test_any_bytes_are_a_sentence(hk, here):
 
 
 @pytest.mark.parametrize(("members", "sentence"), [
-    ([("7.cls", b"1")], '"7" has no image; expected one image beside it, such as 7.jpg'),
+    ([("7.cls", b"1")], '"7" has no image; expected one image, such as 7.jpg'),
     ([("7.png", PIXEL), ("7.jpg", PIXEL)], '"7" has 7.png and 7.jpg; expected one image'),
     ([("7.png", PIXEL), ("7.cls", b"owl")], "its cls is 'owl'; expected a whole number from 0"),
-    ([("7.png", PIXEL), ("7.cls", b"1"), ("7.json", b'{"label": 2}')], "its cls is 1, but its json says label 2"),
+    ([("7.png", PIXEL), ("7.cls", b"1"), ("7.json", b'{"label": 2}')], "its cls is 1, but its json has the label 2"),
     ([("7.png", PIXEL), ("7.json", b"[1]")], "its json is [1]; expected an object"),
     ([("7.png", PIXEL), ("7.json", b"{")], "its json cannot be read ("),
     ([("7.png", PIXEL), ("7.json", b'{"a": NaN}')], "cannot be written as JSON"),

@@ -1,4 +1,4 @@
-"""Files of annotations, of whatever format: as records of their images, or joined to the records of a stream."""
+"""Files of annotations in any format: as records of their images, or joined to the records of a stream."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hkmap.stream.references import image_frame
 
 logger = logging.getLogger("hkmap")
 
-OWN = {"id", "image", "size", "frame"}      # what is the file's view of the image, and no annotation
+OWN = {"id", "image", "size", "frame"}      # what describes the image and is no annotation
 MASKS = ("masks", "unknown", "dont_look")
 
 
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:
-    """Return the format called ``name``, else the one that the content tells; a ``table`` knows how it is read.
+    """Return the format called ``name``, or else recognised by the content; with a ``table``, the format that reads it.
 
     Raises ChoiceError where there is no such format, SourceError where the content is in none or more than one.
     """
@@ -136,7 +136,7 @@ def _warn_of_lines(path: Path, count: int) -> None:
 
 
 def _merged(record: Record, annotation: Record, path: Path) -> Record:
-    """Append the shapes, add the masks under new names, and what the record does not say yet."""
+    """Append the shapes, add the masks under new names, and add the keys that the record lacks."""
     merged = {**record, "size": annotation["size"]}
     for key in annotation.keys() - OWN:
         before, value = record.get(key), annotation[key]
@@ -148,7 +148,7 @@ def _merged(record: Record, annotation: Record, path: Path) -> Record:
             merged[key] = before | value
         else:
             raise RecordError(
-                f'record "{record["id"]}": {path} says something else under "{key}"; '
+                f'record "{record["id"]}": {path} has something else under "{key}"; '
                 "expected nothing there, or new names"
             )
     return merged

@@ -1,4 +1,4 @@
-"""Caltech-UCSD Birds: the release of 2011 and that of 2010, told apart by the files that are there."""
+"""Caltech-UCSD Birds: the releases of 2011 and 2010, recognised by their files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def cub_records(
     """Yield the records of a CUB-200-2011 or CUB-200-2010 root, in the order of its lists.
 
     ``split`` is train, test or all. ``bubbles`` go under "bubbles", ``gaze`` files or the visible ``parts``
-    under "points"; an image that they do not mention has no such key. The box of bounding_boxes.txt (2011), and
-    the box and outline of annotations-mat (2010), are there where these are. Raises SourceError where the folder or
-    an annotation is not as expected; an image that cannot be read goes to ``rejects``.
+    under "points"; an image that they do not mention has no such key. The box of bounding_boxes.txt (2011), and the
+    box and outline of annotations-mat (2010), are added where the files are there. Raises SourceError where the folder
+    or an annotation is not as expected; an image that cannot be read goes to ``rejects``.
     """
     images = _read_index(root)
     path = root / "bounding_boxes.txt"
@@ -77,18 +77,19 @@ def _read_index(root: Path) -> list[Record]:
             return images
     inner = [child.name for child in sorted(root.iterdir()) if any((child / name).is_file() for name in RELEASE_2011)]
     remedy = f"give {root / inner[0]}" if inner else "give the folder that holds one of them"
-    raise SourceError(
-        f"{root}: no CUB-200-2011 (images.txt) and no CUB-200-2010 (lists/train.txt) here; {remedy}"
-    )
+    raise SourceError(f"{root}: no CUB-200-2011 (images.txt) and no CUB-200-2010 (lists/train.txt) here; {remedy}")
 
 
 def _read_2011(root: Path) -> list[Record]:
     paths, labels, classes, splits = (_table(root / name, 2) for name in RELEASE_2011)
     names = {number: name for number, (name,) in classes.items()}
+    for file, table in (("image_class_labels.txt", labels), ("train_test_split.txt", splits)):
+        absent = [identifier for identifier in paths if identifier not in table]
+        if absent:
+            raise SourceError(f"{root / file}: no line for the image {absent[0]}; expected one for each of images.txt")
     images = []
     for identifier, (path,) in paths.items():
-        number = _value(labels, identifier, root / "image_class_labels.txt")
-        part = _value(splits, identifier, root / "train_test_split.txt")
+        (number,), (part,) = labels[identifier], splits[identifier]
         if number not in names or not number.isdecimal() or int(number) < 1:
             raise SourceError(
                 f"{root / 'image_class_labels.txt'}: image {identifier} has the class {number}, "
@@ -133,16 +134,13 @@ def _classes_2010(root: Path) -> list[str]:
 
 def _image(root: Path, identifier: str, path: str, what: tuple[int, str, str]) -> Record:
     label, name, split = what
-    return {
-        "id": identifier, "image": str(root / "images" / path), "label": label, "class": name, "split": split,
-    }
+    return {"id": identifier, "image": str(root / "images" / path), "label": label, "class": name, "split": split}
 
 
 def _outline(root: Path, record: Record) -> Record:
     """Return the box and the outline of 2010, where the root has annotations-mat.
 
-    The release does not say how the box counts; it comes out of MATLAB, so it is read as counted from 1, its last
-    pixel included.
+    The release does not define the box; MATLAB wrote it, so it is read as counted from 1, its last pixel included.
     """
     path = root / "annotations-mat" / record["class"] / f"{Path(record['image']).stem}.mat"
     if not path.is_file():
@@ -200,12 +198,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{path} line {number}", line.strip()
-
-
-def _value(table: dict[str, list[str]], identifier: str, path: Path) -> str:
-    if identifier not in table:
-        raise SourceError(f"{path}: no line for the image {identifier}; expected one for each of images.txt")
-    return table[identifier][0]
 
 
 def _numbers(cells: Iterable[str], place: str) -> list[float]:

@@ -49,7 +49,7 @@ def read_xml(path: Path) -> ET.Element:
         parser = ET.XMLParser(target=_Builder())
         parser.feed(path.read_bytes())
         root: ET.Element = parser.close()
-    except (ET.ParseError, LookupError, ValueError) as error:     # LookupError: an encoding nobody knows
+    except (ET.ParseError, LookupError, ValueError) as error:     # LookupError: an unknown encoding
         raise SourceError(f"{path}: not XML ({error}); expected a file of annotations, export it again") from error
     return root
 
@@ -62,7 +62,7 @@ def head(path: Path) -> str:
 
 
 def text_lines(path: Path, expected: str) -> list[str]:
-    """Return the lines of a text file; SourceError, saying what was ``expected``, where it is not UTF-8."""
+    """Return the lines of a text file; SourceError, which names what was ``expected``, where it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -95,7 +95,7 @@ def as_number(value: object, place: str, *, above: float = -sys.float_info.max) 
 def as_numbers(value: object, place: str) -> list[float]:
     """Return ``value``, which must be a list of finite numbers."""
     numbers = as_list(value, place)
-    # A data set has millions of them: looked at together, and one by one only to say which is none.
+    # A data set has millions of them: they are checked together, and one by one only to name the one that is wrong.
     if {int, float}.issuperset(map(type, numbers)) and max(map(abs, numbers), default=0) <= sys.float_info.max:
         return numbers
     return [as_number(number, place) for number in numbers]

@@ -33,8 +33,8 @@ from hkmap.sources.yolo import is_yolo, yolo_records
 class Format:
     """A format of annotations.
 
-    ``recognise`` tells by its content whether a file or folder is of the format, and raises nothing. ``read`` yields a
-    record for each image: ``image`` as the file calls it, with or without folders and suffix, an ``id`` for messages,
+    ``recognise`` decides by its content whether a file or folder is of the format, and raises nothing. ``read`` yields
+    a record for each image: ``image`` as the file calls it, with or without folders and suffix, an ``id`` for messages,
     ``size`` [width, height] where the file states it (it is compared with the image's), or ``frame`` [width, height]
     where the coordinates count in another (they are scaled), and the annotations. What cannot be read it raises as a
     SourceError, or hands to ``rejects`` where the rest can still be read.
@@ -78,7 +78,7 @@ def recognised(path: Path) -> Format:
         names = " and ".join(known.name for known in found)
         raise SourceError(f"{path}: looks like {names}; choose one by --format")
     if path.suffix.lower() == ".json" and path.is_file():
-        read_json(path)       # raises where it is damaged, which says more
+        read_json(path)       # raises where it is damaged, which is the better message
     tried = ", ".join(f"{known.name} ({known.title})" for known in OURS)
     raise SourceError("; ".join([f"{path}: in no known format, tried {tried}", *problems, "name one by --format"]))
 

@@ -1,4 +1,4 @@
-"""Carry annotations to the image that they belong to."""
+"""Scale annotations to the image that they belong to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = ("bubbles", "points", "boxes", "polygons", "lines")        # the keys o
 
 
 def fit_items(items: Iterable[Item], frame: tuple[int, int], size: tuple[int, int]) -> list[Item]:
-    """Carry shapes from a frame to an image of ``size``, both (width, height).
+    """Scale shapes from a frame to an image of ``size``, both (width, height).
 
     A circle stays one: where the two sides scale differently the radius takes their geometric mean, which
     keeps the share of the picture that it covers.
@@ -37,8 +37,8 @@ def fit_items(items: Iterable[Item], frame: tuple[int, int], size: tuple[int, in
 def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
     """Return an annotated record in the pixels of its ``image``, of ``size`` (width, height).
 
-    A reader's ``frame`` is scaled to that size. Its ``size`` is what the file says of the image: SourceError where
-    the image has another, as the shapes would then lie beside what they mean.
+    A reader's ``frame`` is scaled to that size. Its ``size`` is the image's according to the file: SourceError where
+    the image has another, as the shapes would then be in the wrong place.
     """
     frame = record.get("frame")
     if frame is not None:

@@ -67,7 +67,7 @@ def gaze_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 def gaze_points(lines: Iterable[GazeLine], size: tuple[int, int]) -> list[dict[str, Any]]:
     """Return the fixations as points, weighted by their milliseconds, for an image of ``size`` (width, height).
 
-    Fixations beside the image are kept, as a kernel around them may still reach it. Raises SourceError where a
+    Fixations outside the image are kept, as a kernel around them may still reach it. Raises SourceError where a
     line is malformed or is about an image of another size.
     """
     points: list[dict[str, Any]] = []

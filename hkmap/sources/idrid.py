@@ -53,6 +53,12 @@ TWICE = {
 }
 # A file of the training set that is byte-identical with one of the grading part's testing set.
 ALSO_TESTED = "IDRiD_118"
+# What shows the same picture as an image of the grading part's training set.
+TWINS = {
+    **{grading: f"{segmentation} of the segmentation part" for grading, segmentation in ALSO_SEGMENTED.items()},
+    **{later: f"{earlier} of the grading part" for later, earlier in TWICE.items()},
+    ALSO_TESTED: "one of the grading part's testing set",
+}
 
 
 def idrid_records(root: Path, *, part: str | None = None, split: str = "all", rejects: Rejects) -> Iterator[Record]:
@@ -93,33 +99,22 @@ def binary_records(root: Path, *, split: str = "all", rejects: Rejects) -> Itera
 
 def _diseased(root: Path, split: str) -> Iterator[Record]:
     for record in _segmentation(root, split):
-        if DISEASED_LESIONS.isdisjoint(record["masks"]):
-            logger.warning(
-                "%s left out: it has none of %s, so it is neither diseased nor healthy",
-                record["id"], ", ".join(sorted(DISEASED_LESIONS)),
-            )
+        if not DISEASED_LESIONS.isdisjoint(record["masks"]):
+            yield {**record, "id": f"seg-{record['id']}", "label": 1, "class": "diseased"}
             continue
-        yield {**record, "id": f"seg-{record['id']}", "label": 1, "class": "diseased"}
+        logger.warning(
+            "%s left out: it has none of %s, so it is neither diseased nor healthy",
+            record["id"], ", ".join(sorted(DISEASED_LESIONS)),
+        )
 
 
 def _healthy(root: Path, split: str, rejects: Rejects) -> Iterator[Record]:
     for record in _grading(root, split, rejects, warn_of_twins=False):
-        if record["label"] != 0:
-            continue
-        twin = _twin(record["id"])
-        if twin:
-            logger.warning("grading image %s left out: the same picture as %s", record["id"], twin)
-            continue
-        yield {**record, "id": f"grade-{record['id']}", "label": 0, "class": "healthy", "masks": {}}
-
-
-def _twin(identifier: str) -> str | None:
-    """Return which other image of IDRiD shows the same picture, where that is known."""
-    if identifier in ALSO_SEGMENTED:
-        return f"{ALSO_SEGMENTED[identifier]} of the segmentation part"
-    if identifier in TWICE:
-        return f"{TWICE[identifier]} of the grading part"
-    return "one of the grading part's testing set" if identifier == ALSO_TESTED else None
+        identifier = record["id"]
+        if record["label"] == 0 and identifier in TWINS:
+            logger.warning("grading image %s left out: the same picture as %s", identifier, TWINS[identifier])
+        elif record["label"] == 0:
+            yield {**record, "id": f"grade-{identifier}", "class": "healthy", "masks": {}}
 
 
 def _segmentation(root: Path, split: str) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""labelme: a JSON file of shapes beside each image.
+"""labelme: a JSON file of shapes for each image.
 
 Polygons stay polygons, rectangles become boxes, circles (a centre and a point on the edge) bubbles, points points;
 lines are kept under ``lines``, which no filter draws. Coordinates are continuous pixels from 0 in labelme too: they
@@ -35,7 +35,7 @@ def labelme_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 
 
 def corners_box(points: Points) -> Item:
-    """Return the box between two opposite corners, in whatever order.
+    """Return the box between two opposite corners, in any order.
 
     >>> corners_box([[5, 1], [2, 7]])
     {'x': 2, 'y': 1, 'width': 3, 'height': 6}

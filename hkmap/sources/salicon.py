@@ -29,7 +29,7 @@ def has_fixations(document: dict[str, Any]) -> bool:
 
 
 def salicon_records(path: Path, rejects: Rejects) -> Iterator[Record]:
-    """Yield a record for each image of the file; one that nobody looked at has no points."""
+    """Yield a record for each image of the file; one without fixations has no points."""
     document = as_object(read_json(path), str(path))
     points: dict[int | str, list[dict[str, Any]]] = {}
     for image, found in each(numbered(document.get("annotations"), f"{path}: annotations"), _points, rejects):

@@ -23,7 +23,7 @@ from hkmap.sources.documents import head
 from hkmap.sources.frames import fit_items
 
 PLACE = ("image", "x", "y")
-# What a row has beside its place, by the key of the record that it belongs to.
+# What a row has besides its place, by the key of the record that it belongs to.
 SHAPES: dict[str, tuple[str, ...]] = {"boxes": ("width", "height"), "bubbles": ("radius",), "points": ()}
 OPTIONAL = ("user", "weight", "label")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -193,10 +193,7 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
 
 
 def _header(path: Path, line: str) -> tuple[str, ...]:
-    try:
-        header = tuple(map(str.strip, next(csv.reader([line], delimiter=_delimiter(line)), ())))
-    except csv.Error as error:
-        raise SourceError(f"{path}: not CSV ({error}); expected the names of the columns in its first line") from error
+    header = tuple(map(str.strip, next(csv.reader([line], delimiter=_delimiter(line)), ())))
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise SourceError(f'{path}: two columns are called "{twice[0]}"; rename one')

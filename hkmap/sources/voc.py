@@ -1,8 +1,8 @@
 """Pascal VOC: an XML file of boxes for each image, and palette images of classes or objects beside it.
 
 VOC counts pixels from 1 and its boxes hold their last pixel too: x = xmin - 1, width = xmax - xmin + 1. In the palette
-images 0 is background and 255 void: nobody says what is there, so it becomes ``unknown``. Parts of objects, actions and
-single points are not read.
+images 0 is background and 255 void: what is there was not annotated, so it becomes ``unknown``. Parts of objects,
+actions and single points are not read.
 """
 
 from __future__ import annotations
@@ -101,25 +101,20 @@ def _number(corners: Element, name: str, place: str) -> float:
 
 
 def _masks(path: Path, objects: list[str]) -> Record:
-    """Return the "masks" and the "unknown" of the palette images, where they are beside the folder of annotations."""
+    """Return the "masks" and the "unknown" of the palette images in the folders next to that of the annotations.
+
+    Objects are numbered in the order of the XML file; a name that comes twice gets its number.
+    """
     here = path.parent
     beside = here / ".." if here.name in ("", "..") else here.parent        # written as the user gave it
-    for folder, names in (("SegmentationClass", dict(enumerate(CLASSES))), ("SegmentationObject", _numbered(objects))):
-        picture = beside / folder / f"{path.stem}.png"
-        if picture.is_file():
-            return _references(picture, names, folder)
-    return {}
-
-
-def _numbered(objects: list[str]) -> dict[int, str]:
-    """Name the objects, which are numbered in the order of the XML file; a name that comes twice gets its number."""
-    return {
+    numbered = {
         number: name if objects.count(name) == 1 else f"{name} {number}" for number, name in enumerate(objects, start=1)
     }
-
-
-def _references(picture: Path, names: dict[int, str], folder: str) -> Record:
-    levels = [int(level) for level in np.unique(read_levels(picture))]
-    unnamed = "class" if folder == "SegmentationClass" else "object"
-    masks = {names.get(level, f"{unnamed} {level}"): f"{picture}#{level}" for level in levels if level not in (0, VOID)}
-    return {"masks": masks} | ({"unknown": {"void": f"{picture}#{VOID}"}} if VOID in levels else {})
+    for kind, names in (("Class", dict(enumerate(CLASSES))), ("Object", numbered)):
+        picture = beside / f"Segmentation{kind}" / f"{path.stem}.png"
+        if picture.is_file():
+            levels = {int(level): f"{picture}#{level}" for level in np.unique(read_levels(picture)) if level != 0}
+            unknown = {"unknown": {"void": levels.pop(VOID)}} if VOID in levels else {}
+            masks = {names.get(level, f"{kind.lower()} {level}"): mask for level, mask in levels.items()}
+            return {"masks": masks} | unknown
+    return {}

@@ -1,7 +1,7 @@
 """WebDataset tars: KEY.jpg, KEY.cls, KEY.json and so on, next to each other, are one sample.
 
-Ours (stream/unpacking.py) have beside the image the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
-certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record says whose).
+Ours (stream/unpacking.py) hold the image, the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
+certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record has their names).
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def _is_read(suffix: str) -> bool:
 def _read_sample(group: _Group) -> Sample:
     images = [suffix for suffix in group.parts if suffix in _IMAGES]
     if len(images) != 1:
-        told = " and ".join(group.member(suffix) for suffix in images) or "no image"
-        raise RecordError(f"{group.place} has {told}; expected one image beside it, such as {group.member('jpg')}")
+        names = " and ".join(group.member(suffix) for suffix in images) or "no image"
+        raise RecordError(f"{group.place} has {names}; expected one image, such as {group.member('jpg')}")
     stated = _object(group)
     if "weights.npy" in group.parts:      # what the first tars of ours called it
         group.parts["certainty.npy"] = group.parts.pop("weights.npy")
@@ -168,7 +168,7 @@ def _label(stated: dict[str, Any], group: _Group) -> dict[str, int]:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise RecordError(f"{group.place}: its cls is {shown(text)!r}; expected a whole number from 0")
     if stated.get("label") not in (None, int(text)):
-        raise RecordError(f"{group.place}: its cls is {text}, but its json says label {shown(stated['label'])}")
+        raise RecordError(f"{group.place}: its cls is {text}, but its json has the label {shown(stated['label'])}")
     return {"label": int(text)}
 
 

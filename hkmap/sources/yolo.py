@@ -32,7 +32,7 @@ _ENTRY = re.compile(r"^[ \t]*(?:-|(\d+)[ \t]*:)[ \t]*(.+?)[ \t]*$", re.MULTILINE
 
 
 def is_yolo(path: Path) -> bool:
-    """Whether it is such a file or a folder of such files, the first of which that has a line tells."""
+    """Whether it is such a file or a folder of such files; the first that is not empty decides."""
     for file in islice(_files(path), SAMPLE):
         first = next((line for line in head(file).splitlines() if line.strip()), None)
         if first is not None:
