@@ -259,7 +259,6 @@ def test_a_tar_as_tar_itself_writes_it(hk, here, shell, tmp_path):
     ([("7.png", b"")], {"type": tarfile.FIFOTYPE}, "'7.png' is a link, a device or a sparse"),
     ([("7.\udcff.png", PIXEL)], {}, "the name '7.\\udcff.png' is not UTF-8; rename the file"),
     ([("7.png", PIXEL), ("7.png", PIXEL)], {}, 'x.tar: "7" has two members png; write the tar again'),
-    ([(f"7.{number}", b"") for number in range(1002)], {}, 'x.tar: "7" has too many members'),
     ([("readme", b"x")], {}, "no sample in the tars; expected files such as 0001.jpg and 0001.cls"),
     ([], {}, "no sample in the tars"),
 ])
@@ -283,7 +282,7 @@ def test_a_huge_member_is_refused_before_it_is_read(hk, here):
 def test_members_that_are_large_together_are_refused(hk, here, monkeypatch):
     monkeypatch.setattr("hkmap.sources.webdataset.MOST_BYTES", 1000)
     make_tar([("7.png", bytes(600)), ("7.map.npy", bytes(600))])
-    assert 'x.tar: "7" has too many members, or more than 1000 bytes' in hk("webdataset", "x.tar", "--out", "o").stderr
+    assert 'x.tar: "7" has more than 1000 bytes; leave some members out' in hk("webdataset", "x.tar", "--out", "o").stderr
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hkmap.errors import SourceError
-from hkmap.records import shown
+from hkmap.records import refuse_constant, shown
 
 HEAD = 1 << 16      # bytes that tell one text format from another
 
@@ -94,11 +94,7 @@ def as_number(value: object, place: str, *, above: float = -sys.float_info.max) 
 
 def as_numbers(value: object, place: str) -> list[float]:
     """Return ``value``, which must be a list of finite numbers."""
-    numbers = as_list(value, place)
-    # A data set has millions of them: they are checked together, and one by one only to name the one that is wrong.
-    if {int, float}.issuperset(map(type, numbers)) and max(map(abs, numbers), default=0) <= sys.float_info.max:
-        return numbers
-    return [as_number(number, place) for number in numbers]
+    return [as_number(number, place) for number in as_list(value, place)]
 
 
 def as_pairs(value: object, place: str) -> list[list[float]]:
@@ -127,18 +123,14 @@ def stated_size(width: object, height: object, place: str) -> dict[str, list[obj
 
 
 def numbered(value: object, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield the items of ``value``, which must be a list, each after its place, such as PLACE[0]."""
+    """Yield the place, such as PLACE[0], and each item of ``value``, which must be a list."""
     for index, item in enumerate(as_list(value, place)):
         yield f"{place}[{index}]", item
 
 
 @lru_cache(maxsize=1)       # a file is recognised, then read: it is parsed once
 def _parsed(data: bytes) -> Any:
-    return json.loads(data, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    return json.loads(data, parse_constant=refuse_constant)
 
 
 def _wrong(value: object, place: str, expected: str) -> NoReturn:

@@ -92,7 +92,17 @@ def read_bubbles(table: Table, images: Iterable[tuple[str, str]]) -> dict[str, l
     for row in _rows(table.path):
         name = _image(row, names)
         if name not in named:
-            named[name] = rows.setdefault(_identify(name, known, row[0]), [])
+            found = known.get(name.replace("\\", "/").rsplit("images/", 1)[-1], set())
+            if not found:
+                raise SourceError(
+                    f'{row[0]}: image "{name}" is not in the data set; '
+                    "expected an id, a file name or a path below images/ (drop the row, or map --columns image=...)"
+                )
+            if len(found) > 1:
+                raise SourceError(
+                    f'{row[0]}: image "{name}" is the name of {len(found)} images; give the path below images/'
+                )
+            named[name] = rows.setdefault(next(iter(found)), [])
         named[name].append(row)
     if not rows:
         expected = ",".join((*PLACE, *SHAPES["bubbles"]))
@@ -117,18 +127,6 @@ def _spellings(images: Iterable[tuple[str, str]]) -> Mapping[str, set[str]]:
         loose[name].add(identifier)
         loose[name.rsplit(".", 1)[0]].add(identifier)
     return loose | exact
-
-
-def _identify(name: str, known: Mapping[str, set[str]], place: str) -> str:
-    found = known.get(name.replace("\\", "/").rsplit("images/", 1)[-1], ())
-    if not found:
-        raise SourceError(
-            f'{place}: image "{name}" is not in the data set; '
-            "expected an id, a file name or a path below images/ (drop the row, or map --columns image=...)"
-        )
-    if len(found) > 1:
-        raise SourceError(f'{place}: image "{name}" is the name of {len(found)} images; give the path below images/')
-    return next(iter(found))
 
 
 def _shape(table: Table) -> str:

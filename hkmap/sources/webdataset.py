@@ -34,8 +34,7 @@ logger = logging.getLogger("hkmap")
 
 _IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _OWN = re.compile(r"cls|json|(?:map|certainty|weights|annotator-[0-9]+)\.npy")
-_MOST_MEMBERS = 1000      # of one sample
-MOST_BYTES = 1 << 28      # a member that is read, and all that is read of one sample
+MOST_BYTES = 1 << 28      # of one member, and of all members of a sample that are read
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, RecursionError)
 
 
@@ -66,7 +65,6 @@ class _Group:
     path: Path
     key: str
     parts: dict[str, bytes] = field(default_factory=dict)
-    members: int = 0
 
     @property
     def place(self) -> str:
@@ -75,11 +73,10 @@ class _Group:
     def add(self, suffix: str, data: bytes | None) -> None:
         if suffix in self.parts:
             raise SourceError(f"{self.place} has two members {suffix}; write the tar again")
-        self.members += 1
         if data is not None:
             self.parts[suffix] = data
-        if self.members > _MOST_MEMBERS or sum(map(len, self.parts.values())) > MOST_BYTES:
-            raise SourceError(f"{self.place} has too many members, or more than {MOST_BYTES} bytes; leave some out")
+        if sum(map(len, self.parts.values())) > MOST_BYTES:
+            raise SourceError(f"{self.place} has more than {MOST_BYTES} bytes; leave some members out")
 
     def member(self, suffix: str) -> str:
         """Return the name of a member, relative to the folder in which it lies."""

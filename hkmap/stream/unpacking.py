@@ -204,7 +204,7 @@ def write_tars(samples: Iterable[Sample], out: Path, *, shard_size: int | None, 
 
 
 def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
-    count = 0
+    before = len(seen)
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             identifier = sample.record["id"]
@@ -216,8 +216,7 @@ def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
             tar.members.clear()  # type: ignore[attr-defined]
-            count += 1
-    return count
+    return len(seen) - before
 
 
 def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
