@@ -11,6 +11,7 @@ import logging
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from hkmap.errors import HkmapError, RecordError, UpstreamError
@@ -22,12 +23,11 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger("hkmap")
 
-_NUMBERS = (int, float)      # int | float would be made anew for each of the thousands of numbers
 _LARGEST = 1e12     # no length in an image, and no weight, is beyond it; squares and sums of such numbers stay finite
 
 
 class Bubble(NamedTuple):
-    """A circle (or, with radius 0, a point) that says where somebody looked; in pixels of the record's frame."""
+    """A circle (or, with radius 0, a point) where somebody looked, in pixels of the record's frame."""
 
     x: float
     y: float
@@ -38,7 +38,7 @@ class Bubble(NamedTuple):
 
 @dataclass
 class Rejects:
-    """What becomes of a record that cannot be used: the command stops, or skips, warns and counts it."""
+    """What to do with a record that cannot be used: stop, or skip it, warn and count it."""
 
     skip: bool = False
     max_errors: int = 0
@@ -63,12 +63,12 @@ def parse_record(line: bytes, place: str) -> Record:
     {'id': '7', 'label': 2}
     """
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
+        record = json.loads(line, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:   # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise RecordError(f"{place}: not a JSON object ({error}); expected one record a line") from error
+        raise RecordError(f"{place}: not a JSON object ({error}); expected one record per line") from error
     if not isinstance(record, dict):
         raise RecordError(f"{place}: expected a JSON object, got {type(record).__name__}")
-    if "error" in record and "id" not in record:        # whatever a filter such as jq has added to it
+    if "error" in record and "id" not in record:        # a filter such as jq may have added keys
         raise UpstreamError(str(record["error"]))
     if not _is_text(record.get("id")):
         raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {record.get("id")!r}')
@@ -76,7 +76,7 @@ def parse_record(line: bytes, place: str) -> Record:
 
 
 def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterator[Record]:
-    """Yield the records of a stream, one line each; blank lines are passed over.
+    """Yield the records of a stream, one line each; blank lines are skipped.
 
     Raises RecordError where a line is not a record (unless ``rejects`` skips it), where the stage before
     reports its failure, and where there is no record at all.
@@ -85,26 +85,22 @@ def read_records(lines: Iterable[bytes], name: str, rejects: Rejects) -> Iterato
 
 
 def parsed(lines: Iterable[bytes], name: str) -> Iterator[Record | HkmapError]:
-    """Like read_records, but in the place of a line that is no record yield its RecordError."""
+    """Like read_records, but yield the RecordError of a line that is no record in its place."""
     empty = True
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         empty = False
-        try:
-            record = parse_record(line, f"{name} line {number}")
-        except UpstreamError:
-            raise
-        except RecordError as error:
-            yield error
-            continue
+        record = attempt(partial(parse_record, place=f"{name} line {number}"), line)
+        if isinstance(record, UpstreamError):
+            raise record
         yield record
     if empty:
-        raise RecordError(f"{name}: no records; expected one JSON object a line, as `hkmap folder` prints them")
+        raise RecordError(f"{name}: no records; expected one JSON object per line, as `hkmap folder` prints them")
 
 
 def attempt(function: Callable[[Item], Result], item: Item | HkmapError) -> Result | HkmapError:
-    """Return what ``function`` makes of the item, or the HkmapError that it raises; an item that is one, as it is."""
+    """Return the function's result, or the HkmapError that it raises; an item that is an HkmapError, as it is."""
     if isinstance(item, HkmapError):
         return item
     try:
@@ -123,12 +119,12 @@ def accepted(outcomes: Iterable[Result | HkmapError], rejects: Rejects) -> Itera
 
 
 def each(items: Iterable[Item], function: Callable[[Item], Result], rejects: Rejects) -> Iterator[Result]:
-    """Apply ``function`` to every record, or what is to be one; what raises an HkmapError goes to ``rejects``."""
+    """Apply ``function`` to every item; an HkmapError that it raises goes to ``rejects``."""
     return accepted((attempt(function, item) for item in items), rejects)
 
 
 def passed_on(record: Record, policy: str, found: str, remedy: str) -> Record:
-    """Return a record with nothing to work on as it is; where the policy is "error", raise RecordError."""
+    """Return a record that lacks what the command needs, as it is; RecordError where the policy is "error"."""
     if policy == "error":
         raise RecordError(f'record "{record["id"]}": {found}; {remedy}')
     return record
@@ -145,7 +141,7 @@ def dump_record(record: Record) -> bytes:
         return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError as error:       # a file name of another encoding, as Python carries it
         raise RecordError(f"{place}: a name in it is not UTF-8; rename the file or the folder") from error
-    except (ValueError, RecursionError) as error:       # what JSON can say and not take back: 1e999 is infinite
+    except (ValueError, RecursionError) as error:       # what JSON can hold and Python cannot write: 1e999 is infinite
         raise RecordError(f"{place}: cannot be written as JSON in UTF-8 ({error}); mend its text or number") from error
 
 
@@ -162,35 +158,47 @@ def bubbles_of(record: Record, key: str) -> list[Bubble]:
 
     Weight defaults to 1, user to "". A bubble must have a radius above 0; a point has none (0).
     """
-    found = record.get(key)
-    if not isinstance(found, list):
-        raise _wrong(record, key, "a list of objects with x and y", found)
-    radius = key == "bubbles"
-    return [_bubble(record, f"{key}[{index}]", item, needs_radius=radius) for index, item in enumerate(found)]
+    bubbles = []
+    for place, item in _items(record, key, "x and y"):
+        for name in ("x", "y"):
+            if not _is_number(item.get(name)):
+                raise _wrong(record, f"{place}.{name}", "a number of pixels", item.get(name))
+        radius, weight = item.get("radius", 0), item.get("weight", 1)
+        if not _is_number(radius) or radius < 0 or (radius == 0 and key == "bubbles"):
+            raise _wrong(record, f"{place}.radius", "a number of pixels above 0", item.get("radius"))
+        if not _is_number(weight) or weight < 0:
+            raise _wrong(record, f"{place}.weight", "a number from 0", weight)
+        user = "" if item.get("user") is None else str(item["user"])
+        bubbles.append(Bubble(float(item["x"]), float(item["y"]), float(radius), float(weight), user))
+    return bubbles
 
 
 def boxes_of(record: Record) -> list[tuple[float, float, float, float]]:
     """Return the record's boxes, checked: (left, top, width, height) in pixels of its frame."""
-    found = record.get("boxes")
-    if not isinstance(found, list):
-        raise _wrong(record, "boxes", "a list of objects with x, y, width and height", found)
-    return [_box(record, f"boxes[{index}]", item) for index, item in enumerate(found)]
+    boxes = []
+    for place, item in _items(record, "boxes", "the numbers x, y, width and height"):
+        sides: list[Any] = [item.get(name) for name in ("x", "y", "width", "height")]
+        if not all(map(_is_number, sides)) or min(sides[2:]) < 0:
+            raise _wrong(record, place, "an object with the numbers x, y, width and height", item)
+        left, top, width, height = map(float, sides)
+        boxes.append((left, top, width, height))
+    return boxes
 
 
 def polygons_of(record: Record, key: str = "polygons") -> list[list[tuple[float, float]]]:
     """Return the corners (x, y) of the record's polygons (or "lines"), checked, in pixels of its frame."""
-    found = record.get(key)
-    if not isinstance(found, list):
-        raise _wrong(record, key, "a list of objects with points", found)
-    return [_polygon(record, f"{key}[{index}]", item) for index, item in enumerate(found)]
+    polygons = []
+    for place, item in _items(record, key, "points, a list of [x, y]"):
+        points = item.get("points")
+        if not isinstance(points, list) or not points or not all(map(_is_point, points)):
+            raise _wrong(record, place, "an object with points, a list of [x, y]", item)
+        polygons.append([(float(x), float(y)) for x, y in points])
+    return polygons
 
 
 def labels_of(record: Record, key: str) -> list[str]:
-    """Return what each of the shapes under ``key`` ("boxes" or "polygons") is called, "" where it has no label."""
-    found = record.get(key)
-    if not (isinstance(found, list) and all(isinstance(item, dict) for item in found)):
-        raise _wrong(record, key, "a list of objects", found)
-    return [str(item.get("label", "")) for item in found]
+    """Return the label of each shape under ``key`` ("boxes" or "polygons"), "" where it has none."""
+    return [str(item.get("label", "")) for _, item in _items(record, key, "labels")]
 
 
 def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
@@ -225,7 +233,7 @@ def with_annotators(record: Record, references: dict[str, str]) -> Record:
 
 
 def without_maps(record: Record) -> Record:
-    """Return a record whose map is drawn anew: the certainty and the annotators' maps of an older one go.
+    """Return a record for a new map, without the certainty and the annotators' maps of an older one.
 
     >>> without_maps({"id": "7", "map": "old.npy", "certainty": "c.npy"})
     {'id': '7', 'map': 'old.npy'}
@@ -252,35 +260,15 @@ def shown(value: object) -> str:
     return (value if isinstance(value, str) else reprlib.repr(value))[:60]
 
 
-def _bubble(record: Record, place: str, item: object, *, needs_radius: bool) -> Bubble:
-    if not isinstance(item, dict):
-        raise _wrong(record, place, "an object with x and y", item)
-    for name in ("x", "y"):
-        if not _is_number(item.get(name)):
-            raise _wrong(record, f"{place}.{name}", "a number of pixels", item.get(name))
-    radius = item.get("radius", 0)
-    if not _is_number(radius) or radius < 0 or (needs_radius and radius == 0):
-        raise _wrong(record, f"{place}.radius", "a number of pixels above 0", item.get("radius"))
-    weight = item.get("weight", 1)
-    if not _is_number(weight) or weight < 0:
-        raise _wrong(record, f"{place}.weight", "a number from 0", weight)
-    user = "" if item.get("user") is None else str(item["user"])
-    return Bubble(float(item["x"]), float(item["y"]), float(radius), float(weight), user)
-
-
-def _box(record: Record, place: str, item: object) -> tuple[float, float, float, float]:
-    sides: list[Any] = [item.get(name) for name in ("x", "y", "width", "height")] if isinstance(item, dict) else [None]
-    if not all(map(_is_number, sides)) or min(sides[2:]) < 0:
-        raise _wrong(record, place, "an object with the numbers x, y, width and height", item)
-    left, top, width, height = map(float, sides)
-    return left, top, width, height
-
-
-def _polygon(record: Record, place: str, item: object) -> list[tuple[float, float]]:
-    points = item.get("points") if isinstance(item, dict) else None
-    if not isinstance(points, list) or not points or not all(_is_point(point) for point in points):
-        raise _wrong(record, place, "an object with points, a list of [x, y]", item)
-    return [(float(x), float(y)) for x, y in points]
+def _items(record: Record, key: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each object of the list under ``key`` after its place."""
+    found = record.get(key)
+    if not isinstance(found, list):
+        raise _wrong(record, key, f"a list of objects with {content}", found)
+    for index, item in enumerate(found):
+        if not isinstance(item, dict):
+            raise _wrong(record, f"{key}[{index}]", f"an object with {content}", item)
+        yield f"{key}[{index}]", item
 
 
 def _is_point(value: object) -> bool:
@@ -303,12 +291,13 @@ def _is_rle(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     # NaN compares as False, and JSON's whole numbers, which have no end, compare without becoming a float
-    return isinstance(value, _NUMBERS) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:
     return RecordError(f'record "{record["id"]}": {key} is {shown(got)}; expected {expected}')
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and Infinity, which Python reads and JSON has not: the ``parse_constant`` of json."""
     raise ValueError(f"{name} is not JSON")

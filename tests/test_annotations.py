@@ -137,7 +137,7 @@ def test_an_ambiguous_file_is_read_as_told(hk: Callable, tmp_path: Path) -> None
     result = hk("annotations", tmp_path / "x.json", "--images", images, "--format", "labelme")
     assert result.records == [{"id": "1", "image": f"{images}/1.jpg", "size": [40, 30], "polygons": []}]
     result = hk("annotations", tmp_path / "x.json", "--images", images, "--format", "coco")
-    assert "x.json: read as coco, no annotation in it; say another --format" in result.stderr
+    assert "x.json: read as coco, no annotation in it; use another --format" in result.stderr
     result = hk("annotations", tmp_path / "x.json", "--images", images, "--format", "cocoa")
     assert "format 'cocoa' is unknown; did you mean 'coco'? expected one of coco, voc, labelme" in result.stderr
 
@@ -227,7 +227,7 @@ def test_masks_are_added_under_new_names_only(hk: Callable, tmp_path: Path, stre
     record["masks"]["foreground"] = "other.png"
     result = hk("join", tmp_path / "2.png", stdin=[record])
     assert 'record "80": ' in result.stderr
-    assert '2.png says something else under "masks"; expected nothing there, or new names' in result.stderr
+    assert '2.png has something else under "masks"; expected nothing there, or new names' in result.stderr
 
 
 def test_one_image_annotated_twice_is_an_error(hk: Callable, tmp_path: Path, stream: list[dict[str, Any]]) -> None:

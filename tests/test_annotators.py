@@ -172,7 +172,7 @@ def test_a_reference_into_a_shard_reads_an_annotators_map() -> None:
 @pytest.mark.parametrize(("reference", "sentence"), [
     ("train.h5#1@bob", 'train.h5#1@bob: record 1 has no map of "bob"; its annotators: Dr. Who, b@#/ü'),
     ("train.h5#0@bob", 'record 0 has no map of "bob"; its annotators: none'),
-    ("train.h5#4@bob", "train.h5#4@bob: the file has 4 rows, counted from 0"),
+    ("train.h5#4@bob", "train.h5#4@bob: the shard has 4 records, counted from 0"),
     ("absent.h5#4@bob", "absent.h5: No such file or directory"),
     ("train.h5@bob", "expected a map in a .npy or .png file, or a row of an .h5 file"),
 ])

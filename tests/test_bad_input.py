@@ -115,14 +115,14 @@ def test_missing_checkpoint(hk, here: Here, make_shard: Callable[..., Path]) -> 
 @pytest.mark.parametrize("command", ["pack x.h5", "show --out x.png", "resize --size 7 --out x.h5"])
 def test_empty_stdin(hk, here: Here, command: str) -> None:
     result = hk(*command.split())
-    assert_refused(result, "stdin: no records; expected one JSON object a line, as `hkmap folder` prints them")
+    assert_refused(result, "stdin: no records; expected one JSON object per line, as `hkmap folder` prints them")
     assert list(here.iterdir()) == []
 
 
 def test_broken_json_on_line_k(hk, here: Here) -> None:
     lines = [json.dumps(record) for record in photos(3)]
     result = hk("pack", "x.h5", stdin="\n".join([*lines[:2], "", lines[2][:-9]]))
-    assert_refused(result, "stdin line 4: not a JSON object", "expected one record a line")
+    assert_refused(result, "stdin line 4: not a JSON object", "expected one record per line")
     (here / "in.jsonl").write_text("\n".join([lines[0], "0.png,1,2"]), encoding="utf-8")
     assert_refused(hk("pack", "x.h5", "in.jsonl"), "in.jsonl line 2: not a JSON object")
     assert not (here / "x.h5").exists()
@@ -145,7 +145,7 @@ def test_upstream_stage_killed_mid_stream(hk, shell, here: Here) -> None:
     killed = f"{sys.executable} -c \"{KILLED.format(signal=int(signal.SIGKILL))}\" < in.jsonl"
     assert shell(f"{killed} | hkmap pack seen.h5").exit_code == 128 + signal.SIGKILL
     refused = hk("pack", "refused.h5", "--expect", 4, "in.jsonl")
-    assert_refused(refused, "3 records packed, expected 4; no shard is left, see what came before")
+    assert_refused(refused, "3 records packed, expected 4; no shard is left, see the stage before")
     assert not (here / "refused.h5").exists()
     assert hk("pack", "good.h5", "--expect", 3, "in.jsonl").exit_code == 0
 
@@ -292,7 +292,7 @@ def test_damaged_map_file(hk, here: Here) -> None:
 
 def test_nan_in_the_json(hk, here: Here) -> None:
     result = hk("bubbles2map", "--out", "m", stdin='{"id": "7", "size": [9, 9], "bubbles": [{"x": NaN, "y": 1}]}')
-    assert_refused(result, "stdin line 1: not a JSON object (NaN is not JSON); expected one record a line")
+    assert_refused(result, "stdin line 1: not a JSON object (NaN is not JSON); expected one record per line")
 
 
 def test_no_bubbles(hk, here: Here) -> None:

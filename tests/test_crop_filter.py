@@ -347,7 +347,7 @@ def test_a_jpeg_has_a_largest_side(hk, folder):
     write(folder / "thin.png", np.zeros((1, 66_000), np.uint8))
     result = hk("crop", "--crop", "0,0,66000,1", "--jpeg", 90, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
     assert result.exit_code == 1
-    assert "out/images/t.jpg: 66000x1 pixels, a JPEG has at most 65,500 a side; leave --jpeg away" in result.stderr
+    assert "out/images/t.jpg: 66000x1 pixels, a JPEG has at most 65,500 per side; omit --jpeg" in result.stderr
 
 
 def test_nothing_is_overwritten_unasked_and_ids_come_once(hk, record):
@@ -362,7 +362,7 @@ def test_nothing_is_overwritten_unasked_and_ids_come_once(hk, record):
     assert Path(first["image"]).read_bytes() != before
     twice = hk(*command, "--overwrite", stdin=[record, record])
     assert twice.exit_code == 1
-    assert 'record "a/1": comes twice, and out holds one image of a name; make the ids unique' in twice.stderr
+    assert 'record "a/1": comes twice, and out holds one image per id; make the ids unique' in twice.stderr
 
 
 # together, and real data

@@ -215,12 +215,12 @@ def test_an_unreadable_image_is_named(hk: Callable, root: Path) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("", 'no column "image name" in the first line'),
     ("Image name,Grade\nIDRiD_001,1\n", 'no column "retinopathy grade" in the first line'),
-    (HEADER, "no line under the header; expected one line an image"),
+    (HEADER, "no line under the header; expected one line per image"),
     (f"{HEADER}IDRiD_001,5,1\n", 'line 2: Retinopathy grade is "5"; expected a whole number from 0 to 4'),
     (f"{HEADER}IDRiD_001\n", 'line 2: Retinopathy grade is ""'),
     (f"{HEADER}IDRiD_001,1,3\n", 'line 2: Risk of macular edema is "3"; expected a whole number from 0 to 2'),
     (f"{HEADER}IDRiD_001,1\n,,\nIDRiD_001,1\n", "line 4: IDRiD_001 comes a second time"),
-    ("Image name,\xe9\n", "not UTF-8 text"),
+    ("Image name,\xe9\n", "not a text file"),
     (f"{HEADER}{'a' * 140_000},1,1\n", "not CSV (field larger than field limit (131072))"),
 ])
 def test_what_is_wrong_in_the_table_is_named(hk: Callable, tmp_path: Path, text: str, message: str) -> None:

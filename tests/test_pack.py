@@ -198,8 +198,8 @@ def test_odd_images_are_packed_as_they_are(name: str, hk: Hk, records: list[dict
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
-    ("a\n\nb\n", "classes.txt line 2: 'blank', expected one class name a line, each once"),
-    ("a\nb\na\n", "classes.txt line 3: 'a', expected one class name a line, each once"),
+    ("a\n\nb\n", "classes.txt line 2: 'blank', expected one class name per line, each once"),
+    ("a\nb\na\n", "classes.txt line 3: 'a', expected one class name per line, each once"),
     (b"\xff\xfea", "classes.txt: not UTF-8 text"),
 ])
 def test_a_bad_file_of_classes(text: str | bytes, sentence: str, hk: Hk, records: list[dict[str, Any]]) -> None:

@@ -363,7 +363,7 @@ def test_a_stage_before_that_fails_is_heard_behind_its_records(
         assert (result.exit_code, result.stderr) == ((1, f"Error: {said}\n") if said else (0, ""))
     empty = hk(*PASSING, stdin=b"\n")
     assert empty.exit_code == 1
-    assert empty.stderr.startswith("Error: stdin: no records; expected one JSON object a line")
+    assert empty.stderr.startswith("Error: stdin: no records; expected one JSON object per line")
 
 
 def test_a_chosen_name_that_never_came_is_an_error_at_the_end(hk: Hk, here: Path) -> None:

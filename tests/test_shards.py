@@ -149,7 +149,7 @@ def test_a_reference_into_a_shard_reads_image_and_map(shard: Path) -> None:
     assert np.array_equal(load_map(f"{shard}#4"), MAPS[4])
     with pytest.raises(ImageError, match=r"train\.h5#6: the shard has 6 records, counted from 0"):
         image_bytes(f"{shard}#6")
-    with pytest.raises(MapError, match=r"train\.h5#6: the file has 6 rows, counted from 0"):
+    with pytest.raises(MapError, match=r"train\.h5#6: the shard has 6 records, counted from 0"):
         load_map(f"{shard}#6")
     with pytest.raises(ShardError, match=r"gone\.h5: No such file"):
         image_bytes("gone.h5#6")

@@ -9,16 +9,17 @@ import pytest
 
 from hkmap.errors import SourceError
 from hkmap.sources.gaze import gaze_points, read_gaze
-from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
+from hkmap.sources.tables import Table, read_bubbles, table_bubbles
 
-NAMES = ImageNames([("1", "001.Ani/Ani_01.jpg"), ("2", "001.Ani/Ani_02.jpg"), ("3", "002.Auk/Ani_02.jpg")])
+NAMES = [("1", "001.Ani/Ani_01.jpg"), ("2", "001.Ani/Ani_02.jpg"), ("3", "002.Auk/Ani_02.jpg")]
 HEADER = "image,x,y,radius\n"
 
 
 def table(tmp_path: Path, text: str | bytes, name: str = "bubbles.csv", **how: object) -> dict[str, list[dict]]:
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return dict(read_bubbles(Table(path, **how), NAMES))
+    found = Table(path, **how)
+    return {image: table_bubbles(rows, found, (500, 375)) for image, rows in read_bubbles(found, NAMES).items()}
 
 
 @pytest.mark.parametrize("name", ["1", "001.Ani/Ani_01.jpg", "Ani_01.jpg", "Ani_01", "images/001.Ani/Ani_01.jpg",
@@ -64,15 +65,17 @@ def test_origin_one_takes_one_off_the_position_and_not_the_radius(tmp_path: Path
     ((224, 224), (448, 448), (224, 112, 14)),
     ((224, 224), (896, 224), (448, 56, 14)),            # the radius: twice, the geometric mean of 4 and 1
 ])
-def test_a_frame_is_scaled_to_the_image(frame: tuple, size: tuple, expected: tuple) -> None:
-    [item] = fit_bubbles([{"x": 112.0, "y": 56.0, "radius": 7.0, "user": "a"}], frame, size)
+def test_a_frame_is_scaled_to_the_image(tmp_path: Path, frame: tuple, size: tuple, expected: tuple) -> None:
+    (tmp_path / "bubbles.csv").write_text("image,x,y,radius,user\n1,112,56,7,a\n")
+    found = Table(tmp_path / "bubbles.csv", frame=frame)
+    [item] = table_bubbles(read_bubbles(found, NAMES)["1"], found, size)
     assert (item["x"], item["y"], item["radius"]) == pytest.approx(expected)
     assert item["user"] == "a"
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", 'no bubbles; expected one a row'),
-    (HEADER, "no bubbles; expected one a row under the columns image,x,y,radius"),
+    ("", 'no bubbles; expected one per row'),
+    (HEADER, "no bubbles; expected one per row under the columns image,x,y,radius"),
     ("img,x,y,radius\n1,3,4,5\n", 'line 2: no value under "image" (it has img, x, y, radius); map it by --columns'),
     (f"{HEADER}1,3,,5\n", 'line 2: no value under "y"'),
     (f"{HEADER}1,3,4,5\n1,3,4,5,6\n", "line 3: 5 values under 4 columns"),
@@ -97,10 +100,12 @@ def test_a_wrong_row_is_told_when_its_image_is_asked_for(tmp_path: Path) -> None
     path = tmp_path / "bubbles.csv"
     path.write_text("\n  \nimage,x,y,radius\n1,3,4,5\n , ,\n2,wide,4,5\n1,6,7,8\n")
     found = read_bubbles(Table(path), NAMES)
-    assert (len(found), set(found), "3" in found) == (2, {"1", "2"}, False)
-    assert found["1"] == [{"x": 3, "y": 4, "radius": 5}, {"x": 6, "y": 7, "radius": 8}]
+    assert set(found) == {"1", "2"}
+    assert table_bubbles(found["1"], Table(path), (9, 9)) == [
+        {"x": 3, "y": 4, "radius": 5}, {"x": 6, "y": 7, "radius": 8},
+    ]
     with pytest.raises(SourceError, match='line 6: x is "wide"'):
-        found["2"]
+        table_bubbles(found["2"], Table(path), (9, 9))
 
 
 @pytest.mark.parametrize(("text", "message"), [

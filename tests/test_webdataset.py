@@ -259,7 +259,6 @@ def test_a_tar_as_tar_itself_writes_it(hk, here, shell, tmp_path):
     ([("7.png", b"")], {"type": tarfile.FIFOTYPE}, "'7.png' is a link, a device or a sparse"),
     ([("7.\udcff.png", PIXEL)], {}, "the name '7.\\udcff.png' is not UTF-8; rename the file"),
     ([("7.png", PIXEL), ("7.png", PIXEL)], {}, 'x.tar: "7" has two members png; write the tar again'),
-    ([(f"7.{number}", b"") for number in range(1002)], {}, 'x.tar: "7" has too many members'),
     ([("readme", b"x")], {}, "no sample in the tars; expected files such as 0001.jpg and 0001.cls"),
     ([], {}, "no sample in the tars"),
 ])
@@ -283,7 +282,7 @@ def test_a_huge_member_is_refused_before_it_is_read(hk, here):
 def test_members_that_are_large_together_are_refused(hk, here, monkeypatch):
     monkeypatch.setattr("hkmap.sources.webdataset.MOST_BYTES", 1000)
     make_tar([("7.png", bytes(600)), ("7.map.npy", bytes(600))])
-    assert 'x.tar: "7" has too many members, or more than 1000 bytes' in hk("webdataset", "x.tar", "--out", "o").stderr
+    assert 'x.tar: "7" has more than 1000 bytes; leave some members out' in hk("webdataset", "x.tar", "--out", "o").stderr
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
@@ -329,10 +328,10 @@ def test_any_bytes_are_a_sentence(hk, here):
 
 
 @pytest.mark.parametrize(("members", "sentence"), [
-    ([("7.cls", b"1")], '"7" has no image; expected one image beside it, such as 7.jpg'),
+    ([("7.cls", b"1")], '"7" has no image; expected one image, such as 7.jpg'),
     ([("7.png", PIXEL), ("7.jpg", PIXEL)], '"7" has 7.png and 7.jpg; expected one image'),
     ([("7.png", PIXEL), ("7.cls", b"owl")], "its cls is 'owl'; expected a whole number from 0"),
-    ([("7.png", PIXEL), ("7.cls", b"1"), ("7.json", b'{"label": 2}')], "its cls is 1, but its json says label 2"),
+    ([("7.png", PIXEL), ("7.cls", b"1"), ("7.json", b'{"label": 2}')], "its cls is 1, but its json has the label 2"),
     ([("7.png", PIXEL), ("7.json", b"[1]")], "its json is [1]; expected an object"),
     ([("7.png", PIXEL), ("7.json", b"{")], "its json cannot be read ("),
     ([("7.png", PIXEL), ("7.json", b'{"a": NaN}')], "cannot be written as JSON"),
@@ -342,7 +341,7 @@ def test_any_bytes_are_a_sentence(hk, here):
     ([("7.png", PIXEL), ("7.json", b'{"annotator_maps": [1]}')], "annotator_maps is [1]; expected names and members"),
     ([("7.png", PIXEL), ("7.map.npy", b"x")], "x.tar: 7.map.npy: no plain .npy array"),
     ([("7.png", PIXEL), ("7.map.npy", npy([[0, 2]]))], "x.tar: 7.map.npy: values span [0, 2]"),
-    ([("7.png", PIXEL), ("7.map.npy", npy([[0, 1.0]])[:-1])], "7.map.npy: no plain .npy array (float64 (1, 2) in"),
+    ([("7.png", PIXEL), ("7.map.npy", npy([[0, 1.0]])[:-1])], "7.map.npy: no plain .npy array (EOF: reading array"),
     ([("7.png", PIXEL), ("7.map.npy", npy([[None]]))], "7.map.npy: no plain .npy array"),
     ([("7.png", b"no image")], "x.tar: 7.png: its header cannot be read"),
 ])

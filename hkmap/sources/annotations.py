@@ -1,9 +1,9 @@
-"""Files of annotations, of whatever format: as records of their images, or joined to the records of a stream."""
+"""Files of annotations in any format: as records of their images, or joined to the records of a stream."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hkmap.errors import RecordError, SourceError
@@ -11,19 +11,19 @@ from hkmap.files.images import image_size
 from hkmap.records import Record, Rejects, each, reference_of
 from hkmap.sources.formats import FORMATS, Format, recognised
 from hkmap.sources.frames import SHAPES, fit_record
-from hkmap.sources.images import few
-from hkmap.sources.matching import ImageFolder, PathIndex
+from hkmap.sources.images import few, path_below
+from hkmap.sources.matching import PathIndex, find_image, image_paths
 from hkmap.sources.tables import Table, table_records
 from hkmap.stream.references import image_frame
 
 logger = logging.getLogger("hkmap")
 
-OWN = {"id", "image", "size", "frame"}      # what is the file's view of the image, and no annotation
+OWN = {"id", "image", "size", "frame"}      # what describes the image and is no annotation
 MASKS = ("masks", "unknown", "dont_look")
 
 
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:
-    """Return the format called ``name``, else the one that the content tells; a ``table`` says itself how it is read.
+    """Return the format called ``name``, or else recognised by the content; with a ``table``, the format that reads it.
 
     Raises ChoiceError where there is no such format, SourceError where the content is in none or more than one.
     """
@@ -38,17 +38,17 @@ def annotation_records(path: Path, images: Path, *, source: Format, rejects: Rej
     The id is the image's path below that folder without its suffix. Raises SourceError where nothing was yielded; an
     image that is not there, is ambiguous, or has another size than was annotated goes to ``rejects``.
     """
-    folder = ImageFolder(images)
+    index = PathIndex(image_paths(images))
     seen: dict[Path, str] = {}
 
     def placed(record: Record) -> Record:
         name = _name(record, source)
-        image = folder.find(name)
+        image = find_image(index, images, name)
         if image in seen:
             raise SourceError(f'{path}: "{name}" and "{seen[image]}" are both {image}; expected each image once')
         seen[image] = name
         fitted = fit_record(record, image_size(image), str(image))
-        own = {"id": folder.identifier(image), "image": str(image), "size": fitted["size"]}
+        own = {"id": path_below(images, image), "image": str(image), "size": fitted["size"]}
         return own | {key: value for key, value in fitted.items() if key not in OWN}
 
     count = lines = 0
@@ -57,7 +57,7 @@ def annotation_records(path: Path, images: Path, *, source: Format, rejects: Rej
         yield record
     _warn_of_lines(path, lines)
     if not count and not rejects.count:
-        raise SourceError(f"{path}: read as {source.name}, no annotation in it; say another --format if that is wrong")
+        raise SourceError(f"{path}: read as {source.name}, no annotation in it; use another --format if that is wrong")
 
 
 def joined_records(records: Iterable[Record], path: Path, *, source: Format, rejects: Rejects) -> Iterator[Record]:
@@ -65,65 +65,62 @@ def joined_records(records: Iterable[Record], path: Path, *, source: Format, rej
 
     What the file calls its image is compared with a record's id, and with its image's path, file name and stem.
     Annotations are appended to what a record has. Records that the file is not about go on as they are; a warning
-    counts them, and names the annotations that were left over. Raises SourceError where nothing fits at all.
+    counts them, and names the annotations that fit none. Raises SourceError where nothing fits at all.
     """
-    join = _Join(path, list(source.read(path, rejects)), source)
-    count = missed = 0
-    for record in each(records, join.add, rejects):
-        count, missed = count + 1, missed + (not join.hit)
+    annotations = _by_name(path, source, rejects)
+    index = PathIndex(annotations)
+    used: dict[str, str] = {}
+    missed = 0
+
+    def joined(record: Record) -> Record:
+        nonlocal missed
+        name = _find(record, annotations, index, path)
+        if name is None:
+            missed += 1
+            return record
+        if name in used:
+            raise SourceError(
+                f'{path}: "{name}" fits the records "{used[name]}" and "{record["id"]}"; '
+                "expected an image to be one record"
+            )
+        used[name] = record["id"]
+        return _merged(record, fit_record(annotations[name], image_frame(record), f'record "{record["id"]}"'), path)
+
+    count = 0
+    for record in each(records, joined, rejects):
+        count += 1
         yield record
-    left = [name for name in join.annotations if name not in join.used]
-    if not join.used and not rejects.count:
-        names = few(map(str, join.annotations), 3) or "nothing"
+    left = [name for name in annotations if name not in used]
+    if not used and not rejects.count:
+        names = few(map(str, annotations), 3) or "nothing"
         raise SourceError(f"{path}: none of its images ({names}) is one of the {count} records; compare their names")
-    _warn_of_lines(path, sum("lines" in join.annotations[name] for name in join.used))
+    _warn_of_lines(path, sum("lines" in annotations[name] for name in used))
     if missed:
         logger.warning("%s: has nothing about %d of %d records", path, missed, count)
     if left:
         logger.warning("%s: annotations of %d images fit no record: %s", path, len(left), few(left))
 
 
-class _Join:
-    """The annotations of a file by the names of their images, and which of them were used."""
+def _by_name(path: Path, source: Format, rejects: Rejects) -> dict[str, Record]:
+    annotations: dict[str, Record] = {}
+    for annotation in source.read(path, rejects):
+        name = _name(annotation, source)
+        if annotations.setdefault(name, annotation) is not annotation:
+            raise SourceError(f'{path}: "{name}" is annotated twice; expected each image once')
+    return annotations
 
-    def __init__(self, path: Path, annotations: Iterable[Record], source: Format) -> None:
-        self.path = path
-        self.annotations: dict[str, Record] = {}
-        for annotation in annotations:
-            name = _name(annotation, source)
-            if name in self.annotations:
-                raise SourceError(f'{path}: "{name}" is annotated twice; expected each image once')
-            self.annotations[name] = annotation
-        self.index = PathIndex(self.annotations)
-        self.used: dict[str, str] = {}
-        self.hit = False
 
-    def add(self, record: Record) -> Record:
-        found = self._find(record)
-        self.hit = bool(found)
-        if not found:
-            return record
-        [name] = found
-        if name in self.used:
-            raise SourceError(
-                f'{self.path}: "{name}" fits the records "{self.used[name]}" and "{record["id"]}"; '
-                "expected an image to be one record"
-            )
-        self.used[name] = record["id"]
-        annotation = fit_record(self.annotations[name], image_frame(record), f'record "{record["id"]}"')
-        return _merged(record, annotation, self.path)
-
-    def _find(self, record: Record) -> set[str]:
-        image = reference_of(record, "image")
-        found = set(self.index.find(image)) if image else set()
-        if record["id"] in self.annotations:
-            found.add(record["id"])
-        if len(found) > 1:
-            raise SourceError(
-                f'{self.path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
-                "expected one of them, give the images different names"
-            )
-        return found
+def _find(record: Record, annotations: Mapping[str, Record], index: PathIndex, path: Path) -> str | None:
+    image = reference_of(record, "image")
+    found = set(index.find(image)) if image else set()
+    if record["id"] in annotations:
+        found.add(record["id"])
+    if len(found) > 1:
+        raise SourceError(
+            f'{path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
+            "expected one of them, give the images different names"
+        )
+    return next(iter(found), None)
 
 
 def _name(record: Record, source: Format) -> str:
@@ -139,7 +136,7 @@ def _warn_of_lines(path: Path, count: int) -> None:
 
 
 def _merged(record: Record, annotation: Record, path: Path) -> Record:
-    """Append the shapes, add the masks under new names, and what the record does not say yet."""
+    """Append the shapes, add the masks under new names, and add the keys that the record lacks."""
     merged = {**record, "size": annotation["size"]}
     for key in annotation.keys() - OWN:
         before, value = record.get(key), annotation[key]
@@ -151,7 +148,7 @@ def _merged(record: Record, annotation: Record, path: Path) -> Record:
             merged[key] = before | value
         else:
             raise RecordError(
-                f'record "{record["id"]}": {path} says something else under "{key}"; '
+                f'record "{record["id"]}": {path} has something else under "{key}"; '
                 "expected nothing there, or new names"
             )
     return merged

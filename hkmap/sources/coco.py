@@ -16,8 +16,19 @@ from typing import Any
 from hkmap.errors import ImageError, SourceError
 from hkmap.files.masks import merge_rles
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.documents import as_list, as_number, as_numbers, as_object, as_size, as_text, json_object, read_json
+from hkmap.sources.documents import (
+    as_key,
+    as_number,
+    as_numbers,
+    as_object,
+    as_text,
+    json_object,
+    numbered,
+    read_json,
+    stated_size,
+)
 from hkmap.sources.images import few
+from hkmap.sources.salicon import has_fixations
 
 logger = logging.getLogger("hkmap")
 
@@ -26,22 +37,17 @@ logger = logging.getLogger("hkmap")
 class _Contents:
     """The annotations of a file by the id of their image, and the keys that the file has anything for."""
 
-    path: Path
-    categories: dict[object, str] = field(default_factory=dict)
-    annotations: dict[object, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+    categories: dict[int | str, str] = field(default_factory=dict)
+    annotations: dict[int | str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
-    listed: set[object] = field(default_factory=set)
+    listed: set[int | str] = field(default_factory=set)
 
 
 def is_coco(path: Path) -> bool:
     """Whether a file has COCO's images and annotations, and no fixations."""
     document = json_object(path)
-    annotations = document.get("annotations")
-    return (
-        isinstance(document.get("images"), list)
-        and isinstance(annotations, list)
-        and not any(isinstance(item, dict) and "fixations" in item for item in annotations[:1])
-    )
+    lists = (document.get("images"), document.get("annotations"))
+    return all(isinstance(found, list) for found in lists) and not has_fixations(document)
 
 
 def coco_records(path: Path, rejects: Rejects) -> Iterator[Record]:
@@ -51,32 +57,29 @@ def coco_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     """
     document = as_object(read_json(path), str(path))
     contents = _contents(path, document, rejects)
-    images = as_list(document.get("images"), f"{path}: images")
-    yield from each(enumerate(images), lambda item: _record(f"{path}: images[{item[0]}]", item[1], contents), rejects)
+    images = numbered(document.get("images"), f"{path}: images")
+    yield from each(images, lambda item: _record(*item, contents), rejects)
     if contents.annotations:
         names = [str(image) for image in contents.annotations]
         logger.warning("%s: annotations of %d images that it does not list: %s", path, len(names), few(names))
 
 
 def _contents(path: Path, document: dict[str, Any], rejects: Rejects) -> _Contents:
-    contents = _Contents(path)
-    for index, item in enumerate(as_list(document.get("categories", []), f"{path}: categories")):
-        place = f"{path}: categories[{index}]"
+    contents = _Contents()
+    for place, item in numbered(document.get("categories", []), f"{path}: categories"):
         category = as_object(item, place)
-        contents.categories[_key(category.get("id"), f"{place}.id")] = as_text(category.get("name"), f"{place}.name")
-
-    def add(item: tuple[int, object]) -> None:
-        place = f"{path}: annotations[{item[0]}]"
-        annotation = as_object(item[1], place)
-        image = _key(annotation.get("image_id"), f"{place}.image_id")
+        contents.categories[as_key(category.get("id"), f"{place}.id")] = as_text(category.get("name"), f"{place}.name")
+    annotations = numbered(document.get("annotations"), f"{path}: annotations")
+    for image, place, annotation in each(annotations, lambda item: _annotation(*item), rejects):
         contents.annotations.setdefault(image, []).append((place, annotation))
         contents.keys |= _keys(annotation)
-
-    annotations = as_list(document.get("annotations"), f"{path}: annotations")
-    for _ in each(enumerate(annotations), add, rejects):
-        pass
-    contents.keys |= set() if contents.keys else {"boxes"}
+    contents.keys = contents.keys or {"boxes"}
     return contents
+
+
+def _annotation(place: str, value: object) -> tuple[int | str, str, dict[str, Any]]:
+    annotation = as_object(value, place)
+    return as_key(annotation.get("image_id"), f"{place}.image_id"), place, annotation
 
 
 def _keys(annotation: dict[str, Any]) -> set[str]:
@@ -89,13 +92,12 @@ def _keys(annotation: dict[str, Any]) -> set[str]:
 
 def _record(place: str, item: object, contents: _Contents) -> Record:
     image = as_object(item, place)
-    key = _key(image.get("id"), f"{place}.id")
+    key = as_key(image.get("id"), f"{place}.id")
     if key in contents.listed:
         raise SourceError(f"{place}.id is {key}, as that of an image before; expected each id once")
     contents.listed.add(key)
     record: Record = {"id": str(key), "image": as_text(image.get("file_name"), f"{place}.file_name")}
-    if image.get("width") is not None or image.get("height") is not None:
-        record["size"] = as_size(image.get("width"), image.get("height"), f"{place} width and height")
+    record |= stated_size(image.get("width"), image.get("height"), f"{place} width and height")
     boxes: list[Record] = []
     polygons: list[Record] = []
     runs: dict[str, list[Record]] = {}
@@ -115,25 +117,24 @@ def _record(place: str, item: object, contents: _Contents) -> Record:
 def _label(annotation: dict[str, Any], contents: _Contents, place: str) -> dict[str, str]:
     if annotation.get("category_id") is None:
         return {}
-    category = _key(annotation["category_id"], f"{place}.category_id")
+    category = as_key(annotation["category_id"], f"{place}.category_id")
     if category not in contents.categories:
         raise SourceError(f"{place}.category_id is {category}; expected the id of a category")
     return {"label": contents.categories[category]}
 
 
 def _box(annotation: dict[str, Any], place: str) -> Record:
-    sides = as_list(annotation["bbox"], f"{place}.bbox")
+    sides = as_numbers(annotation["bbox"], f"{place}.bbox")
     if len(sides) != 4:
         raise SourceError(f"{place}.bbox has {len(sides)} numbers; expected [left, top, width, height]")
-    x, y = (as_number(side, f"{place}.bbox") for side in sides[:2])
-    width, height = (as_number(side, f"{place}.bbox", above=0) for side in sides[2:])
+    x, y, *lengths = sides
+    width, height = (as_number(side, f"{place}.bbox", above=0) for side in lengths)
     crowd = {"iscrowd": annotation["iscrowd"]} if annotation.get("iscrowd") else {}
     return {"x": x, "y": y, "width": width, "height": height} | crowd
 
 
 def _parts(segmentation: object, place: str) -> Iterator[list[list[float]]]:
-    for index, part in enumerate(as_list(segmentation, place)):
-        where = f"{place}[{index}]"
+    for where, part in numbered(segmentation, place):
         numbers = as_numbers(part, where)
         if len(numbers) < 6 or len(numbers) % 2:
             raise SourceError(f"{where} has {len(numbers)} numbers; expected x and y of three corners or more")
@@ -145,10 +146,3 @@ def _masks(runs: dict[str, list[Record]], place: str) -> dict[str, Record]:
         return {label: merge_rles(rles) for label, rles in runs.items()}
     except ImageError as error:
         raise SourceError(f"{place}: {error}") from error
-
-
-def _key(value: object, place: str) -> object:
-    """Return an id, which may be a number or a text, but 7 and "7" are two."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return as_text(value, place)

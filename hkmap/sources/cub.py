@@ -1,9 +1,8 @@
-"""Caltech-UCSD Birds: the release of 2011 and that of 2010, told apart by the files that are there."""
+"""Caltech-UCSD Birds: the releases of 2011 and 2010, recognised by their files."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,14 @@ import numpy as np
 
 from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each, shown
+from hkmap.sources.documents import text_lines
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.images import natural_order, sized
-from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
-
-logger = logging.getLogger("hkmap")
+from hkmap.sources.tables import Table, read_bubbles, table_bubbles
 
 RELEASE_2011 = ("images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt")
 RELEASE_2010 = ("lists/train.txt", "lists/test.txt")
 SPLITS = {"0": "test", "1": "train"}
-
-Annotate = Callable[[Record], Record]
 
 
 def cub_records(
@@ -36,22 +32,33 @@ def cub_records(
     """Yield the records of a CUB-200-2011 or CUB-200-2010 root, in the order of its lists.
 
     ``split`` is train, test or all. ``bubbles`` go under "bubbles", ``gaze`` files or the visible ``parts``
-    under "points"; an image that they do not mention has no such key. The box of bounding_boxes.txt (2011), and
-    the box and outline of annotations-mat (2010), are there where these are. Raises SourceError where the folder or
-    an annotation is not as expected; an image that cannot be read goes to ``rejects``.
+    under "points"; an image that they do not mention has no such key. The box of bounding_boxes.txt (2011), and the
+    box and outline of annotations-mat (2010), are added where the files are there. Raises SourceError where the folder
+    or an annotation is not as expected; an image that cannot be read goes to ``rejects``.
     """
     images = _read_index(root)
-    steps: list[Annotate] = [sized, _boxes(root), _outlines(root)]
-    if bubbles is not None:
-        steps.append(_bubbles(root, images, bubbles))
-    if gaze:
-        steps.append(_gaze(images, gaze))
-    if parts:
-        steps.append(_parts(root))
+    path = root / "bounding_boxes.txt"
+    boxes = _table(path, 5) if path.is_file() else {}
+    names = ((image["id"], image["image"].removeprefix(f"{root / 'images'}/")) for image in images)
+    rows = read_bubbles(bubbles, names) if bubbles else {}
+    fixations = read_gaze(gaze, {image["id"] for image in images})
+    located = _parts(root) if parts else {}
 
     def complete(record: Record) -> Record:
-        for step in steps:
-            record = step(record)
+        identifier = record["id"]
+        record = sized(record)
+        width, height = record["size"]
+        if identifier in boxes:
+            sides = _numbers(boxes[identifier], f"{path}: image {identifier}")
+            box = dict(zip(("x", "y", "width", "height"), sides, strict=True))
+            record["boxes"] = [box | {"label": record["class"]}]
+        record |= _outline(root, record)
+        if bubbles and identifier in rows:
+            record["bubbles"] = table_bubbles(rows[identifier], bubbles, (width, height))
+        if identifier in fixations:
+            record["points"] = gaze_points(fixations[identifier], (width, height))
+        if identifier in located:
+            record["points"] = located[identifier]
         return record
 
     chosen = [record for record in images if split in ("all", record["split"])]
@@ -70,18 +77,19 @@ def _read_index(root: Path) -> list[Record]:
             return images
     inner = [child.name for child in sorted(root.iterdir()) if any((child / name).is_file() for name in RELEASE_2011)]
     remedy = f"give {root / inner[0]}" if inner else "give the folder that holds one of them"
-    raise SourceError(
-        f"{root}: no CUB-200-2011 (images.txt) and no CUB-200-2010 (lists/train.txt) here; {remedy}"
-    )
+    raise SourceError(f"{root}: no CUB-200-2011 (images.txt) and no CUB-200-2010 (lists/train.txt) here; {remedy}")
 
 
 def _read_2011(root: Path) -> list[Record]:
     paths, labels, classes, splits = (_table(root / name, 2) for name in RELEASE_2011)
     names = {number: name for number, (name,) in classes.items()}
+    for file, table in (("image_class_labels.txt", labels), ("train_test_split.txt", splits)):
+        absent = [identifier for identifier in paths if identifier not in table]
+        if absent:
+            raise SourceError(f"{root / file}: no line for the image {absent[0]}; expected one for each of images.txt")
     images = []
     for identifier, (path,) in paths.items():
-        number = _value(labels, identifier, root / "image_class_labels.txt")
-        part = _value(splits, identifier, root / "train_test_split.txt")
+        (number,), (part,) = labels[identifier], splits[identifier]
         if number not in names or not number.isdecimal() or int(number) < 1:
             raise SourceError(
                 f"{root / 'image_class_labels.txt'}: image {identifier} has the class {number}, "
@@ -126,44 +134,18 @@ def _classes_2010(root: Path) -> list[str]:
 
 def _image(root: Path, identifier: str, path: str, what: tuple[int, str, str]) -> Record:
     label, name, split = what
-    return {
-        "id": identifier, "image": str(root / "images" / path), "label": label, "class": name, "split": split,
-    }
+    return {"id": identifier, "image": str(root / "images" / path), "label": label, "class": name, "split": split}
 
 
-def _boxes(root: Path) -> Annotate:
-    """Return the step that adds "boxes", where the root has bounding_boxes.txt."""
-    path = root / "bounding_boxes.txt"
-    boxes = _table(path, 5) if path.is_file() else {}
+def _outline(root: Path, record: Record) -> Record:
+    """Return the box and the outline of 2010, where the root has annotations-mat.
 
-    def add(record: Record) -> Record:
-        if record["id"] not in boxes:
-            return record
-        left, top, width, height = _numbers(boxes[record["id"]], f"{path}: image {record['id']}")
-        box = {"x": left, "y": top, "width": width, "height": height, "label": record["class"]}
-        return {**record, "boxes": [box]}
-
-    return add
-
-
-def _outlines(root: Path) -> Annotate:
-    """Return the step that adds the box and the outline of 2010, where the root has annotations-mat.
-
-    The release does not say how the box counts; it comes out of MATLAB, so it is read as counted from 1, its last
-    pixel included.
+    The release does not define the box; MATLAB wrote it, so it is read as counted from 1, its last pixel included.
     """
-    folder = root / "annotations-mat"
-    found = folder.is_dir()
-
-    def add(record: Record) -> Record:
-        image = Path(record["image"])
-        path = folder / record["class"] / f"{image.stem}.mat"
-        if not found or not path.is_file():
-            return record
-        box = _mat_box(path) | {"label": record["class"]}
-        return {**record, "boxes": [box], "masks": {"bird": f"{path}#seg"}}
-
-    return add
+    path = root / "annotations-mat" / record["class"] / f"{Path(record['image']).stem}.mat"
+    if not path.is_file():
+        return {}
+    return {"boxes": [_mat_box(path) | {"label": record["class"]}], "masks": {"bird": f"{path}#seg"}}
 
 
 def _mat_box(path: Path) -> dict[str, Any]:
@@ -178,38 +160,11 @@ def _mat_box(path: Path) -> dict[str, Any]:
     return {"x": left - 1, "y": top - 1, "width": right - left + 1, "height": bottom - top + 1}
 
 
-def _bubbles(root: Path, images: Iterable[Record], table: Table) -> Annotate:
-    folder = f"{root / 'images'}/"
-    names = ImageNames((image["id"], image["image"].removeprefix(folder)) for image in images)
-    bubbles = read_bubbles(table, names)
-
-    def add(record: Record) -> Record:
-        if record["id"] not in bubbles:
-            return record
-        width, height = record["size"]
-        return {**record, "bubbles": fit_bubbles(bubbles[record["id"]], table.frame, (width, height))}
-
-    return add
-
-
-def _gaze(images: Iterable[Record], files: Sequence[Path]) -> Annotate:
-    lines = read_gaze(files, {image["id"] for image in images})
-
-    def add(record: Record) -> Record:
-        if record["id"] not in lines:
-            return record
-        width, height = record["size"]
-        return {**record, "points": gaze_points(lines[record["id"]], (width, height))}
-
-    return add
-
-
-def _parts(root: Path) -> Annotate:
-    """Return the step that adds the visible parts as "points"; the invisible ones all lie at 0 0."""
-    path = root / "parts/part_locs.txt"
+def _parts(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the visible parts of each image as points; the invisible ones all lie at 0 0."""
     names = {number: name for number, (name,) in _table(root / "parts/parts.txt", 2).items()}
     located: dict[str, list[dict[str, Any]]] = {}
-    for place, line in _lines(path):
+    for place, line in _lines(root / "parts/part_locs.txt"):
         cells = line.split()
         if len(cells) != 5 or cells[1] not in names or cells[4] not in ("0", "1"):
             raise SourceError(f'{place}: "{line}"; expected IMAGE PART X Y VISIBLE, with a part of parts.txt')
@@ -217,7 +172,7 @@ def _parts(root: Path) -> Annotate:
         if cells[4] == "1":
             x, y = _numbers(cells[2:4], place)
             points.append({"x": x, "y": y, "name": names[cells[1]]})
-    return lambda record: {**record, "points": located[record["id"]]} if record["id"] in located else record
+    return located
 
 
 def _table(path: Path, width: int) -> dict[str, list[str]]:
@@ -239,19 +194,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise SourceError(
             f"{path}: missing; CUB-200-2011 has {', '.join(RELEASE_2011)}, CUB-200-2010 {', '.join(RELEASE_2010)}"
         )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not a text file ({error.reason}); unpack the data set again") from error
+    lines = text_lines(path, "the data set's own file, unpack it again")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{path} line {number}", line.strip()
-
-
-def _value(table: dict[str, list[str]], identifier: str, path: Path) -> str:
-    if identifier not in table:
-        raise SourceError(f"{path}: no line for the image {identifier}; expected one for each of images.txt")
-    return table[identifier][0]
 
 
 def _numbers(cells: Iterable[str], place: str) -> list[float]:

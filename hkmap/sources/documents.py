@@ -1,16 +1,17 @@
-"""Read a file of annotations, and check what it holds: whatever somebody has written there, an error is a sentence."""
+"""Read a file of annotations and check what it holds; every error is a sentence."""
 
 from __future__ import annotations
 
 import json
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hkmap.errors import SourceError
-from hkmap.records import shown
+from hkmap.records import refuse_constant, shown
 
 HEAD = 1 << 16      # bytes that tell one text format from another
 
@@ -32,7 +33,7 @@ def read_json(path: Path) -> Any:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Return the object that a file holds, an empty one where it holds anything else: to recognise it by its keys."""
+    """Return the object that a file holds, to recognise the file by its keys; {} where it holds anything else."""
     if not path.is_file() or head(path).lstrip()[:1] != "{":
         return {}
     try:
@@ -48,7 +49,7 @@ def read_xml(path: Path) -> ET.Element:
         parser = ET.XMLParser(target=_Builder())
         parser.feed(path.read_bytes())
         root: ET.Element = parser.close()
-    except (ET.ParseError, LookupError, ValueError) as error:     # LookupError: an encoding nobody knows
+    except (ET.ParseError, LookupError, ValueError) as error:     # LookupError: an unknown encoding
         raise SourceError(f"{path}: not XML ({error}); expected a file of annotations, export it again") from error
     return root
 
@@ -61,7 +62,7 @@ def head(path: Path) -> str:
 
 
 def text_lines(path: Path, expected: str) -> list[str]:
-    """Return the lines of a text file; SourceError, saying what was ``expected``, where it is not UTF-8."""
+    """Return the lines of a text file; SourceError, which names what was ``expected``, where it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -93,37 +94,43 @@ def as_number(value: object, place: str, *, above: float = -sys.float_info.max) 
 
 def as_numbers(value: object, place: str) -> list[float]:
     """Return ``value``, which must be a list of finite numbers."""
-    numbers = as_list(value, place)
-    # A data set has millions of them: looked at together, and one by one only to say which is none.
-    if {int, float}.issuperset(map(type, numbers)) and max(map(abs, numbers), default=0) <= sys.float_info.max:
-        return numbers
-    return [as_number(number, place) for number in numbers]
+    return [as_number(number, place) for number in as_list(value, place)]
 
 
 def as_pairs(value: object, place: str) -> list[list[float]]:
     """Return ``value``, which must be a list of [x, y]."""
-    pairs = as_list(value, place)
-    for index, pair in enumerate(pairs):
-        if len(as_numbers(pair, f"{place}[{index}]")) != 2:
-            _wrong(pair, f"{place}[{index}]", "two numbers")
-    return pairs
+    for where, pair in numbered(value, place):
+        if len(as_numbers(pair, where)) != 2:
+            _wrong(pair, where, "two numbers")
+    return as_list(value, place)
 
 
-def as_size(width: object, height: object, place: str) -> list[int]:
-    """Return [width, height], which must be whole numbers above 0."""
+def as_key(value: object, place: str) -> int | str:
+    """Return ``value``, an id: a whole number or a text that is not empty. 7 and "7" are two."""
+    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        return value
+    return _wrong(value, place, "a number or a text")
+
+
+def stated_size(width: object, height: object, place: str) -> dict[str, list[object]]:
+    """Return a record's "size", [width, height], which must be whole numbers above 0; nothing where both are None."""
+    if width is None and height is None:
+        return {}
     for side in (width, height):
         if not (isinstance(side, int) and not isinstance(side, bool) and side > 0):
             _wrong(side, place, "a whole number of pixels above 0")
-    return [width, height]      # type: ignore[list-item]      # both were just looked at
+    return {"size": [width, height]}
+
+
+def numbered(value: object, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the place, such as PLACE[0], and each item of ``value``, which must be a list."""
+    for index, item in enumerate(as_list(value, place)):
+        yield f"{place}[{index}]", item
 
 
 @lru_cache(maxsize=1)       # a file is recognised, then read: it is parsed once
 def _parsed(data: bytes) -> Any:
-    return json.loads(data, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    return json.loads(data, parse_constant=refuse_constant)
 
 
 def _wrong(value: object, place: str, expected: str) -> NoReturn:

@@ -34,7 +34,8 @@ def dogs_records(root: Path, *, split: str = "all", rejects: Rejects) -> Iterato
 
 
 def _listed(root: Path, split: str) -> Iterator[Record]:
-    path = next((place for place in _places(root, split) if place.is_file()), None)
+    name = f"{split}_list.mat"
+    path = next((place for place in (root / "lists" / name, root / name) if place.is_file()), None)
     if path is None:
         raise SourceError(f"{root}: no lists/{split}_list.mat; expected Images, Annotation and lists, all unpacked")
     files, labels = _column(path, "file_list"), _column(path, "labels")
@@ -48,10 +49,6 @@ def _listed(root: Path, split: str) -> Iterator[Record]:
             raise SourceError(f"{path}: labels {number} is {shown(label)}; expected a whole number from 1")
         image = str(root / "Images" / file)
         yield {"id": Path(name).stem, "image": image, "label": int(label) - 1, "class": folder, "split": split}
-
-
-def _places(root: Path, split: str) -> tuple[Path, Path]:
-    return root / "lists" / f"{split}_list.mat", root / f"{split}_list.mat"
 
 
 def _column(path: Path, name: str) -> list[object]:

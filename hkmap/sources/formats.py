@@ -33,21 +33,17 @@ from hkmap.sources.yolo import is_yolo, yolo_records
 class Format:
     """A format of annotations.
 
-    ``recognise`` tells by its content whether a file or folder is of the format, and raises nothing. ``read`` yields a
-    record for each image: ``image`` as the file calls it, with or without folders and suffix, an ``id`` for messages,
+    ``recognise`` decides by its content whether a file or folder is of the format, and raises nothing. ``read`` yields
+    a record for each image: ``image`` as the file calls it, with or without folders and suffix, an ``id`` for messages,
     ``size`` [width, height] where the file states it (it is compared with the image's), or ``frame`` [width, height]
     where the coordinates count in another (they are scaled), and the annotations. What cannot be read it raises as a
-    SourceError, or hands to ``rejects`` where the rest still can.
+    SourceError, or hands to ``rejects`` where the rest can still be read.
     """
 
     name: str
     title: str
     recognise: Callable[[Path], bool]
     read: Callable[[Path, Rejects], Iterator[Record]]
-
-
-def _table(path: Path, rejects: Rejects) -> Iterator[Record]:
-    return table_records(Table(path), rejects)
 
 
 OURS = (
@@ -59,9 +55,11 @@ OURS = (
     Format("trimaps", "Oxford trimaps (PNG)", is_trimaps, trimap_records),
     Format("salicon", "SALICON fixations (JSON)", is_salicon, salicon_records),
     Format("gaze", "CUB-GHA gaze (text)", is_gaze, gaze_records),
-    Format("table", "points, boxes or bubbles (CSV, JSON Lines)", is_table, _table),
+    Format(
+        "table", "points, boxes or bubbles (CSV, JSON Lines)", is_table,
+        lambda path, rejects: table_records(Table(path), rejects),
+    ),
 )
-
 
 FORMATS: Choices[Format] = Choices("format", {one.name: one for one in OURS}, group="hkmap.sources", kind=Format)
 
@@ -72,27 +70,23 @@ def recognised(path: Path) -> Format:
     Raises SourceError where no format knows it, or more than one.
     """
     problems: list[str] = []
-    found = [known for known in OURS if known.recognise(path)] or _recognised_by_others(path, problems)
+    found = [known for known in OURS if known.recognise(path)]
+    found = found or [other for other in _others(problems) if other.recognise(path)]
     if len(found) == 1:
         return found[0]
     if found:
         names = " and ".join(known.name for known in found)
         raise SourceError(f"{path}: looks like {names}; choose one by --format")
     if path.suffix.lower() == ".json" and path.is_file():
-        read_json(path)       # raises where it is damaged, which says more
+        read_json(path)       # raises where it is damaged, which is the better message
     tried = ", ".join(f"{known.name} ({known.title})" for known in OURS)
     raise SourceError("; ".join([f"{path}: in no known format, tried {tried}", *problems, "name one by --format"]))
 
 
-def _recognised_by_others(path: Path, problems: list[str]) -> list[Format]:
-    """Ask the formats of other distributions; those that cannot be asked add to the ``problems``."""
-    found = []
+def _others(problems: list[str]) -> Iterator[Format]:
+    """Yield the formats of other distributions; ``problems`` gets what is wrong with those that cannot be loaded."""
     for name in list(FORMATS)[len(OURS) :]:
         try:
-            other = FORMATS[name]
+            yield FORMATS[name]
         except ChoiceError as error:
             problems.append(str(error))
-            continue
-        if other.recognise(path):
-            found.append(other)
-    return found

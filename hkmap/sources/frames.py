@@ -1,4 +1,4 @@
-"""Carry annotations to the image that they belong to."""
+"""Scale annotations to the image that they belong to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = ("bubbles", "points", "boxes", "polygons", "lines")        # the keys o
 
 
 def fit_items(items: Iterable[Item], frame: tuple[int, int], size: tuple[int, int]) -> list[Item]:
-    """Carry shapes from a frame to an image of ``size``, both (width, height).
+    """Scale shapes from a frame to an image of ``size``, both (width, height).
 
     A circle stays one: where the two sides scale differently the radius takes their geometric mean, which
     keeps the share of the picture that it covers.
@@ -37,8 +37,8 @@ def fit_items(items: Iterable[Item], frame: tuple[int, int], size: tuple[int, in
 def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
     """Return an annotated record in the pixels of its ``image``, of ``size`` (width, height).
 
-    A reader's ``frame`` is scaled to that size. Its ``size`` is what the file says of the image: SourceError where
-    the image has another, as the shapes would then lie beside what they mean.
+    A reader's ``frame`` is scaled to that size. Its ``size`` is the image's according to the file: SourceError where
+    the image has another, as the shapes would then be in the wrong place.
     """
     frame = record.get("frame")
     if frame is not None:
@@ -46,13 +46,10 @@ def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
         scaled = {key: fit_items(record[key], (width, height), size) for key in SHAPES if key in record}
         record = {key: value for key, value in record.items() if key != "frame"} | scaled
     elif record.get("size") is not None and frame_of(record) != size:
-        raise SourceError(_difference(frame_of(record), size, image))
+        stated = frame_of(record)
+        turned = " (its EXIF turns it)" if stated == size[::-1] and size[0] != size[1] else ""
+        raise SourceError(
+            f"{image}: annotated at {stated[0]}x{stated[1]} pixels, but it has {size[0]}x{size[1]} as displayed"
+            f"{turned}; expected the image that was annotated"
+        )
     return {**record, "size": list(size)}
-
-
-def _difference(stated: tuple[int, int], size: tuple[int, int], image: str) -> str:
-    turned = " (its EXIF turns it)" if stated == size[::-1] and size[0] != size[1] else ""
-    return (
-        f"{image}: annotated at {stated[0]}x{stated[1]} pixels, but it has {size[0]}x{size[1]} as displayed{turned}; "
-        "expected the image that was annotated"
-    )

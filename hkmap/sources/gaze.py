@@ -1,4 +1,4 @@
-"""Human gaze in the format of CUB-GHA (Rong et al., BMVC 2021): one file an annotator, no header.
+"""Human gaze in the format of CUB-GHA (Rong et al., BMVC 2021): one file per annotator, no header.
 
 A line is ``image_id,width,height`` and, for each fixation, ``x,y,duration``: pixels of the original image
 and milliseconds. An id may come on several lines; not every image is in every file. The
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, text_lines
-from hkmap.sources.images import natural_order
+from hkmap.sources.images import files_of
 
 logger = logging.getLogger("hkmap")
 
@@ -26,7 +26,7 @@ _LINE = re.compile(r"[^,]+,\s*\d+\s*,\s*\d+\s*((,[\s\d.eE+-]+){3})*")
 
 
 class GazeLine(NamedTuple):
-    """What one annotator saw of one image; read only when its image comes."""
+    """What one annotator saw of one image; its numbers are read when the image comes."""
 
     place: str
     user: str
@@ -36,8 +36,8 @@ class GazeLine(NamedTuple):
 def read_gaze(files: Iterable[Path], identifiers: Collection[str]) -> dict[str, list[GazeLine]]:
     """Return the lines about every image, by its id; an annotator's name is the stem of the file.
 
-    Lines about images that are not among ``identifiers`` are counted in a warning; SourceError where a file
-    has no line about any of them, or two files have one name.
+    A warning counts the lines about images that are not among ``identifiers``; SourceError where a file has no line
+    about any of them, or two files have one name.
     """
     lines: dict[str, list[GazeLine]] = {}
     users: dict[str, Path] = {}
@@ -51,7 +51,7 @@ def read_gaze(files: Iterable[Path], identifiers: Collection[str]) -> dict[str, 
 
 def is_gaze(path: Path) -> bool:
     """Whether it is such a file, or a folder whose first text file is one."""
-    first = next(iter(_files(path)), None)
+    first = next(iter(files_of(path, ".txt")), None)
     lines = [] if first is None else [line.strip() for line in head(first).splitlines() if line.strip()]
     return bool(lines) and _LINE.fullmatch(lines[0]) is not None
 
@@ -59,7 +59,7 @@ def is_gaze(path: Path) -> bool:
 def gaze_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each image that a file, or one of a folder of files, mentions, with the points of all."""
     lines: dict[str, list[GazeLine]] = {}
-    for file in _files(path):
+    for file in files_of(path, ".txt"):
         _read_file(file, None, lines)
     yield from each(lines.items(), lambda item: _record(*item), rejects)
 
@@ -67,17 +67,22 @@ def gaze_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 def gaze_points(lines: Iterable[GazeLine], size: tuple[int, int]) -> list[dict[str, Any]]:
     """Return the fixations as points, weighted by their milliseconds, for an image of ``size`` (width, height).
 
-    Fixations beside the image are kept, as a kernel around them may still reach it. Raises SourceError where a
+    Fixations outside the image are kept, as a kernel around them may still reach it. Raises SourceError where a
     line is malformed or is about an image of another size.
     """
-    return [point for line in lines for point in _points(line, size)]
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = (file for file in path.iterdir() if file.suffix.lower() == ".txt" and not file.name.startswith("."))
-    return sorted(found, key=lambda file: natural_order(file.name))
+    points: list[dict[str, Any]] = []
+    for line in lines:
+        numbers = _numbers(line)
+        if len(numbers) < 2 or len(numbers) % 3 != 2:
+            raise SourceError(f"{line.place}: {len(numbers) + 1} values, the last fixation is cut; expected {FORMAT}")
+        if (numbers[0], numbers[1]) != size:
+            raise SourceError(
+                f"{line.place}: fixations in {numbers[0]:g}x{numbers[1]:g} pixels, "
+                f"but the image has {size[0]}x{size[1]}; expected pixels of the original image"
+            )
+        fixations = zip(*[iter(numbers[2:])] * 3, strict=True)
+        points += [{"x": x, "y": y, "weight": duration, "user": line.user} for x, y, duration in fixations]
+    return points
 
 
 def _record(identifier: str, lines: list[GazeLine]) -> Record:
@@ -108,19 +113,6 @@ def _read_file(path: Path, identifiers: Collection[str] | None, lines: dict[str,
         raise SourceError(f"{path}: no line is about an image of the data set ({first}); expected {FORMAT}")
     if foreign:
         logger.warning("%s: %d lines are about images that the data set does not have (%s)", path, len(foreign), first)
-
-
-def _points(line: GazeLine, size: tuple[int, int]) -> list[dict[str, Any]]:
-    numbers = _numbers(line)
-    if len(numbers) < 2 or len(numbers) % 3 != 2:
-        raise SourceError(f"{line.place}: {len(numbers) + 1} values, the last fixation is cut; expected {FORMAT}")
-    if (numbers[0], numbers[1]) != size:
-        raise SourceError(
-            f"{line.place}: fixations in {numbers[0]:g}x{numbers[1]:g} pixels, "
-            f"but the image has {size[0]}x{size[1]}; expected pixels of the original image"
-        )
-    fixations = zip(*[iter(numbers[2:])] * 3, strict=True)
-    return [{"x": x, "y": y, "weight": duration, "user": line.user} for x, y, duration in fixations]
 
 
 def _numbers(line: GazeLine) -> list[float]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.images import IMAGE_SUFFIXES, few, list_folder, sized
+from hkmap.sources.documents import text_lines
+from hkmap.sources.images import few, list_folder, sized
+from hkmap.sources.matching import stem_of
 
 logger = logging.getLogger("hkmap")
 
@@ -52,6 +53,12 @@ TWICE = {
 }
 # A file of the training set that is byte-identical with one of the grading part's testing set.
 ALSO_TESTED = "IDRiD_118"
+# What shows the same picture as an image of the grading part's training set.
+TWINS = {
+    **{grading: f"{segmentation} of the segmentation part" for grading, segmentation in ALSO_SEGMENTED.items()},
+    **{later: f"{earlier} of the grading part" for later, earlier in TWICE.items()},
+    ALSO_TESTED: "one of the grading part's testing set",
+}
 
 
 def idrid_records(root: Path, *, part: str | None = None, split: str = "all", rejects: Rejects) -> Iterator[Record]:
@@ -60,11 +67,9 @@ def idrid_records(root: Path, *, part: str | None = None, split: str = "all", re
     None takes the segmentation where it is there. ``split`` is train, test or all. Raises SourceError where the
     folder is not laid out as the release; an image that is missing or unreadable goes to ``rejects``.
     """
-    if part is None:
-        part = "segmentation" if _inside(root, SEGMENTATION) else "grading"
-        if part == "grading" and not _inside(root, GRADING):
-            raise SourceError(f'{root}: holds neither "{SEGMENTATION}" nor "{GRADING}"; give the folder of IDRiD')
-    if part == "segmentation":
+    if part is None and not _inside(root, SEGMENTATION) and not _inside(root, GRADING):
+        raise SourceError(f'{root}: holds neither "{SEGMENTATION}" nor "{GRADING}"; give the folder of IDRiD')
+    if part == "segmentation" or (part is None and _inside(root, SEGMENTATION)):
         records = _segmentation(root, split)
     else:
         records = _grading(root, split, rejects, warn_of_twins=True)
@@ -75,56 +80,41 @@ def binary_records(root: Path, *, split: str = "all", rejects: Rejects) -> Itera
     """Yield the paper's task: label 1, "diseased", the segmentation part; label 0, "healthy", grade 0.
 
     A segmentation image without haemorrhages, hard or soft exudates is neither, and pictures known to be in
-    the data twice are used once: what is left out is named in a warning. So is a difference in resolution.
+    the data twice are used once: warnings name what is omitted, and a difference in resolution.
     """
     sizes: list[list[int]] = []
     for record in each(_diseased(root, split), sized, rejects):
         sizes.append(record["size"])
         yield record
-    warned = not sizes
     for record in each(_healthy(root, split, rejects), sized, rejects):
-        if not warned and record["size"] not in sizes:
-            _warn_of_sizes(sizes[0], record["size"])
-            warned = True
+        if sizes and record["size"] not in sizes:
+            logger.warning(
+                "the diseased images have %dx%d pixels and the healthy ones %dx%d: a network could tell them apart by "
+                "the resolution alone; bring both to one size before you judge its accuracy",
+                *sizes[0], *record["size"],
+            )
+            sizes.clear()       # once is enough
         yield record
 
 
 def _diseased(root: Path, split: str) -> Iterator[Record]:
     for record in _segmentation(root, split):
-        if DISEASED_LESIONS.isdisjoint(record["masks"]):
-            logger.warning(
-                "%s left out: it has none of %s, so it is neither diseased nor healthy",
-                record["id"], ", ".join(sorted(DISEASED_LESIONS)),
-            )
+        if not DISEASED_LESIONS.isdisjoint(record["masks"]):
+            yield {**record, "id": f"seg-{record['id']}", "label": 1, "class": "diseased"}
             continue
-        yield {**record, "id": f"seg-{record['id']}", "label": 1, "class": "diseased"}
+        logger.warning(
+            "%s left out: it has none of %s, so it is neither diseased nor healthy",
+            record["id"], ", ".join(sorted(DISEASED_LESIONS)),
+        )
 
 
 def _healthy(root: Path, split: str, rejects: Rejects) -> Iterator[Record]:
     for record in _grading(root, split, rejects, warn_of_twins=False):
-        if record["label"] != 0:
-            continue
-        twin = _twin(record["id"])
-        if twin:
-            logger.warning("grading image %s left out: the same picture as %s", record["id"], twin)
-            continue
-        yield {**record, "id": f"grade-{record['id']}", "label": 0, "class": "healthy", "masks": {}}
-
-
-def _twin(identifier: str) -> str | None:
-    """Say which other image of IDRiD shows the same picture, where that is known."""
-    if identifier in ALSO_SEGMENTED:
-        return f"{ALSO_SEGMENTED[identifier]} of the segmentation part"
-    if identifier in TWICE:
-        return f"{TWICE[identifier]} of the grading part"
-    return "one of the grading part's testing set" if identifier == ALSO_TESTED else None
-
-
-def _warn_of_sizes(diseased: list[int], healthy: list[int]) -> None:
-    logger.warning(
-        "the diseased images have %dx%d pixels and the healthy ones %dx%d: a network could tell them apart by the "
-        "resolution alone; bring both to one size before you judge its accuracy", *diseased, *healthy,
-    )
+        identifier = record["id"]
+        if record["label"] == 0 and identifier in TWINS:
+            logger.warning("grading image %s left out: the same picture as %s", identifier, TWINS[identifier])
+        elif record["label"] == 0:
+            yield {**record, "id": f"grade-{identifier}", "class": "healthy", "masks": {}}
 
 
 def _segmentation(root: Path, split: str) -> Iterator[Record]:
@@ -172,7 +162,11 @@ def _grading(root: Path, split: str, rejects: Rejects, *, warn_of_twins: bool) -
         table = _grade_table(tables, name)
         grades = _read_grades(table)
         listed = list_folder(folder).images
-        _warn_of_ungraded(folder, table, listed.keys() - grades.keys())
+        ungraded = sorted(listed.keys() - grades.keys())
+        if ungraded:
+            logger.warning(
+                "%s: %d images are not in %s and left out: %s", folder, len(ungraded), table.name, few(ungraded)
+            )
         if warn_of_twins and name == "train":
             _warn_of_twins(grades)
         absent = few(stem for stem in grades if stem not in listed)
@@ -198,7 +192,10 @@ def _grade_table(folder: Path, split: str) -> Path:
 def _read_grades(path: Path) -> dict[str, Record]:
     """Return {image: label, class and, where it is known, edema}."""
     grades: dict[str, Record] = {}
-    rows = _cells(path)
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text_lines(path, "a table, saved as UTF-8"))]
+    except csv.Error as error:
+        raise SourceError(f"{path}: not CSV ({error}); expected the table of the release") from error
     header = [name.lower() for name in rows[0]] if rows else []
     for name in ("image name", "retinopathy grade"):
         if name not in header:
@@ -207,50 +204,26 @@ def _read_grades(path: Path) -> dict[str, Record]:
         if not any(row):
             continue
         values = dict(zip(header, row, strict=False))
-        stem = _stem(values["image name"])
+        stem = stem_of(values["image name"])
         if stem in grades:
-            raise SourceError(f"{path} line {number}: {stem} comes a second time; expected one line an image")
+            raise SourceError(f"{path} line {number}: {stem} comes a second time; expected one line per image")
         grades[stem] = _grade(values, f"{path} line {number}")
     if not grades:
-        raise SourceError(f"{path}: no line under the header; expected one line an image")
+        raise SourceError(f"{path}: no line under the header; expected one line per image")
     return grades
-
-
-def _cells(path: Path) -> list[list[str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            return [[cell.strip() for cell in row] for row in csv.reader(stream)]
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
-    except csv.Error as error:
-        raise SourceError(f"{path}: not CSV ({error}); expected the table of the release") from error
 
 
 def _grade(values: dict[str, str], place: str) -> Record:
     grade = _level(values.get("retinopathy grade", ""), HIGHEST_GRADE, "Retinopathy grade", place)
-    record: dict[str, Any] = {"label": grade, "class": f"grade {grade}"}
     edema = values.get("risk of macular edema")
-    if edema:
-        record["edema"] = _level(edema, HIGHEST_EDEMA, "Risk of macular edema", place)
-    return record
+    known = {"edema": _level(edema, HIGHEST_EDEMA, "Risk of macular edema", place)} if edema else {}
+    return {"label": grade, "class": f"grade {grade}", **known}
 
 
 def _level(text: str, highest: int, column: str, place: str) -> int:
     if text not in {str(level) for level in range(highest + 1)}:
         raise SourceError(f'{place}: {column} is "{text}"; expected a whole number from 0 to {highest}')
     return int(text)
-
-
-def _stem(name: str) -> str:
-    """Return an image's name without a suffix that a spreadsheet's owner may have written."""
-    path = Path(name)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
-
-
-def _warn_of_ungraded(folder: Path, table: Path, stems: Iterable[str]) -> None:
-    names = sorted(stems)
-    if names:
-        logger.warning("%s: %d images are not in %s and left out: %s", folder, len(names), table.name, few(names))
 
 
 def _warn_of_twins(grades: dict[str, Record]) -> None:
@@ -282,15 +255,10 @@ def _need(folder: Path, name: str) -> Path:
 
 def _inside(folder: Path, name: str) -> Path | None:
     """Return the folder called ``name``: ``folder`` itself, its child, or that child's child of the same name."""
-    if _plain(folder.absolute().name) == _plain(name):
-        inner = _child(folder, name)
-        return _inside(inner, name) if inner else folder
-    child = _child(folder, name)
-    return _inside(child, name) if child else None
-
-
-def _child(folder: Path, name: str) -> Path | None:
-    return next((path for path in list_folder(folder).folders if _plain(path.name) == _plain(name)), None)
+    child = next((path for path in list_folder(folder).folders if _plain(path.name) == _plain(name)), None)
+    if child is not None:
+        return _inside(child, name)
+    return folder if _plain(folder.absolute().name) == _plain(name) else None
 
 
 def _plain(name: str) -> str:

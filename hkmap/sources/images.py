@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 
 @dataclass
 class Listing:
-    """What lies directly in a folder, in natural order, hidden names left out."""
+    """What lies directly in a folder, in natural order, without hidden names."""
 
     images: dict[str, Path] = field(default_factory=dict)      # by name without suffix
     folders: list[Path] = field(default_factory=list)
@@ -36,16 +36,27 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
 def list_folder(folder: Path) -> Listing:
     """List a folder; SourceError where two images share a name but for the suffix."""
     listing = Listing()
-    for path in sorted(folder.iterdir(), key=lambda path: natural_order(path.name)):
-        if path.name.startswith("."):
-            continue
+    for path in _visible(folder):
         if path.is_dir():
             listing.folders.append(path)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            _add_image(listing.images, path)
-        else:
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
             listing.others.append(path)
+        elif path != (before := listing.images.setdefault(path.stem, path)):
+            raise SourceError(
+                f"{path}: {before.name} in the same folder would have the same id; expected one file per name, "
+                "rename one"
+            )
     return listing
+
+
+def files_of(path: Path, suffix: str) -> list[Path]:
+    """Return the files with a suffix in a folder, in natural order, without hidden names; a file as it is."""
+    return [path] if path.is_file() else [file for file in _visible(path) if file.suffix.lower() == suffix]
+
+
+def path_below(folder: Path, path: Path) -> str:
+    """Return the path of a file below a folder, without its suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def sized(record: Record) -> Record:
@@ -67,9 +78,6 @@ def few(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(found[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _add_image(images: dict[str, Path], path: Path) -> None:
-    before = images.setdefault(path.stem, path)
-    if before != path:
-        raise SourceError(
-            f"{path}: {before.name} in the same folder would have the same id; expected one file a name, rename one"
-        )
+def _visible(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(found, key=lambda path: natural_order(path.name))

@@ -1,8 +1,8 @@
-"""labelme: a JSON file of shapes beside each image.
+"""labelme: a JSON file of shapes for each image.
 
 Polygons stay polygons, rectangles become boxes, circles (a centre and a point on the edge) bubbles, points points;
 lines are kept under ``lines``, which no filter draws. Coordinates are continuous pixels from 0 in labelme too: they
-are kept as they are. The picture inside the file (imageData) is not looked at.
+are kept as they are. The picture inside the file (imageData) is not read.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each, shown
-from hkmap.sources.documents import as_list, as_object, as_pairs, as_size, as_text, json_object, read_json
-from hkmap.sources.images import natural_order
+from hkmap.sources.documents import as_object, as_pairs, as_text, json_object, numbered, read_json, stated_size
+from hkmap.sources.images import files_of
 from hkmap.sources.matching import stem_of
 
 Item = dict[str, Any]
@@ -24,18 +24,18 @@ Points = list[list[float]]
 
 def is_labelme(path: Path) -> bool:
     """Whether it is a file of labelme, or a folder whose first JSON file is one."""
-    first = next(iter(_files(path)), None)
+    first = next(iter(files_of(path, ".json")), None)
     document = {} if first is None else json_object(first)
     return isinstance(document.get("shapes"), list) and "imagePath" in document
 
 
 def labelme_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each JSON file, in natural order."""
-    yield from each(_files(path), _record, rejects)
+    yield from each(files_of(path, ".json"), _record, rejects)
 
 
 def corners_box(points: Points) -> Item:
-    """Return the box between two opposite corners, in whatever order.
+    """Return the box between two opposite corners, in any order.
 
     >>> corners_box([[5, 1], [2, 7]])
     {'x': 2, 'y': 1, 'width': 3, 'height': 6}
@@ -44,25 +44,15 @@ def corners_box(points: Points) -> Item:
     return {"x": min(x, other_x), "y": min(y, other_y), "width": abs(x - other_x), "height": abs(y - other_y)}
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = (file for file in path.iterdir() if file.suffix.lower() == ".json" and not file.name.startswith("."))
-    return sorted(found, key=lambda file: natural_order(file.name))
-
-
 def _record(path: Path) -> Record:
     document = as_object(read_json(path), str(path))
     name = as_text(document.get("imagePath"), f"{path}: imagePath").replace("\\", "/")
-    record: Record = {"id": stem_of(name.rsplit("/", 1)[-1]), "image": name}
-    if document.get("imageWidth") is not None or document.get("imageHeight") is not None:
-        sides = document.get("imageWidth"), document.get("imageHeight")
-        record["size"] = as_size(*sides, f"{path}: imageWidth and imageHeight")
-    shapes = as_list(document.get("shapes"), f"{path}: shapes")
-    for index, item in enumerate(shapes):
-        for key, shape in _shapes(as_object(item, f"{path}: shapes[{index}]"), f"{path}: shapes[{index}]"):
-            record.setdefault(key, []).append(shape)
-    return record if shapes else {**record, "polygons": []}
+    size = stated_size(document.get("imageWidth"), document.get("imageHeight"), f"{path}: imageWidth and imageHeight")
+    shapes: Record = {}
+    for place, item in numbered(document.get("shapes"), f"{path}: shapes"):
+        for key, shape in _shapes(as_object(item, place), place):
+            shapes.setdefault(key, []).append(shape)
+    return {"id": stem_of(name.rsplit("/", 1)[-1]), "image": name, **size, **(shapes or {"polygons": []})}
 
 
 def _shapes(item: Item, place: str) -> Iterator[tuple[str, Item]]:
@@ -73,16 +63,13 @@ def _shapes(item: Item, place: str) -> Iterator[tuple[str, Item]]:
     points = as_pairs(item.get("points"), f"{place}.points")
     least, most, key, make = SHAPES[kind]
     if not least <= len(points) <= most:
-        raise SourceError(f"{place}: a {kind} of {len(points)} points; expected {_range(least, most)}")
+        number = str(least) if least == most else f"{least} or more"
+        raise SourceError(f"{place}: a {kind} of {len(points)} points; expected {number}")
     label = {"label": item["label"]} if isinstance(item.get("label"), str) else {}
     for shape in make(points):
         if shape.get("radius") == 0:
             raise SourceError(f"{place}: a circle whose edge is its centre; expected a radius above 0")
         yield key, shape | label
-
-
-def _range(least: int, most: int) -> str:
-    return str(least) if least == most else f"{least} or more"
 
 
 def _circle(points: Points) -> list[Item]:

@@ -13,7 +13,7 @@ from hkmap.sources.images import IMAGE_SUFFIXES, few
 class PathIndex:
     """Finds paths by other spellings of them.
 
-    Folders that all the paths begin with tell nothing and are left out; those that remain must agree.
+    Folders that all the paths begin with tell nothing and are ignored; the others must agree.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -41,28 +41,20 @@ class PathIndex:
         return [other for other in agreeing if shared[other] == max(shared[one] for one in agreeing)]
 
 
-class ImageFolder:
-    """The images in a folder and below."""
+def find_image(index: PathIndex, folder: Path, name: str) -> Path:
+    """Return the path of the image called ``name`` in a folder; SourceError where there is none, or more than one.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._index = PathIndex(_images(folder))
-
-    def find(self, name: str) -> Path:
-        """Return the path of the image called ``name``; SourceError where there is none, or more than one."""
-        found = self._index.find(name)
-        if not found:
-            raise SourceError(f'{self._folder}: no image "{name[:200]}" here or below; give the folder that holds it')
-        if len(found) > 1:
-            raise SourceError(
-                f'{self._folder}: "{name[:200]}" may be {len(found)} images ({few(found, 3)}); '
-                "give the folder that holds the images alone"
-            )
-        return self._folder / found[0]
-
-    def identifier(self, path: Path) -> str:
-        """Return the image's path below the folder without its suffix."""
-        return path.relative_to(self._folder).with_suffix("").as_posix()
+    ``index`` is that of image_paths(folder).
+    """
+    found = index.find(name)
+    if not found:
+        raise SourceError(f'{folder}: no image "{name[:200]}" here or below; give the folder that holds it')
+    if len(found) > 1:
+        raise SourceError(
+            f'{folder}: "{name[:200]}" may be {len(found)} images ({few(found, 3)}); '
+            "give the folder that holds the images alone"
+        )
+    return folder / found[0]
 
 
 def stem_of(name: str) -> str:
@@ -87,8 +79,8 @@ def _shared(one: list[str], other: list[str]) -> int:
     return next((count for count, (left, right) in enumerate(pairs) if left != right), min(len(one), len(other)))
 
 
-def _images(folder: Path) -> list[str]:
-    """Return the paths of the images below ``folder``; links are followed, each folder is visited once."""
+def image_paths(folder: Path) -> list[str]:
+    """Return the paths of the images below ``folder``, from there; links are followed, each folder is visited once."""
     found: list[str] = []
     visited = set()
     for place, folders, files in os.walk(folder, followlinks=True):

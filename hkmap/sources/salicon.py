@@ -10,54 +10,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hkmap.errors import SourceError
-from hkmap.records import Record, Rejects, each, shown
-from hkmap.sources.documents import as_list, as_object, as_pairs, as_size, as_text, json_object, read_json
+from hkmap.records import Record, Rejects, each
+from hkmap.sources.documents import as_key, as_object, as_pairs, as_text, json_object, numbered, read_json, stated_size
 from hkmap.sources.matching import stem_of
 
 
 def is_salicon(path: Path) -> bool:
     """Whether a file has images, and annotations with fixations."""
     document = json_object(path)
+    return isinstance(document.get("images"), list) and has_fixations(document)
+
+
+def has_fixations(document: dict[str, Any]) -> bool:
+    """Whether the first of a document's annotations has fixations, as COCO's have not."""
     annotations = document.get("annotations")
-    return isinstance(document.get("images"), list) and isinstance(annotations, list) and any(
-        isinstance(item, dict) and "fixations" in item for item in annotations[:1]
-    )
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    return isinstance(first, dict) and "fixations" in first
 
 
 def salicon_records(path: Path, rejects: Rejects) -> Iterator[Record]:
-    """Yield a record for each image of the file; one that nobody looked at has no points."""
+    """Yield a record for each image of the file; one without fixations has no points."""
     document = as_object(read_json(path), str(path))
     points: dict[int | str, list[dict[str, Any]]] = {}
+    for image, found in each(numbered(document.get("annotations"), f"{path}: annotations"), _points, rejects):
+        points.setdefault(image, []).extend(found)
 
-    def add(item: tuple[int, object]) -> None:
-        place = f"{path}: annotations[{item[0]}]"
-        annotation = as_object(item[1], place)
-        points.setdefault(_key(annotation.get("image_id"), f"{place}.image_id"), []).extend(_points(annotation, place))
+    def read(item: tuple[str, Any]) -> Record:
+        place, value = item
+        image = as_object(value, place)
+        key = as_key(image.get("id"), f"{place}.id")
+        name = as_text(image.get("file_name"), f"{place}.file_name")
+        size = stated_size(image.get("width"), image.get("height"), f"{place} width and height")
+        return {"id": stem_of(name), "image": name, **size} | ({"points": points[key]} if key in points else {})
 
-    for _ in each(enumerate(as_list(document.get("annotations"), f"{path}: annotations")), add, rejects):
-        pass
-    images = enumerate(as_list(document.get("images"), f"{path}: images"))
-    yield from each(images, lambda item: _record(f"{path}: images[{item[0]}]", item[1], points), rejects)
-
-
-def _record(place: str, value: object, points: dict[int | str, list[dict[str, Any]]]) -> Record:
-    image = as_object(value, place)
-    key = _key(image.get("id"), f"{place}.id")
-    name = as_text(image.get("file_name"), f"{place}.file_name")
-    record: Record = {"id": stem_of(name), "image": name}
-    if image.get("width") is not None or image.get("height") is not None:
-        record["size"] = as_size(image.get("width"), image.get("height"), f"{place} width and height")
-    return record | ({"points": points[key]} if key in points else {})
+    yield from each(numbered(document.get("images"), f"{path}: images"), read, rejects)
 
 
-def _points(annotation: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
-    user = _key(annotation.get("worker_id", ""), f"{place}.worker_id") if "worker_id" in annotation else ""
-    for row, column in as_pairs(annotation.get("fixations"), f"{place}.fixations"):
-        yield {"x": column - 0.5, "y": row - 0.5, "user": str(user)}
-
-
-def _key(value: object, place: str) -> int | str:
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise SourceError(f"{place} is {shown(value)}; expected a number or a text")
+def _points(item: tuple[str, Any]) -> tuple[int | str, list[dict[str, Any]]]:
+    """Return the id of the image that an annotation is about, and its points."""
+    place, value = item
+    annotation = as_object(value, place)
+    image = as_key(annotation.get("image_id"), f"{place}.image_id")
+    user = str(as_key(annotation["worker_id"], f"{place}.worker_id")) if "worker_id" in annotation else ""
+    pairs = as_pairs(annotation.get("fixations"), f"{place}.fixations")
+    return image, [{"x": column - 0.5, "y": row - 0.5, "user": user} for row, column in pairs]

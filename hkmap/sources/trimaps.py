@@ -1,6 +1,6 @@
 """Trimaps of the Oxford-IIIT pets: a grey image for each photograph, 1 foreground, 2 background, 3 border.
 
-The foreground becomes a mask; nobody says where in the border the animal ends, so that is ``unknown``.
+The foreground becomes a mask; where in the border the animal ends was not annotated, so that is ``unknown``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 from hkmap.errors import ImageError, SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.images import natural_order
+from hkmap.sources.images import files_of
 
 FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
 
 
 def is_trimaps(path: Path) -> bool:
-    """Whether it is a trimap, or a folder of them: itself, or the folder trimaps in it."""
+    """Whether it is a trimap, a folder of trimaps, or a folder with the folder trimaps."""
     first = next(iter(_files(path)), None)
     try:
-        return first is not None and bool(_levels(first))
+        return first is not None and first.suffix.lower() == ".png" and bool(_levels(first))
     except (ImageError, SourceError):
         return False
 
@@ -33,12 +33,8 @@ def trimap_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".png" else []
     folder = next((inner for inner in (path / "trimaps", path / "annotations/trimaps") if inner.is_dir()), path)
-    # the release has a hidden file of another system beside each
-    found = (file for file in folder.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith("."))
-    return sorted(found, key=lambda file: natural_order(file.name))
+    return files_of(folder, ".png")
 
 
 def _record(file: Path) -> Record:

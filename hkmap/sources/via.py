@@ -15,7 +15,7 @@ from typing import Any
 
 from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each, shown
-from hkmap.sources.documents import as_list, as_number, as_numbers, as_object, as_text, json_object, read_json
+from hkmap.sources.documents import as_number, as_numbers, as_object, as_text, json_object, numbered, read_json
 from hkmap.sources.matching import stem_of
 
 Item = dict[str, Any]
@@ -46,8 +46,8 @@ def _record(place: str, value: object) -> Record:
     regions = image.get("regions")
     if isinstance(regions, dict):       # version 1 numbers them
         regions = list(regions.values())
-    for index, region in enumerate(as_list(regions, f"{place}.regions")):
-        key, shape = _shape(region, f"{place}.regions[{index}]")
+    for where, region in numbered(regions, f"{place}.regions"):
+        key, shape = _shape(region, where)
         record.setdefault(key, []).append(shape)
     return record
 
@@ -65,10 +65,9 @@ def _shape(value: object, place: str) -> tuple[str, Item]:
 
 def _label(attributes: Item) -> Item:
     texts = {name: value for name, value in attributes.items() if isinstance(value, str) and value}
-    for name in LABELS:
-        if name in texts:
-            return {"label": texts[name]}
-    return {"label": next(iter(texts.values()))} if len(texts) == 1 else {}
+    named = [texts[name] for name in LABELS if name in texts]
+    found = named or list(texts.values())
+    return {"label": found[0]} if named or len(found) == 1 else {}
 
 
 def _rect(shape: Item, place: str) -> Item:

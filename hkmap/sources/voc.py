@@ -1,8 +1,8 @@
 """Pascal VOC: an XML file of boxes for each image, and palette images of classes or objects beside it.
 
 VOC counts pixels from 1 and its boxes hold their last pixel too: x = xmin - 1, width = xmax - xmin + 1. In the palette
-images 0 is background and 255 void: nobody says what is there, so it becomes ``unknown``. Parts of objects, actions and
-single points are not read.
+images 0 is background and 255 void: what is there was not annotated, so it becomes ``unknown``. Parts of objects,
+actions and single points are not read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from hkmap.errors import SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.documents import as_size, head, read_xml
-from hkmap.sources.images import natural_order
+from hkmap.sources.documents import head, read_xml, stated_size
+from hkmap.sources.images import files_of
 from hkmap.sources.matching import stem_of
 
 CLASSES = (
@@ -32,7 +32,7 @@ FLAGS = ("difficult", "truncated", "occluded")
 def is_voc(path: Path) -> bool:
     """Whether it is a VOC annotation, or a folder of them, or one that holds the folder Annotations."""
     first = next(iter(_files(path)), None)
-    if first is None or "<annotation" not in head(first):
+    if first is None or first.suffix.lower() != ".xml" or "<annotation" not in head(first):
         return False
     try:
         return read_xml(first).tag == "annotation"
@@ -50,7 +50,7 @@ def voc_boxes(root: Element, place: str) -> list[dict[str, Any]]:
     return [_box(item, f"{place}: object {number}") for number, item in enumerate(root.findall("object"), start=1)]
 
 
-def voc_size(root: Element, place: str) -> dict[str, list[int]]:
+def voc_size(root: Element, place: str) -> Record:
     """Return the "size" of the image as the annotation states it; nothing where it states none."""
     found = root.find("size")
     if found is None:
@@ -59,15 +59,12 @@ def voc_size(root: Element, place: str) -> dict[str, list[int]]:
     if sides == ["0", "0"]:       # what some tools write for "I did not look"
         return {}
     width, height = (int(side) if side.isascii() and side.isdecimal() and len(side) < 9 else side for side in sides)
-    return {"size": as_size(width, height, f"{place}: size")}
+    return stated_size(width, height, f"{place}: size")
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".xml" else []
-    folder = path / "Annotations" if (path / "Annotations").is_dir() else path
-    found = (file for file in folder.iterdir() if file.suffix.lower() == ".xml" and not file.name.startswith("."))
-    return sorted(found, key=lambda file: natural_order(file.name))
+    annotations = path / "Annotations"
+    return files_of(annotations if annotations.is_dir() else path, ".xml")
 
 
 def _record(path: Path) -> Record:
@@ -104,25 +101,20 @@ def _number(corners: Element, name: str, place: str) -> float:
 
 
 def _masks(path: Path, objects: list[str]) -> Record:
-    """Return the "masks" and the "unknown" of the palette images, where they are beside the folder of annotations."""
+    """Return the "masks" and the "unknown" of the palette images in the folders next to that of the annotations.
+
+    Objects are numbered in the order of the XML file; a name that comes twice gets its number.
+    """
     here = path.parent
     beside = here / ".." if here.name in ("", "..") else here.parent        # written as the user gave it
-    for folder, names in (("SegmentationClass", dict(enumerate(CLASSES))), ("SegmentationObject", _numbered(objects))):
-        picture = beside / folder / f"{path.stem}.png"
-        if picture.is_file():
-            return _references(picture, names, folder)
-    return {}
-
-
-def _numbered(objects: list[str]) -> dict[int, str]:
-    """Name the objects, which are numbered in the order of the XML file; a name that comes twice gets its number."""
-    return {
+    numbered = {
         number: name if objects.count(name) == 1 else f"{name} {number}" for number, name in enumerate(objects, start=1)
     }
-
-
-def _references(picture: Path, names: dict[int, str], folder: str) -> Record:
-    levels = [int(level) for level in np.unique(read_levels(picture))]
-    unnamed = "class" if folder == "SegmentationClass" else "object"
-    masks = {names.get(level, f"{unnamed} {level}"): f"{picture}#{level}" for level in levels if level not in (0, VOID)}
-    return {"masks": masks} | ({"unknown": {"void": f"{picture}#{VOID}"}} if VOID in levels else {})
+    for kind, names in (("Class", dict(enumerate(CLASSES))), ("Object", numbered)):
+        picture = beside / f"Segmentation{kind}" / f"{path.stem}.png"
+        if picture.is_file():
+            levels = {int(level): f"{picture}#{level}" for level in np.unique(read_levels(picture)) if level != 0}
+            unknown = {"unknown": {"void": levels.pop(VOID)}} if VOID in levels else {}
+            masks = {names.get(level, f"{kind.lower()} {level}"): mask for level, mask in levels.items()}
+            return {"masks": masks} | unknown
+    return {}

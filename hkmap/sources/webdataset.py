@@ -1,7 +1,7 @@
 """WebDataset tars: KEY.jpg, KEY.cls, KEY.json and so on, next to each other, are one sample.
 
-Ours (shards/unpack.py) have beside the image the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
-certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record says whose).
+Ours (stream/unpacking.py) hold the image, the label (KEY.cls), the record (KEY.json), the map (KEY.map.npy), its
+certainty (KEY.certainty.npy) and the maps of single annotators (KEY.annotator-0.npy, ...; the record has their names).
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hkmap.errors import HkmapError, MapError, RecordError, SourceError
 from hkmap.files.images import encoded_size
@@ -26,23 +28,22 @@ from hkmap.files.maps import PARSING
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, attempt, dump_record, label_of, parse_record, shown
 from hkmap.shards.layout import Sample, of_version_2
+from hkmap.sources.images import IMAGE_SUFFIXES
 
 logger = logging.getLogger("hkmap")
 
-_IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
+_IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _OWN = re.compile(r"cls|json|(?:map|certainty|weights|annotator-[0-9]+)\.npy")
-_MOST_MEMBERS = 1000      # of one sample
-MOST_BYTES = 1 << 28      # a member that is read, and all that is read of one sample
+MOST_BYTES = 1 << 28      # of one member, and of all members of a sample that are read
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError, RecursionError)
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_tars(paths: Iterable[Path]) -> Iterator[Sample | HkmapError]:
     """Yield the samples of tars, ours or another program's; in the place of one that cannot be used, its error.
 
     A sample is an image, and what there is of a class (a number), JSON (an object), and maps, certainty and annotators'
-    maps with our names. Without an id in the JSON it is the key. What is of no use here is counted in a warning. A
-    sample of another program gets its size. Raises SourceError where a tar itself is at fault.
+    maps with our names. Without an id in the JSON the key is the id. A warning counts the members that are not read. A
+    sample of another program gets its size. Raises SourceError where a tar itself is damaged.
     """
     others: Counter[str] = Counter()
     empty = True
@@ -51,8 +52,8 @@ def read_tars(paths: Iterable[Path]) -> Iterator[Sample | HkmapError]:
             empty = False
             yield attempt(_read_sample, group)
     if others:
-        told = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(5))
-        logger.warning("members that are not read: %s", told)
+        counted = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(5))
+        logger.warning("members that are not read: %s", counted)
     if empty:
         raise SourceError("no sample in the tars; expected files such as 0001.jpg and 0001.cls, as WebDataset has them")
 
@@ -64,20 +65,18 @@ class _Group:
     path: Path
     key: str
     parts: dict[str, bytes] = field(default_factory=dict)
-    members: int = 0
 
     @property
     def place(self) -> str:
         return f'{self.path}: "{shown(self.key)}"'
 
-    def add(self, suffix: str, member: Member) -> None:
+    def add(self, suffix: str, data: bytes | None) -> None:
         if suffix in self.parts:
             raise SourceError(f"{self.place} has two members {suffix}; write the tar again")
-        self.members += 1
-        if member.data is not None:
-            self.parts[suffix] = member.data
-        if self.members > _MOST_MEMBERS or sum(map(len, self.parts.values())) > MOST_BYTES:
-            raise SourceError(f"{self.place} has too many members, or more than {MOST_BYTES} bytes; leave some out")
+        if data is not None:
+            self.parts[suffix] = data
+        if sum(map(len, self.parts.values())) > MOST_BYTES:
+            raise SourceError(f"{self.place} has more than {MOST_BYTES} bytes; leave some members out")
 
     def member(self, suffix: str) -> str:
         """Return the name of a member, relative to the folder in which it lies."""
@@ -86,20 +85,21 @@ class _Group:
 
 def _groups(path: Path, others: Counter[str]) -> Iterator[_Group]:
     """Yield the members of each sample, which lie next to each other."""
-    group: _Group | None = None
-    for member in read_members(path, lambda name: _is_read(_split(name)[1])):
-        key, suffix = _split(member.name)
-        if not _is_read(suffix):
-            others[suffix or "without a suffix"] += 1
-        if not suffix:
-            continue
-        if group is None or group.key != key:
-            if group is not None:
-                yield group
-            group = _Group(path, key)
-        group.add(suffix, member)
-    if group is not None:
+    for key, members in groupby(_named(path, others), itemgetter(0)):
+        group = _Group(path, key)
+        for _, suffix, data in members:
+            group.add(suffix, data)
         yield group
+
+
+def _named(path: Path, others: Counter[str]) -> Iterator[tuple[str, str, bytes | None]]:
+    """Yield the key, the suffix and the content of each member that has a suffix; count those that are not read."""
+    for name, data in _read_members(path):
+        key, suffix = _split(name)
+        if data is None:
+            others[suffix or "without a suffix"] += 1
+        if suffix:
+            yield key, suffix, data
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -120,8 +120,8 @@ def _is_read(suffix: str) -> bool:
 def _read_sample(group: _Group) -> Sample:
     images = [suffix for suffix in group.parts if suffix in _IMAGES]
     if len(images) != 1:
-        told = " and ".join(group.member(suffix) for suffix in images) or "no image"
-        raise RecordError(f"{group.place} has {told}; expected one image beside it, such as {group.member('jpg')}")
+        names = " and ".join(group.member(suffix) for suffix in images) or "no image"
+        raise RecordError(f"{group.place} has {names}; expected one image, such as {group.member('jpg')}")
     stated = _object(group)
     if "weights.npy" in group.parts:      # what the first tars of ours called it
         group.parts["certainty.npy"] = group.parts.pop("weights.npy")
@@ -165,14 +165,14 @@ def _label(stated: dict[str, Any], group: _Group) -> dict[str, int]:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise RecordError(f"{group.place}: its cls is {shown(text)!r}; expected a whole number from 0")
     if stated.get("label") not in (None, int(text)):
-        raise RecordError(f"{group.place}: its cls is {text}, but its json says label {shown(stated['label'])}")
+        raise RecordError(f"{group.place}: its cls is {text}, but its json has the label {shown(stated['label'])}")
     return {"label": int(text)}
 
 
 def _array(stated: dict[str, Any], name: str, group: _Group) -> Map | None:
     data = group.parts.get(f"{name}.npy")
     if data is not None:
-        return npy_map(data, f"{group.path}: {group.member(f'{name}.npy')}")
+        return _npy_map(data, f"{group.path}: {group.member(f'{name}.npy')}")
     if stated.get(name) is not None:      # a path of another machine, or one that was chosen to be read here
         raise RecordError(f"{group.place}: its json has a {name}, but there is no {group.member(f'{name}.npy')}")
     return None
@@ -187,22 +187,15 @@ def _annotators(stated: dict[str, Any], group: _Group) -> dict[str, Map]:
         suffix = str(member).removeprefix(group.member(""))
         if not _OWN.fullmatch(suffix) or suffix not in group.parts or not suffix.startswith("annotator"):
             raise RecordError(f'{group.place}: there is no {shown(member)}, the map of annotator "{shown(user)}"')
-        found[user] = npy_map(group.parts[suffix], f"{group.path}: {group.member(suffix)}")
+        found[user] = _npy_map(group.parts[suffix], f"{group.path}: {group.member(suffix)}")
     return found
 
 
 # tars that a stranger wrote: in order, one member at a time, and nothing is unpacked by its own name
 
 
-class Member(NamedTuple):
-    """A plain file in a tar: its name, without a leading ./, and its content; None where nobody wanted that."""
-
-    name: str
-    data: bytes | None
-
-
-def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
-    """Yield the files of a plain tar in their order, with the content of those whose names are ``wanted``.
+def _read_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the name and the content of each file of a plain tar, in order; None for a content that is of no use here.
 
     Raises SourceError where it is no tar, is damaged or cut short, or holds what a data set does not need: links and
     devices, names that lead out of its own folder, members of more than 256 MiB, sparse files.
@@ -213,7 +206,7 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
                 tar.members.clear()  # type: ignore[attr-defined]  # they would be kept, all of them
                 if not member.isdir():
                     name = _checked_name(member, path)
-                    yield Member(name, _content(tar, member, path) if wanted(name) else None)
+                    yield name, _content(tar, member, path) if _is_read(_split(name)[1]) else None
             _refuse_rest(path, tar.offset)
     except _BROKEN as error:
         why = str(error) or type(error).__name__
@@ -250,16 +243,10 @@ def _checked_name(member: tarfile.TarInfo, path: Path) -> str:
     return name
 
 
-def npy_map(data: bytes, place: str) -> Map:
-    """Return the map that the bytes of a .npy file hold, checked; raise MapError, which names ``place``."""
-    stream = io.BytesIO(data)
+def _npy_map(data: bytes, place: str) -> Map:
     try:
         with PARSING:
-            shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
-            size = math.prod(shape) * dtype.itemsize
-            if size != len(data) - stream.tell() or dtype.hasobject:      # before memory is asked for
-                raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
-            values = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:      # as in _load_npy
+            values: npt.NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:      # a damaged header fails in ast, tokenize or numpy, each in its own way
         raise MapError(f"{place}: no plain .npy array ({error}); save it with numpy.save, without pickle") from error
     return check_map(values, place)

@@ -1,9 +1,9 @@
 """YOLO: a text file for each image, a line ``class x y width height`` for each box, relative to the image.
 
-x and y are the box's centre; all four numbers are parts of the image's width and height, from 0 to 1, and are scaled to
-its pixels. A line of more pairs, ``class x y x y x y ...``, is a polygon. An empty file says that nothing is there. The
-names of the classes come from classes.txt, names.txt, obj.names or data.yaml, in the folder or one of the two above;
-without them a label is the class's number.
+x and y are the box's centre; all four numbers are fractions of the image's width and height, from 0 to 1, and are
+scaled to its pixels. A line of more pairs, ``class x y x y x y ...``, is a polygon. An empty file means that nothing is
+there. The names of the classes come from classes.txt, names.txt, obj.names or data.yaml, in the folder or one of the
+two above; without them a label is the class's number.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, text_lines
-from hkmap.sources.images import natural_order
+from hkmap.sources.images import natural_order, path_below
 
 FORMAT = "lines of class x y width height, relative to the image (0 to 1)"
 LISTS = ("classes.txt", "names.txt", "obj.names")
 YAMLS = ("data.yaml", "dataset.yaml")
-SAMPLE = 20         # files that are looked at to recognise the format
+SAMPLE = 20         # files that are read to recognise the format
 SLACK = 0.01        # by which rounding may carry a number over the edge
 
 _LINE = re.compile(r"\s*\d+((\s+[-+.\deE]+){2}){2,}\s*")
@@ -32,11 +32,10 @@ _ENTRY = re.compile(r"^[ \t]*(?:-|(\d+)[ \t]*:)[ \t]*(.+?)[ \t]*$", re.MULTILINE
 
 
 def is_yolo(path: Path) -> bool:
-    """Whether it is such a file or a folder of such files, the first of which that has a line tells."""
+    """Whether it is such a file or a folder of such files; the first that is not empty decides."""
     for file in islice(_files(path), SAMPLE):
-        lines = head(file).splitlines()
-        if any(line.strip() for line in lines):
-            first = next(line for line in lines if line.strip())
+        first = next((line for line in head(file).splitlines() if line.strip()), None)
+        if first is not None:
             return bool(_LINE.fullmatch(first)) and _is_relative(first)
     return False
 
@@ -63,7 +62,7 @@ def _is_relative(line: str) -> bool:
 
 
 def _record(file: Path, folder: Path, names: dict[int, str]) -> Record:
-    name = file.relative_to(folder).with_suffix("").as_posix()
+    name = path_below(folder, file)
     record: Record = {"id": name, "image": name, "frame": [1, 1]}
     for number, line in enumerate(text_lines(file, FORMAT), start=1):
         if line.strip():
@@ -80,10 +79,10 @@ def _shape(cells: list[str], names: dict[int, str], place: str) -> tuple[str, di
     if names and number not in names:
         raise SourceError(f"{place}: the class {number} is none of the {len(names)} that have a name; expected one")
     label = {"label": names.get(number, str(number))}
-    x, y, width, height, *rest = map(float, cells[1:])
-    if rest:
-        corners = list(map(float, cells[1:]))
-        return "polygons", {"points": [list(pair) for pair in zip(corners[::2], corners[1::2], strict=True)]} | label
+    numbers = list(map(float, cells[1:]))
+    if len(numbers) > 4:
+        return "polygons", {"points": list(map(list, zip(numbers[::2], numbers[1::2], strict=True)))} | label
+    x, y, width, height = numbers
     if width < 0 or height < 0:
         raise SourceError(f'{place}: "{line[:60]}"; expected {FORMAT}')
     return "boxes", {"x": x - width / 2, "y": y - height / 2, "width": width, "height": height} | label
@@ -95,14 +94,11 @@ def _class_names(folder: Path) -> dict[int, str]:
     for place in (absolute, absolute.parent, absolute.parent.parent):
         for name in (*LISTS, *YAMLS):
             if (place / name).is_file():
-                text = "\n".join(text_lines(place / name, "the names of the classes"))
-                return _yaml_names(text, place / name) if name in YAMLS else _listed_names(text)
+                text = "\n".join(text_lines(place / name, "the names of the classes")).strip()
+                if name in YAMLS:
+                    return _yaml_names(text, place / name)
+                return {number: line.strip() for number, line in enumerate(text.splitlines()) if line.strip()}
     return {}
-
-
-def _listed_names(text: str) -> dict[int, str]:
-    lines = text.strip().splitlines()
-    return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
 
 
 def _yaml_names(text: str, path: Path) -> dict[int, str]:
@@ -113,7 +109,7 @@ def _yaml_names(text: str, path: Path) -> dict[int, str]:
     """
     block = _NAMES.search(text)
     if block is None:
-        raise SourceError(f'{path}: no line "names:"; expected the names of the classes, or say them in classes.txt')
+        raise SourceError(f'{path}: no line "names:"; expected the names of the classes; or list them in classes.txt')
     inline = _INLINE.search(block[1])
     if inline:
         return dict(enumerate(_plain(name) for name in inline[1].split(",") if name.strip()))

@@ -1,4 +1,4 @@
-"""A box of an image as a record of its own, with everything that belongs to it: maps, masks, annotations."""
+"""Cut a box out of an image, with its maps, masks and annotations, as a record of its own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hkmap.files.maps import MapWriter
 from hkmap.files.masks import read_fitting_mask
 from hkmap.files.references import file_name
 from hkmap.maps.certainty import Weighted
+from hkmap.maps.check import Map
 from hkmap.maps.geometry import PADDING, Box, View, box_view, cut_image, move_annotations, reaches_out, view_map
 from hkmap.records import Record, frame_of, masks_of, reference_of, with_annotators
 from hkmap.stream.references import load_annotators, load_certainty_of, load_map, read_image
@@ -41,7 +42,7 @@ class PictureWriter:
     def save_image(self, identifier: str, image: Pixels) -> str:
         """Write an image (height, width, 3), grey where no pixel has a colour, and return its path."""
         if identifier in self._seen:
-            raise OutputError(f'record "{identifier}": comes twice, and {self._out} holds one image of a name; '
+            raise OutputError(f'record "{identifier}": comes twice, and {self._out} holds one image per id; '
                               "make the ids unique")
         self._seen.add(identifier)
         grey = (image == image[:, :, :1]).all()
@@ -58,7 +59,7 @@ class PictureWriter:
     def _save(self, path: Path, pixels: Any, flags: list[int]) -> str:
         if path.suffix == ".jpg" and max(pixels.shape) > JPEG_SIDE:
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-            raise OutputError(f"{path}: {size} pixels, a JPEG has at most {JPEG_SIDE:,} a side; leave --jpeg away")
+            raise OutputError(f"{path}: {size} pixels, a JPEG has at most {JPEG_SIDE:,} per side; omit --jpeg")
         data = cv2.imencode(path.suffix, pixels, flags)[1]
         with replacing(path, overwrite=self._overwrite) as beside:
             beside.write_bytes(data.tobytes())
@@ -87,11 +88,16 @@ def crop_record(
     view = box_view(box, size)
     moved = move_annotations(record, box, size[::-1])
     masks = {key: found for key in MASKS if (found := _masks(record, key, box, size))}
-    seen = _maps(record, view, map_size)
-    moved["image"] = pictures.save_image(record["id"], cut_image(image, box, PADDING))
+    seen, own = _maps(record, view, map_size)
+    identifier = record["id"]
+    moved["image"] = pictures.save_image(identifier, cut_image(image, box, PADDING))
     for key, named in masks.items():
-        moved[key] = {name: pictures.save_mask(key, record["id"], name, mask) for name, mask in named.items()}
-    return _with_maps(moved, seen, maps, attention)
+        moved[key] = {name: pictures.save_mask(key, identifier, name, mask) for name, mask in named.items()}
+    save: dict[str, Callable[[str, Map], str]] = {
+        "map": maps.save, "certainty": maps.save_certainty, "attention": attention.save,
+    }
+    moved |= {key: save[key](identifier, values) for key, values in seen.items()}
+    return with_annotators(moved, {user: maps.save(identifier, values, user) for user, values in own.items()})
 
 
 def checked_crop(box: Box, image_size: tuple[int, int]) -> Box:
@@ -108,7 +114,7 @@ def checked_crop(box: Box, image_size: tuple[int, int]) -> Box:
 def _read_image(record: Record) -> Pixels:
     reference = reference_of(record, "image")
     if reference is None:
-        raise RecordError(f'record "{record["id"]}": has no image; expected the path of one, to be cut or padded')
+        raise RecordError(f'record "{record["id"]}": has no image; expected the path of one, to cut or pad')
     image = read_image(reference)
     height, width = image.shape[:2]
     if record.get("size") is not None and frame_of(record) != (width, height):
@@ -128,7 +134,7 @@ def _chosen(record: Record, choose: Chooser, size: tuple[int, int]) -> Box:
     if box[2] * box[3] > MAX_PIXELS:
         raise ImageError(
             f'record "{record["id"]}": {box[2]}x{box[3]} pixels with the padding, expected at most {MAX_PIXELS:,} in '
-            "all; choose a milder aspect"
+            "all; choose an aspect closer to the image's"
         )
     return box
 
@@ -144,30 +150,20 @@ def _masks(record: Record, key: str, box: Box, size: tuple[int, int]) -> dict[st
     return moved
 
 
-def _maps(record: Record, view: View, map_size: tuple[int, int] | None) -> dict[str, Any]:
-    """Load every map of the record and return what is seen of it: by its key, under annotator_maps by the name."""
+def _maps(
+    record: Record, view: View, map_size: tuple[int, int] | None
+) -> tuple[dict[str, Map], dict[str, Map]]:
+    """Return what is seen of the record's maps: by their keys, and those of annotators by their names."""
 
-    def seen(weighted: Weighted) -> Weighted:
-        height, width = map_size or weighted.map.shape
-        return view_map(weighted, view, (height, width), padded=True)
+    def seen(values: Map, certainty: Map | None = None) -> Weighted:
+        height, width = map_size or values.shape
+        return view_map(Weighted(values, certainty), view, (height, width), padded=True)
 
-    found: dict[str, Any] = {}
+    found: dict[str, Map] = {}
     if (reference := reference_of(record, "map")) is not None:
         values = load_map(reference)
-        found["map"] = seen(Weighted(values, load_certainty_of(record, values)))
+        found["map"], certainty = seen(values, load_certainty_of(record, values))
+        found |= {"certainty": certainty} if certainty is not None else {}
     if (reference := reference_of(record, "attention")) is not None:
-        found["attention"] = seen(Weighted(load_map(reference), None)).map
-    own = load_annotators(record)
-    found["annotator_maps"] = {name: seen(Weighted(values, None)).map for name, values in own.items()}
-    return found
-
-
-def _with_maps(record: Record, seen: dict[str, Any], maps: MapWriter, attention: MapWriter) -> Record:
-    name, moved = record["id"], {**record}
-    if "map" in seen:
-        moved["map"] = maps.save(name, seen["map"].map)
-        if seen["map"].certainty is not None:
-            moved["certainty"] = maps.save_certainty(name, seen["map"].certainty)
-    if "attention" in seen:
-        moved["attention"] = attention.save(name, seen["attention"])
-    return with_annotators(moved, {user: maps.save(name, own, user) for user, own in seen["annotator_maps"].items()})
+        found["attention"] = seen(load_map(reference)).map
+    return found, {name: seen(values).map for name, values in load_annotators(record).items()}

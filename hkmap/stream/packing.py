@@ -16,14 +16,9 @@ from hkmap.stream.references import image_bytes, load_annotators, load_certainty
 
 
 class _Task(NamedTuple):
-    """A record that is to be packed; ``awaited``: the writer awaits others, so it ought to be refused."""
+    """A record to pack; ``awaited``: the writer awaits others, so the record should be refused."""
 
     record: Record
-    awaited: bool
-
-
-class _Outcome(NamedTuple):
-    ready: Ready
     awaited: bool
 
 
@@ -31,10 +26,10 @@ def pack_records(
     writer: ShardWriter, records: Iterable[Record | HkmapError], rejects: Rejects,
     waiting: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
-    """Pack records with the images, maps, certainty and annotators' maps that they refer to; yield as each is in.
+    """Pack records with the images, maps, certainty and annotators' maps that they refer to; yield after each.
 
-    All but the image may be missing. Files are read and checked ahead, in threads. What is wrong with a record, or was
-    when it was parsed, goes to ``rejects``, in order. ``waiting`` tells whether the next record can be had at once.
+    All but the image may be missing. Files are read and checked ahead, in threads. The errors of records, those of
+    parsing included, go to ``rejects``, in order. ``waiting`` tells whether the next record is there already.
     """
     with threads() as pool:
         outcomes = pool.attempts(partial(_prepared, writer), _tasks(writer, records), waiting)
@@ -50,16 +45,17 @@ def _tasks(writer: ShardWriter, records: Iterable[Record | HkmapError]) -> Itera
             yield _Task(record, writer.awaits)
 
 
-def _kept(writer: ShardWriter, outcomes: Iterable[_Outcome | HkmapError]) -> Iterator[HkmapError | None]:
-    """Write what is ready; a record that finished shards do not hold ends the run, whatever ``rejects`` says."""
+def _kept(writer: ShardWriter, outcomes: Iterable[tuple[Ready, bool] | HkmapError]) -> Iterator[HkmapError | None]:
+    """Write what is ready; a record that finished shards do not hold ends the run, even where ``rejects`` skips."""
     for outcome in outcomes:
-        checked = attempt(lambda item: writer.check(item.ready), outcome)
-        if checked is None and isinstance(outcome, _Outcome):
-            writer.keep(outcome.ready, awaited=outcome.awaited)
+        checked = attempt(lambda item: writer.check(item[0]), outcome)
+        if checked is None and not isinstance(outcome, HkmapError):
+            ready, awaited = outcome
+            writer.keep(ready, awaited=awaited)
         yield checked
 
 
-def _prepared(writer: ShardWriter, task: _Task) -> _Outcome:
+def _prepared(writer: ShardWriter, task: _Task) -> tuple[Ready, bool]:
     record = task.record
     image, values, certainty = (reference_of(record, key) for key in ("image", "map", "certainty"))
     if image is None:
@@ -68,22 +64,22 @@ def _prepared(writer: ShardWriter, task: _Task) -> _Outcome:
         record, image_bytes(image), load_map(values) if values else None,
         load_certainty(certainty) if certainty else None, label_of(record), load_annotators(record),
     )
-    return _Outcome(writer.prepare(sample), task.awaited)
+    return writer.prepare(sample), task.awaited
 
 
 def check_count(writer: ShardWriter, expected: int | None) -> None:
     """Raise RecordError if another number of records was packed than ``expected``."""
     if expected is not None and writer.count != expected:
-        raise RecordError(f"{writer.count} records packed, expected {expected}; no shard is left, see what came before")
+        raise RecordError(f"{writer.count} records packed, expected {expected}; no shard is left, see the stage before")
 
 
 def read_classes(path: Path) -> list[str]:
-    """Read class names, UTF-8, one a line in the order of the labels; raise RecordError for a blank or repeated one."""
+    """Read class names, UTF-8, one per line in the order of the labels; RecordError for a blank or repeated one."""
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 text ({error}); expected one class name a line") from error
+        raise RecordError(f"{path}: not UTF-8 text ({error}); expected one class name per line") from error
     for number, name in enumerate(names, start=1):
         if not name or name in names[: number - 1]:
-            raise RecordError(f"{path} line {number}: {name or 'blank'!r}, expected one class name a line, each once")
+            raise RecordError(f"{path} line {number}: {name or 'blank'!r}, expected one class name per line, each once")
     return names

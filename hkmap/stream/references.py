@@ -1,4 +1,4 @@
-"""What a record's references lead to: a file, or a row of a shard (``train.h5#17``) or of maps (``maps.h5#17``)."""
+"""Read what a record refers to: a file, or a row of a shard (``train.h5#17``) or of maps (``maps.h5#17``)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 
 def image_bytes(reference: str) -> bytes:
-    """Return the encoded image at ``reference``: a path, or a row of a shard ("train.h5#17").
+    """Return the encoded image at ``reference``: a path, or a row of a shard ("train.h5#17"), pixels as a PNG.
 
-    Where the shard holds pixels, they become a PNG.
     Raises ImageError if it cannot be read, and ShardError if the shard is damaged.
     """
     row = split_row(reference)
@@ -35,7 +34,7 @@ def read_image(reference: str) -> Pixels:
 
 
 def image_frame(record: Record) -> tuple[int, int]:
-    """Return (width, height) of the record's image: what the record says, else what the image's header says."""
+    """Return (width, height) of the record's image, from the record or else from the image's header."""
     if record.get("size") is not None:
         return frame_of(record)
     image = reference_of(record, "image")
@@ -88,18 +87,14 @@ def _load(reference: str, key: str) -> Map:
     if row is None:
         return load_map_file(Path(reference))
     from hkmap.files.hdf5 import open_columns  # h5py is slow to load
-    from hkmap.shards.reader import open_shard
 
     path, index = row
     try:
         file = open_columns(path)
         if "has_map" not in file.by_name:
             return load_map_row(file, index)
-        shard = open_shard(path)
-        if index >= len(shard):
-            raise MapError(f"{reference}: the file has {len(shard)} rows, counted from 0")
-        sample = shard.read(index)
-    except ShardError as error:
+        sample = _sample(reference, path, index)
+    except (ImageError, ShardError) as error:
         raise MapError(str(error)) from error
     values = sample.certainty if key == "certainty" and sample.certainty is not None else sample.map
     if values is None:
@@ -108,15 +103,10 @@ def _load(reference: str, key: str) -> Map:
 
 
 def _load_annotator(reference: str, path: Path, row: int, name: str) -> Map:
-    from hkmap.shards.reader import open_shard  # h5py is slow to load
-
     try:
-        shard = open_shard(path)
-        annotators = shard.read(row).annotators if row < len(shard) else None
-    except ShardError as error:
+        annotators = _sample(reference, path, row).annotators
+    except (ImageError, ShardError) as error:
         raise MapError(str(error)) from error
-    if annotators is None:
-        raise MapError(f"{reference}: the file has {len(shard)} rows, counted from 0")
     if name not in annotators:
         known = ", ".join(annotators) or "none"
         raise MapError(f'{reference}: record {row} has no map of "{name}"; its annotators: {known}')
@@ -124,7 +114,7 @@ def _load_annotator(reference: str, path: Path, row: int, name: str) -> Map:
 
 
 def _sample(reference: str, path: Path, index: int) -> Sample:
-    from hkmap.shards.reader import open_shard  # h5py costs a quarter of a second that most commands save
+    from hkmap.shards.reader import open_shard  # h5py is slow to load
 
     shard = open_shard(path)
     if index >= len(shard):

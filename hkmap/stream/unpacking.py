@@ -1,6 +1,6 @@
 """Shards in, records out, with or without the files they refer to: what `hkmap unpack` does.
 
-A tree of images with a folder a class, as torchvision's ImageFolder reads it, has the rest in trees beside it:
+A tree of images with a folder per class, as torchvision's ImageFolder reads it, has the rest in trees of its own:
 OUT/images/CLASS/ID.jpg, OUT/maps/CLASS/ID.npy, OUT/certainty/CLASS/ID.npy, and OUT/records.jsonl, whose paths are
 relative to OUT, so that the tree can be moved.
 """
@@ -12,7 +12,7 @@ import logging
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ from hkmap.shards.writer import numbered, series_of
 logger = logging.getLogger("hkmap")
 
 RECORDS = "records.jsonl"
+FOLDERS = {"map": "maps", "certainty": "certainty"}
 
 
 def unpack_records(paths: Iterable[Path]) -> Iterator[Record]:
     """Yield the records of shards; their images and maps are references to rows of the shards."""
-    for reference, sample in _samples(paths):
-        record = _record(sample, reference, reference, reference)
-        yield with_annotators(record, {name: annotator_reference(reference, name) for name in sample.annotators})
+    for path in paths:
+        for index, sample in enumerate(samples_of([path])):
+            row = f"{path}#{index}"
+            record = {**labelled_record(sample), "image": row} | dict.fromkeys(_maps(sample), row)
+            yield with_annotators(record, {name: annotator_reference(row, name) for name in sample.annotators})
 
 
 def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterator[Record]:
@@ -47,37 +50,30 @@ def unpack_files(paths: Iterable[Path], out: Path, *, overwrite: bool) -> Iterat
 
     The maps of single annotators lie in OUT/maps too, as ID@NAME.npy.
     """
-    with open_files(out, overwrite=overwrite) as files:
-        for sample in samples_of(paths):
-            yield files.save(sample)
+    return saved_records(samples_of(paths), out, overwrite=overwrite, rejects=Rejects())
 
 
 def saved_records(
     samples: Iterable[Sample | HkmapError], out: Path, *, overwrite: bool, rejects: Rejects
 ) -> Iterator[Record]:
     """Yield the records of samples, whose parts are written to ``out`` as by unpack_files; errors go to ``rejects``."""
-    with open_files(out, overwrite=overwrite) as files:
+    with SampleFiles(out, overwrite) as files:
         yield from accepted((attempt(files.save, sample) for sample in samples), rejects)
 
 
 def samples_of(paths: Iterable[Path]) -> Iterator[Sample]:
     """Yield the records of shards, whole, in order."""
-    return (sample for _, sample in _samples(paths))
+    for path in paths:
+        reader = ShardReader(path)
+        yield from map(reader.read, range(len(reader)))
 
 
-@contextmanager
-def open_files(out: Path, *, overwrite: bool) -> Iterator[SampleFiles]:
-    """Yield a writer of samples' parts into the folder ``out``."""
-    with ExitStack() as stack:
-        yield SampleFiles(out, stack, overwrite)
-
-
-class SampleFiles:
+class SampleFiles(ExitStack):
     """Writes what belongs to samples as files: OUT/images, OUT/maps and OUT/certainty; an id may come once."""
 
-    def __init__(self, out: Path, stack: ExitStack, overwrite: bool) -> None:
+    def __init__(self, out: Path, overwrite: bool) -> None:
+        super().__init__()
         self._out = out
-        self._stack = stack
         self._overwrite = overwrite
         self._writers: dict[Path, MapWriter] = {}
         self._seen: set[tuple[str, str]] = set()
@@ -85,7 +81,7 @@ class SampleFiles:
     def save(self, sample: Sample, folder: str = "", name: str | None = None) -> Record:
         """Write the parts of a sample and return its record, which refers to them.
 
-        They are called as its id, or ``name``, quoted as in a URL, and lie in a ``folder`` of each of the three.
+        Their name is its id, or ``name``, quoted as in a URL; they lie in a ``folder`` of each of the three.
         Raises OutputError for a name that is there already.
         """
         called = sample.record["id"] if name is None else name
@@ -93,13 +89,10 @@ class SampleFiles:
             raise OutputError(f'record "{sample.record["id"]}": its files are there already, of another record with '
                               "this id; unpack the two into a folder each")
         self._seen.add((folder, called))
-        maps, certainty = self._writer("maps", folder), given_certainty(sample)
-        record = _record(
-            sample,
-            self._save_image(sample, folder, called),
-            maps.save(called, sample.map) if sample.map is not None else "",
-            self._writer("certainty", folder).save(called, certainty) if certainty is not None else "",
-        )
+        record = {**labelled_record(sample), "image": self._save_image(sample, folder, called)}
+        for key, values in _maps(sample).items():
+            record[key] = self._writer(FOLDERS[key], folder).save(called, values)
+        maps = self._writer("maps", folder)
         return with_annotators(
             record, {user: maps.save(called, values, user) for user, values in sample.annotators.items()}
         )
@@ -107,11 +100,11 @@ class SampleFiles:
     def _writer(self, kind: str, folder: str) -> MapWriter:
         path = self._out / kind / folder
         if path not in self._writers:
-            self._writers[path] = self._stack.enter_context(open_writer(path, overwrite=self._overwrite))
+            self._writers[path] = self.enter_context(open_writer(path, overwrite=self._overwrite))
         return self._writers[path]
 
     def _save_image(self, sample: Sample, folder: str, name: str) -> str:
-        shown = re.sub(r"^\.", "%2E", file_name(name))      # a hidden file is no image to those who read folders
+        shown = re.sub(r"^\.", "%2E", file_name(name))      # who reads a folder of images skips hidden files
         data = sample.image_file()
         path = self._out / "images" / folder / f"{shown}.{image_suffix(data)}"
         with replacing(path, overwrite=self._overwrite) as beside:
@@ -119,37 +112,26 @@ class SampleFiles:
         return str(path)
 
 
-def _samples(paths: Iterable[Path]) -> Iterator[tuple[str, Sample]]:
-    for path in paths:
-        reader = ShardReader(path)
-        for index in range(len(reader)):
-            yield f"{path}#{index}", reader.read(index)
+def _maps(sample: Sample) -> dict[str, Map]:
+    """Return the map and the certainty of a sample, those that it has."""
+    maps = {"map": sample.map, "certainty": given_certainty(sample)}
+    return {key: values for key, values in maps.items() if values is not None}
 
 
-def _record(sample: Sample, image: str, values: str, certainty: str) -> Record:
-    """The record as it was packed, its parts found where they are now."""
-    record = {**labelled_record(sample), "image": image}
-    if sample.map is not None:
-        record["map"] = values
-    if given_certainty(sample) is not None:
-        record["certainty"] = certainty
-    return record
-
-
-# a folder a class
+# a folder per class
 
 
 def write_tree(shards: ShardSequence, out: Path, *, overwrite: bool) -> Iterator[Record]:
     """Write the records of shards as a tree, and yield them; they refer to the files.
 
-    An image is called as its id, quoted as in a URL; where the id begins with the class and a slash, without these. One
+    An image's name is its id, quoted as in a URL, without the class and a slash where it begins with them. An image
     without a label lies in OUT/images itself. Raises OutputError where two labels, or two records, would share a name.
     """
     folders = _class_folders(shards)
     with (
         replacing(out / RECORDS, overwrite=overwrite) as beside,
         beside.open("wb") as lines,
-        open_files(out, overwrite=overwrite) as files,
+        SampleFiles(out, overwrite) as files,
     ):
         for index in range(len(shards)):
             sample = shards.read(index)
@@ -161,7 +143,7 @@ def write_tree(shards: ShardSequence, out: Path, *, overwrite: bool) -> Iterator
 
 
 def folder_name(name: str) -> str:
-    """Return a class's name as that of one folder, which is seen and has no inner one: / and % as in a URL.
+    """Return a class's name as the name of one visible folder: / and % as in a URL.
 
     >>> folder_name("owl/barn 50%"), folder_name("..")
     ('owl%2Fbarn 50%25', '%2E.')
@@ -170,7 +152,7 @@ def folder_name(name: str) -> str:
 
 
 def _class_folders(shards: ShardSequence) -> dict[int, str]:
-    """Return the folder of each label that some record has; a class without a name is called by its number."""
+    """Return the folder of each label that some record has; for a class without a name, its number."""
     labels: dict[str, int] = {}
     for label in sorted({*shards.labels.tolist()} - {-1}):
         name = folder_name(shards.classes[label] or str(label))
@@ -195,10 +177,10 @@ def _moved(record: Record, out: Path) -> Record:
 
 
 def write_tars(samples: Iterable[Sample], out: Path, *, shard_size: int | None, overwrite: bool) -> dict[str, Any]:
-    """Write samples into one tar or, with ``shard_size``, a series of so many samples each; return what was written.
+    """Write samples into one tar or, with ``shard_size``, a series of that many samples each; return what was written.
 
-    The bytes depend on the samples alone: no times, no owners. All tars get their names when the last one is whole.
-    Raises OutputError where one is in the way, and where two samples have one id.
+    The bytes depend on the samples alone: no times, no owners. All tars get their names when the last one is complete.
+    Raises OutputError where a tar exists already, and where two samples have one id.
     """
     if out.suffix != ".tar":
         raise OutputError(f"{out}: the name of a tar ends in .tar; call it {out.stem}.tar")
@@ -222,7 +204,7 @@ def write_tars(samples: Iterable[Sample], out: Path, *, shard_size: int | None, 
 
 
 def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
-    count = 0
+    before = len(seen)
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             identifier = sample.record["id"]
@@ -234,8 +216,7 @@ def _write_tar(path: Path, samples: Iterable[Sample], seen: set[str]) -> int:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
             tar.members.clear()  # type: ignore[attr-defined]
-            count += 1
-    return count
+    return len(seen) - before
 
 
 def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
@@ -243,9 +224,8 @@ def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     key = quote(sample.record["id"], safe="").replace(".", "%2E")
     image = sample.image_file()
     record = {**labelled_record(sample), "image": f"{key}.{image_suffix(image)}"}
-    maps = {"map": sample.map, "certainty": given_certainty(sample)}
-    given: dict[str, Map] = {name: values for name, values in maps.items() if values is not None}
-    record |= {name: f"{key}.{name}.npy" for name in given}
+    maps = _maps(sample)
+    record |= {name: f"{key}.{name}.npy" for name in maps}
     names = {user: f"{key}.annotator-{number}.npy" for number, user in enumerate(sample.annotators)}
     if names:
         record["annotator_maps"] = names
@@ -253,7 +233,7 @@ def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     if sample.label >= 0:
         yield f"{key}.cls", str(sample.label).encode()
     yield f"{key}.json", dump_record(record)
-    for name, values in given.items():
+    for name, values in maps.items():
         yield record[name], npy_bytes(values)
     for user, values in sample.annotators.items():
         yield names[user], npy_bytes(values)

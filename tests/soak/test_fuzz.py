@@ -31,7 +31,7 @@ from hkmap.records import (
     reference_of,
 )
 from hkmap.sources.gaze import gaze_points, read_gaze
-from hkmap.sources.tables import ImageNames, Table, fit_bubbles, read_bubbles
+from hkmap.sources.tables import Table, read_bubbles, table_bubbles
 from hkmap.stream.references import load_map, read_image
 
 pytestmark = pytest.mark.soak
@@ -148,19 +148,19 @@ TABLE = st.one_of(
     ROWS.map(lambda text: f"image,x,y,radius,user,weight\n{text}".encode()),
     st.lists(BUBBLE.map(lambda bubble: json.dumps({"image": "1", **bubble}) + "\n")).map("".join).map(str.encode),
 )
-NAMES = ImageNames([("1", "a/1.jpg"), ("2", "a/2.jpg"), ("3", "b/2.jpg")])
+NAMES = [("1", "a/1.jpg"), ("2", "a/2.jpg"), ("3", "b/2.jpg")]
 
 
 @EXAMPLES
 @given(TABLE, st.sampled_from(["bubbles.csv", "bubbles.jsonl"]), st.sampled_from([0, 1]))
 def test_a_table_is_bubbles_or_an_error(scratch: Path, content: bytes, name: str, origin: int) -> None:
     (scratch / name).write_bytes(content)
-    found = tried(read_bubbles, Table(scratch / name, {}, None, origin), NAMES) or {}
+    table = Table(scratch / name, {}, (224, 224), origin)
+    found = tried(read_bubbles, table, NAMES) or {}
     for identifier in found:
-        bubbles = tried(found.__getitem__, identifier)
-        if bubbles is None:
+        fitted = tried(table_bubbles, found[identifier], table, (500, 375))
+        if fitted is None:
             continue
-        fitted = fit_bubbles(bubbles, (224, 224), (500, 375))
         # what a source prints is a record that a filter reads
         dumped = tried(dump_record, {"id": identifier, "size": [500, 375], "bubbles": fitted})
         if dumped is not None:
