@@ -177,7 +177,7 @@ def test_every_axis_holds_zero(mean: float) -> None:
 def test_the_picture_is_written(drawn: str, hk: Hk) -> None:
     assert hk("agreement", "--resamples", 20, "--picture", "agreement.png", stdin=drawn).exit_code == 0
     with Image.open("agreement.png") as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert (picture.format, picture.mode) == ("PNG", "RGBA")
 
 
 # real gaze

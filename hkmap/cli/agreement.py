@@ -104,13 +104,11 @@ def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, o
 
 
 def _draw(path: Path, result: dict[str, Any], *, overwrite: bool) -> None:
-    from PIL import Image
-
     from hkmap.files.atomic import replacing
-    from hkmap.report.intervals import draw_agreement
+    from hkmap.report.intervals import agreement_figure
 
     with replacing(path, overwrite=overwrite) as beside:
-        Image.fromarray(draw_agreement(result)).save(beside, format="PNG")
+        agreement_figure(result).savefig(beside, format="png")
 
 
 def _show(result: dict[str, Any]) -> None:

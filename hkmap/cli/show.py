@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,12 +114,11 @@ def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     image = read_image(place)
     frame = (image.shape[1], image.shape[0])
     maps = {key: _map(record, key) for key in keys}
-    masks, unknown, dont_look = (
-        {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
-        if record.get(key) is not None else {}
-        for key in ("masks", "unknown", "dont_look")
-    )
-    return Entry(record, image, maps, masks, unknown, dont_look)
+    masks = {
+        key: {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
+        for key in ("masks", "unknown", "dont_look") if record.get(key) is not None
+    }
+    return Entry(record, image, maps, masks)
 
 
 def _map(record: Record, key: str) -> Map | None:
@@ -145,20 +143,16 @@ def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> 
 
 
 def _open(sheet: Path) -> None:
-    """Hand the sheet to the desktop; where that fails only a warning says so, as the sheet is written."""
-    name = "open" if sys.platform == "darwin" else "xdg-open"
-    opener = shutil.which(name)
-    if opener is None or _fails([opener, str(sheet.absolute())]):
-        found = f"{name} failed" if opener else f"there is no {name}"
-        logging.getLogger("hkmap").warning("%s: written, but not shown, as %s; open it in a viewer", sheet, found)
-
-
-def _fails(command: list[str]) -> bool:
-    nothing = subprocess.DEVNULL      # stdout is data
+    """Hand the sheet to the desktop; if that fails only a warning says so, as the sheet is written."""
+    name, nothing = "open" if sys.platform == "darwin" else "xdg-open", subprocess.DEVNULL      # stdout is data
     try:
-        child = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-        return child.wait(PATIENCE) != 0
-    except subprocess.TimeoutExpired:
-        return False
+        child = subprocess.Popen(
+            [name, str(sheet.absolute())], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+        )
+        failure = f"{name} failed" if child.wait(PATIENCE) else ""
+    except subprocess.TimeoutExpired:      # a viewer that stays
+        return
     except OSError:
-        return True
+        failure = f"{name} cannot be run"
+    if failure:
+        logging.getLogger("hkmap").warning("%s: written, but not shown, as %s; open it in a viewer", sheet, failure)

@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from hkmap.choices import Choices
+from hkmap.files.images import Pixels
 from hkmap.maps.check import Map
 from hkmap.maps.resize import resize_map
 
-Pixels = npt.NDArray[np.uint8]
 
-
-@dataclass(frozen=True)
-class Colour:
-    """How a map is shown: ``paint`` turns levels (H, W) into RGB (H, W, 3).
-
-    ``light``: over an image the map is no colour but a light on it, so 0 is black.
-    """
+class Colour(NamedTuple):
+    """How a map is shown: by a ramp of OpenCV's; without one as a light, which is grey where there is no image."""
 
     title: str
-    paint: Callable[[Pixels], Pixels]
-    light: bool = False
-
-
-def _ramp(number: int) -> Callable[[Pixels], Pixels]:
-    return lambda levels: np.asarray(
-        cv2.cvtColor(cv2.applyColorMap(levels, number), cv2.COLOR_BGR2RGB), dtype=np.uint8
-    )
+    ramp: int | None
 
 
 COLOURS = Choices("colour", {
-    "viridis": Colour("From violet to yellow.", _ramp(cv2.COLORMAP_VIRIDIS)),
-    "cividis": Colour("From blue to yellow.", _ramp(cv2.COLORMAP_CIVIDIS)),
-    "inferno": Colour("From black over red to pale yellow.", _ramp(cv2.COLORMAP_INFERNO)),
-    "grey": Colour(
-        "From black to white; over an image, a light on it.",
-        lambda levels: np.repeat(levels[..., None], 3, axis=2), light=True,
-    ),
+    "viridis": Colour("From violet to yellow.", cv2.COLORMAP_VIRIDIS),
+    "cividis": Colour("From blue to yellow.", cv2.COLORMAP_CIVIDIS),
+    "inferno": Colour("From black over red to pale yellow.", cv2.COLORMAP_INFERNO),
+    "grey": Colour("From black to white; over an image, a light on it.", None),
 })
 
 
 def coloured(values: Map, colour: str) -> Pixels:
     """Return (H, W, 3) RGB for a map (H, W); ``colour`` is a name in COLOURS."""
-    return COLOURS[colour].paint(np.rint(values * 255).astype(np.uint8))
+    levels, ramp = np.rint(values * 255).astype(np.uint8), COLOURS[colour].ramp
+    bgr = cv2.cvtColor(levels, cv2.COLOR_GRAY2BGR) if ramp is None else cv2.applyColorMap(levels, ramp)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def overlay(image: Pixels, values: Map, colour: str = "viridis") -> Pixels:
     """Return ``image`` (H, W, 3) under the colours of a map that covers it.
 
     The image is shown in grey, and stays visible by half everywhere. With "grey" the map is a light on the image
-    instead: its own colours where the map is 1, black where it is 0.
+    instead: the image's own colours where the map is 1, black where it is 0.
     """
     height, width = image.shape[:2]
     shown = resize_map(values, (height, width))
-    if COLOURS[colour].light:
+    if COLOURS[colour].ramp is None:
         return np.rint(image * shown[..., None]).astype(np.uint8)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return np.asarray(cv2.addWeighted(grey, 0.5, coloured(shown, colour), 0.5, 0), dtype=np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,18 +14,7 @@ from hkmap.choices import Choices
 from hkmap.errors import HkmapError, RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.masks import read_fitting_mask, read_referred_mask
-from hkmap.maps.check import Map
-from hkmap.records import (
-    MaskReference,
-    Record,
-    boxes_of,
-    bubbles_of,
-    frame_of,
-    label_of,
-    masks_of,
-    polygons_of,
-    reference_of,
-)
+from hkmap.records import Record, boxes_of, bubbles_of, frame_of, label_of, masks_of, polygons_of, reference_of
 from hkmap.stream.references import load_annotators, load_certainty, load_map, read_image
 
 Frame = tuple[int, int]
@@ -214,17 +203,15 @@ def _image(record: Record, odd: Odd) -> Pixels | None:
 
 
 def _frame(record: Record, image: Pixels | None, odd: Odd) -> Frame | None:
-    """Return (width, height) of the record's coordinates: its size, else its image's; None where neither is known."""
-    own = None if image is None else (image.shape[1], image.shape[0])
-    if record.get("size") is None:
-        return own
+    """Return (width, height) of the record's coordinates: its size, else its image's; None if neither is known."""
+    own = frame = None if image is None else (image.shape[1], image.shape[0])
     with _noting(odd, "bad-record"):
-        frame = frame_of(record)
-        if own is not None and own != frame:
+        if record.get("size") is not None:
+            frame = frame_of(record)
+        if own and frame and own != frame:
             sizes = "{}x{}, its image {}x{} pixels".format(*frame, *own)
             odd["size-mismatch"] = f'record "{record["id"]}" says {sizes}'
-        return frame
-    return own
+    return frame
 
 
 def _check_annotations(record: Record, frame: Frame | None, odd: Odd) -> None:
@@ -232,15 +219,14 @@ def _check_annotations(record: Record, frame: Frame | None, odd: Odd) -> None:
     with _noting(odd, "bad-record"):
         for key, places in _places(record).items():
             marks.append(bool(places))
-            outside = [place for place in places if frame is not None and _is_outside(place, frame)]
-            if frame is not None and outside:
+            outside = [place for place in places if frame and _is_outside(place, frame)]
+            if frame and outside:
                 where = "({:g}, {:g}) in {}x{}".format(*outside[0], *frame)
                 odd.setdefault("off-image", f'record "{record["id"]}", {key}: {where} pixels')
-        if record.get("masks") is not None:
-            marks.append(_marked(record, "masks", frame, odd))
-        for key in ("unknown", "dont_look"):
+        for key in ("masks", "unknown", "dont_look"):
             if record.get(key) is not None:
-                _marked(record, key, frame, odd)
+                marked = _is_marked(record, key, frame, odd)
+                marks += [marked] if key == "masks" else []
         if not marks and record.get("map") is None:
             odd["no-annotation"] = ""
         if marks and not any(marks):
@@ -249,69 +235,53 @@ def _check_annotations(record: Record, frame: Frame | None, odd: Odd) -> None:
 
 def _places(record: Record) -> dict[str, list[Place]]:
     """Return what should lie inside of the frame: centres and corners (x, y), by the annotation's key."""
-    places: dict[str, list[Place]] = {}
-    for key in ("bubbles", "points"):
-        if record.get(key) is not None:
-            places[key] = [(bubble.x, bubble.y) for bubble in bubbles_of(record, key)]
-    if record.get("boxes") is not None:
-        places["boxes"] = [
-            corner
-            for left, top, width, height in boxes_of(record)
+    read: dict[str, Callable[[], list[Place]]] = {
+        "bubbles": lambda: [(bubble.x, bubble.y) for bubble in bubbles_of(record, "bubbles")],
+        "points": lambda: [(point.x, point.y) for point in bubbles_of(record, "points")],
+        "boxes": lambda: [
+            corner for left, top, width, height in boxes_of(record)
             for corner in ((left, top), (left + width, top + height))
-        ]
-    if record.get("polygons") is not None:
-        places["polygons"] = [corner for polygon in polygons_of(record) for corner in polygon]
-    return places
+        ],
+        "polygons": lambda: [corner for polygon in polygons_of(record) for corner in polygon],
+    }
+    return {key: places() for key, places in read.items() if record.get(key) is not None}
 
 
 def _is_outside(place: Place, frame: Frame) -> bool:
     return any(not -OUTSIDE <= value <= side + OUTSIDE for value, side in zip(place, frame, strict=True))
 
 
-def _marked(record: Record, key: str, frame: Frame | None, odd: Odd) -> bool:
-    """Whether any of the masks under ``key`` marks anything; each of them is read."""
-    marks = [_marks(reference, frame, odd) for reference in masks_of(record, key).values()]
-    return any(marks)
-
-
-def _marks(reference: MaskReference, frame: Frame | None, odd: Odd) -> bool:
-    """Whether a mask marks anything; one that cannot be read counts as if it did."""
-    with _noting(odd, "bad-mask"):
-        mask = read_referred_mask(reference) if frame is None else read_fitting_mask(reference, frame)
-        return bool(mask.any())
-    return True
+def _is_marked(record: Record, key: str, frame: Frame | None, odd: Odd) -> bool:
+    """Read all masks under ``key``; return whether any marks anything. One that cannot be read counts as if it did."""
+    marked = False
+    for reference in masks_of(record, key).values():
+        own = True
+        with _noting(odd, "bad-mask"):
+            mask = read_referred_mask(reference) if frame is None else read_fitting_mask(reference, frame)
+            own = bool(mask.any())
+        marked = marked or own
+    return marked
 
 
 def _check_map(record: Record, odd: Odd) -> None:
     """Load the map, its certainty and the maps of single annotators; the last need no more than to be maps."""
     shape = None
     with _noting(odd, "bad-map"):
-        reference = reference_of(record, "map")
-        if reference is not None:
+        if reference := reference_of(record, "map"):
             values = load_map(reference)
             shape = values.shape
-            _check_values(values, reference, odd)
+            low, high = float(values.min()), float(values.max())
+            if high == 0:
+                odd["empty-map"] = reference
+            elif high - low <= FLAT * high:
+                odd["flat-map"] = f"{reference}, from {low:.3g} to {high:.3g}"
     with _noting(odd, "bad-map"):
-        _check_certainty(record, shape, odd)
+        if reference := reference_of(record, "certainty"):
+            certainty = load_certainty(reference)
+            if not certainty.any():
+                odd["empty-certainty"] = reference
+            if shape and certainty.shape != shape:
+                sizes = "{}x{} cells for a map of {}x{}".format(*certainty.shape[::-1], *shape[::-1])
+                odd.setdefault("bad-map", f"{reference}: certainty of {sizes}")
     with _noting(odd, "bad-map"):
         load_annotators(record)
-
-
-def _check_certainty(record: Record, shape: tuple[int, ...] | None, odd: Odd) -> None:
-    reference = reference_of(record, "certainty")
-    if reference is None:
-        return
-    certainty = load_certainty(reference)
-    if not certainty.any():
-        odd["empty-certainty"] = reference
-    if shape is not None and certainty.shape != shape:
-        sizes = "{}x{} cells for a map of {}x{}".format(*certainty.shape[::-1], *shape[::-1])
-        odd.setdefault("bad-map", f"{reference}: certainty of {sizes}")
-
-
-def _check_values(values: Map, reference: str, odd: Odd) -> None:
-    low, high = float(values.min()), float(values.max())
-    if high == 0:
-        odd["empty-map"] = reference
-    elif high - low <= FLAT * high:
-        odd["flat-map"] = f"{reference}, from {low:.3g} to {high:.3g}"

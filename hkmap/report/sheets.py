@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
-from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hkmap.files.images import Pixels
 from hkmap.maps.check import Map
 from hkmap.maps.masks import Mask, masks_map
-from hkmap.records import Bubble, Record, boxes_of, bubbles_of, frame_of, label_of, polygons_of
+from hkmap.records import Record, boxes_of, bubbles_of, frame_of, label_of, polygons_of
 from hkmap.report.colouring import bare, colour_bar, overlay
-from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, Pixels, length, write_lines, write_names
+from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, length, write_lines, write_names
 
 Points = npt.NDArray[np.float64]
 
@@ -29,7 +29,6 @@ COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by th
 }
 LESIONS: tuple[Colour, ...] = ((86, 180, 233), (240, 228, 66), (0, 200, 140), (204, 121, 167), (213, 94, 0))
 SETTLED: dict[str, Colour] = {"unknown": (215, 215, 215), "dont_look": (255, 90, 90)}      # what is no lesion
-NO_MASKS: Mapping[str, Mask] = MappingProxyType({})
 GAP = 4
 BAR = (10, 96)          # pixels of the legend's colour bar: height, width
 SWATCH = 9              # pixels of a colour's square in the legend
@@ -39,17 +38,15 @@ SUBPIXEL_BITS = 4       # cv2 draws at sixteenths of a pixel
 
 @dataclass(frozen=True)
 class Entry:
-    """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by their key (None: it has none), ``masks`` by name.
+    """What one tile shows: ``image`` (H, W, 3) RGB, and ``maps`` by their key (None: it has none).
 
-    ``unknown`` are the masks, by name, of what nobody annotated, ``dont_look`` of where one should not look.
+    ``masks`` are by their key in the record, "masks", "unknown" or "dont_look", and then by name.
     """
 
     record: Record
     image: Pixels
     maps: Mapping[str, Map | None]
-    masks: Mapping[str, Mask]
-    unknown: Mapping[str, Mask] = field(default_factory=dict)
-    dont_look: Mapping[str, Mask] = field(default_factory=dict)
+    masks: Mapping[str, Mapping[str, Mask]]
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,14 @@ class Tile(NamedTuple):
 def contact_sheet(tiles: Sequence[Tile], columns: int) -> Pixels:
     """Return at least one tile, all of one width, as one picture (height, width, 3), ``columns`` in a row."""
     columns = min(columns, len(tiles))
-    pictures = [tile.pixels for tile in tiles]
-    rows = [_row(pictures[start : start + columns], columns) for start in range(0, len(tiles), columns)]
+    width = tiles[0].pixels.shape[1]
+    rows = []
+    for start in range(0, len(tiles), columns):
+        pictures = [tile.pixels for tile in tiles[start : start + columns]]
+        row = np.full((max(map(len, pictures)), columns * width, 3), PAPER, np.uint8)
+        for index, picture in enumerate(pictures):
+            row[: len(picture), index * width : (index + 1) * width] = picture
+        rows.append(row)
     return np.concatenate(rows, axis=0)
 
 
@@ -87,7 +90,10 @@ def with_legend(sheet: Pixels, tiles: Sequence[Tile], style: Style) -> Pixels:
     shown = frozenset[str]().union(*(tile.shown for tile in tiles))
     if not shown:
         return sheet
-    return np.concatenate([sheet, _flowing(_legend_items(shown, style, sheet.shape[1]), sheet.shape[1])], axis=0)
+    width = sheet.shape[1]
+    bars = [_bar_item(style, width)] if "map" in shown else []
+    swatches = [_swatch_item(kind, colour) for kind, colour in COLOURS.items() if kind in shown]
+    return np.concatenate([sheet, _flowing(bars + swatches, width)], axis=0)
 
 
 def draw_tile(entry: Entry, style: Style) -> Tile:
@@ -96,11 +102,10 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
     Each picture is fitted into the style's cell, so entries with the same map keys give tiles of one width.
     """
     image = _fitted(entry.image, style.cell)
-    pictures = [annotated(image, entry.record, entry.masks, unknown=entry.unknown, dont_look=entry.dont_look)]
+    pictures = [annotated(image, entry.record, entry.masks)]
+    pictures += [_map_picture(image, values, style) for values in entry.maps.values()]
     captions = [_told(entry.record, style.captions) if style.captions else _caption(entry.record)]
-    for key, values in entry.maps.items():
-        pictures.append(_map_picture(image, values, style))
-        captions.append(_map_caption(key, values))
+    captions += [_map_caption(key, values) for key, values in entry.maps.items()]
     lines = max(map(len, captions))
     panels = [_panel(picture, text, style.cell, lines) for picture, text in zip(pictures, captions, strict=True)]
     kinds = {kind for kind in COLOURS if entry.record.get(kind)}
@@ -108,35 +113,28 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
     return Tile(np.concatenate(panels, axis=1), frozenset(kinds | maps))
 
 
-def annotated(
-    image: Pixels,
-    record: Record,
-    masks: Mapping[str, Mask],
-    *,
-    unknown: Mapping[str, Mask] = NO_MASKS,
-    dont_look: Mapping[str, Mask] = NO_MASKS,
-) -> Pixels:
+def annotated(image: Pixels, record: Record, masks: Mapping[str, Mapping[str, Mask]]) -> Pixels:
     """Return a copy of ``image`` (H, W, 3) with the record's annotations and masks as outlines.
 
     Coordinates lie in the record's frame, which covers the image whatever the image's own size; without ``size``
     the image is the frame. Raises RecordError for an annotation that is not one.
     """
+    record = {key: [] for key in COLOURS} | {key: value for key, value in record.items() if value is not None}
     picture = image.copy()
     height, width = picture.shape[:2]
-    frame = frame_of(record) if record.get("size") is not None else (width, height)
+    frame = frame_of(record) if "size" in record else (width, height)
     scale = np.array([width / frame[0], height / frame[1]])
-    names = _draw_settled(picture, {"unknown": unknown, "dont_look": dont_look})
-    names = _draw_masks(picture, masks) | names
-    if record.get("polygons") is not None:
-        for polygon in polygons_of(record):
-            _draw_lines(picture, np.array(polygon) * scale, COLOURS["polygons"])
-    if record.get("boxes") is not None:
-        for left, top, wide, high in boxes_of(record):
-            corners = np.array([(left, top), (left + wide, top), (left + wide, top + high), (left, top + high)])
-            _draw_lines(picture, corners * scale, COLOURS["boxes"])
+    outlines = list(_outlines(masks))
+    for _, mask, colour in reversed(outlines):      # lesions last, over the others
+        _draw_mask(picture, mask, colour)
+    for polygon in polygons_of(record):
+        _draw_lines(picture, np.array(polygon) * scale, COLOURS["polygons"])
+    for left, top, wide, high in boxes_of(record):
+        corners = np.array([(left, top), (left + wide, top), (left + wide, top + high), (left, top + high)])
+        _draw_lines(picture, corners * scale, COLOURS["boxes"])
     _draw_bubbles(picture, record, scale)
     _draw_points(picture, record, scale)
-    return write_names(picture, names)
+    return write_names(picture, {name: colour for name, _, colour in outlines})
 
 
 def _fitted(image: Pixels, cell: int) -> Pixels:
@@ -146,15 +144,6 @@ def _fitted(image: Pixels, cell: int) -> Pixels:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
-
-
-def _row(tiles: Sequence[Pixels], columns: int) -> Pixels:
-    """Put tiles side by side on paper as high as the highest."""
-    width = tiles[0].shape[1]
-    row = np.full((max(len(tile) for tile in tiles), columns * width, 3), PAPER, np.uint8)
-    for index, tile in enumerate(tiles):
-        row[: len(tile), index * width : (index + 1) * width] = tile
-    return row
 
 
 def _map_picture(image: Pixels, values: Map | None, style: Style) -> Pixels:
@@ -172,12 +161,6 @@ def _panel(picture: Pixels, text: list[str], cell: int, lines: int) -> Pixels:
     left = (cell - width) // 2
     panel[:height, left : left + width] = picture
     return write_lines(panel, text, (1, height + GAP // 2), cell)
-
-
-def _legend_items(shown: Collection[str], style: Style, width: int) -> list[Pixels]:
-    """Return the parts of a legend, pictures as high as a line."""
-    bars = [_bar_item(style, width)] if "map" in shown else []
-    return bars + [_swatch_item(kind, colour) for kind, colour in COLOURS.items() if kind in shown]
 
 
 def _bar_item(style: Style, width: int) -> Pixels:
@@ -222,11 +205,10 @@ def _in_words(value: object) -> str:
 
 
 def _caption(record: Record) -> list[str]:
-    label = label_of(record)
-    parts = [str(record[key]) for key in ("class",) if record.get(key) is not None]
+    label, confidence = label_of(record), record.get("confidence")
+    parts = [str(record["class"])] if record.get("class") is not None else []
     parts += [f"label {label}"] if label >= 0 else []
     parts += [f"predicted {record['prediction']}"] if record.get("prediction") is not None else []
-    confidence = record.get("confidence")
     parts += [f"({confidence:.2f})"] if isinstance(confidence, float | int) else []
     return [record["id"], " ".join(parts)]
 
@@ -238,20 +220,13 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
     return [key, f"{width}x{height}, max {values.max():.2f}"]
 
 
-def _draw_masks(picture: Pixels, masks: Mapping[str, Mask]) -> dict[str, Colour]:
-    """Draw the outlines of lesions; return their names with their colours."""
-    colours = dict(zip(masks, cycle(LESIONS), strict=False))
-    for name, mask in masks.items():
-        _draw_mask(picture, mask, colours[name])
-    return colours
-
-
-def _draw_settled(picture: Pixels, masks: Mapping[str, Mapping[str, Mask]]) -> dict[str, Colour]:
-    """Draw the outlines of masks that say how an area counts, by the key of the record; return what to call them."""
-    for key, found in masks.items():
-        for mask in found.values():
-            _draw_mask(picture, mask, SETTLED[key])
-    return {f"{key}: {name}": SETTLED[key] for key, found in masks.items() for name in found}
+def _outlines(masks: Mapping[str, Mapping[str, Mask]]) -> Iterator[tuple[str, Mask, Colour]]:
+    """Yield what to call each mask, the mask and its colour: lesions, then masks that say how an area counts."""
+    for (name, mask), colour in zip(masks.get("masks", {}).items(), cycle(LESIONS), strict=False):
+        yield name, mask, colour
+    for key, colour in SETTLED.items():
+        for name, mask in masks.get(key, {}).items():
+            yield f"{key}: {name}", mask, colour
 
 
 def _draw_mask(picture: Pixels, mask: Mask, colour: Colour) -> None:
@@ -268,8 +243,8 @@ def _draw_lines(picture: Pixels, corners: Points, colour: Colour) -> None:
 
 
 def _draw_bubbles(picture: Pixels, record: Record, scale: Points) -> None:
-    for bubble in bubbles_of(record, "bubbles") if record.get("bubbles") is not None else []:
-        centre = _centre(bubble, scale)
+    for bubble in bubbles_of(record, "bubbles"):
+        centre = _sixteenths(np.array([bubble.x, bubble.y]) * scale).tolist()
         axes = [max(1, round(bubble.radius * side * 2**SUBPIXEL_BITS)) for side in scale]
         for ink, thickness in ((DARK, 3), (COLOURS["bubbles"], 1)):
             cv2.ellipse(picture, centre, axes, 0, 0, 360, ink, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -280,18 +255,14 @@ def _draw_points(picture: Pixels, record: Record, scale: Points) -> None:
 
     Many dots are smaller, so that they still tell places apart.
     """
-    points = bubbles_of(record, "points") if record.get("points") is not None else []
+    points = bubbles_of(record, "points")
     heaviest = max((point.weight for point in points), default=0) or 1
     shrunk = min(1.0, (CROWD / max(1, len(points))) ** 0.5)
     for point in sorted(points, key=lambda point: -point.weight):
-        centre = _centre(point, scale)
+        centre = _sixteenths(np.array([point.x, point.y]) * scale).tolist()
         radius = max(1.0, shrunk * (1.5 + 3.5 * (point.weight / heaviest) ** 0.5))
         for ink, size in ((DARK, radius + 1), (COLOURS["points"], radius)):
             cv2.circle(picture, centre, round(size * 2**SUBPIXEL_BITS), ink, -1, cv2.LINE_AA, SUBPIXEL_BITS)
-
-
-def _centre(bubble: Bubble, scale: Points) -> list[int]:
-    return [int(value) for value in _sixteenths(np.array([bubble.x, bubble.y]) * scale)]
 
 
 def _sixteenths(points: Points) -> npt.NDArray[np.int32]:
