@@ -1,4 +1,4 @@
-"""Maps in colour: from dark for 0 to bright for 1, in even steps to the eye, also to the colour-blind."""
+"""Maps in colour: dark for 0, bright for 1, in steps that look even, also to the colour-blind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hkmap.maps.resize import resize_map
 
 
 class Colour(NamedTuple):
-    """How a map is shown: by a ramp of OpenCV's; without one as a light, which is grey where there is no image."""
+    """How a map is shown: by one of OpenCV's ramps, or without a ramp as a light on the image, alone in grey."""
 
     title: str
     ramp: int | None
@@ -23,7 +23,7 @@ class Colour(NamedTuple):
 COLOURS = Choices("colour", {
     "viridis": Colour("From violet to yellow.", cv2.COLORMAP_VIRIDIS),
     "cividis": Colour("From blue to yellow.", cv2.COLORMAP_CIVIDIS),
-    "inferno": Colour("From black over red to pale yellow.", cv2.COLORMAP_INFERNO),
+    "inferno": Colour("From black through red to pale yellow.", cv2.COLORMAP_INFERNO),
     "grey": Colour("From black to white; over an image, a light on it.", None),
 })
 
@@ -38,8 +38,8 @@ def coloured(values: Map, colour: str) -> Pixels:
 def overlay(image: Pixels, values: Map, colour: str = "viridis") -> Pixels:
     """Return ``image`` (H, W, 3) under the colours of a map that covers it.
 
-    The image is shown in grey, and stays visible by half everywhere. With "grey" the map is a light on the image
-    instead: the image's own colours where the map is 1, black where it is 0.
+    The image is shown in grey, at half strength everywhere. With "grey" the map is a light on the image instead: the
+    image's own colours where the map is 1, black where it is 0.
     """
     height, width = image.shape[:2]
     shown = resize_map(values, (height, width))
@@ -50,7 +50,7 @@ def overlay(image: Pixels, values: Map, colour: str = "viridis") -> Pixels:
 
 
 def bare(values: Map, size: tuple[int, int], colour: str) -> Pixels:
-    """Return a map alone at ``size`` (height, width): its cells as blocks, or area means where they are smaller."""
+    """Return a map alone at ``size`` (height, width): its cells as blocks, or area means if the map is larger."""
     height, width = size
     if values.shape[0] <= height and values.shape[1] <= width:
         return np.asarray(cv2.resize(coloured(values, colour), (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
@@ -58,9 +58,9 @@ def bare(values: Map, size: tuple[int, int], colour: str) -> Pixels:
 
 
 def colour_bar(size: tuple[int, int], colour: str, *, plain: bool) -> Pixels:
-    """Return a bar (height, width, 3) of the map's values from 0 at the left to 1 at the right.
+    """Return a bar (height, width, 3) of the values from 0 at the left to 1 at the right.
 
-    Unless ``plain`` it lies over an image that is white above and black below, so that it shows every colour of an
+    Unless ``plain`` it lies over an image from white at the top to black at the bottom, so it shows every colour of an
     overlay.
     """
     height, width = size

@@ -1,4 +1,4 @@
-"""Means with their intervals: how far people agree beside its null and a uniform map, a panel for each measure."""
+"""Means with their intervals: annotators' agreement, its null and a uniform map, one panel per measure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TITLES = {
     "iou": "IoU of the highest 10 % (higher: closer)",
     "kl": "KL divergence in nats (lower: closer)",
 }
-COLOURS = {"agreement": "#0072b2", "null": "#d55e00", "uniform": "#6e6e6e"}      # Okabe and Ito's; labels say it too
+COLOURS = {"agreement": "#0072b2", "null": "#d55e00", "uniform": "#6e6e6e"}      # Okabe and Ito's, also named in labels
 LINES = [(method, kind) for method in METHODS for kind in KINDS]
 
 
 def agreement_figure(summary: Mapping[str, Any]) -> Any:
-    """Return what `hkmap agreement` prints as a figure of matplotlib's: per measure a panel, a line per method and kind.
+    """Return a matplotlib figure of what `hkmap agreement` prints: a panel per measure, a row per method and kind.
 
-    A dot is the mean, a bar its 95 % interval. Every axis holds 0, so that lengths can be compared.
+    A dot is the mean, a bar its 95 % interval. Every axis includes 0, so that lengths can be compared.
     """
     from matplotlib.figure import Figure  # a quarter of a second, and only here
 

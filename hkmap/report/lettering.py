@@ -1,4 +1,4 @@
-"""Letters on pictures, in the font that matplotlib brings along: Latin with its accents, Greek, Cyrillic and more."""
+"""Text on pictures, in the font that comes with matplotlib: accented Latin, Greek, Cyrillic and more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE_HEIGHT = 15
 
 
 def spelt(line: str) -> str:
-    """Return a line with a code in place of each letter that the font lacks, so that different names stay different.
+    """Return the line with each letter that the font lacks replaced by its code, so that no two names look alike.
 
     >>> print(spelt("Großer Ani, птица, 日"))
     Großer Ani, птица, \\u65e5
@@ -31,7 +31,7 @@ def spelt(line: str) -> str:
 
 
 def write_lines(picture: Pixels, lines: Sequence[str], corner: tuple[int, int], width: int) -> Pixels:
-    """Return ``picture`` (H, W, 3) with lines in ink from ``corner`` (x, y) on, each cut to ``width`` pixels."""
+    """Return ``picture`` (H, W, 3) with lines of text below ``corner`` (x, y), each cut to ``width`` pixels."""
     paper = Image.fromarray(picture)
     draw, (font, _) = ImageDraw.Draw(paper), _font()
     for index, line in enumerate(lines):
@@ -40,7 +40,7 @@ def write_lines(picture: Pixels, lines: Sequence[str], corner: tuple[int, int], 
 
 
 def write_names(picture: Pixels, names: Mapping[str, Colour]) -> Pixels:
-    """Return ``picture`` with names in their colours, rimmed with black, in its upper left corner."""
+    """Return ``picture`` with names in their colours, with a black outline, in its upper left corner."""
     paper = Image.fromarray(picture)
     draw, (font, _) = ImageDraw.Draw(paper), _font()
     for index, (name, colour) in enumerate(names.items()):
@@ -50,14 +50,14 @@ def write_names(picture: Pixels, names: Mapping[str, Colour]) -> Pixels:
 
 
 def length(line: str) -> int:
-    """Return how many pixels wide a line is."""
+    """Return the width of a line in pixels."""
     font, _ = _font()
     return int(np.ceil(font.getlength(spelt(line))))
 
 
 @cache
 def _font() -> tuple[ImageFont.FreeTypeFont, frozenset[int]]:
-    """Return the font, and the code points that it has letters for."""
+    """Return the font and the code points of its letters."""
     from matplotlib import get_data_path
     from matplotlib.ft2font import FT2Font
 
@@ -66,7 +66,7 @@ def _font() -> tuple[ImageFont.FreeTypeFont, frozenset[int]]:
 
 
 def _shortened(line: str, width: int) -> str:
-    """Cut a line to ``width`` pixels; its end tells more than its middle."""
+    """Cut a line to ``width`` pixels in its middle, since beginning and end say more."""
     shown = line = spelt(line)
     kept = len(line)
     while length(shown) > width and kept > 1:

@@ -1,4 +1,4 @@
-"""What is odd about a stream of records: each oddity has a name, and counts the records that have it."""
+"""What is odd about a stream of records: each kind of oddity has a name and a count of records."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hkmap.stream.references import load_annotators, load_certainty, load_map, r
 
 Frame = tuple[int, int]
 Place = tuple[float, float]
-Odd = dict[str, str]       # of one record: an example in words, by the oddity's name
+Odd = dict[str, str]       # of one record: an example in words per name of an oddity
 
-OUTSIDE = 1.0       # pixels: data sets that count from 1, or round up, step over the edge by less
+OUTSIDE = 1.0       # pixels: data sets that count from 1, or round up, exceed the edge by less
 FLAT = 0.01         # of the map's maximum
 IMBALANCE = 10      # the most frequent label over the rarest
 
 
 class Oddity(NamedTuple):
-    """What is odd about a record; of one that a second record belongs to all examples are told, else the first."""
+    """What is odd about a record. With ``of_two`` an example names two records, and the report gives all of them."""
 
     title: str
     of_two: bool = False
@@ -37,36 +37,30 @@ class Oddity(NamedTuple):
 ODDITIES = Choices("finding", {
     "bad-record": Oddity("a key does not hold what it should"),
     "no-annotation": Oddity("neither an annotation nor a map"),
-    "empty-annotation": Oddity("annotated, and nothing is marked: an empty list, black masks"),
-    "off-image": Oddity(
-        f"the centre of a bubble or point, or the corner of a shape, is over {OUTSIDE:g} pixel off the frame"
-    ),
-    "size-mismatch": Oddity("the record's size is not its image's, as displayed"),
+    "empty-annotation": Oddity("annotated, but nothing is marked: an empty list, black masks"),
+    "off-image": Oddity(f"a bubble's or point's centre or a shape's corner is over {OUTSIDE:g} pixel off the frame"),
+    "size-mismatch": Oddity("the record's size differs from its image's, as displayed"),
     "bad-image": Oddity("the image is missing or does not decode"),
-    "bad-mask": Oddity("a mask is missing, does not decode, or is not of its image's size"),
-    "bad-map": Oddity(
-        "the map, its certainty or an annotator's map is missing or no map, or map and certainty differ in size"
-    ),
+    "bad-mask": Oddity("a mask is missing, does not decode, or differs in size from its image"),
+    "bad-map": Oddity("a map or certainty is missing or invalid, or the two differ in size"),
     "empty-map": Oddity("the map is 0 everywhere"),
     "flat-map": Oddity(f"the map is above 0 and its values differ by at most {FLAT:.0%} of its maximum"),
-    "empty-certainty": Oddity("the map's certainty is 0 everywhere, so that it counts nowhere"),
-    "duplicate-id": Oddity("the id came before"),
-    "duplicate-image": Oddity("an image of the same pixels came before", of_two=True),
-    "duplicate-other-label": Oddity("an image of the same pixels came before with another label", of_two=True),
-    "split-leak": Oddity("an image of the same pixels came before in another split", of_two=True),
+    "empty-certainty": Oddity("the map's certainty is 0 everywhere, so the map does not count"),
+    "duplicate-id": Oddity("an earlier record has the same id"),
+    "duplicate-image": Oddity("an earlier image has the same pixels", of_two=True),
+    "duplicate-other-label": Oddity("an earlier image has the same pixels and another label", of_two=True),
+    "split-leak": Oddity("an earlier image has the same pixels and is in another split", of_two=True),
     "label-missing": Oddity("no label, while other records have one"),
-    "label-without-class": Oddity("a label without the name of its class"),
-    "label-two-classes": Oddity("the label came before with the name of another class"),
-    "class-two-labels": Oddity("the class came before with another label"),
-    "label-imbalance": Oddity(
-        f"the rarest label, of which the most frequent has over {IMBALANCE} times as many records"
-    ),
+    "label-without-class": Oddity("a label without a class name"),
+    "label-two-classes": Oddity("an earlier record has the same label and another class"),
+    "class-two-labels": Oddity("an earlier record has the same class and another label"),
+    "label-imbalance": Oddity(f"the rarest label; the most frequent has over {IMBALANCE} times as many records"),
 })
 
 
 @dataclass
 class Sightings:
-    """The records of one oddity: how many there are, and the ids and examples of the first ``limit``."""
+    """The records of one oddity: their number, and ids and examples of the first ``limit``."""
 
     limit: int
     count: int = 0
@@ -90,7 +84,7 @@ class _Seen(NamedTuple):
 
 
 class Findings:
-    """Gathers what is odd, record by record; of an image it keeps a hash of the pixels and no pixel.
+    """Collects what is odd, record by record; of an image only a hash is kept.
 
     ``limit`` is how many ids each finding lists.
     """
@@ -106,7 +100,7 @@ class Findings:
         self._label_of: dict[str, int] = {}
 
     def add(self, record: Record) -> None:
-        """Look at one record, its image, masks and map. Raises no error for what is wrong with them: it is counted."""
+        """Look at one record, its image, masks and map. What is wrong with them is counted and raises no error."""
         odd: Odd = {}
         image = _image(record, odd)
         _check_annotations(record, _frame(record, image, odd), odd)
@@ -123,7 +117,7 @@ class Findings:
             self._found[name].add(record["id"], example)
 
     def report(self, ignored: Collection[str] = ()) -> list[dict[str, Any]]:
-        """Return what was found, but for ``ignored``: objects of name, count (of records), ids and a sentence."""
+        """Return the findings except ``ignored``: objects with name, count (of records), ids and a sentence."""
         found = self._found | self._of_labels()
         return [
             {"name": name, "count": seen.count, "ids": seen.ids, "sentence": self._sentence(name, seen)}
@@ -135,10 +129,10 @@ class Findings:
         told = seen.examples if ODDITIES[name].of_two else seen.examples[:1]
         such = "; such as " + "; ".join(told) if told[0] else ""
         sentence = f"{seen.count} of {self.records} records: {ODDITIES[name].title}{such}"
-        return sentence.encode(errors="backslashreplace").decode()      # JSON's escapes also write half characters
+        return sentence.encode(errors="backslashreplace").decode()      # JSON can hold half a surrogate pair
 
     def _check_names(self, record: Record, label: int, odd: Odd) -> None:
-        """Compare the label and the class with those of the records before."""
+        """Compare the label and the class with those of earlier records."""
         self._labels.setdefault(label, Sightings(self._limit)).add(record["id"])
         name = record.get("class")
         if label < 0:
@@ -152,7 +146,7 @@ class Findings:
             odd["class-two-labels"] = f'"{name}" is label {self._label_of[name]} and label {label}'
 
     def _check_image(self, record: Record, label: int, image: Pixels | None, odd: Odd) -> None:
-        """Compare the pixels with those of the images before, by a hash of 16 bytes."""
+        """Compare the pixels with those of earlier images, by a hash of 16 bytes."""
         if image is None:
             return
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
@@ -184,7 +178,7 @@ class Findings:
 
 @contextmanager
 def _noting(odd: Odd, name: str) -> Iterator[None]:
-    """Note what goes wrong under ``name``, or as a bad record where it is the record's own fault."""
+    """Note an error under ``name``, or as "bad-record" if the record itself is at fault."""
     try:
         yield
     except RecordError as error:
@@ -234,7 +228,7 @@ def _check_annotations(record: Record, frame: Frame | None, odd: Odd) -> None:
 
 
 def _places(record: Record) -> dict[str, list[Place]]:
-    """Return what should lie inside of the frame: centres and corners (x, y), by the annotation's key."""
+    """Return the points that should lie inside the frame, centres and corners (x, y), per key."""
     read: dict[str, Callable[[], list[Place]]] = {
         "bubbles": lambda: [(bubble.x, bubble.y) for bubble in bubbles_of(record, "bubbles")],
         "points": lambda: [(point.x, point.y) for point in bubbles_of(record, "points")],
@@ -264,7 +258,7 @@ def _is_marked(record: Record, key: str, frame: Frame | None, odd: Odd) -> bool:
 
 
 def _check_map(record: Record, odd: Odd) -> None:
-    """Load the map, its certainty and the maps of single annotators; the last need no more than to be maps."""
+    """Load the map, its certainty and the maps of single annotators."""
     shape = None
     with _noting(odd, "bad-map"):
         if reference := reference_of(record, "map"):

@@ -1,4 +1,4 @@
-"""A contact sheet: each image with its annotations, and beside it its maps as overlays."""
+"""A contact sheet: each image with its annotations, and its maps beside it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, length, wri
 
 Points = npt.NDArray[np.float64]
 
-COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by the colour-blind too
+COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette, for the colour-blind too
     "bubbles": (86, 180, 233),
     "points": (240, 228, 66),
     "boxes": (0, 200, 140),
@@ -33,14 +33,14 @@ GAP = 4
 BAR = (10, 96)          # pixels of the legend's colour bar: height, width
 SWATCH = 9              # pixels of a colour's square in the legend
 CROWD = 50              # dots of full size
-SUBPIXEL_BITS = 4       # cv2 draws at sixteenths of a pixel
+SUBPIXEL_BITS = 4       # cv2 draws in sixteenths of a pixel
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one tile shows: ``image`` (H, W, 3) RGB, and ``maps`` by their key (None: it has none).
+    """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by key (None if the record has none), and ``masks``.
 
-    ``masks`` are by their key in the record, "masks", "unknown" or "dont_look", and then by name.
+    The masks are grouped by the record's key ("masks", "unknown", "dont_look"), then by name.
     """
 
     record: Record
@@ -53,9 +53,9 @@ class Entry:
 class Style:
     """How a sheet looks.
 
-    ``cell`` is the longer side of each picture in pixels, ``colour`` a name of report.colouring. ``plain`` maps stand
-    alone, others lie over the image. ``captions`` are keys of the record to write below it, instead of its id, class,
-    label and prediction.
+    ``cell`` is the longer side of each picture in pixels, ``colour`` a name in colouring.COLOURS. ``plain`` maps stand
+    alone, others lie over the image. ``captions`` are the record's keys to write below, instead of id, class, label and
+    prediction.
     """
 
     cell: int = 224
@@ -65,14 +65,14 @@ class Style:
 
 
 class Tile(NamedTuple):
-    """The pictures of one record, (H, W, 3) RGB, and what needs a legend: kinds of annotation, and "map"."""
+    """The pictures of one record side by side, (H, W, 3) RGB, and what needs a legend: annotation keys, "map"."""
 
     pixels: Pixels
     shown: frozenset[str]
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int) -> Pixels:
-    """Return at least one tile, all of one width, as one picture (height, width, 3), ``columns`` in a row."""
+    """Return tiles (one or more, of equal width) as one picture (height, width, 3), ``columns`` per row."""
     columns = min(columns, len(tiles))
     width = tiles[0].pixels.shape[1]
     rows = []
@@ -86,7 +86,7 @@ def contact_sheet(tiles: Sequence[Tile], columns: int) -> Pixels:
 
 
 def with_legend(sheet: Pixels, tiles: Sequence[Tile], style: Style) -> Pixels:
-    """Return the sheet with a strip below: the colours of a map from 0 to 1, and those of the annotations on it."""
+    """Return the sheet with a strip below that explains the colours of the maps and annotations on it."""
     shown = frozenset[str]().union(*(tile.shown for tile in tiles))
     if not shown:
         return sheet
@@ -97,9 +97,9 @@ def with_legend(sheet: Pixels, tiles: Sequence[Tile], style: Style) -> Pixels:
 
 
 def draw_tile(entry: Entry, style: Style) -> Tile:
-    """Return the image with its annotations, beside it one picture per map, and captions below.
+    """Return the image with its annotations, then one picture per map, with captions below.
 
-    Each picture is fitted into the style's cell, so entries with the same map keys give tiles of one width.
+    Each picture is fitted into the style's cell, so entries with the same map keys give tiles of equal width.
     """
     image = _fitted(entry.image, style.cell)
     pictures = [annotated(image, entry.record, entry.masks)]
@@ -114,10 +114,10 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
 
 
 def annotated(image: Pixels, record: Record, masks: Mapping[str, Mapping[str, Mask]]) -> Pixels:
-    """Return a copy of ``image`` (H, W, 3) with the record's annotations and masks as outlines.
+    """Return a copy of ``image`` (H, W, 3) with the record's annotations and the ``masks`` of its Entry as outlines.
 
-    Coordinates lie in the record's frame, which covers the image whatever the image's own size; without ``size``
-    the image is the frame. Raises RecordError for an annotation that is not one.
+    Coordinates are in the record's frame, which covers the image at any size; without ``size`` the image is the frame.
+    Raises RecordError for an invalid annotation.
     """
     record = {key: [] for key in COLOURS} | {key: value for key, value in record.items() if value is not None}
     picture = image.copy()
@@ -147,7 +147,7 @@ def _fitted(image: Pixels, cell: int) -> Pixels:
 
 
 def _map_picture(image: Pixels, values: Map | None, style: Style) -> Pixels:
-    """Return a map's picture; where there is no map, the image, or in a plain style nothing."""
+    """Return a map's picture; without a map the image, or in a plain style empty paper."""
     if values is None:
         return np.full_like(image, PAPER) if style.plain else image
     height, width = image.shape[:2]
@@ -155,7 +155,7 @@ def _map_picture(image: Pixels, values: Map | None, style: Style) -> Pixels:
 
 
 def _panel(picture: Pixels, text: list[str], cell: int, lines: int) -> Pixels:
-    """Put a picture in the middle of a strip as wide as a cell, with room for the lines of its caption below."""
+    """Centre a picture in a strip as wide as a cell, with its caption below in room for ``lines`` lines."""
     height, width = picture.shape[:2]
     panel = np.full((height + lines * LINE_HEIGHT + 2 * GAP, cell + GAP, 3), PAPER, np.uint8)
     left = (cell - width) // 2
@@ -181,7 +181,7 @@ def _swatch_item(kind: str, colour: Colour) -> Pixels:
 
 
 def _flowing(items: list[Pixels], width: int) -> Pixels:
-    """Put pictures of one height one after another, on as many rows as the width needs; one that is wider is cut."""
+    """Put pictures of a line's height in rows of ``width`` pixels, as many rows as it takes; cut a wider picture."""
     rows = [np.full((LINE_HEIGHT, width, 3), PAPER, np.uint8)]
     left = 0
     for item in items:
@@ -194,7 +194,7 @@ def _flowing(items: list[Pixels], width: int) -> Pixels:
 
 
 def _told(record: Record, keys: tuple[str, ...]) -> list[str]:
-    """Return one line per key: a text as it is, whatever is nested as JSON."""
+    """Return one line per key: text as it is, nested values as JSON."""
     return [f"{key}: {_in_words(record[key])}" if record.get(key) is not None else f"no {key}" for key in keys]
 
 
@@ -221,7 +221,7 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
 
 
 def _outlines(masks: Mapping[str, Mapping[str, Mask]]) -> Iterator[tuple[str, Mask, Colour]]:
-    """Yield what to call each mask, the mask and its colour: lesions, then masks that say how an area counts."""
+    """Yield name, mask and colour: lesions first, then the masks that say how an area counts."""
     for (name, mask), colour in zip(masks.get("masks", {}).items(), cycle(LESIONS), strict=False):
         yield name, mask, colour
     for key, colour in SETTLED.items():
@@ -230,7 +230,7 @@ def _outlines(masks: Mapping[str, Mapping[str, Mask]]) -> Iterator[tuple[str, Ma
 
 
 def _draw_mask(picture: Pixels, mask: Mask, colour: Colour) -> None:
-    # The largest pixel of each cell, so that a lesion smaller than a pixel of the sheet is still outlined.
+    # By the maximum per pixel, so that a lesion smaller than a pixel of the sheet is still outlined.
     marked = masks_map([mask], [1.0], (picture.shape[0], picture.shape[1]), "max").astype(np.uint8)
     contours, _ = cv2.findContours(marked, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, colour, 1)
@@ -251,9 +251,9 @@ def _draw_bubbles(picture: Pixels, record: Record, scale: Points) -> None:
 
 
 def _draw_points(picture: Pixels, record: Record, scale: Points) -> None:
-    """Draw dots whose area follows the weight, the smallest last, so that none is hidden under a larger one.
+    """Draw dots whose area grows with the weight, the smallest last, so that none is hidden under a larger one.
 
-    Many dots are smaller, so that they still tell places apart.
+    If there are many, all are drawn smaller, so that places stay distinct.
     """
     points = bubbles_of(record, "points")
     heaviest = max((point.weight for point in points), default=0) or 1
@@ -266,6 +266,6 @@ def _draw_points(picture: Pixels, record: Record, scale: Points) -> None:
 
 
 def _sixteenths(points: Points) -> npt.NDArray[np.int32]:
-    """Return continuous pixels as cv2 counts them: its (0, 0) is the centre of a pixel, ours its corner."""
-    limit = 2.0**24       # far outside of any sheet, and not yet an overflow in cv2
+    """Convert continuous pixels to cv2's, whose (0, 0) is the centre of a pixel; ours is its corner."""
+    limit = 2.0**24       # far outside any sheet, but no overflow in cv2
     return np.clip(np.rint((points - 0.5) * 2**SUBPIXEL_BITS), -limit, limit).astype(np.int32)
