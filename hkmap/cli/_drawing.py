@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from hkmap.cli._options import map_output_options, missing_option, normalise_option, size_option
-from hkmap.cli._stream import Function, Lines, emit_when_saved, error_options, readable, records_argument
+from hkmap.cli._stream import Function, Item, Lines, emit_when_saved, error_options, readable, records_argument
 from hkmap.errors import HkmapError, RecordError
 from hkmap.parallel.cluster import Workers, open_pool
-from hkmap.parallel.threads import Pool
 from hkmap.records import Record, Rejects, accepted, attempt, labels_of, parsed, passed_on, without_maps
 
 if TYPE_CHECKING:
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 Parsed = Iterator[Record | HkmapError]
 
+NO_ANNOTATION = "expected an annotation; --missing pass lets such records through without a map"
+NO_MAP = "expected one; --missing pass lets such records through unchanged"
+
 
 # the way of a record
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a filter that draws is told: where records come from, where maps go, who draws, what may be skipped."""
+    """How a filter draws: where records come from, where maps go, who draws, what may be skipped."""
 
     stream: IO[bytes]
     writer: AbstractContextManager[MapWriter]
@@ -47,24 +50,19 @@ class Drawing:
     ) -> None:
         """Read records, draw by ``function`` in the workers, save the maps, write the records; all in order.
 
-        ``function`` is one that pickle can name: of a module, or a partial of such a one. ``reads_files`` says whether
-        it opens what records name. ``watch`` sees what is read, and may refuse it at its end.
+        ``function`` must be one that pickle can name. ``reads_files`` says whether it opens files that records name.
+        ``watch`` sees what is read, and may refuse it at its end.
         """
         from hkmap.files.maps import save_drawn
 
-        name = readable(self.stream)
-
-        def attempts(pool: Pool | None) -> Iterator[Drawn | Record | HkmapError]:
-            if pool is None:
-                return (attempt(function, record) for record in watch(parsed(self.stream, name)))
-            lines = Lines(self.stream)
-            return pool.attempts(function, watch(parsed(lines, name)), lines.ready)
+        lines = Lines(self.stream)
+        items = watch(parsed(lines, readable(self.stream)))
 
         def saved(maps: MapWriter) -> Iterator[Record]:
             return accepted((attempt(partial(save_drawn, maps), item) for item in drawn), self.rejects)
 
         with open_pool(self.workers, reads_files=reads_files) as pool:
-            drawn = attempts(pool)
+            drawn = pool.attempts(function, items, lines.ready) if pool else (attempt(function, one) for one in items)
             emit_when_saved(self.writer, saved)
 
 
@@ -76,27 +74,30 @@ def _jobs(value: Any) -> int:
 
 
 def drawing_options(function: Function) -> Function:
-    """Add RECORDS, and the options of the output, the workers and errors, joined into the argument ``drawing``."""
+    """Add RECORDS and the options for output, workers and errors, joined into the argument ``drawing``."""
 
     @records_argument
     @map_output_options()
     @click.option("--jobs", type=_jobs, metavar="N",
-                  help="Draw in N threads, -1 for one per core; the output is the same. With --backend dask, use N "
-                       "threads of the cluster at a time.  [default: 1; of a cluster, all]")
+                  help="Draw in N threads, -1 for one per core; the output is the same. With --backend dask, use at "
+                       "most N threads of the cluster.  [default: 1, or all of a cluster]")
     @click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads",
-                  help="Where the threads are: on this machine, or on an existing Dask cluster (pip install "
-                       "'hkmap[dask]'), whose workers have this hkmap. If records name files, the workers must find "
-                       "them under the same names: they change to this command's current folder.")
+                  help="Draw on this machine, or on an existing Dask cluster (pip install 'hkmap[dask]') with the same "
+                       "hkmap. If records name files, the workers must see them under the same paths: they change to "
+                       "this command's current folder.")
     @click.option("--scheduler", metavar="ADDRESS",
-                  help="With --backend dask: the address of its scheduler, such as tcp://host:8786.")
+                  help="With --backend dask: the scheduler's address, such as tcp://host:8786.")
     @error_options
     @functools.wraps(function)
     def wrapper(
-        *args: Any, records: IO[bytes], writer: AbstractContextManager[MapWriter], jobs: int | None, backend: str,
+        *args: Any, records: IO[bytes], out: Path, suffix: str, overwrite: bool, jobs: int | None, backend: str,
         scheduler: str | None, rejects: Rejects, **kwargs: Any,
     ) -> Any:
+        from hkmap.files.maps import open_writer
+
         if (backend == "dask") != (scheduler is not None):
             raise click.UsageError("--backend dask and --scheduler ADDRESS go together; give both, or neither.")
+        writer = open_writer(out, suffix=suffix, overwrite=overwrite)
         workers = Workers(jobs or (1 if scheduler is None else -1), scheduler)
         return function(*args, drawing=Drawing(records, writer, workers, rejects), **kwargs)
 
@@ -104,9 +105,9 @@ def drawing_options(function: Function) -> Function:
 
 
 def empty_option(default: str, what: str) -> Callable[[Function], Function]:
-    """Add --empty: what becomes of a record that is annotated, with nothing there."""
+    """Add --empty: what to do with a record that is annotated, with nothing there."""
     return click.option("--empty", type=click.Choice(["zeros", "pass", "error"]), default=default,
-                        help=f"{what}: a map of zeros, passed on without a map, or an error.")
+                        help=f"What to do with {what}: draw a map of zeros, pass it on without a map, or fail.")
 
 
 # shapes: boxes2map and masks2map
@@ -126,44 +127,58 @@ def _weighted(value: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is drawn and how: the names given by ``option`` with their weights; without any, all but ``left_out``.
+    """What is drawn and how: the names given by ``option`` with their weights; if there are none, all but ``left_out``.
 
-    ``missing`` and ``empty`` say what becomes of a record with nothing to draw.
+    ``missing`` and ``empty`` say what to do with a record that has nothing to draw.
     """
 
     option: str
-    named: tuple[tuple[str, float], ...]
+    named: Mapping[str, float]
     left_out: tuple[str, ...]
     size: tuple[int, int]
     normalise: str
     missing: str
     empty: str
 
-    def weight(self, name: str) -> float:
-        """Return the weight of what is called ``name``, 0 where it is not drawn."""
-        if not self.named:
-            return float(name not in self.left_out)
-        return dict(self.named).get(name, 0.0)
+    def chosen(self, names: Iterable[str], items: Iterable[Item]) -> tuple[list[Item], list[float]]:
+        """Return the items to draw, each with a name, and their weights."""
+        weights = [self.named.get(name, 0.0) if self.named else float(name not in self.left_out) for name in names]
+        pairs = [(item, weight) for item, weight in zip(items, weights, strict=True) if weight]
+        return [item for item, _ in pairs], [weight for _, weight in pairs]
 
-    def watched(self, stream: Parsed, keys: tuple[str, ...]) -> Parsed:
-        """Pass a stream through; raise RecordError at its end where a chosen name never came under the ``keys``."""
+    def emit(self, drawing: Drawing, drawings: Mapping[str, Callable[[Record], Map]]) -> None:
+        """Draw what each record has; ``drawings`` says how, per key of the record, in functions that pickle can name.
+
+        If a record has several of these keys, the largest value counts.
+        """
+        draw, watch = partial(self._draw, drawings=drawings), partial(self._watched, keys=tuple(drawings))
+        drawing.emit(draw, reads_files="masks" in drawings, watch=watch)
+
+    def _draw(self, record: Record, *, drawings: Mapping[str, Callable[[Record], Map]]) -> Drawn | Record:
+        import numpy as np
+
+        from hkmap.files.maps import Drawn
+        from hkmap.maps.resize import normalise_map
+
+        parts = [draw(record) for key, draw in drawings.items() if record.get(key) is not None]
+        if not parts:
+            return passed_on(record, self.missing, f"has no {' and no '.join(drawings)}", NO_ANNOTATION)
+        values = np.maximum.reduce(parts)
+        if self.empty != "zeros" and not values.any():
+            remedy = "expected a mark; --empty zeros draws a map of zeros, --empty pass draws none"
+            return passed_on(record, self.empty, f"nothing is marked by its {' or '.join(drawings)}", remedy)
+        return Drawn(without_maps(record), normalise_map(values, self.normalise))
+
+    def _watched(self, stream: Parsed, keys: tuple[str, ...]) -> Parsed:
+        """Pass a stream through; raise RecordError at its end if a chosen name never came under the ``keys``."""
         seen: set[str] = set()
         for item in stream:
             if not isinstance(item, HkmapError):
                 seen.update(_names(item, keys))
             yield item
-        if unseen := sorted({name for name, _ in self.named} - seen):
+        if unseen := sorted(self.named.keys() - seen):
             known = ", ".join(sorted(seen - {""})) or "none"
             raise RecordError(f"{self.option} {', '.join(unseen)}: no record has this name; the names are {known}")
-
-    def emit(self, drawing: Drawing, drawings: Mapping[str, Callable[[Record], Map]]) -> None:
-        """Draw what each record has; ``drawings`` says how, by the record's key, in functions that pickle can name.
-
-        Where a record has several of these keys, the largest value counts.
-        """
-        keys = tuple(drawings)
-        draw = partial(_draw_shapes, shapes=self, drawings=drawings)
-        drawing.emit(draw, reads_files="masks" in keys, watch=lambda found: self.watched(found, keys))
 
 
 def shape_options(option: str, *, what: str, default: str, left_out: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -174,40 +189,23 @@ def shape_options(option: str, *, what: str, default: str, left_out: tuple[str, 
                       help=f"{what} and its weight, above 0 and up to 1 (the default); repeatable.  "
                            f"[default: {default}]")
         @normalise_option("none")
-        @size_option("--size", default="224", help="The map's sides; it covers the whole image.")
-        @missing_option("the annotation (nobody was asked)", "without a map")
-        @empty_option("zeros", "A record on whose image nothing chosen is marked (annotated, nothing there)")
+        @size_option("--size", default="224", help="The map's size; it covers the whole image.")
+        @missing_option("the annotation (not annotated)", "without a map")
+        @empty_option("zeros", "a record without a chosen mark (annotated, nothing there)")
         @functools.wraps(function)
         def wrapper(*args: Any, named: tuple[tuple[str, float], ...], **kwargs: Any) -> Any:
             if len(dict(named)) < len(named):
                 raise click.UsageError(f"{option}: {', '.join(name for name, _ in named)}; expected each name once.")
             own = {name: kwargs.pop(name) for name in ("size", "normalise", "missing", "empty")}
-            return function(*args, shapes=Shapes(option, named, left_out, **own), **kwargs)
+            return function(*args, shapes=Shapes(option, dict(named), left_out, **own), **kwargs)
 
         return wrapper
 
     return decorate
 
 
-def _draw_shapes(record: Record, *, shapes: Shapes, drawings: Mapping[str, Callable[[Record], Map]]) -> Drawn | Record:
-    import numpy as np
-
-    from hkmap.files.maps import Drawn
-    from hkmap.maps.resize import normalise_map
-
-    parts = [draw(record) for key, draw in drawings.items() if record.get(key) is not None]
-    if not parts:
-        remedy = "expected an annotation; --missing pass lets such records go on without a map"
-        return passed_on(record, shapes.missing, f"has no {' and no '.join(drawings)}", remedy)
-    values = np.maximum.reduce(parts)
-    if shapes.empty != "zeros" and not values.any():
-        remedy = "expected a mark; --empty zeros makes a map of zeros, --empty pass none"
-        return passed_on(record, shapes.empty, f"nothing is marked by its {' or '.join(drawings)}", remedy)
-    return Drawn(without_maps(record), normalise_map(values, shapes.normalise))
-
-
 def _names(record: Record, keys: tuple[str, ...]) -> Iterator[str]:
-    """Yield what the record's shapes are called; one that is not as it should be is refused where it is drawn."""
+    """Yield the names of the record's shapes; invalid ones are refused later, when they are drawn."""
     for key in keys:
         found = record.get(key)
         if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""hkmap boxes2map: boxes become maps."""
+"""hkmap boxes2map: draw maps of boxes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @click.command("boxes2map")
 @named_option("--edge", table="edges", default="filled", help="What a box of weight 1 looks like.")
-@shape_options("--label", what="A label whose boxes to use", default="every box")
+@shape_options("--label", what="The label of boxes to use", default="every box")
 @drawing_options
 def boxes2map(edge: str, shapes: Shapes, drawing: Drawing) -> None:
-    """Make a map of each record's boxes.
+    """Draw a map of each record's boxes.
 
-    Where boxes overlap, the largest value counts. A pixel of the map is the mean over the area that it covers, exact
-    however small a box is. All lengths are pixels of the image (the record's `size`); what lies off it is cut away.
+    Where boxes overlap, the largest value counts. A pixel of the map is the exact mean over the area that it covers,
+    however small a box is. All lengths are in pixels of the image (the record's `size`); what lies outside is cut.
 
     A box goes by its `label`. A label that no record has is an error at the end of the stream.
 
@@ -38,7 +38,5 @@ def boxes2map(edge: str, shapes: Shapes, drawing: Drawing) -> None:
 def _boxes(record: Record, *, shapes: Shapes, edge: str) -> Map:
     from hkmap.maps.boxes import boxes_map
 
-    weights = [shapes.weight(label) for label in labels_of(record, "boxes")]
-    chosen = [(box, weight) for box, weight in zip(boxes_of(record), weights, strict=True) if weight]
-    boxes, weights = [box for box, _ in chosen], [weight for _, weight in chosen]
+    boxes, weights = shapes.chosen(labels_of(record, "boxes"), boxes_of(record))
     return boxes_map(boxes, weights, frame_of(record), shapes.size, edge=edge)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmap.choices import table
-from hkmap.cli._drawing import Drawing, drawing_options, empty_option
+from hkmap.cli._drawing import NO_ANNOTATION, Drawing, drawing_options, empty_option
 from hkmap.cli._options import Named, missing_option, normalise_option, size_option
 from hkmap.records import Bubble, Record, bubbles_of, passed_on, without_maps
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from hkmap.files.maps import Drawn
     from hkmap.maps.check import Map
 
-MISSING = "expected an annotation; --missing pass lets such records go on without a map"
-EMPTY = "expected a bubble; --empty zeros makes a map of zeros, --empty pass none"
+EMPTY = "expected a bubble; --empty zeros draws a map of zeros, --empty pass draws none"
 
 
 class Bandwidth(Named):
@@ -92,7 +91,7 @@ def _draw(
 
     key = next((key for key in keys if record.get(key) is not None), None)
     if key is None:
-        return passed_on(record, missing, f"has no {' and no '.join(keys)}", MISSING)
+        return passed_on(record, missing, f"has no {' and no '.join(keys)}", NO_ANNOTATION)
     bubbles = bubbles_of(record, key)
     if not bubbles and empty != "zeros":
         return passed_on(record, empty, "its annotation is empty, nobody marked anything", EMPTY)

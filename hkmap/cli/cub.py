@@ -24,8 +24,7 @@ from hkmap.records import Rejects
 @click.option("--parts", is_flag=True, help="Print the visible parts of parts/part_locs.txt as points.")
 @error_options
 def cub(
-    root: Path, split: str, bubbles: Path | None, reading: dict[str, Any], gaze: tuple[Path, ...], parts: bool,
-    rejects: Rejects,
+    root: Path, split: str, bubbles: Path | None, gaze: tuple[Path, ...], parts: bool, rejects: Rejects, **reading: Any
 ) -> None:
     """Print the images of Caltech-UCSD Birds as records: CUB-200-2011 or CUB-200-2010.
 
@@ -49,7 +48,7 @@ def cub(
 
     if gaze and parts:
         raise click.UsageError("--gaze and --parts both fill the points of a record; choose one.")
-    if bubbles is None and reading:
+    if bubbles is None and any(reading.values()):
         raise click.UsageError("--columns, --frame and --origin say how to read a table; name it by --bubbles.")
     table = Table(bubbles, **reading) if bubbles else None
     emit(cub_records(root, split=split, bubbles=table, gaze=gaze, parts=parts, rejects=rejects))
