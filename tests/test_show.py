@@ -319,8 +319,8 @@ def test_what_is_beyond_the_limit_is_counted(hk, here: Path) -> None:
     records = [full_record(str(number)) for number in range(5)]
     result = hk("show", "--out", "a.png", "--limit", 2, "--columns", 1, "--cell", 60, stdin=records)
     assert result.records == [{"sheet": "a.png", "records": 2}]
-    assert "3 records left out of the sheet; raise --limit, or use --pages, to see them" in result.stderr
-    assert "left out" not in hk("show", "--out", "b.png", "--limit", 5, stdin=records).stderr
+    assert "3 records omitted; raise --limit, or use --pages, to see them" in result.stderr
+    assert "omitted" not in hk("show", "--out", "b.png", "--limit", 5, stdin=records).stderr
 
 
 def test_pages_leave_nothing_out(hk, here: Path) -> None:

@@ -185,26 +185,18 @@ def map_output_options(*, required: bool = True) -> Decorator:
 # shards
 
 
-def _shards(value: str) -> list[Path]:
-    """Return the shards that a name stands for."""
+def _found(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """Return the shards that the names stand for."""
     from hkmap.shards.sequence import find_shards
 
     try:
-        return find_shards([value])
+        return tuple(find_shards(names))
     except ShardError as error:
         raise click.BadParameter(f"{error}.") from error
 
 
-def _flat(ctx: click.Context, parameter: click.Parameter, found: tuple[list[Path], ...]) -> tuple[Path, ...]:
-    return tuple(path for paths in found for path in paths)
-
-
-def _files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(incomplete, type="file")]
-
-
 #: The keywords of an option or argument that names shards.
-SHARDS: dict[str, Any] = {"type": _shards, "callback": _flat, "shell_complete": _files}
+SHARDS: dict[str, Any] = {"type": click.Path(), "callback": _found}
 
 
 def shards_argument(function: Function) -> Function:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import Drawing, Shapes, drawing_options, shape_options
+from hkmap.cli._drawing import Shapes, drawing_options, shape_options
 from hkmap.cli._options import named_option
 from hkmap.records import Record, boxes_of, frame_of, labels_of
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @named_option("--edge", table="edges", default="filled", help="What a box of weight 1 looks like.")
 @shape_options("--label", what="The label of boxes to use", default="every box")
 @drawing_options
-def boxes2map(edge: str, shapes: Shapes, drawing: Drawing) -> None:
+def boxes2map(
+    edge: str, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str, empty: str, **drawing: Any
+) -> None:
     """Draw a map of each record's boxes.
 
     Where boxes overlap, the largest value counts. A pixel of the map is the exact mean over the area that it covers,
@@ -32,7 +34,8 @@ def boxes2map(edge: str, shapes: Shapes, drawing: Drawing) -> None:
       hkmap boxes2map boxes.jsonl --label head --label beak=0.5 --out maps/ \\
         > maps.jsonl
     """
-    shapes.emit(drawing, {"boxes": partial(_boxes, shapes=shapes, edge=edge)})
+    shapes = Shapes("--label", named, size, normalise, missing, empty)
+    shapes.draw_records({"boxes": partial(_boxes, shapes=shapes, edge=edge)}, **drawing)
 
 
 def _boxes(record: Record, *, shapes: Shapes, edge: str) -> Map:

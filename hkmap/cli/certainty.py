@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import NO_MAP, Drawing, drawing_options
+from hkmap.cli._drawing import NO_MAP, draw_records, drawing_options
 from hkmap.cli._options import missing_option
 from hkmap.records import Record, masks_of, passed_on, reference_of
 
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
               help="With --default unknown: a cell is marked if the map is above this value, from 0 to 1.")
 @missing_option("a map", "unchanged")
 @drawing_options
-def certainty(default: str, above: float, missing: str, drawing: Drawing) -> None:
+def certainty(default: str, above: float, missing: str, **drawing: Any) -> None:
     """Compute how well each cell of a record's map is known, from its keys `unknown` and `dont_look`.
 
     Both keys are objects of names and masks, like `masks`: `unknown` marks where nobody knows (the void of Pascal VOC,
-    the border of a trimap), `dont_look` where one should not look; it takes precedence. The certainty, from 0 to 1, is
-    a second map that `hkmap resize`, `pack` and `unpack` carry along; a cell of certainty 0 does not count in the map
-    loss and the map MSE.
+    the border of a trimap), `dont_look` where one should not look; it takes precedence. `hkmap resize`, `pack` and
+    `unpack` carry the certainty along; a cell of certainty 0 does not count in the map loss and the map MSE.
 
     \b
       certainty  the share of the cell's area that is known
@@ -37,9 +36,9 @@ def certainty(default: str, above: float, missing: str, drawing: Drawing) -> Non
                  `dont_look`; 0 where the certainty is 0
 
     With --default unknown a cell is known only if the map is above --above, or `dont_look` marks it. That is for masks
-    and boxes: a density is above 0 nearly everywhere, and needs a threshold such as --above 0.05. Use it while maps are
-    large and resize them afterwards: in a small map, a cell that is half unknown is already diluted. Without either key
-    and with --default known, a record passes unchanged.
+    and boxes; a density is above 0 nearly everywhere, and needs a threshold such as --above 0.05. Use it before you
+    resize maps: in a small one, a cell that is half unknown is already diluted. Without either key and with --default
+    known, a record passes unchanged.
 
     \b
     Example:
@@ -47,7 +46,7 @@ def certainty(default: str, above: float, missing: str, drawing: Drawing) -> Non
         | hkmap certainty --out certain/ \\
         | hkmap resize --size 14 --out certain14/ > maps14.jsonl
     """
-    drawing.emit(partial(_weigh, default=default, above=above, missing=missing), reads_files=True)
+    draw_records(partial(_weigh, default=default, above=above, missing=missing), reads_files=True, **drawing)
 
 
 def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn | Record:

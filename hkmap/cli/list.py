@@ -1,4 +1,4 @@
-"""hkmap list: the tables of choices, and their rows."""
+"""hkmap list: list the tables of choices, and their rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hkmap.cli.main import OURS, load
 @click.command("list")
 @click.argument("name", type=click.Choice(list(TABLES)), required=False, metavar="[TABLE]")
 def list_choices(name: str | None) -> None:
-    """List the tables of choices with the options that take a name from them, or the rows of one TABLE.
+    """List the tables of choices with the options that use them, or the rows of one TABLE.
 
-    On a terminal the list is text. Otherwise one JSON object per row is printed, {"name", "doc"}, and for a row of a
-    TABLE also "origin", the package that it comes from: hkmap, or another that adds it by an entry point.
+    On a terminal the list is text. Otherwise one JSON object per row is printed, {"name", "doc"}; the rows of a TABLE
+    also have "origin", the package that adds them: hkmap, or another by an entry point.
 
     \b
     Example:
@@ -36,7 +36,7 @@ def list_choices(name: str | None) -> None:
 
 
 def _tables() -> Iterator[dict[str, str]]:
-    """Yield every table with its options; the tables themselves are not imported."""
+    """Yield every table with its options, without importing it."""
     options = [
         (option.type.table, f"{command} {max(option.opts, key=len)}")
         for command in OURS for option in load(command).params if isinstance(option.type, Named)

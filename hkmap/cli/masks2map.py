@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import Drawing, Shapes, drawing_options, shape_options
+from hkmap.cli._drawing import Shapes, drawing_options, shape_options
 from hkmap.cli._options import named_option
 from hkmap.records import Record, frame_of, labels_of, masks_of, polygons_of
 
@@ -21,10 +21,13 @@ LEFT_OUT = ("MA", "OD")     # the paper uses haemorrhages, hard and soft exudate
 @named_option("--pooling", table="poolings", default="mean",
               help="A map pixel's value: the mean over the area that it covers, or the maximum over the image pixels "
                    "that it touches.")
-@shape_options("--lesion", what="A mask to use", left_out=LEFT_OUT,
+@shape_options("--lesion", what="A mask to use",
                default="all but MA and OD; of IDRiD's that leaves the paper's HE, EX and SE")
 @drawing_options
-def masks2map(pooling: str, shapes: Shapes, drawing: Drawing) -> None:
+def masks2map(
+    pooling: str, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str, empty: str,
+    **drawing: Any,
+) -> None:
     """Draw a map of each record's lesion masks and polygons.
 
     A pixel of the image has the largest weight of the chosen masks that mark it, else 0; these are pooled to the map's
@@ -38,8 +41,10 @@ def masks2map(pooling: str, shapes: Shapes, drawing: Drawing) -> None:
     Example:
       hkmap idrid IDRiD/ | hkmap masks2map --lesion EX --lesion SE=0.5 --out maps/ > maps.jsonl
     """
+    shapes = Shapes("--lesion", named, size, normalise, missing, empty, LEFT_OUT)
     parts = {"masks": _masks, "polygons": _polygons}
-    shapes.emit(drawing, {key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()})
+    drawings = {key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()}
+    shapes.draw_records(drawings, **drawing)
 
 
 def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:

@@ -1,4 +1,4 @@
-"""hkmap predict: what a network says about records."""
+"""hkmap predict: add predictions and attention maps to records."""
 
 from __future__ import annotations
 

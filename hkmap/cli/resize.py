@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import NO_MAP, Drawing, drawing_options
+from hkmap.cli._drawing import NO_MAP, draw_records, drawing_options
 from hkmap.cli._options import missing_option, normalise_option, size_option
 from hkmap.records import Record, passed_on, reference_of
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @normalise_option("none")
 @missing_option("a map", "unchanged")
 @drawing_options
-def resize(drawing: Drawing, **options: Any) -> None:
+def resize(size: tuple[int, int], normalise: str, missing: str, **drawing: Any) -> None:
     """Resize the map of each record, with its certainty and its `annotator_maps`, if any.
 
-    Where an axis shrinks, a new pixel is the mean of the area that it covers, so no small region is lost; where it
-    grows, values are interpolated linearly between the centres of the old pixels. Area means lower a peak: if the peak
-    matters, use --normalise max, once, after the last resize.
+    Where an axis shrinks, a new pixel is the mean of the area that it covers; where it grows, values are interpolated
+    linearly between the centres of the old pixels. Area means lower a peak: if it matters, use --normalise max, once,
+    after the last resize.
 
     With `certainty` (hkmap certainty) the map becomes the mean over what is known, mean(certainty * map) /
     mean(certainty), and 0 where nothing is known. This applies to annotators' maps of the same size, too.
@@ -34,7 +34,7 @@ def resize(drawing: Drawing, **options: Any) -> None:
     Example:
       hkmap resize maps.jsonl --size 14 --out maps14/ > maps14.jsonl
     """
-    drawing.emit(partial(_resize, **options), reads_files=True)
+    draw_records(partial(_resize, size=size, normalise=normalise, missing=missing), reads_files=True, **drawing)
 
 
 def _resize(record: Record, *, size: tuple[int, int], normalise: str, missing: str) -> Drawn | Record:
