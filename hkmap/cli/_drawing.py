@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from hkmap.cli._options import Decorator, composed, map_output_options, missing_
 from hkmap.cli._stream import Item, Lines, emit_when_saved, error_options, readable, records_argument
 from hkmap.errors import HkmapError, RecordError
 from hkmap.parallel.cluster import Workers, open_pool
-from hkmap.records import Record, Rejects, accepted, attempt, labels_of, parsed, passed_on, without_maps
+from hkmap.records import Record, Rejects, accepted, attempt, labels_of, masks_of, parsed, passed_on, without_maps
 
 if TYPE_CHECKING:
     from hkmap.files.maps import Drawn, MapWriter
@@ -31,17 +32,8 @@ NO_MAP = "expected one; --missing pass lets such records through unchanged"
 
 
 def draw_records(
-    function: Callable[[Record], Drawn | Record],
-    *,
-    reads_files: bool,
-    watch: Callable[[Parsed], Parsed] = iter,
-    records: IO[bytes],
-    out: Path,
-    suffix: str,
-    overwrite: bool,
-    jobs: int | None,
-    backend: str,
-    scheduler: str | None,
+    function: Callable[[Record], Drawn | Record], *, reads_files: bool, watch: Callable[[Parsed], Parsed] = iter,
+    records: IO[bytes], out: Path, suffix: str, overwrite: bool, jobs: int | None, backend: str, scheduler: str | None,
     rejects: Rejects,
 ) -> None:
     """Read records, draw by ``function`` in the workers, save the maps, write the records; all in order.
@@ -81,8 +73,7 @@ drawing_options = composed(
                       "most N threads of the cluster.  [default: 1, or all of a cluster]"),
     click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads",
                  help="Draw on this machine, or on an existing Dask cluster (pip install 'hkmap[dask]') with the same "
-                      "hkmap. If records name files, the workers must see them under the same paths: they change to "
-                      "this command's current folder."),
+                      "hkmap. If records name files, the workers must see them under the same paths."),
     click.option("--scheduler", metavar="ADDRESS",
                  help="With --backend dask: the scheduler's address, such as tcp://host:8786."),
     error_options,
@@ -185,10 +176,8 @@ def shape_options(option: str, *, what: str, default: str) -> Decorator:
 
 
 def _names(record: Record, keys: tuple[str, ...]) -> Iterator[str]:
-    """Yield the names of the record's shapes; invalid ones are refused later, when they are drawn."""
+    """Yield the names of the record's shapes."""
     for key in keys:
-        found = record.get(key)
-        if isinstance(found, dict):
-            yield from found
-        elif isinstance(found, list) and all(isinstance(item, dict) for item in found):
-            yield from labels_of(record, key)
+        if record.get(key) is not None:
+            with suppress(RecordError):      # raised again when it is drawn
+                yield from masks_of(record) if key == "masks" else labels_of(record, key)

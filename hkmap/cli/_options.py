@@ -176,8 +176,7 @@ def map_output_options(*, required: bool = True) -> Decorator:
         click.option("--out", type=OUTPUT, required=required, metavar="PATH",
                      help="Where the maps go: a folder (one file per map), or NAME.h5 (one row per map)."),
         click.option("--format", "suffix", type=click.Choice(["npy", "png"]), default="npy",
-                     help="In a folder: float32 .npy files, or 16-bit grey .png files (steps of 1/65535; no value "
-                          "above 0 becomes 0)."),
+                     help="In a folder: float32 .npy or 16-bit grey .png files; no value above 0 becomes 0."),
         overwrite_option,
     )
 

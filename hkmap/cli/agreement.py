@@ -1,5 +1,3 @@
-"""hkmap agreement: how far people agree."""
-
 from __future__ import annotations
 
 import logging
@@ -53,8 +51,7 @@ def agreement(
     null_minus_uniform  the centre bias
 
     Prints one JSON object, and a table on stderr: for each method and measure (`hkmap list similarities`) the mean over
-    the images and its 95 % interval (bootstrap). People agree about an image if agreement is outside the null's
-    interval.
+    the images and its 95 % interval (bootstrap). People agree if agreement is outside the null's interval.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""`hkmap annotations`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,8 +26,7 @@ def print_annotations(path: Path, images: Path, source: Format, rejects: Rejects
     (columns image, x, y), bubbles (also radius) or boxes (also width, height), and optionally user, weight and label.
 
     An image is found by the path, file name or stem in the file; the id is its path below DIR without the suffix.
-    Coordinates are in pixels of the image, the first from 0 to 1. An image that is missing, ambiguous or of another
-    size than annotated is an error.
+    Coordinates are in pixels of the image, the first from 0 to 1. A missing, ambiguous or resized image is an error.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""hkmap boxes2map: draw maps of boxes."""
-
 from __future__ import annotations
 
 from functools import partial
@@ -25,9 +23,8 @@ def boxes2map(
     """Draw a map of each record's boxes.
 
     Where boxes overlap, the largest value counts. A pixel of the map is the exact mean over the area that it covers,
-    however small a box is. All lengths are in pixels of the image (the record's `size`); what lies outside is cut.
-
-    A box goes by its `label`. A label that no record has is an error at the end of the stream.
+    however small a box is. All lengths are in pixels of the image (the record's `size`); what lies outside is cut. A
+    box goes by its `label`; a label that no record has is an error at the end of the stream.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""hkmap bubbles2map: draw maps of bubbles or gaze points."""
-
 from __future__ import annotations
 
 from contextlib import suppress
@@ -42,8 +40,8 @@ class Bandwidth(Named):
 @click.option("--bandwidth", type=Bandwidth("bandwidths"), default="scott",
               help="The spread of the Gaussians: a rule, or sigma in pixels of the image. See `hkmap list bandwidths`.")
 @click.option("--equal-users", is_flag=True,
-              help="Divide the weights of each `user` by their sum, so that all users count equally. Marks without a "
-                   "user count as one user's.")
+              help="Let all users count equally: divide the weights of each `user` by their sum. Marks without a user "
+                   "count as one user's.")
 @normalise_option("max")
 @click.option("--per-annotator", is_flag=True,
               help="Also save one map per `user`, drawn by the same rules, and list them under `annotator_maps`; in a "
@@ -64,8 +62,7 @@ def bubbles2map(
 
     scott and cv draw fewer than 3 bubbles, or bubbles on one spot, as fixed does; scott also those on one line. For
     fixations a sigma of one degree of the visual field is usual. Except with scott, sigma is at least half a pixel of
-    the map, so that no bubble is lost between pixels. If all bubbles are far outside the image, or all weights are 0,
-    the record is an error.
+    the map, so that no bubble is lost between pixels. If all bubbles are outside, or all weights 0, that is an error.
 
     \b
     Example:

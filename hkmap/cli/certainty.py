@@ -1,5 +1,3 @@
-"""hkmap certainty: mark how well each cell of a map is known."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -37,8 +35,7 @@ def certainty(default: str, above: float, missing: str, **drawing: Any) -> None:
 
     With --default unknown a cell is known only if the map is above --above, or `dont_look` marks it. That is for masks
     and boxes; a density is above 0 nearly everywhere, and needs a threshold such as --above 0.05. Use it before you
-    resize maps: in a small one, a cell that is half unknown is already diluted. Without either key and with --default
-    known, a record passes unchanged.
+    resize maps: in a small one, a cell that is half unknown is already diluted.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""hkmap check: find what is odd about records, or damaged in shards."""
-
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,3 @@
-"""hkmap crop: crop or pad images, with everything that belongs to them."""
-
 from __future__ import annotations
 
 import re
@@ -45,8 +43,7 @@ def _aspect(value: str) -> float:
 @click.command("crop")
 @records_argument
 @click.option("--crop", type=_box, metavar="X,Y,W,H",
-              help="The W x H pixels right of X and below Y, in the image as displayed; a box that exceeds an image is "
-                   "an error.")
+              help="The W x H pixels right of X and below Y, as displayed; a box that exceeds an image is an error.")
 @click.option("--center-crop", type=_aspect, metavar="ASPECT",
               help="The largest central part with this width over height: W:H, or a number.")
 @click.option("--letterbox", type=_aspect, metavar="ASPECT",

@@ -1,5 +1,3 @@
-"""`hkmap cub`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,8 +14,7 @@ from hkmap.records import Rejects
 @root_argument
 @split_option
 @click.option("--bubbles", type=EXISTING, metavar="TABLE",
-              help="Bubbles, one per row: CSV, or JSON Lines (.jsonl). Columns: image, x, y, radius, and optionally "
-                   "user and weight; others are kept.")
+              help="Bubbles, one per row: CSV, or JSON Lines (.jsonl). Columns: image, x, y, radius, [user, weight].")
 @table_options
 @click.option("--gaze", type=EXISTING, multiple=True, metavar="FILE",
               help="Fixations of one annotator in CUB-GHA's format, named after the file; repeatable.")

@@ -1,5 +1,3 @@
-"""hkmap eval: measure a network on shards."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -32,8 +30,7 @@ def evaluate(
 
     Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples that it applies to, and is
     printed with their number. Insertion (higher is better) and deletion (lower is better) follow RISE: the score is the
-    probability of the class that the network predicts for the whole image; deleted pixels become the mean colour, and
-    the blur is RISE's.
+    probability of the class predicted for the whole image, deleted pixels get the mean colour, the blur is RISE's.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""`hkmap folder`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,9 +22,8 @@ def folder(root: Path, rejects: Rejects, **masks: Path | None) -> None:
     """Print the images of a folder as records.
 
     Each folder in ROOT with an image in it or in its subfolders is a class; labels count from 0 in natural order (2
-    before 10). Images directly in ROOT have no label. The id is the path below ROOT without the suffix. Hidden files
-    are ignored; a warning names other files that are not images, and masks without an image. An image without a mask
-    is printed without masks: not annotated.
+    before 10). Images directly in ROOT have no label. The id is the path below ROOT without the suffix. A warning names
+    visible files that are not images, and masks without an image. An image without a mask counts as not annotated.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""`hkmap idrid`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -25,13 +23,11 @@ def idrid(root: Path, split: str, part: str | None, binary: bool, rejects: Rejec
 
     The segmentation part has masks (MA microaneurysms, HE haemorrhages, EX hard exudates, SE soft exudates, OD optic
     disc) and no label; a missing file means that the image has no such lesion. The grading part has the label 0 to 4
-    and, if the table has it, edema (0 to 2); ids of its testing set begin with "test-". The two parts number the same
-    pictures differently: never join them by id.
+    and, if the table has it, edema (0 to 2); ids of its testing set begin with "test-". Never join the parts by id.
 
     --binary is the paper's task. Label 1, "diseased": images of the segmentation part with haemorrhages, hard or soft
     exudates; one with only microaneurysms is in neither class. Label 0, "healthy": grade 0 of the grading part, with no
-    masks, so that the map is empty and not unknown. The ids begin with "seg-" and "grade-". Duplicates are dropped,
-    with a warning.
+    masks: the map is empty, not unknown. Ids begin with "seg-" and "grade-". A warning names dropped duplicates.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""hkmap info: describe shards."""
-
 from __future__ import annotations
 
 import sys
@@ -24,8 +22,7 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
 
     Prints one JSON object per shard: its records, maps, annotators' maps, map size [height, width], classes with their
     numbers of records and maps, pixel_size [height, width] if it holds decoded pixels, sizes in bytes, what wrote it,
-    and a histogram of the images' bytes. That is quick for any size; `hkmap check` looks for damage. On a terminal,
-    stderr gets a table.
+    and a histogram of the images' bytes. `hkmap check` looks for damage. On a terminal, stderr gets a table.
 
     With --full also: the numbers of records per split and per key; the ten most frequent sizes of images, [width,
     height]; histograms of the maps; sha256, the file's own digest (null if another program rewrote it); and

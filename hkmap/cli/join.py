@@ -1,5 +1,3 @@
-"""`hkmap join`: a filter."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,8 +21,7 @@ def join(path: Path, source: Format, records: IO[bytes], rejects: Rejects) -> No
     """Add the annotations of a file to the records of a stream.
 
     PATH is a file or folder in any format that `hkmap annotations` reads. Its image names are compared with a record's
-    id, and with its image's path, file name and stem. Annotations are added to those that a record has, so you can join
-    one file per annotator.
+    id, and with its image's path, file name and stem. A record keeps its annotations: you can join several files.
 
     Records without an annotation in the file pass unchanged. A warning counts them, and names annotations that match no
     record. An annotation that matches two, or an image of another size than annotated, is an error.

@@ -1,5 +1,3 @@
-"""hkmap list: list the tables of choices, and their rows."""
-
 from __future__ import annotations
 
 import sys
@@ -26,12 +24,15 @@ def list_choices(name: str | None) -> None:
       hkmap list
       hkmap list metrics | jq -r .name
     """
-    rows = list(_tables() if name is None else _rows(name))
+    rows = list(_tables()) if name is None else [
+        {"name": row, "doc": doc, "origin": origin(table(name), row)} for row, doc in table(name).describe().items()
+    ]
     if not sys.stdout.isatty():
         emit(rows)
         return
     text = click.HelpFormatter()
-    text.write_dl([(row["name"], _line(**row)) for row in rows])
+    others = {row["name"]: f" (from {row['origin']})" for row in rows if row.get("origin", "hkmap") != "hkmap"}
+    text.write_dl([(row["name"], row["doc"] + others.get(row["name"], "")) for row in rows])
     click.echo(text.getvalue(), nl=False)
 
 
@@ -43,13 +44,3 @@ def _tables() -> Iterator[dict[str, str]]:
     ]
     for name in TABLES:
         yield {"name": name, "doc": ", ".join(option for table, option in options if table == name) or "in Python"}
-
-
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    choices = table(name)
-    for row, doc in choices.describe().items():
-        yield {"name": row, "doc": doc, "origin": origin(choices, row)}
-
-
-def _line(name: str, doc: str, origin: str = "hkmap") -> str:
-    return doc if origin == "hkmap" else f"{doc} (from {origin})"

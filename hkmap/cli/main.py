@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -184,11 +185,9 @@ def _pass_on(message: str) -> None:
 
 
 def _forget_stdout() -> None:
-    try:
+    with suppress(OSError, ValueError):      # a test's stdout has no descriptor
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):      # a test's stdout has none
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 SETTINGS = {"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"], "show_default": True}

@@ -1,5 +1,3 @@
-"""hkmap masks2map: draw maps of lesion masks and polygons."""
-
 from __future__ import annotations
 
 from functools import partial
@@ -19,8 +17,7 @@ LEFT_OUT = ("MA", "OD")     # the paper uses haemorrhages, hard and soft exudate
 
 @click.command("masks2map")
 @named_option("--pooling", table="poolings", default="mean",
-              help="A map pixel's value: the mean over the area that it covers, or the maximum over the image pixels "
-                   "that it touches.")
+              help="A map pixel's value: the mean over its area, or the maximum over the image pixels it touches.")
 @shape_options("--lesion", what="A mask to use",
                default="all but MA and OD; of IDRiD's that leaves the paper's HE, EX and SE")
 @drawing_options

@@ -1,5 +1,3 @@
-"""hkmap merge: join shards into one, or into a series."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,9 +18,8 @@ def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite
     """Join shards into one, or into a series of another size, in the order given.
 
     Image files are copied byte for byte; maps, certainty, annotators' maps and all keys of the records are kept. The
-    shards must have the same class names and map size, and no id in common; they stay as they are.
-
-    Files get their final names when all is written. Prints one JSON object, as hkmap pack does.
+    shards must have the same class names and map size, and no id in common. Files get their final names when all is
+    written. Prints one JSON object, as hkmap pack does.
 
     \b
     Example:

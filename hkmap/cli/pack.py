@@ -1,5 +1,3 @@
-"""hkmap pack: pack records into shards."""
-
 from __future__ import annotations
 
 import re
@@ -34,8 +32,7 @@ def _bytes(value: str) -> int:
               help="Begin a new shard before one exceeds SIZE bytes, such as 500MB or 2GiB (2^30). A larger record "
                    "gets its own. With --shard-size: whichever comes first.")
 @click.option("--append", is_flag=True,
-              help="Add shards to the series NAME-00000.h5, ... An id that is in one of its shards is an error; only "
-                   "new shards have the names of new labels.")
+              help="Add shards to the series NAME-00000.h5, ...; an id that is in one of its shards is an error.")
 @click.option("--resume", is_flag=True,
               help="Continue after the last finished shard of an interrupted run with the same options, and keep "
                    "finished shards if this run is interrupted, too. Give the same records again, from the first.")
@@ -75,10 +72,8 @@ def pack(
 
     if (store == "pixels") != (size is not None):
         raise click.UsageError("--store pixels and --size go together; give both, or neither.")
-    if append and overwrite:
-        raise click.UsageError("--append keeps existing shards, and --overwrite replaces them; give one of them.")
-    if resume and overwrite:
-        raise click.UsageError("--resume keeps finished shards, and --overwrite replaces them; give one of them.")
+    if overwrite and (append or resume):
+        raise click.UsageError("--append and --resume keep shards, and --overwrite replaces them; give only one.")
     names, lines = read_classes(classes) if classes else None, Lines(records)
     stream = parsed(lines, readable(records))
     options = WriterOptions(shard_bytes=shard_bytes, pixel_size=size, append=append, resume=resume)

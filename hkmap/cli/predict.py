@@ -1,5 +1,3 @@
-"""hkmap predict: add predictions and attention maps to records."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -1,5 +1,3 @@
-"""hkmap resize: change the size of maps."""
-
 from __future__ import annotations
 
 from functools import partial
@@ -24,8 +22,7 @@ def resize(size: tuple[int, int], normalise: str, missing: str, **drawing: Any) 
     """Resize the map of each record, with its certainty and its `annotator_maps`, if any.
 
     Where an axis shrinks, a new pixel is the mean of the area that it covers; where it grows, values are interpolated
-    linearly between the centres of the old pixels. Area means lower a peak: if it matters, use --normalise max, once,
-    after the last resize.
+    linearly between the centres of the old pixels. Means lower a peak: --normalise max, after the last resize, helps.
 
     With `certainty` (hkmap certainty) the map becomes the mean over what is known, mean(certainty * map) /
     mean(certainty), and 0 where nothing is known. This applies to annotators' maps of the same size, too.

@@ -1,5 +1,3 @@
-"""`hkmap sample`: a filter."""
-
 from __future__ import annotations
 
 import re
@@ -31,9 +29,8 @@ def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, 
     """Pass on some of the records, drawn at random, in their original order.
 
     N is exact; output begins after the last record was read, and only the chosen ones are held in memory. A share such
-    as 0.1 is approximate, also per class, and records are passed on at once. Whether a record is chosen depends only on
-    its id and the seed, and a smaller sample is part of a larger one. If there are fewer records than N, all are passed
-    on, with a warning.
+    as 0.1 is approximate, also per class, and records are passed on at once. The choice depends only on ids and seed,
+    and a smaller sample is part of a larger one. A warning says if there are fewer records than N.
 
     \b
     Example:

@@ -1,5 +1,3 @@
-"""hkmap show: draw contact sheets of images, annotations and maps."""
-
 from __future__ import annotations
 
 import logging
@@ -35,11 +33,9 @@ def _png(value: str) -> Path:
 @records_argument
 @click.option("--out", type=_png, required=True, metavar="FILE.png", help="The picture to write.")
 @click.option("--map", "keys", multiple=True, default=("map",), metavar="KEY",
-              help="A key of the records that refers to a map, such as `attention`; repeatable. annotator_maps.NAME is "
-                   "the map of one annotator.")
+              help="A key that refers to a map, such as `attention`, or annotator_maps.NAME; repeatable.")
 @click.option("--caption", "captions", multiple=True, metavar="KEY",
-              help="A key of the records to write below the image, one line each; repeatable.  [default: id; class, "
-                   "label, prediction and confidence]")
+              help="A key to write below the image; repeatable.  [default: id; class, label, prediction, confidence]")
 @named_option("--colour", table="colours", default="viridis", help="The maps' colours, dark for 0 and bright for 1.")
 @click.option("--plain", is_flag=True, help="Draw the maps alone, not over the image: each cell is a coloured block.")
 @click.option("--legend/--no-legend", default=True,

@@ -1,5 +1,3 @@
-"""hkmap split: split shards into parts or folds."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,7 @@ def train(
 ) -> None:
     """Train a network on images and labels, without their maps.
 
-    Writes the run to --out: config.toml, last.pt, best.pt, log.jsonl (one line per step) and summary.json, which is
-    also printed.
+    Writes config.toml, last.pt, best.pt, log.jsonl (one line per step) and summary.json to --out; prints the summary.
 
     \b
     Example:
@@ -102,11 +102,5 @@ def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOption
 def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
     of_one_call = ("overwrite", "resume", "out")
-    options = {name: _as_toml(value) for name, value in ctx.params.items() if name not in of_one_call}
-    return {"command": ctx.info_name, **options}
-
-
-def _as_toml(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_as_toml(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
+    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=str))}      # lists and strings only

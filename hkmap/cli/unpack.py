@@ -1,5 +1,3 @@
-"""hkmap unpack: print the records of shards, or write them as files."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,8 +11,7 @@ from hkmap.cli._stream import emit, print_result, track
 @click.command("unpack")
 @shards_argument
 @click.option("--out", type=OUTPUT, metavar="DIR|NAME.tar",
-              help="Write the original image files to DIR/images, and the maps to DIR/maps as .npy; the map of one "
-                   "annotator as ID@NAME.npy.")
+              help="Write the original image files to DIR/images, and maps to DIR/maps (ID.npy, ID@ANNOTATOR.npy).")
 @click.option("--to", "form", type=click.Choice(["files", "imagefolder", "webdataset"]), default="files",
               help="With --out, the form. imagefolder: DIR/images/CLASS/ID.jpg, and all records in DIR/records.jsonl. "
                    "webdataset: a tar.")
@@ -25,8 +22,7 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     """Print the records of shards, with all the keys they were packed with.
 
     Without --out nothing is copied: a record's image and map refer to its shard ("train.h5#17" is record 17, counted
-    from 0, and "train.h5#17@NAME" the map of one of its annotators), and every command reads them like files. The
-    checksum of each record is compared.
+    from 0, and "train.h5#17@NAME" the map of one of its annotators), and every command reads them like files.
 
     torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder; paths in DIR/records.jsonl are
     relative to DIR. hkmap webdataset reads tars of --to webdataset (KEY.jpg, KEY.cls, KEY.json, KEY.map.npy,

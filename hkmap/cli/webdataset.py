@@ -1,5 +1,3 @@
-"""`hkmap webdataset`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path

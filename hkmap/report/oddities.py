@@ -75,14 +75,6 @@ class Sightings:
             self.examples.append(example)
 
 
-class _Seen(NamedTuple):
-    """The first record of an image."""
-
-    identifier: str
-    label: int
-    split: object
-
-
 class Findings:
     """Collects what is odd, record by record; of an image only a hash is kept.
 
@@ -94,7 +86,7 @@ class Findings:
         self._limit = limit
         self._found = {name: Sightings(limit) for name in ODDITIES}
         self._ids: set[str] = set()
-        self._images: dict[bytes, _Seen] = {}
+        self._images: dict[bytes, tuple[str, int, object]] = {}     # id, label and split of the first with these pixels
         self._labels: dict[int, Sightings] = {}     # -1 are the records without a label
         self._class_of: dict[int, str] = {}
         self._label_of: dict[str, int] = {}
@@ -151,17 +143,19 @@ class Findings:
             return
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image).data)
-        own = _Seen(record["id"], label, record.get("split"))
+        split = record.get("split")
+        own = record["id"], label, split
         first = self._images.setdefault(digest.digest(), own)
         if first is own:
             return
-        pair = f'"{own.identifier}" and "{first.identifier}"'
-        if min(label, first.label) >= 0 and label != first.label:
-            odd["duplicate-other-label"] = f"{pair} (labels {label} and {first.label})"
+        first_id, first_label, first_split = first
+        pair = f'"{record["id"]}" and "{first_id}"'
+        if min(label, first_label) >= 0 and label != first_label:
+            odd["duplicate-other-label"] = f"{pair} (labels {label} and {first_label})"
         else:
             odd["duplicate-image"] = pair
-        if own.split and first.split and own.split != first.split:
-            odd["split-leak"] = f"{pair} (in {own.split} and {first.split})"
+        if split and first_split and split != first_split:
+            odd["split-leak"] = f"{pair} (in {split} and {first_split})"
 
     def _of_labels(self) -> dict[str, Sightings]:
         """Return the oddities that only the whole stream shows."""
