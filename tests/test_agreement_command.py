@@ -82,7 +82,7 @@ def test_images_of_one_annotator_are_left_out_and_said(drawn: str, hk: Hk) -> No
     records[1]["annotator_maps"] = {"a": records[1]["annotator_maps"]["a"]}
     result = hk("agreement", "--resamples", 20, stdin=records)
     assert result.exit_code == 0
-    assert "2 of 6 images have fewer than two annotators and are left out" in result.stderr
+    assert "2 of 6 images have fewer than two annotators and are omitted" in result.stderr
     assert (result.records[0]["images"], result.records[0]["left_out"]) == (4, 2)
     assert result.records[0]["maps"] == 10
 
@@ -177,7 +177,7 @@ def test_every_axis_holds_zero(mean: float) -> None:
 def test_the_picture_is_written(drawn: str, hk: Hk) -> None:
     assert hk("agreement", "--resamples", 20, "--picture", "agreement.png", stdin=drawn).exit_code == 0
     with Image.open("agreement.png") as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert (picture.format, picture.mode) == ("PNG", "RGBA")
 
 
 # real gaze

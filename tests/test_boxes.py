@@ -260,7 +260,7 @@ def test_what_boxes2map_cannot_draw_is_an_error(hk, here: Path, record: dict, op
 def test_a_label_is_named_once(hk, here: Path) -> None:
     result = hk("boxes2map", "--out", "maps", "--label", "a", "--label", "a=0.5", stdin=[box_record()])
     assert result.exit_code == 2
-    assert "--label: a, a; expected each name once" in result.stderr
+    assert "a: expected each name once" in result.stderr
 
 
 def test_masks2map_draws_polygons_by_label_and_masks_by_name(hk, here: Path) -> None:

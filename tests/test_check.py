@@ -83,7 +83,7 @@ def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
         ({"map": 5}, "bad-record", "map is 5"),
         ({"image": 5}, "bad-record", "image is 5"),
         ({"bubbles": None}, "no-annotation", "1 of 1 records: neither an annotation nor a map"),
-        ({"bubbles": []}, "empty-annotation", "annotated, and nothing is marked"),
+        ({"bubbles": []}, "empty-annotation", "annotated, but nothing is marked"),
         ({"bubbles": None, "masks": {}}, "empty-annotation", "nothing is marked"),
         ({"bubbles": None, "masks": {"EX": "black.png"}}, "empty-annotation", "nothing is marked"),
         ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),
@@ -188,7 +188,7 @@ def test_the_same_pixels_in_another_file_are_found_and_named(here: Path) -> None
     ]
     (finding,) = found(records).values()
     assert finding["name"] == "duplicate-other-label"
-    assert finding["sentence"].endswith('with another label; such as "1" and "0" (labels 1 and 0)')
+    assert finding["sentence"].endswith('same pixels and another label; such as "1" and "0" (labels 1 and 0)')
 
 
 @pytest.mark.parametrize(("frequent", "odd"), [(20, False), (21, True)])
@@ -294,8 +294,8 @@ def test_the_name_tells_records_from_shards(hk, here: Path, make_shard) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.h5", "in.jsonl"], "Expected one file of records, or shards alone"),
-        (["in.jsonl", "in.jsonl"], "Expected one file of records, or shards alone"),
+        (["a.h5", "in.jsonl"], "Expected one file of records, or only shards"),
+        (["in.jsonl", "in.jsonl"], "Expected one file of records, or only shards"),
         (["--quick", "in.jsonl"], "--quick is not for records; omit it."),
         (["--full"], "--full is not for records; omit it."),
         (["--ids", "3", "a.h5"], "--ids is not for shards; omit it."),

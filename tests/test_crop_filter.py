@@ -294,7 +294,7 @@ def test_a_crop_adds_no_weights_and_moves_those_that_are_there(hk, record):
     (["--crop", "0,0,5"], "'0,0,5': expected X,Y,W,H in whole pixels"),
     (["--crop", "-1,0,5,5"], "expected X,Y,W,H in whole pixels"),
     (["--crop", "0.5,0,5,5"], "expected X,Y,W,H in whole pixels"),
-    (["--crop", "0,0,0,5"], "'0,0,0,5': expected X,Y,W,H in whole pixels, W and H at least 1"),
+    (["--crop", "0,0,0,5"], "'0,0,0,5': expected X,Y,W,H in whole pixels, W and H from 1"),
     *((["--letterbox", aspect], f"{aspect!r}: expected W:H, such as 4:3")
       for aspect in ("0", "-1", "nan", "inf", "4:0", "-4:-3", "4:3:2", "wide", "1001", "1:1001", "")),
     (["--center-crop", "4/3"], "'4/3': expected W:H, such as 4:3"),

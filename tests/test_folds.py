@@ -312,7 +312,7 @@ def test_a_fold_that_is_none(hk, shard, tmp_path, fold):
 def test_how_to_cut_without_a_fold_is_a_wrong_call(hk, shard, tmp_path, option):
     done = hk("train", shard, *option, "--out", tmp_path / "no")
     assert done.exit_code == 2
-    assert "--group and --fold-seed say how folds are cut; give --fold I/K too" in " ".join(done.stderr.split())
+    assert "--group and --fold-seed say how to cut folds; give --fold I/K too" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(("value", "told"), [(None, "None"), ("", ""), ([1], r"\[1\]"), (True, "True")])

@@ -182,9 +182,9 @@ def test_a_bad_record_leaves_no_shard(
 
 
 def test_options_that_contradict_each_other(hk: Hk, records: list[dict[str, Any]]) -> None:
-    for option, sentence in [("--resume", "--resume keeps what was finished"), ("--append", "--append leaves what")]:
+    for option in ("--resume", "--append"):
         done = hk("pack", "train.h5", option, "--overwrite", stdin=records)
-        assert (done.exit_code, sentence in done.stderr) == (2, True), done.stderr
+        assert (done.exit_code, "--append and --resume keep shards" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("name", ["four.png", "sixteen.png", "turned.jpg"])

@@ -92,7 +92,7 @@ def test_annotations_off_the_image_and_empty_ones_draw_nothing() -> None:
 def test_a_mask_is_outlined_and_named_even_where_it_is_a_pixel() -> None:
     mask = np.zeros((900, 1200), bool)
     mask[500, 700] = True
-    picture = annotated(GREY, record(), {"EX": mask})
+    picture = annotated(GREY, record(), {"masks": {"EX": mask}})
     assert changed(picture)[50, 70]
     assert changed(picture)[:20, :30].any()
     assert not changed(picture)[20:45].any()
@@ -100,7 +100,7 @@ def test_a_mask_is_outlined_and_named_even_where_it_is_a_pixel() -> None:
 
 def test_the_image_is_left_alone() -> None:
     image = GREY.copy()
-    annotated(image, record(bubbles=[{"x": 100, "y": 60, "radius": 20}]), {"EX": np.ones((9, 12), bool)})
+    annotated(image, record(bubbles=[{"x": 100, "y": 60, "radius": 20}]), {"masks": {"EX": np.ones((9, 12), bool)}})
     overlay(image, np.ones((3, 3), np.float32))
     assert (image == GREY).all()
 
@@ -151,10 +151,10 @@ def test_tiles_of_all_shapes_make_one_sheet() -> None:
 def test_unknown_areas_are_outlined_below_the_masks_and_named() -> None:
     mask, unknown = np.zeros((90, 120), bool), np.zeros((90, 120), bool)
     mask[40:60, 40:60] = unknown[40:60, 40:80] = True
-    picture = annotated(GREY, record(), {"EX": mask}, unknown={"void": unknown})
+    picture = annotated(GREY, record(), {"masks": {"EX": mask}, "unknown": {"void": unknown}})
     assert len(np.unique(picture[50, [40, 79]], axis=0)) == 2
-    assert (picture[50, 40] == annotated(GREY, record(), {"EX": mask})[50, 40]).all()
-    assert changed(picture, annotated(GREY, record(), {"EX": mask}))[18:30, 3:60].any()      # its name
+    assert (picture[50, 40] == annotated(GREY, record(), {"masks": {"EX": mask}})[50, 40]).all()
+    assert changed(picture, annotated(GREY, record(), {"masks": {"EX": mask}}))[18:30, 3:60].any()      # its name
 
 
 def test_many_dots_are_smaller() -> None:
@@ -214,11 +214,11 @@ def test_a_bare_map_keeps_its_cells_as_blocks() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("Großer Ani", "Grosser Ani"),
-        ("Ærø, Łódź, 5\u201310", "AEro, Lodz, 5-10"),
-        ("é e\u0301", "e e"),
+        ("Großer Ani, Ωμέγα, птица", "Großer Ani, Ωμέγα, птица"),
+        ("Ærø, Łódź, 5\u201310", "Ærø, Łódź, 5\u201310"),
+        ("é e\u0301", "é é"),
         ("日本 中国", "\\u65e5\\u672c \\u4e2d\\u56fd"),
-        ("a\nb\tc", "a b c"),
+        ("a\nb\tc", "a\\nb\\tc"),
         ("🐦", "\\U0001f426"),
     ],
 )
@@ -319,8 +319,8 @@ def test_what_is_beyond_the_limit_is_counted(hk, here: Path) -> None:
     records = [full_record(str(number)) for number in range(5)]
     result = hk("show", "--out", "a.png", "--limit", 2, "--columns", 1, "--cell", 60, stdin=records)
     assert result.records == [{"sheet": "a.png", "records": 2}]
-    assert "3 records left out of the sheet; raise --limit, or use --pages, to see them" in result.stderr
-    assert "left out" not in hk("show", "--out", "b.png", "--limit", 5, stdin=records).stderr
+    assert "3 records omitted; raise --limit, or use --pages, to see them" in result.stderr
+    assert "omitted" not in hk("show", "--out", "b.png", "--limit", 5, stdin=records).stderr
 
 
 def test_pages_leave_nothing_out(hk, here: Path) -> None:
@@ -437,9 +437,9 @@ def test_the_sheet_is_opened_once_it_is_written(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        (None, "a.png: written, but not shown, as there is no xdg-open; open it in a viewer"),
+        (None, "a.png: written, but not shown, as xdg-open cannot be run; open it in a viewer"),
         ("#!/bin/sh\nexit 3\n", "a.png: written, but not shown, as xdg-open failed; open it in a viewer"),
-        ("#!/no/such/shell\n", "as xdg-open failed"),
+        ("#!/no/such/shell\n", "as xdg-open cannot be run"),
     ],
 )
 def test_a_sheet_that_cannot_be_opened_is_written_all_the_same(

@@ -157,7 +157,7 @@ def test_memory_does_not_grow_with_the_stream(here: Path) -> None:
 def test_a_failure_is_a_sentence_and_a_last_record_of_its_own(hk, here: Path) -> None:
     result = hk("resize", "--size", 3, "--out", "maps", stdin=[{"id": "7"}])
     assert result.exit_code == 1
-    sentence = 'record "7": has no map; expected the reference of one; --missing pass lets such records go on unchanged'
+    sentence = 'record "7": has no map; expected one; --missing pass lets such records through unchanged'
     assert result.stderr == f"Error: {sentence}\n"
     assert result.records == [{"error": sentence}]
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import map_output_options, missing_option, normalise_option, size_option
-from hkmap.cli._stream import Function, Lines, emit_when_saved, error_options, readable, records_argument
+from hkmap.cli._options import Decorator, composed, map_output_options, missing_option, normalise_option, size_option
+from hkmap.cli._stream import Item, Lines, emit_when_saved, error_options, readable, records_argument
 from hkmap.errors import HkmapError, RecordError
 from hkmap.parallel.cluster import Workers, open_pool
-from hkmap.parallel.threads import Pool
-from hkmap.records import Record, Rejects, accepted, attempt, labels_of, parsed, passed_on, without_maps
+from hkmap.records import Record, Rejects, accepted, attempt, labels_of, masks_of, parsed, passed_on, without_maps
 
 if TYPE_CHECKING:
     from hkmap.files.maps import Drawn, MapWriter
@@ -25,47 +24,37 @@ if TYPE_CHECKING:
 
 Parsed = Iterator[Record | HkmapError]
 
+NO_ANNOTATION = "expected an annotation; --missing pass lets such records through without a map"
+NO_MAP = "expected one; --missing pass lets such records through unchanged"
+
 
 # the way of a record
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What a filter that draws is told: where records come from, where maps go, who draws, what may be skipped."""
+def draw_records(
+    function: Callable[[Record], Drawn | Record], *, reads_files: bool, watch: Callable[[Parsed], Parsed] = iter,
+    records: IO[bytes], out: Path, suffix: str, overwrite: bool, jobs: int | None, backend: str, scheduler: str | None,
+    rejects: Rejects,
+) -> None:
+    """Read records, draw by ``function`` in the workers, save the maps, write the records; all in order.
 
-    stream: IO[bytes]
-    writer: AbstractContextManager[MapWriter]
-    workers: Workers
-    rejects: Rejects
+    ``function`` must be one that pickle can name. ``reads_files`` says whether it opens files that records name.
+    ``watch`` sees what is read, and may refuse it at its end. The rest are the values of ``drawing_options``.
+    """
+    from hkmap.files.maps import open_writer, save_drawn
 
-    def emit(
-        self,
-        function: Callable[[Record], Drawn | Record],
-        *,
-        reads_files: bool,
-        watch: Callable[[Parsed], Parsed] = iter,
-    ) -> None:
-        """Read records, draw by ``function`` in the workers, save the maps, write the records; all in order.
+    if (backend == "dask") != (scheduler is not None):
+        raise click.UsageError("--backend dask and --scheduler ADDRESS go together; give both, or neither.")
+    workers = Workers(jobs or (1 if scheduler is None else -1), scheduler)
+    lines = Lines(records)
+    items = watch(parsed(lines, readable(records)))
 
-        ``function`` is one that pickle can name: of a module, or a partial of such a one. ``reads_files`` says whether
-        it opens what records name. ``watch`` sees what is read, and may refuse it at its end.
-        """
-        from hkmap.files.maps import save_drawn
+    def saved(maps: MapWriter) -> Iterator[Record]:
+        return accepted((attempt(partial(save_drawn, maps), item) for item in drawn), rejects)
 
-        name = readable(self.stream)
-
-        def attempts(pool: Pool | None) -> Iterator[Drawn | Record | HkmapError]:
-            if pool is None:
-                return (attempt(function, record) for record in watch(parsed(self.stream, name)))
-            lines = Lines(self.stream)
-            return pool.attempts(function, watch(parsed(lines, name)), lines.ready)
-
-        def saved(maps: MapWriter) -> Iterator[Record]:
-            return accepted((attempt(partial(save_drawn, maps), item) for item in drawn), self.rejects)
-
-        with open_pool(self.workers, reads_files=reads_files) as pool:
-            drawn = attempts(pool)
-            emit_when_saved(self.writer, saved)
+    with open_pool(workers, reads_files=reads_files) as pool:
+        drawn = pool.attempts(function, items, lines.ready) if pool else (attempt(function, one) for one in items)
+        emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), saved)
 
 
 def _jobs(value: Any) -> int:
@@ -75,142 +64,120 @@ def _jobs(value: Any) -> int:
     return int(value)
 
 
-def drawing_options(function: Function) -> Function:
-    """Add RECORDS, and the options of the output, the workers and errors, joined into the argument ``drawing``."""
-
-    @records_argument
-    @map_output_options()
-    @click.option("--jobs", type=_jobs, metavar="N",
-                  help="Draw in N threads, -1 for one per core; the output is the same. With --backend dask, use N "
-                       "threads of the cluster at a time.  [default: 1; of a cluster, all]")
-    @click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads",
-                  help="Where the threads are: on this machine, or on an existing Dask cluster (pip install "
-                       "'hkmap[dask]'), whose workers have this hkmap. If records name files, the workers must find "
-                       "them under the same names: they change to this command's current folder.")
-    @click.option("--scheduler", metavar="ADDRESS",
-                  help="With --backend dask: the address of its scheduler, such as tcp://host:8786.")
-    @error_options
-    @functools.wraps(function)
-    def wrapper(
-        *args: Any, records: IO[bytes], writer: AbstractContextManager[MapWriter], jobs: int | None, backend: str,
-        scheduler: str | None, rejects: Rejects, **kwargs: Any,
-    ) -> Any:
-        if (backend == "dask") != (scheduler is not None):
-            raise click.UsageError("--backend dask and --scheduler ADDRESS go together; give both, or neither.")
-        workers = Workers(jobs or (1 if scheduler is None else -1), scheduler)
-        return function(*args, drawing=Drawing(records, writer, workers, rejects), **kwargs)
-
-    return wrapper
+#: RECORDS and the options for output, workers and errors.
+drawing_options = composed(
+    records_argument,
+    map_output_options(),
+    click.option("--jobs", type=_jobs, metavar="N",
+                 help="Draw in N threads, -1 for one per core; the output is the same. With --backend dask, use at "
+                      "most N threads of the cluster.  [default: 1, or all of a cluster]"),
+    click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads",
+                 help="Draw on this machine, or on an existing Dask cluster (pip install 'hkmap[dask]') with the same "
+                      "hkmap. If records name files, the workers must see them under the same paths."),
+    click.option("--scheduler", metavar="ADDRESS",
+                 help="With --backend dask: the scheduler's address, such as tcp://host:8786."),
+    error_options,
+)
 
 
-def empty_option(default: str, what: str) -> Callable[[Function], Function]:
-    """Add --empty: what becomes of a record that is annotated, with nothing there."""
+def empty_option(default: str, what: str) -> Decorator:
+    """Add --empty: what to do with a record that is annotated, with nothing there."""
     return click.option("--empty", type=click.Choice(["zeros", "pass", "error"]), default=default,
-                        help=f"{what}: a map of zeros, passed on without a map, or an error.")
+                        help=f"What to do with {what}: draw a map of zeros, pass it on without a map, or fail.")
 
 
 # shapes: boxes2map and masks2map
 
 
-def _weighted(value: str) -> tuple[str, float]:
-    """Read NAME or NAME=WEIGHT."""
-    name, equals, number = value.partition("=")
-    try:
-        weight = float(number) if equals else 1.0
-    except ValueError:
-        weight = 0.0
-    if not name or not 0 < weight <= 1:
-        raise click.BadParameter(f"{value!r}: expected NAME or NAME=WEIGHT with a weight above 0 and up to 1.")
-    return name, weight
+def _weights(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    """Read NAME or NAME=WEIGHT, each name once."""
+    named: dict[str, float] = {}
+    for value in values:
+        name, equals, number = value.partition("=")
+        try:
+            weight = float(number) if equals else 1.0
+        except ValueError:
+            weight = 0.0
+        if not name or not 0 < weight <= 1:
+            raise click.BadParameter(f"{value!r}: expected NAME or NAME=WEIGHT with a weight above 0 and up to 1.")
+        if name in named:
+            raise click.BadParameter(f"{name}: expected each name once.")
+        named[name] = weight
+    return named
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is drawn and how: the names given by ``option`` with their weights; without any, all but ``left_out``.
+    """What is drawn and how: the names given by ``option`` with their weights; if there are none, all but ``left_out``.
 
-    ``missing`` and ``empty`` say what becomes of a record with nothing to draw.
+    ``missing`` and ``empty`` say what to do with a record that has nothing to draw.
     """
 
     option: str
-    named: tuple[tuple[str, float], ...]
-    left_out: tuple[str, ...]
+    named: Mapping[str, float]
     size: tuple[int, int]
     normalise: str
     missing: str
     empty: str
+    left_out: tuple[str, ...] = ()
 
-    def weight(self, name: str) -> float:
-        """Return the weight of what is called ``name``, 0 where it is not drawn."""
-        if not self.named:
-            return float(name not in self.left_out)
-        return dict(self.named).get(name, 0.0)
+    def chosen(self, names: Iterable[str], items: Iterable[Item]) -> tuple[list[Item], list[float]]:
+        """Return the items to draw, each with a name, and their weights."""
+        weights = [self.named.get(name, 0.0) if self.named else float(name not in self.left_out) for name in names]
+        pairs = [(item, weight) for item, weight in zip(items, weights, strict=True) if weight]
+        return [item for item, _ in pairs], [weight for _, weight in pairs]
 
-    def watched(self, stream: Parsed, keys: tuple[str, ...]) -> Parsed:
-        """Pass a stream through; raise RecordError at its end where a chosen name never came under the ``keys``."""
+    def draw_records(self, drawings: Mapping[str, Callable[[Record], Map]], **drawing: Any) -> None:
+        """Draw what each record has; ``drawings`` says how, per key of the record, in functions that pickle can name.
+
+        If a record has several of these keys, the largest value counts.
+        """
+        draw, watch = partial(self._draw, drawings=drawings), partial(self._watched, keys=tuple(drawings))
+        draw_records(draw, reads_files="masks" in drawings, watch=watch, **drawing)
+
+    def _draw(self, record: Record, *, drawings: Mapping[str, Callable[[Record], Map]]) -> Drawn | Record:
+        import numpy as np
+
+        from hkmap.files.maps import Drawn
+        from hkmap.maps.resize import normalise_map
+
+        parts = [draw(record) for key, draw in drawings.items() if record.get(key) is not None]
+        if not parts:
+            return passed_on(record, self.missing, f"has no {' and no '.join(drawings)}", NO_ANNOTATION)
+        values = np.maximum.reduce(parts)
+        if self.empty != "zeros" and not values.any():
+            remedy = "expected a mark; --empty zeros draws a map of zeros, --empty pass draws none"
+            return passed_on(record, self.empty, f"nothing is marked by its {' or '.join(drawings)}", remedy)
+        return Drawn(without_maps(record), normalise_map(values, self.normalise))
+
+    def _watched(self, stream: Parsed, keys: tuple[str, ...]) -> Parsed:
+        """Pass a stream through; raise RecordError at its end if a chosen name never came under the ``keys``."""
         seen: set[str] = set()
         for item in stream:
             if not isinstance(item, HkmapError):
                 seen.update(_names(item, keys))
             yield item
-        if unseen := sorted({name for name, _ in self.named} - seen):
+        if unseen := sorted(self.named.keys() - seen):
             known = ", ".join(sorted(seen - {""})) or "none"
             raise RecordError(f"{self.option} {', '.join(unseen)}: no record has this name; the names are {known}")
 
-    def emit(self, drawing: Drawing, drawings: Mapping[str, Callable[[Record], Map]]) -> None:
-        """Draw what each record has; ``drawings`` says how, by the record's key, in functions that pickle can name.
 
-        Where a record has several of these keys, the largest value counts.
-        """
-        keys = tuple(drawings)
-        draw = partial(_draw_shapes, shapes=self, drawings=drawings)
-        drawing.emit(draw, reads_files="masks" in keys, watch=lambda found: self.watched(found, keys))
-
-
-def shape_options(option: str, *, what: str, default: str, left_out: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Add the ``option`` that chooses by name, --normalise, --size, --missing and --empty, joined into ``shapes``."""
-
-    def decorate(function: Function) -> Function:
-        @click.option(option, "named", type=_weighted, multiple=True, metavar="NAME[=WEIGHT]",
-                      help=f"{what} and its weight, above 0 and up to 1 (the default); repeatable.  "
-                           f"[default: {default}]")
-        @normalise_option("none")
-        @size_option("--size", default="224", help="The map's sides; it covers the whole image.")
-        @missing_option("the annotation (nobody was asked)", "without a map")
-        @empty_option("zeros", "A record on whose image nothing chosen is marked (annotated, nothing there)")
-        @functools.wraps(function)
-        def wrapper(*args: Any, named: tuple[tuple[str, float], ...], **kwargs: Any) -> Any:
-            if len(dict(named)) < len(named):
-                raise click.UsageError(f"{option}: {', '.join(name for name, _ in named)}; expected each name once.")
-            own = {name: kwargs.pop(name) for name in ("size", "normalise", "missing", "empty")}
-            return function(*args, shapes=Shapes(option, named, left_out, **own), **kwargs)
-
-        return wrapper
-
-    return decorate
-
-
-def _draw_shapes(record: Record, *, shapes: Shapes, drawings: Mapping[str, Callable[[Record], Map]]) -> Drawn | Record:
-    import numpy as np
-
-    from hkmap.files.maps import Drawn
-    from hkmap.maps.resize import normalise_map
-
-    parts = [draw(record) for key, draw in drawings.items() if record.get(key) is not None]
-    if not parts:
-        remedy = "expected an annotation; --missing pass lets such records go on without a map"
-        return passed_on(record, shapes.missing, f"has no {' and no '.join(drawings)}", remedy)
-    values = np.maximum.reduce(parts)
-    if shapes.empty != "zeros" and not values.any():
-        remedy = "expected a mark; --empty zeros makes a map of zeros, --empty pass none"
-        return passed_on(record, shapes.empty, f"nothing is marked by its {' or '.join(drawings)}", remedy)
-    return Drawn(without_maps(record), normalise_map(values, shapes.normalise))
+def shape_options(option: str, *, what: str, default: str) -> Decorator:
+    """Add the ``option`` that chooses by name (as ``named``), --normalise, --size, --missing and --empty."""
+    return composed(
+        click.option(option, "named", callback=_weights, multiple=True, metavar="NAME[=WEIGHT]",
+                     help=f"{what} and its weight, above 0 and up to 1 (the default); repeatable.  "
+                          f"[default: {default}]"),
+        normalise_option("none"),
+        size_option("--size", default="224", help="The map's size; it covers the whole image."),
+        missing_option("the annotation (not annotated)", "without a map"),
+        empty_option("zeros", "a record without a chosen mark (annotated, nothing there)"),
+    )
 
 
 def _names(record: Record, keys: tuple[str, ...]) -> Iterator[str]:
-    """Yield what the record's shapes are called; one that is not as it should be is refused where it is drawn."""
+    """Yield the names of the record's shapes."""
     for key in keys:
-        found = record.get(key)
-        if isinstance(found, dict):
-            yield from found
-        elif isinstance(found, list) and all(isinstance(item, dict) for item in found):
-            yield from labels_of(record, key)
+        if record.get(key) is not None:
+            with suppress(RecordError):      # raised again when it is drawn
+                yield from masks_of(record) if key == "masks" else labels_of(record, key)

@@ -1,6 +1,6 @@
-"""What every command shares: the records it reads and writes, and what it says to people.
+"""What all commands share: reading and writing records, and talking to people.
 
-stdout is data, stderr is talk. How a command ends is the group's business: see main.py.
+stdout is data, stderr is talk. main.py handles how a command ends.
 """
 
 from __future__ import annotations
@@ -39,26 +39,21 @@ def error_options(function: Function) -> Function:
     """Add --on-error and --max-errors, joined into the argument ``rejects``."""
 
     @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop",
-                  help="What a bad record does: stop the command, or be skipped with a warning.")
+                  help="What to do with a bad record: stop, or skip it with a warning.")
     @click.option("--max-errors", type=click.IntRange(min=0), default=0,
-                  help="With --on-error skip: more skipped records than this end in exit code 1.")
+                  help="With --on-error skip: exit with 1 if more records than this were skipped.")
     @functools.wraps(function)
     def wrapper(*args: Any, on_error: str, max_errors: int, **kwargs: Any) -> Any:
         rejects = Rejects(skip=on_error == "skip", max_errors=max_errors)
         result = function(*args, rejects=rejects, **kwargs)
-        _settle(rejects)
+        if rejects.too_many:      # no error record: the stream is complete as asked for
+            click.echo(f"Error: {rejects.count} skipped, --max-errors allows {rejects.max_errors}", err=True)
+            click.get_current_context().exit(1)
+        if rejects.count:
+            logging.getLogger("hkmap").warning("%d skipped", rejects.count)
         return result
 
     return wrapper
-
-
-def _settle(rejects: Rejects) -> None:
-    # The stream was complete as asked for, so no error record: only the exit code and a sentence tell.
-    if rejects.too_many:
-        click.echo(f"Error: {rejects.count} skipped, --max-errors allows {rejects.max_errors}", err=True)
-        click.get_current_context().exit(1)
-    if rejects.count:
-        logging.getLogger("hkmap").warning("%d skipped", rejects.count)
 
 
 def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:
@@ -67,7 +62,7 @@ def read(stream: IO[bytes], rejects: Rejects) -> Iterator[Record]:
 
 
 def readable(stream: IO[bytes]) -> str:
-    """Return what messages call a command's input; a terminal is nobody's stream."""
+    """Return the name of a command's input for messages; refuse a terminal and a shard."""
     if stream.isatty():
         raise click.UsageError("Nothing to read: pipe records in, or name a file of records.")
     name = getattr(stream, "name", "-")
@@ -82,10 +77,10 @@ class Lines:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._lines: deque[bytes] = deque()
-        self._begun: list[bytes] = []       # the pieces of a line whose end has not come
+        self._begun = bytearray()       # a line whose end has not come
         try:
             self._descriptor = stream.fileno()
-        except OSError:                     # bytes in memory are there
+        except OSError:                 # bytes in memory are there
             self._descriptor = -1
 
     def __iter__(self) -> Iterator[bytes]:
@@ -94,20 +89,14 @@ class Lines:
     def __next__(self) -> bytes:
         while not self._lines:
             piece = self._stream.read1(1 << 16)      # type: ignore[attr-defined]  # what is there, and no more
-            if not piece:
-                break
-            *ends, rest = piece.split(b"\n")
-            for end in ends:
-                self._lines.append(b"".join((*self._begun, end)))
-                self._begun.clear()
-            self._begun.append(rest)
-        if self._lines:
-            return self._lines.popleft()
-        last = b"".join(self._begun)
-        self._begun.clear()
-        if not last:
-            raise StopIteration
-        return last
+            if not piece and not self._begun:
+                raise StopIteration
+            piece = piece or b"\n"                   # the end of the stream ends its last line
+            self._begun += piece
+            if b"\n" in piece:
+                *lines, self._begun = self._begun.split(b"\n")
+                self._lines.extend(map(bytes, lines))
+        return self._lines.popleft()
 
     def ready(self) -> bool:
         """Whether the next line, its beginning, or the end of the stream, is there."""
@@ -118,7 +107,7 @@ class Lines:
 
 
 def emit(records: Iterable[Record]) -> None:
-    """Write records to stdout, each flushed, so that the next stage works while this one does."""
+    """Write records to stdout and flush each, so that the next stage can work at the same time."""
     out = sys.stdout.buffer
     for record in records:
         out.write(dump_record(record))
@@ -128,9 +117,9 @@ def emit(records: Iterable[Record]) -> None:
 def emit_when_saved(
     writer: AbstractContextManager[MapWriter], records: Callable[[MapWriter], Iterable[Record]]
 ) -> None:
-    """Write the ``records`` that are made with a map writer, once their map references hold.
+    """Write the ``records`` that are made with a map writer, once their map references are valid.
 
-    Where the maps are rows of one file, the records wait (on disk) until that file has its final name.
+    If the maps are rows of one file, the records wait (on disk) until that file has its final name.
     """
     with tempfile.TemporaryFile() as spool:
         with writer as maps:
@@ -145,7 +134,7 @@ def emit_when_saved(
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Write a sink's or the engine's one JSON object to stdout."""
+    """Write the one JSON object of a sink or of the engine to stdout."""
     emit([result])
 
 
@@ -153,14 +142,14 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def quiet() -> bool:
-    """Whether only errors are to be said (-q)."""
+    """Whether to print errors only (-q)."""
     return logging.getLogger("hkmap").getEffectiveLevel() >= logging.ERROR
 
 
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, width: int | None = None
 ) -> None:
-    """Write a table for people to stderr, but under -q; ``width`` is for one that is wider than usual."""
+    """Write a table for people to stderr, unless -q is given; ``width`` is for an unusually wide one."""
     if quiet():
         return
     from rich.console import Console
@@ -175,7 +164,7 @@ def show_table(
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items, with a progress bar on stderr where that is a terminal (a count, where the total is unknown)."""
+    """Yield the items, with a progress bar on stderr if that is a terminal (or a count, if ``total`` is unknown)."""
     if not sys.stderr.isatty() or quiet():
         yield from items
         return

@@ -1,9 +1,8 @@
-"""hkmap agreement: how far people agree."""
-
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,19 +16,19 @@ if TYPE_CHECKING:
     from hkmap.maps.agreement import Array
     from hkmap.maps.check import Map
 
-Annotated = tuple[Record, "dict[str, Map]"]     # the maps of the record's annotators by their names
+Annotated = tuple[Record, "dict[str, Map]"]     # a record, and its annotators' maps by name
 
 
 @click.command("agreement")
 @records_argument
 @click.option("--per-image", type=OUTPUT, metavar="FILE.jsonl",
-              help="Write the records that were measured, each with its own figures under `agreement`.")
+              help="Write the measured records, each with its own figures under `agreement`.")
 @click.option("--picture", type=OUTPUT, metavar="FILE.png",
               help="Draw agreement, null and uniform with their intervals.")
 @click.option("--repeats", type=COUNT, default=20,
-              help="Random halves per image, for split_half, and other images that each meets, for the null.")
+              help="Random halves per image, for split_half, and other images per image, for the null.")
 @click.option("--resamples", type=COUNT, default=2000, help="Draws of the bootstrap.")
-@click.option("--seed", type=SEED, default=0, help="Fixes the halves, the null and the bootstrap.")
+@click.option("--seed", type=SEED, default=0, help="Determines the halves, the null and the bootstrap.")
 @overwrite_option
 @error_options
 def agreement(
@@ -38,23 +37,21 @@ def agreement(
 ) -> None:
     """Measure how far annotators agree: the ceiling for a network that is compared with people.
 
-    Reads records with `annotator_maps` (hkmap bubbles2map --per-annotator, or a shard through hkmap unpack), all of
-    one size (hkmap resize). A warning counts images with fewer than two annotators, which are not measured. All maps
-    are held in memory.
+    Reads records with `annotator_maps` of equal size (hkmap bubbles2map --per-annotator, then hkmap resize), and holds
+    all maps in memory. Images with fewer than two annotators are skipped, with a warning.
 
     \b
-    leave_one_out  each annotator's map against the mean of the others'
+    leave_one_out  each annotator's map against the mean of the others
     split_half     a random half of the annotators against the rest
     \b
     agreement      within an image
-    null           against other images' people: chance, with what
+    null           against people on other images: chance, including what
                    people do on every image (look at its centre)
     uniform        against a map of one value, the mean of all maps
     null_minus_uniform  the centre bias
 
     Prints one JSON object, and a table on stderr: for each method and measure (`hkmap list similarities`) the mean over
-    the images of each of these and its 95 % interval (bootstrap over images). Agreement outside the null's interval
-    says that people agree about the image.
+    the images and its 95 % interval (bootstrap). People agree if agreement is outside the null's interval.
 
     \b
     Example:
@@ -65,8 +62,9 @@ def agreement(
     """
     import numpy as np
 
-    from hkmap.files.atomic import refuse_existing
+    from hkmap.files.atomic import refuse_existing, replacing
     from hkmap.maps.agreement import agreement_figures, summary
+    from hkmap.report.intervals import agreement_figure
     from hkmap.stream.references import load_annotators
 
     for path in filter(None, (per_image, picture)):
@@ -79,14 +77,15 @@ def agreement(
     if per_image:
         _write_figures(per_image, images, figures, overwrite=overwrite)
     if picture:
-        _draw(picture, result, overwrite=overwrite)
+        with replacing(picture, overwrite=overwrite) as beside:
+            agreement_figure(result).savefig(beside, format="png")
     _show(result)
     print_result(result)
 
 
 def _counts(images: Sequence[Annotated], total: int) -> dict[str, Any]:
     if left_out := total - len(images):
-        message = "%d of %d images have fewer than two annotators and are left out"
+        message = "%d of %d images have fewer than two annotators and are omitted"
         logging.getLogger("hkmap").warning(message, left_out, total)
     counts = [len(maps) for _, maps in images]
     size = list(next(iter(images[0][1].values())).shape)
@@ -103,25 +102,13 @@ def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, o
             file.write(dump_record({**record, "agreement": named_figures(own)}))
 
 
-def _draw(path: Path, result: dict[str, Any], *, overwrite: bool) -> None:
-    from PIL import Image
-
-    from hkmap.files.atomic import replacing
-    from hkmap.report.intervals import draw_agreement
-
-    with replacing(path, overwrite=overwrite) as beside:
-        Image.fromarray(draw_agreement(result)).save(beside, format="PNG")
-
-
 def _show(result: dict[str, Any]) -> None:
     from hkmap.maps.agreement import KINDS, MEASURES, METHODS
 
-    def cell(entry: dict[str, Any], kind: str) -> str:
-        return "{:.3f} [{:.3f}, {:.3f}]".format(entry[kind], *entry[f"{kind}_interval"])
-
-    rows = [
-        (method, measure, *(cell(result[method][measure], kind) for kind in KINDS))
-        for method in METHODS for measure in MEASURES
-    ]
+    rows = []
+    for method, measure in product(METHODS, MEASURES):
+        entry = result[method][measure]
+        cells = ("{:.3f} [{:.3f}, {:.3f}]".format(entry[kind], *entry[f"{kind}_interval"]) for kind in KINDS)
+        rows.append((method, measure, *cells))
     title = f"{result['images']} images, mean and 95 % interval"
     show_table(("method", "measure", *KINDS), rows, title=title, width=110)

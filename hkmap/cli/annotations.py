@@ -1,5 +1,3 @@
-"""`hkmap annotations`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,20 +15,18 @@ if TYPE_CHECKING:
 
 @click.command("annotations")
 @click.option("--images", type=FOLDER, required=True, metavar="DIR",
-              help="The folder that holds the images, itself or further down.")
+              help="The folder of the images, which may be in subfolders.")
 @format_options
 @absolute_option
 @error_options
 def print_annotations(path: Path, images: Path, source: Format, rejects: Rejects) -> None:
-    """Print the images that a file of annotations is about as records, with their annotations.
+    """Print the images that a file of annotations names as records, with their annotations.
 
-    PATH is a file, or a folder of files, of a format that `hkmap list formats` names. A table (CSV or JSON Lines) has
-    points (columns image, x, y), bubbles (and radius) or boxes (and width, height), with user, weight and label where
-    they are.
+    PATH is a file or folder in a format that `hkmap list formats` names. A table (CSV or JSON Lines) holds points
+    (columns image, x, y), bubbles (also radius) or boxes (also width, height), and optionally user, weight and label.
 
-    An image is found by the path, file name or stem that the file gives; the id is its path below DIR without the
-    suffix. Coordinates are printed in pixels of the image, whose first one covers 0 to 1. An image that is not there,
-    may be two, or has another size than was annotated is an error.
+    An image is found by the path, file name or stem in the file; the id is its path below DIR without the suffix.
+    Coordinates are in pixels of the image, the first from 0 to 1. A missing, ambiguous or resized image is an error.
 
     \b
     Example:

@@ -1,14 +1,13 @@
-"""hkmap bubbles2map: bubbles or gaze points become maps."""
-
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hkmap.choices import table
-from hkmap.cli._drawing import Drawing, drawing_options, empty_option
+from hkmap.cli._drawing import NO_ANNOTATION, draw_records, drawing_options, empty_option
 from hkmap.cli._options import Named, missing_option, normalise_option, size_option
 from hkmap.records import Bubble, Record, bubbles_of, passed_on, without_maps
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from hkmap.files.maps import Drawn
     from hkmap.maps.check import Map
 
-MISSING = "expected an annotation; --missing pass lets such records go on without a map"
-EMPTY = "expected a bubble; --empty zeros makes a map of zeros, --empty pass none"
+EMPTY = "expected a bubble; --empty zeros draws a map of zeros, --empty pass draws none"
 
 
 class Bandwidth(Named):
@@ -27,13 +25,10 @@ class Bandwidth(Named):
         choices = table(self.table)
         if value in choices:
             return str(value)
-        try:
-            sigma = float(value)
-        except ValueError:
-            sigma = 0.0
-        if not 0 < sigma < float("inf"):
-            self.fail(f"{choices.unknown(value)}, or a number of image pixels above 0.", param, ctx)
-        return sigma
+        with suppress(ValueError):
+            if 0 < (sigma := float(value)) < float("inf"):
+                return sigma
+        raise click.BadParameter(f"{choices.unknown(value)}, or a number of image pixels above 0.", ctx, param)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"{super().get_metavar(param, ctx)}|NUMBER"
@@ -41,34 +36,33 @@ class Bandwidth(Named):
 
 @click.command("bubbles2map")
 @click.option("--key", type=click.Choice(["bubbles", "points"]),
-              help="What to draw of a record.  [default: its bubbles, or its points where it has no bubbles]")
+              help="What to draw.  [default: a record's bubbles, or its points if it has no bubbles]")
 @click.option("--bandwidth", type=Bandwidth("bandwidths"), default="scott",
               help="The spread of the Gaussians: a rule, or sigma in pixels of the image. See `hkmap list bandwidths`.")
 @click.option("--equal-users", is_flag=True,
-              help="Divide the weights of each `user` by their sum, so that each has an equal say however much they "
-                   "marked. What has no user counts as one user's.")
+              help="Let all users count equally: divide the weights of each `user` by their sum. Marks without a user "
+                   "count as one user's.")
 @normalise_option("max")
 @click.option("--per-annotator", is_flag=True,
-              help="Save the map of each `user` alone beside the joint one, drawn by the same rules, and name them "
-                   "under `annotator_maps`; in a folder, ID@USER.npy. What has no user is then an error.")
-@size_option("--size", default="224", help="The map's sides; it covers the whole image.")
-@missing_option("the annotation (nobody was asked)", "without a map")
-@empty_option("error", "A record with an empty list (nobody marked anything)")
+              help="Also save one map per `user`, drawn by the same rules, and list them under `annotator_maps`; in a "
+                   "folder, ID@USER.npy. Marks without a user are then an error.")
+@size_option("--size", default="224", help="The map's size; it covers the whole image.")
+@missing_option("the annotation (not annotated)", "without a map")
+@empty_option("error", "a record with an empty list (nobody marked anything)")
 @drawing_options
 def bubbles2map(
-    drawing: Drawing, key: str | None, size: tuple[int, int], per_annotator: bool, missing: str, empty: str, **how: Any
+    key: str | None, bandwidth: str | float, equal_users: bool, normalise: str, per_annotator: bool,
+    size: tuple[int, int], missing: str, empty: str, **drawing: Any,
 ) -> None:
-    """Draw a map of where people looked from a record's bubbles, or from its gaze points where it has no bubbles.
+    """Draw a map of where people looked from a record's bubbles, or from its gaze points if it has no bubbles.
 
-    A Gaussian is put on every bubble or point, with its `weight` (1 if it has none; of a fixation the duration); the
-    sum at the centres of the map's pixels, divided by its maximum, is the map. With --normalise none it is the sum,
-    where each Gaussian peaks at its weight; a map that passes 1 is then an error. All lengths are pixels of the image
-    (the record's `size`).
+    The map is a sum of Gaussians, one per bubble or point, times its `weight` (default 1; a fixation's duration),
+    divided by its maximum. With --normalise none each Gaussian peaks at its weight, and a map that exceeds 1 is an
+    error. All lengths are in pixels of the image (the record's `size`).
 
     scott and cv draw fewer than 3 bubbles, or bubbles on one spot, as fixed does; scott also those on one line. For
-    fixations a sigma of one degree of the visual field is usual. With all but scott it is at least half a pixel of the
-    map, so that no bubble is lost between the map's pixels. Bubbles of weight 0 count for nothing. If all bubbles lie
-    far off the image, or all weights are 0, the record is an error.
+    fixations a sigma of one degree of the visual field is usual. Except with scott, sigma is at least half a pixel of
+    the map, so that no bubble is lost between pixels. If all bubbles are outside, or all weights 0, that is an error.
 
     \b
     Example:
@@ -76,34 +70,31 @@ def bubbles2map(
         | hkmap bubbles2map --bandwidth scott --out maps/ > maps.jsonl
       hkmap bubbles2map gaze.jsonl --key points --bandwidth 24 --equal-users --out maps/ > maps.jsonl
     """
-    keys = (key,) if key else ("bubbles", "points")
     draw = partial(
-        _draw, keys=keys, size=size, per_annotator=per_annotator, missing=missing, empty=empty, how=how
+        _draw, keys=(key,) if key else ("bubbles", "points"), per_annotator=per_annotator, size=size, missing=missing,
+        empty=empty, bandwidth=bandwidth, equal_users=equal_users, normalise=normalise,
     )
-    drawing.emit(draw, reads_files=False)
+    draw_records(draw, reads_files=False, **drawing)
 
 
 def _draw(
-    record: Record, *, keys: tuple[str, ...], size: tuple[int, int], per_annotator: bool, missing: str, empty: str,
-    how: dict[str, Any],
+    record: Record, *, keys: tuple[str, ...], per_annotator: bool, size: tuple[int, int], missing: str, empty: str,
+    **how: Any,
 ) -> Drawn | Record:
+    import numpy as np
+
     from hkmap.files.maps import Drawn
     from hkmap.maps.annotators import maps_by_user
+    from hkmap.maps.kde import bubbles_map
+
+    def draw(own: list[Bubble]) -> Map:
+        return bubbles_map(record, own, size, **how) if own else np.zeros(size, np.float32)
 
     key = next((key for key in keys if record.get(key) is not None), None)
     if key is None:
-        return passed_on(record, missing, f"has no {' and no '.join(keys)}", MISSING)
+        return passed_on(record, missing, f"has no {' and no '.join(keys)}", NO_ANNOTATION)
     bubbles = bubbles_of(record, key)
     if not bubbles and empty != "zeros":
         return passed_on(record, empty, "its annotation is empty, nobody marked anything", EMPTY)
-    draw = partial(_map, record, size=size, how=how)
     people = maps_by_user(record, bubbles, draw) if per_annotator else None
     return Drawn(without_maps(record), draw(bubbles), annotators=people)
-
-
-def _map(record: Record, bubbles: list[Bubble], *, size: tuple[int, int], how: dict[str, Any]) -> Map:
-    import numpy as np
-
-    from hkmap.maps.kde import bubbles_map
-
-    return bubbles_map(record, bubbles, size, **how) if bubbles else np.zeros(size, np.float32)

@@ -1,14 +1,12 @@
-"""hkmap certainty: how well each cell of a map is known."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import Drawing, drawing_options
+from hkmap.cli._drawing import NO_MAP, draw_records, drawing_options
 from hkmap.cli._options import missing_option
 from hkmap.records import Record, masks_of, passed_on, reference_of
 
@@ -16,33 +14,28 @@ if TYPE_CHECKING:
     from hkmap.files.maps import Drawn
     from hkmap.maps.certainty import Mask
 
-MISSING = "expected the reference of one; --missing pass lets such records go on unchanged"
-
-
 @click.command("certainty")
 @click.option("--default", type=click.Choice(["known", "unknown"]), default="known",
-              help="What a cell is that nobody marked: known (there is nothing to look at) or unknown (nobody says).")
+              help="Unmarked cells are known (there is nothing to look at) or unknown (nobody says).")
 @click.option("--above", type=click.FloatRange(min=0, max=1, max_open=True), default=0,
-              help="With --default unknown: a cell is marked where the map is above this value, from 0 to 1.")
+              help="With --default unknown: a cell is marked if the map is above this value, from 0 to 1.")
 @missing_option("a map", "unchanged")
 @drawing_options
-def certainty(default: str, above: float, missing: str, drawing: Drawing) -> None:
-    """Say how well each cell of a record's map is known, from its keys `unknown` and `dont_look`.
+def certainty(default: str, above: float, missing: str, **drawing: Any) -> None:
+    """Compute how well each cell of a record's map is known, from its keys `unknown` and `dont_look`.
 
     Both keys are objects of names and masks, like `masks`: `unknown` marks where nobody knows (the void of Pascal VOC,
-    the border of a trimap), `dont_look` where one should not look; it comes first where both mark a pixel. The
-    certainty, from 0 to 1, is a second map that `hkmap resize`, `pack` and `unpack` carry along; a cell of certainty 0
-    has no part in the map loss and the map MSE.
+    the border of a trimap), `dont_look` where one should not look; it takes precedence. `hkmap resize`, `pack` and
+    `unpack` carry the certainty along; a cell of certainty 0 does not count in the map loss and the map MSE.
 
     \b
-      certainty  the share of the cell's area that is known.
-      map        as it was, times the share of the cell's area that is not
-                 `dont_look`; 0 where the certainty is 0.
+      certainty  the share of the cell's area that is known
+      map        the map times the share of the cell's area that is not
+                 `dont_look`; 0 where the certainty is 0
 
-    With --default unknown a cell is known only where the map is above --above, or `dont_look` marks it. That is for
-    masks and boxes: a density is above 0 nearly everywhere, and needs a limit such as --above 0.05. Do this while maps
-    are large, and resize them afterwards: a small cell that is half unknown has been thinned out already. Without
-    either key, and with --default known, a record goes on as it is.
+    With --default unknown a cell is known only if the map is above --above, or `dont_look` marks it. That is for masks
+    and boxes; a density is above 0 nearly everywhere, and needs a threshold such as --above 0.05. Use it before you
+    resize maps: in a small one, a cell that is half unknown is already diluted.
 
     \b
     Example:
@@ -50,7 +43,7 @@ def certainty(default: str, above: float, missing: str, drawing: Drawing) -> Non
         | hkmap certainty --out certain/ \\
         | hkmap resize --size 14 --out certain14/ > maps14.jsonl
     """
-    drawing.emit(partial(_weigh, default=default, above=above, missing=missing), reads_files=True)
+    draw_records(partial(_weigh, default=default, above=above, missing=missing), reads_files=True, **drawing)
 
 
 def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn | Record:
@@ -60,7 +53,7 @@ def _weigh(record: Record, *, default: str, above: float, missing: str) -> Drawn
 
     reference = reference_of(record, "map")
     if reference is None:
-        return passed_on(record, missing, "has no map", MISSING)
+        return passed_on(record, missing, "has no map", NO_MAP)
     if default == "known" and record.get("unknown") is None and record.get("dont_look") is None:
         return record
     values, known = load_map(reference), default == "known"

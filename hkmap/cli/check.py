@@ -1,5 +1,3 @@
-"""hkmap check: what is odd about records, or damaged in shards."""
-
 from __future__ import annotations
 
 import logging
@@ -15,7 +13,7 @@ from hkmap.errors import ShardError
 from hkmap.records import Rejects
 
 _SENTENCES = 20      # of a shard on stderr; stdout lists all
-_OF_SHARDS, _OF_RECORDS = {"quick", "full"}, {"ignored", "limit"}      # options that the other kind does not have
+_OF_SHARDS, _OF_RECORDS = {"quick", "full"}, {"ignored", "limit"}      # options of one kind only
 
 
 @click.command("check")
@@ -25,24 +23,20 @@ _OF_SHARDS, _OF_RECORDS = {"quick", "full"}, {"ignored", "limit"}      # options
 @click.option("--ids", "limit", type=COUNT, default=5, metavar="N",
               help="Of records: list at most N ids per finding, the first ones.")
 @click.option("--quick", is_flag=True,
-              help="Of shards: look only at the first 512 bytes, the structure and the numbers that say where things "
-                   "lie: milliseconds, whatever the shard's size. Damage to an image, map or record is not found.")
-@click.option("--full", is_flag=True,
-              help="Of shards: decode every image too, and look at every value of a map: what was wrong before it was "
-                   "packed.")
+              help="Of shards: check only the structure, in milliseconds; that misses damage to images and maps.")
+@click.option("--full", is_flag=True, help="Of shards: also decode every image and look at every value of a map.")
 @click.pass_context
 def check(ctx: click.Context, inputs: tuple[str, ...], **options: Any) -> None:
-    """Report what is odd about records, or damaged in shards; exit code 3 if anything is.
+    """Report what is odd about records, or damaged in shards; exit code 3 if anything is, 1 if something is unreadable.
 
-    Exit code 0 says that nothing was found, 1 that something cannot be read. No record is passed on.
+    SHARD is a name that ends in .h5, a folder (all its *.h5), or, in quotes, a pattern or a range of such names. The
+    sha256 of the whole file is compared, then the structure, then the checksum of each record. Prints one JSON object
+    per shard: {"path", "ok", "checked": [NAME, ...], "records": N, "problems": [{"sentence", "record", "id"}, ...]};
+    record (counted from 0) and id are null if a problem does not belong to one record.
 
-    SHARD is a name that ends in .h5, a folder (all its *.h5), or, quoted, a pattern or a range of such names. What is
-    compared is the sha256 of the whole file, then the structure, then the checksum of each record. Prints one JSON
-    object per shard: {"path", "ok", "checked": [NAME, ...], "records": N, "problems": [{"sentence", "record", "id"},
-    ...]}; record (counted from 0) and id are null where a problem is not one record's.
-
-    RECORDS is a file of records, or stdin. Every image, mask and map is decoded. Prints one JSON object: {"records": N,
-    "findings": [{"name", "count", "ids", "sentence"}, ...]}. Not every finding is an error: --ignore what you meant.
+    RECORDS is a file of records, or stdin. Every image, mask and map is decoded, and no record is passed on. Prints one
+    JSON object: {"records": N, "findings": [{"name", "count", "ids", "sentence"}, ...]}. Not every finding is an error;
+    --ignore what you intended.
 
     \b
     Example:
@@ -54,7 +48,7 @@ def check(ctx: click.Context, inputs: tuple[str, ...], **options: Any) -> None:
     """
     shards = [name for name in inputs if name.endswith(".h5") or Path(name).is_dir()]
     if len(inputs) > 1 and len(shards) < len(inputs):
-        raise click.UsageError("Expected one file of records, or shards alone, whose names end in .h5.")
+        raise click.UsageError("Expected one file of records, or only shards, whose names end in .h5.")
     for option in ctx.command.params:
         given = ctx.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
         if given and option.name in (_OF_RECORDS if shards else _OF_SHARDS):
@@ -79,8 +73,8 @@ def _check_records(
 
 
 def _row(finding: dict[str, Any]) -> tuple[str, str, str]:
-    more = ", …" if finding["count"] > len(finding["ids"]) else ""
-    return finding["name"], finding["sentence"], ", ".join(finding["ids"]) + more
+    more = ["…"] if finding["count"] > len(finding["ids"]) else []
+    return finding["name"], finding["sentence"], ", ".join(finding["ids"] + more)
 
 
 def _check_shards(names: list[str], *, quick: bool, full: bool, **_of_records: Any) -> int:
@@ -90,19 +84,18 @@ def _check_shards(names: list[str], *, quick: bool, full: bool, **_of_records: A
         raise click.UsageError("--quick and --full are opposites; give one of them.")
     depth: Depth = "quick" if quick else "full" if full else "records"
     shards = [path for name in names for path in _found(name)]
-    results = []
+    code = 0
     for shard in track(shards, "checking", total=len(shards)):
         result = verify_shard(shard, depth=depth)
         _say(result)
         print_result(result)
-        results.append(result)
-    if all(result["ok"] for result in results):
-        return 0
-    return 3 if all(result["checked"] for result in results) else 1
+        if not result["ok"]:
+            code = 3 if result["checked"] and code != 1 else 1
+    return code
 
 
 def _found(name: str) -> list[Path]:
-    """Return the shards of a name; one that is not there is for verify_shard to say, and the others are checked."""
+    """Return the shards of a name; verify_shard reports one that does not exist, and the others are checked."""
     from hkmap.shards.sequence import find_shards
 
     try:
@@ -112,7 +105,7 @@ def _found(name: str) -> list[Path]:
 
 
 def _say(result: dict[str, Any]) -> None:
-    """Write one sentence per problem, or that all is well; -q omits the latter."""
+    """Print one sentence per problem, or that nothing is wrong (unless -q is given)."""
     logger, problems = logging.getLogger("hkmap"), result["problems"]
     for problem in problems[:_SENTENCES]:
         logger.error("%s", problem["sentence"])

@@ -1,5 +1,3 @@
-"""hkmap crop: crops and letterboxes of images, with everything that belongs to them."""
-
 from __future__ import annotations
 
 import re
@@ -19,15 +17,13 @@ if TYPE_CHECKING:
     from hkmap.maps.geometry import Box
     from hkmap.stream.crop import Chooser
 
-EXTREME = 1000      # of an aspect; beyond it there is no picture to see
+EXTREME = 1000      # of an aspect; beyond it a picture is a line
 
 
 def _box(value: str) -> Box:
     """Read X,Y,W,H, a box in whole pixels."""
     if not re.fullmatch("[0-9]+,[0-9]+,0*[1-9][0-9]*,0*[1-9][0-9]*", value):
-        raise click.BadParameter(
-            f"{value!r}: expected X,Y,W,H in whole pixels, W and H at least 1, such as 10,0,200,150."
-        )
+        raise click.BadParameter(f"{value!r}: expected X,Y,W,H in whole pixels, W and H from 1, such as 10,0,200,150.")
     left, top, width, height = map(int, value.split(","))
     return left, top, width, height
 
@@ -47,15 +43,14 @@ def _aspect(value: str) -> float:
 @click.command("crop")
 @records_argument
 @click.option("--crop", type=_box, metavar="X,Y,W,H",
-              help="The W x H pixels from X to the right and Y down, in the image as displayed; a box that reaches "
-                   "beyond an image is an error.")
+              help="The W x H pixels right of X and below Y, as displayed; a box that exceeds an image is an error.")
 @click.option("--center-crop", type=_aspect, metavar="ASPECT",
-              help="The largest middle part whose width over its height is ASPECT: W:H, or a number.")
+              help="The largest central part with this width over height: W:H, or a number.")
 @click.option("--letterbox", type=_aspect, metavar="ASPECT",
-              help="The whole image with padding at two sides, so that its width over its height is ASPECT.")
-@size_option("--map-size", help="Sides of the new maps.  [default: each map's own]")
+              help="The whole image, padded on two sides to this width over height.")
+@size_option("--map-size", help="The size of the new maps.  [default: each map's own]")
 @click.option("--jpeg", "quality", type=click.IntRange(1, 100), metavar="QUALITY",
-              help="Write images as JPEG of this quality, from 1 to 100.  [default: PNG, without loss]")
+              help="Write images as JPEG of this quality, 1 to 100.  [default: PNG, without loss]")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR",
               help="Where files go: images to DIR/images, maps and certainty to DIR/maps and DIR/attention (.npy), "
                    "masks to DIR/masks, DIR/unknown and DIR/dont_look, as ID@NAME.png.")
@@ -65,24 +60,22 @@ def crop(
     records: IO[bytes], map_size: tuple[int, int] | None, quality: int | None, out: Path, overwrite: bool,
     rejects: Rejects, **ways: Any,
 ) -> None:
-    """Crop or pad each image, and move everything that belongs to it along. One of the three ways must be given.
+    """Crop or pad each image, with everything that belongs to it, in one of three ways.
 
-    Pixels are copied, not interpolated, so boxes are rounded to whole ones. `hkmap train --fit crop` and --fit
-    letterbox see exactly what --center-crop and --letterbox of the network's aspect write here.
+    Pixels are copied, not interpolated, so boxes are rounded to whole pixels. `hkmap train --fit crop` and --fit
+    letterbox see exactly what --center-crop and --letterbox with the network's aspect write here.
 
     \b
-      image            as displayed (its EXIF turn applied), 8 bits per channel
+      image            as displayed (EXIF orientation applied), 8 bits per channel
       bubbles, points  all kept, also those outside: their density reaches in,
-                       and Scott's bandwidth is measured on all
-      boxes            cut at the edges; dropped where nothing remains
-      polygons, lines  moved; dropped where the rectangle around them lies
-                       outside
+                       and Scott's bandwidth is computed from all
+      boxes            cut at the edges; dropped if nothing remains
+      polygons, lines  moved; dropped if their bounding box lies outside
       all masks        cut or padded like the image; an empty one stays
       all maps         resized over what is known
 
-    Padding has ImageNet's mean colour, 124,116,104, which a network sees as nearly 0. There the map is 0 with certainty
-    0, so that the map loss ignores it, and a mask called `padding` under `unknown` says so to `hkmap certainty`, for
-    maps that are drawn later. Other keys go on as they are, a prediction among them.
+    Padding has ImageNet's mean colour, nearly 0 to a network. There the map and its certainty are 0, so that the map
+    loss ignores it, and a mask `padding` under `unknown` tells `hkmap certainty`. Other keys stay as they are.
 
     \b
     Example:
@@ -108,9 +101,9 @@ def _chooser(crop: Box | None, center_crop: float | None, letterbox: float | Non
     from hkmap.maps import geometry
     from hkmap.stream.crop import checked_crop
 
-    ways: tuple[tuple[Any, Any], ...] = (
+    ways: list[tuple[Any, Any]] = [
         (checked_crop, crop), (geometry.center_crop, center_crop), (geometry.letterbox, letterbox)
-    )
+    ]
     given: list[Chooser] = [partial(way, value) for way, value in ways if value is not None]
     if len(given) != 1:
         raise click.UsageError(f"{len(given)} ways given; give one of --crop, --center-crop and --letterbox.")

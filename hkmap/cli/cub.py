@@ -1,5 +1,3 @@
-"""`hkmap cub`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,28 +14,25 @@ from hkmap.records import Rejects
 @root_argument
 @split_option
 @click.option("--bubbles", type=EXISTING, metavar="TABLE",
-              help="Bubbles, one per row: CSV, or JSON Lines by the suffix .jsonl. Columns: image, x, y, radius, and "
-                   "user and weight where they are; others are kept.")
+              help="Bubbles, one per row: CSV, or JSON Lines (.jsonl). Columns: image, x, y, radius, [user, weight].")
 @table_options
 @click.option("--gaze", type=EXISTING, multiple=True, metavar="FILE",
-              help="Fixations of one annotator, named by the file, in CUB-GHA's format; repeat it for more.")
+              help="Fixations of one annotator in CUB-GHA's format, named after the file; repeatable.")
 @click.option("--parts", is_flag=True, help="Print the visible parts of parts/part_locs.txt as points.")
 @error_options
 def cub(
-    root: Path, split: str, bubbles: Path | None, reading: dict[str, Any], gaze: tuple[Path, ...], parts: bool,
-    rejects: Rejects,
+    root: Path, split: str, bubbles: Path | None, gaze: tuple[Path, ...], parts: bool, rejects: Rejects, **reading: Any
 ) -> None:
     """Print the images of Caltech-UCSD Birds as records: CUB-200-2011 or CUB-200-2010.
 
-    ROOT is the folder with images.txt (2011) or lists/train.txt (2010). The id is the data set's number of the image
-    (2011) or the file's stem (2010); the label, from 0, the class number less one (2011), or the place in
-    lists/classes.txt or else among the class folders (2010). Where bounding_boxes.txt is there, its box is printed.
+    ROOT is the folder with images.txt (2011) or lists/train.txt (2010). The id is the data set's image number (2011) or
+    the file's stem (2010); the label, from 0, is the class number minus one (2011), or the position in
+    lists/classes.txt or else among the class folders (2010). Boxes come from bounding_boxes.txt, if it exists.
 
-    A table names an image by id, file name, stem, or path below images/; a row about any other image is an error.
-    Coordinates are continuous: in an image 500 pixels wide x runs from 0, the left edge, to 500. With --origin 1 one
-    is taken off. With --frame, positions are scaled to the image, a radius by the geometric mean of the two scales.
-    Fixations are points that weigh their milliseconds. An image that neither table nor gaze files mention is not
-    annotated.
+    A table names an image by id, file name, stem, or path below images/; a row about another image is an error. x runs
+    from 0, the left edge, to the width in pixels; --origin 1 subtracts 1. With --frame, positions are scaled to the
+    image, a radius by the geometric mean of both scales. Fixations are points that weigh their milliseconds. An image
+    that neither table nor gaze files name is not annotated.
 
     \b
     Example:
@@ -49,7 +44,7 @@ def cub(
 
     if gaze and parts:
         raise click.UsageError("--gaze and --parts both fill the points of a record; choose one.")
-    if bubbles is None and reading:
-        raise click.UsageError("--columns, --frame and --origin say how to read a table; name it by --bubbles.")
+    if bubbles is None and any(reading.values()):
+        raise click.UsageError("--columns, --frame and --origin say how to read a table; name it with --bubbles.")
     table = Table(bubbles, **reading) if bubbles else None
     emit(cub_records(root, split=split, bubbles=table, gaze=gaze, parts=parts, rejects=rejects))

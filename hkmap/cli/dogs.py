@@ -1,5 +1,3 @@
-"""`hkmap dogs`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,9 +16,8 @@ from hkmap.records import Rejects
 def dogs(root: Path, split: str, rejects: Rejects) -> None:
     """Print the images of Stanford Dogs as records, with the boxes around the dogs.
 
-    ROOT holds the three archives of the data set, unpacked: Images, Annotation, and train_list.mat and test_list.mat,
-    in lists or in ROOT itself. The id is the file's stem, the label the data set's own less one (0 to 119), the class
-    the name of the folder.
+    ROOT holds the unpacked archives: Images, Annotation, and train_list.mat and test_list.mat (or lists/ with them).
+    The id is the file's stem, the label the data set's minus one (0 to 119), the class the name of the folder.
 
     \b
     Example:

@@ -1,21 +1,11 @@
-"""hkmap eval: how good a network is, on shards."""
-
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import (
-    COUNT,
-    fold_options,
-    named_option,
-    network_options,
-    shards_argument,
-    warn_of_control,
-)
+from hkmap.cli._options import COUNT, fold_options, named_option, network_options, shards_argument, warn_of_control
 from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
@@ -27,21 +17,20 @@ if TYPE_CHECKING:
 @named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
               help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
                    "deletion (RISE's area under the curve) or another; repeatable.")
-@fold_options("Measure on this fold alone, which train and finetune held out.")
+@fold_options("Measure only on this fold, which train and finetune held out.")
 @click.option("--step", type=COUNT, metavar="PIXELS",
-              help="Pixels that insertion and deletion change at a time.  [default: a 28th of the image; 1792 at 224]")
+              help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
 @click.option("--hold-attention", is_flag=True,
-              help="In insertion and deletion keep the whole image's map, instead of looking anew at each frame.")
+              help="In insertion and deletion keep the whole image's map instead of a new one per step.")
 @network_options(batch_size=32)
 def evaluate(
     shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
-    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples it applies to, and their
-    number stands beside it. Insertion (higher is better) and deletion (lower is better) follow RISE: the class is the
-    network's own answer for the whole image, the score its probability, deleted pixels become the mean colour, the
-    blur is RISE's.
+    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples that it applies to, and is
+    printed with their number. Insertion (higher is better) and deletion (lower is better) follow RISE: the score is the
+    probability of the class predicted for the whole image, deleted pixels get the mean colour, the blur is RISE's.
 
     \b
     Example:
@@ -60,10 +49,7 @@ def evaluate(
         watch=lambda rows: track(rows, "evaluating", total=total),
     )
     warn_of_control(model)
-    show_table(("metric", "mean", "samples"), _rows(report), title=str(source))
+    means = {name: "none" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
+    rows = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
+    show_table(("metric", "mean", "samples"), rows, title=str(source))
     print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})
-
-
-def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name, value in report["metrics"].items():
-        yield name, "none applies" if value is None else f"{value:.4f}", str(report["counts"][name])

@@ -1,5 +1,3 @@
-"""`hkmap folder`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,20 +12,18 @@ from hkmap.records import Rejects
 @click.command("folder")
 @root_argument
 @click.option("--masks", type=FOLDER, metavar="DIR",
-              help="Masks under the same paths as their images but for the suffix: DIR/cat/007.png for "
-                   "ROOT/cat/007.jpg.")
+              help="Masks with the paths of their images except the suffix: DIR/cat/007.png for ROOT/cat/007.jpg.")
 @click.option("--unknown", type=FOLDER, metavar="DIR",
-              help="Likewise, masks of where nobody knows; see `hkmap certainty`.")
+              help="Likewise, masks of unknown areas; see `hkmap certainty`.")
 @click.option("--dont-look", type=FOLDER, metavar="DIR",
-              help="Likewise, masks of where one should not look; see `hkmap certainty`.")
+              help="Likewise, masks of areas not to look at; see `hkmap certainty`.")
 @error_options
 def folder(root: Path, rejects: Rejects, **masks: Path | None) -> None:
     """Print the images of a folder as records.
 
-    Each folder in ROOT that holds an image, itself or further down, is a class; labels count from 0 in natural
-    order (2 before 10). Images directly in ROOT have no label. The id is the path below ROOT without the
-    suffix. Hidden files are passed over; other files that are no images are named in a warning, and so are
-    masks without an image. An image without a mask is printed without masks: not annotated.
+    Each folder in ROOT with an image in it or in its subfolders is a class; labels count from 0 in natural order (2
+    before 10). Images directly in ROOT have no label. The id is the path below ROOT without the suffix. A warning names
+    visible files that are not images, and masks without an image. An image without a mask counts as not annotated.
 
     \b
     Example:

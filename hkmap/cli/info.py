@@ -1,5 +1,3 @@
-"""hkmap info: what is in a shard."""
-
 from __future__ import annotations
 
 import sys
@@ -18,18 +16,17 @@ _BAR = 30      # columns of a terminal
 
 @click.command("info")
 @shards_argument
-@click.option("--full", is_flag=True, help="Read every record as well, its checksum compared; tell more about it.")
+@click.option("--full", is_flag=True, help="Also read every record, compare its checksum, and tell more.")
 def info(shards: tuple[Path, ...], full: bool) -> None:
-    """Say what shards hold.
+    """Describe shards.
 
     Prints one JSON object per shard: its records, maps, annotators' maps, map size [height, width], classes with their
-    numbers of records and maps, pixel_size [height, width] where it holds decoded pixels, sizes in bytes, what wrote
-    it, and a histogram of the images' bytes. That takes a moment whatever the shard's size, as only the structure and
-    the columns of numbers are read; `hkmap check` tells whether the rest is sound. A terminal gets a table on stderr.
+    numbers of records and maps, pixel_size [height, width] if it holds decoded pixels, sizes in bytes, what wrote it,
+    and a histogram of the images' bytes. `hkmap check` looks for damage. On a terminal, stderr gets a table.
 
-    With --full also: how many records have which split and which key; the ten most frequent sizes of images, [width,
-    height]; histograms over the maps; sha256, the file's own digest (null where another program such as h5repack wrote
-    it anew), and content_sha256, which a shard keeps that is unpacked and packed again, or goes through h5repack.
+    With --full also: the numbers of records per split and per key; the ten most frequent sizes of images, [width,
+    height]; histograms of the maps; sha256, the file's own digest (null if another program rewrote it); and
+    content_sha256, which stays the same if a shard is unpacked and packed again, or goes through h5repack.
 
     \b
     Example:
@@ -46,7 +43,7 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
 
 
 def _rows(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The table's two columns; what counts something is drawn as bars."""
+    """Yield the table's rows; counts are drawn as bars."""
     for key, value in description.items():
         if key == "classes":
             yield from _bars([(f"label {item['label']} {item['class']}", item["records"]) for item in value])

@@ -1,5 +1,3 @@
-"""`hkmap join`: a filter."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,12 +20,11 @@ if TYPE_CHECKING:
 def join(path: Path, source: Format, records: IO[bytes], rejects: Rejects) -> None:
     """Add the annotations of a file to the records of a stream.
 
-    PATH is a file or folder of any format that `hkmap annotations` reads. What it calls an image is compared with a
-    record's id, and with its image's path, file name and stem; folders must agree where the file has several.
-    Annotations are added to those that a record has, so that joining one file per annotator adds them up.
+    PATH is a file or folder in any format that `hkmap annotations` reads. Its image names are compared with a record's
+    id, and with its image's path, file name and stem. A record keeps its annotations: you can join several files.
 
-    Records that the file is not about go on as they are. A warning counts them, and names annotations that fit no
-    record; an annotation that fits two, or an image of another size than was annotated, is an error.
+    Records without an annotation in the file pass unchanged. A warning counts them, and names annotations that match no
+    record. An annotation that matches two, or an image of another size than annotated, is an error.
 
     \b
     Example:

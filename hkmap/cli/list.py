@@ -1,5 +1,3 @@
-"""hkmap list: the tables of choices, and their rows."""
-
 from __future__ import annotations
 
 import sys
@@ -16,40 +14,33 @@ from hkmap.cli.main import OURS, load
 @click.command("list")
 @click.argument("name", type=click.Choice(list(TABLES)), required=False, metavar="[TABLE]")
 def list_choices(name: str | None) -> None:
-    """List the tables of choices with the options that take a name from them, or the rows of one TABLE.
+    """List the tables of choices with the options that use them, or the rows of one TABLE.
 
-    On a terminal the list is text. Otherwise one JSON object per row is printed, {"name", "doc"}, and for a row of a
-    TABLE also "origin", the package that it comes from: hkmap, or another that adds it by an entry point.
+    On a terminal the list is text. Otherwise one JSON object per row is printed, {"name", "doc"}; the rows of a TABLE
+    also have "origin", the package that adds them: hkmap, or another by an entry point.
 
     \b
     Example:
       hkmap list
       hkmap list metrics | jq -r .name
     """
-    rows = list(_tables() if name is None else _rows(name))
+    rows = list(_tables()) if name is None else [
+        {"name": row, "doc": doc, "origin": origin(table(name), row)} for row, doc in table(name).describe().items()
+    ]
     if not sys.stdout.isatty():
         emit(rows)
         return
     text = click.HelpFormatter()
-    text.write_dl([(row["name"], _line(**row)) for row in rows])
+    others = {row["name"]: f" (from {row['origin']})" for row in rows if row.get("origin", "hkmap") != "hkmap"}
+    text.write_dl([(row["name"], row["doc"] + others.get(row["name"], "")) for row in rows])
     click.echo(text.getvalue(), nl=False)
 
 
 def _tables() -> Iterator[dict[str, str]]:
-    """Yield every table with its options; the tables themselves are not imported."""
+    """Yield every table with its options, without importing it."""
     options = [
         (option.type.table, f"{command} {max(option.opts, key=len)}")
         for command in OURS for option in load(command).params if isinstance(option.type, Named)
     ]
     for name in TABLES:
         yield {"name": name, "doc": ", ".join(option for table, option in options if table == name) or "in Python"}
-
-
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    choices = table(name)
-    for row, doc in choices.describe().items():
-        yield {"name": row, "doc": doc, "origin": origin(choices, row)}
-
-
-def _line(name: str, doc: str, origin: str = "hkmap") -> str:
-    return doc if origin == "hkmap" else f"{doc} (from {origin})"

@@ -1,7 +1,6 @@
 """The group `hkmap`: its commands, which are imported when they are called, and how each of them ends.
 
-Exit codes: 0 done, 1 the data or the run failed, 2 called wrongly, 3 a checking command found something,
-130 interrupted.
+Exit codes: 0 done, 1 the data or the run failed, 2 wrong usage, 3 `check` found something, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -27,7 +27,7 @@ SECTIONS = {
         "cub": "Print Caltech-UCSD Birds, with boxes, bubbles and gaze.",
         "dogs": "Print Stanford Dogs, with boxes.",
         "idrid": "Print IDRiD's images of the retina, with lesion masks.",
-        "folder": "Print the images of a folder, with masks if there are any.",
+        "folder": "Print the images of a folder, with masks if any.",
         "annotations": "Print the images of COCO, VOC, YOLO and other annotations.",
         "webdataset": "Print the samples of WebDataset tars.",
         "join": "Add the annotations of a file to records.",
@@ -37,8 +37,8 @@ SECTIONS = {
         "bubbles2map": "Draw maps of bubbles or gaze points.",
         "boxes2map": "Draw maps of boxes.",
         "masks2map": "Draw maps of masks and polygons.",
-        "certainty": "Say how well each cell of a map is known.",
-        "crop": "Crop or pad images, with all that belongs to them.",
+        "certainty": "Compute how well each cell of a map is known.",
+        "crop": "Crop or pad images, with everything that belongs to them.",
         "resize": "Resize maps.",
     },
     "Shards": {
@@ -46,7 +46,7 @@ SECTIONS = {
         "unpack": "Print the records of shards, or write them as files.",
         "merge": "Join shards.",
         "split": "Split shards into parts or folds.",
-        "info": "Say what shards hold.",
+        "info": "Describe shards.",
     },
     "Networks": {
         "train": "Train a network on images and labels.",
@@ -56,32 +56,32 @@ SECTIONS = {
     },
     "Looking and checking": {
         "show": "Draw contact sheets of images, annotations and maps.",
-        "check": "Report what is odd about records, or damaged in shards.",
+        "check": "Find what is odd about records, or damaged in shards.",
         "agreement": "Measure how far annotators agree.",
-        "list": "List every choice by name, such as bandwidths or metrics.",
+        "list": "List the choices of options, such as bandwidths or metrics.",
     },
 }
 
-#: Ours with their lines, and those that other packages add by the entry points `hkmap.commands`.
+#: Ours with their short help, and those that other packages add by entry points in `hkmap.commands`.
 COMMANDS: Choices[Any] = Choices(
     "command", {name: line for lines in SECTIONS.values() for name, line in lines.items()}, group="hkmap.commands",
     kind=click.Command,
 )
 OURS = tuple(name for lines in SECTIONS.values() for name in lines)
 
-# What cv2's wheel wants of a desktop, and a machine without one does not have.
+# What cv2's wheel needs, and a machine without a desktop lacks.
 _OF_DESKTOPS = ("libGL", "libgthread", "libSM", "libX")
 
 
 class _StderrHandler(logging.Handler):
-    """Warnings for people, on whatever stderr is at the moment."""
+    """Prints warnings to the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
 
 
 class Commands(click.Group):
-    """Imports a command when it is called, and turns every end of it into a sentence and an exit code."""
+    """Imports a command when it is called; its end becomes a sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -95,7 +95,7 @@ class Commands(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections, their lines whole; the commands of other packages have one of their own."""
+        """Write the sections without cutting lines, and one for the commands of other packages."""
         others = {name: _line(name) for name in COMMANDS if name not in OURS}
         width = max(map(len, (*OURS, *others)))
         for title, lines in {**SECTIONS, "Commands of other packages": others}.items():
@@ -114,14 +114,14 @@ class Commands(click.Group):
         except HkmapError as error:
             _fail(ctx, str(error), pass_on=error.args[0] if isinstance(error, UpstreamError) else None)
         except BrokenPipeError:
-            _forget_stdout()      # the reader has seen enough (`| head -1`): no complaint
+            _forget_stdout()      # the reader has enough (`| head -1`): no error
             ctx.exit(0)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _fail(ctx, f"{place}{error.strerror or error}")
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
-            _pass_on("interrupted")       # Ctrl-C reaches every stage, `kill -INT` only this one
+            _pass_on("interrupted")       # `kill -INT` reaches only this stage, unlike Ctrl-C
             ctx.exit(130)
         except (click.exceptions.Exit, click.ClickException):
             raise
@@ -135,7 +135,7 @@ class Commands(click.Group):
 
 @functools.cache
 def load(name: str) -> click.Command:
-    """Import one of our commands; give it -v and -q, and each option its variable, such as HKMAP_PREDICT_FROM."""
+    """Import one of our commands; add -v and -q, and an environment variable per option, as HKMAP_PREDICT_FROM."""
     module = importlib.import_module(f"hkmap.cli.{name}")
     command = next(
         found for found in vars(module).values() if isinstance(found, click.Command) and found.name == name
@@ -143,8 +143,8 @@ def load(name: str) -> click.Command:
     command.short_help = COMMANDS[name]
     talk: dict[str, Any] = {"expose_value": False, "callback": _set_level, "show_default": False}
     command.params += [
-        click.Option(["-v", "--verbose"], count=True, **talk, help="Say more."),
-        click.Option(["-q", "--quiet"], is_flag=True, **talk, help="Errors only."),
+        click.Option(["-v", "--verbose"], count=True, **talk, help="Print more."),
+        click.Option(["-q", "--quiet"], is_flag=True, **talk, help="Print errors only."),
     ]
     for option in command.params:
         if isinstance(option, click.Option):
@@ -163,9 +163,9 @@ def _line(name: str) -> str:
 
 
 def _set_level(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
-    levels = {"quiet": {1: logging.ERROR}, "verbose": {1: logging.INFO, 2: logging.DEBUG}}[parameter.name or ""]
     if value:
-        logging.getLogger("hkmap").setLevel(levels[min(value, len(levels))])
+        level = logging.ERROR if parameter.name == "quiet" else logging.WARNING - 10 * min(value, 2)
+        logging.getLogger("hkmap").setLevel(level)
 
 
 def _fail(ctx: click.Context, message: str, pass_on: str | None = None) -> NoReturn:
@@ -175,21 +175,19 @@ def _fail(ctx: click.Context, message: str, pass_on: str | None = None) -> NoRet
 
 
 def _pass_on(message: str) -> None:
-    """Tell the next stage, unless a person reads stdout."""
+    """Tell the next stage of an error, unless stdout is a terminal."""
     if sys.stdout.isatty():
         return
     try:
-        emit([{"error": message.encode(errors="backslashreplace").decode()}])     # it may name a file in Latin-1
+        emit([{"error": message.encode(errors="backslashreplace").decode()}])     # a file name may be Latin-1
     except OSError:
-        _forget_stdout()          # the next stage is gone already, or the disk is full: stderr has the sentence
+        _forget_stdout()          # the next stage has ended, or the disk is full: stderr has the sentence
 
 
 def _forget_stdout() -> None:
-    try:
+    with suppress(OSError, ValueError):      # a test's stdout has no descriptor
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):      # a test's stdout has none
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 SETTINGS = {"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"], "show_default": True}
@@ -213,7 +211,7 @@ def hkmap() -> None:
       hkmap finetune train.h5 --from run/ --gamma 1 --out run-ft/
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion
     """
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")      # what it says of a damaged image, our sentence says better
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")      # our own messages about damaged images are clearer
     logger = logging.getLogger("hkmap")
     logger.handlers[:] = [_StderrHandler()]
     logger.setLevel(logging.WARNING)

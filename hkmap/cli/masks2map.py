@@ -1,46 +1,47 @@
-"""hkmap masks2map: lesion masks and polygons become maps."""
-
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import Drawing, Shapes, drawing_options, shape_options
+from hkmap.cli._drawing import Shapes, drawing_options, shape_options
 from hkmap.cli._options import named_option
 from hkmap.records import Record, frame_of, labels_of, masks_of, polygons_of
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
 
-LEFT_OUT = ("MA", "OD")     # the paper takes haemorrhages, hard and soft exudates
+LEFT_OUT = ("MA", "OD")     # the paper uses haemorrhages, hard and soft exudates
 
 
 @click.command("masks2map")
 @named_option("--pooling", table="poolings", default="mean",
-              help="A map pixel's value: the mean over the area that it covers, or the largest image pixel that it "
-                   "touches.")
-@shape_options("--lesion", what="A mask to use", left_out=LEFT_OUT,
-               default="every mask of the record but MA and OD, which leaves the paper's HE, EX and SE of IDRiD's")
+              help="A map pixel's value: the mean over its area, or the maximum over the image pixels it touches.")
+@shape_options("--lesion", what="A mask to use",
+               default="all but MA and OD; of IDRiD's that leaves the paper's HE, EX and SE")
 @drawing_options
-def masks2map(pooling: str, shapes: Shapes, drawing: Drawing) -> None:
-    """Make a map of each record's lesion masks and polygons.
+def masks2map(
+    pooling: str, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str, empty: str,
+    **drawing: Any,
+) -> None:
+    """Draw a map of each record's lesion masks and polygons.
 
-    A pixel of the image has the largest weight of the chosen masks that mark it, 0 where none does; these are pooled to
-    the map's size. What is small in the image is faint in a map of means: a microaneurysm has at most 0.002 at 14x14.
-    --pooling max keeps it at its weight, and --normalise max makes the brightest pixel of every map 1.
+    A pixel of the image has the largest weight of the chosen masks that mark it, else 0; these are pooled to the map's
+    size. Small marks are faint in a map of means: a microaneurysm has at most 0.002 at 14x14. --pooling max keeps it at
+    its weight, and --normalise max makes the brightest pixel of every map 1.
 
-    Masks must have the size of their image. A polygon counts like a mask with the name of the polygon's `label`, and
-    each map pixel gets the exact share of its area that lies inside. A lesion that no record has is an error at the end
-    of the stream.
+    Masks must have the size of their image. A polygon counts as a mask with the name of its `label`, and each map pixel
+    gets the exact share of its area that lies inside. A lesion that no record has is an error at the end of the stream.
 
     \b
     Example:
       hkmap idrid IDRiD/ | hkmap masks2map --lesion EX --lesion SE=0.5 --out maps/ > maps.jsonl
     """
+    shapes = Shapes("--lesion", named, size, normalise, missing, empty, LEFT_OUT)
     parts = {"masks": _masks, "polygons": _polygons}
-    shapes.emit(drawing, {key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()})
+    drawings = {key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()}
+    shapes.draw_records(drawings, **drawing)
 
 
 def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
@@ -50,19 +51,16 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.masks import masks_map
     from hkmap.stream.references import image_frame
 
-    weights = {name: shapes.weight(name) for name in masks_of(record)}
-    chosen = [(reference, weights[name]) for name, reference in masks_of(record).items() if weights[name]]
-    if not chosen:
+    references, weights = shapes.chosen(masks_of(record), masks_of(record).values())
+    if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)
-    masks = (read_fitting_mask(reference, frame) for reference, _ in chosen)      # one at a time in memory
-    return masks_map(masks, [weight for _, weight in chosen], shapes.size, pooling)
+    masks = (read_fitting_mask(reference, frame) for reference in references)      # one at a time in memory
+    return masks_map(masks, weights, shapes.size, pooling)
 
 
 def _polygons(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.polygons import polygons_map
 
-    weights = [shapes.weight(label) for label in labels_of(record, "polygons")]
-    chosen = [(polygon, weight) for polygon, weight in zip(polygons_of(record), weights, strict=True) if weight]
-    polygons, weights = [polygon for polygon, _ in chosen], [weight for _, weight in chosen]
+    polygons, weights = shapes.chosen(labels_of(record, "polygons"), polygons_of(record))
     return polygons_map(polygons, weights, frame_of(record), shapes.size, pooling)

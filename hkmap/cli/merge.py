@@ -1,5 +1,3 @@
-"""hkmap merge: shards in, one shard (or a series) out."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,16 +12,14 @@ from hkmap.cli._stream import print_result, track
 @click.argument("out", type=OUTPUT, metavar="OUT.h5")
 @shards_argument
 @click.option("--shard-size", type=COUNT, metavar="N",
-              help="Begin another shard after N records: OUT-00000.h5, OUT-00001.h5, and so on.")
+              help="Begin a new shard after N records: OUT-00000.h5, OUT-00001.h5, and so on.")
 @overwrite_option
 def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite: bool) -> None:
     """Join shards into one, or into a series of another size, in the order given.
 
-    Images stay the files they were, byte for byte; maps, certainty, annotators' maps and every key of the records are
-    kept, and checked on the way as hkmap pack checks them. The shards must agree on the names of the classes, the size
-    of the maps, and have no id in common. The shards that are read stay where they are.
-
-    Nothing has its final name until all is written. Prints one JSON object, as hkmap pack does.
+    Image files are copied byte for byte; maps, certainty, annotators' maps and all keys of the records are kept. The
+    shards must have the same class names and map size, and no id in common. Files get their final names when all is
+    written. Prints one JSON object, as hkmap pack does.
 
     \b
     Example:

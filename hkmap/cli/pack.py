@@ -1,5 +1,3 @@
-"""hkmap pack: records in, a shard out."""
-
 from __future__ import annotations
 
 import re
@@ -27,26 +25,23 @@ def _bytes(value: str) -> int:
 @click.argument("shard", type=OUTPUT)
 @records_argument
 @click.option("--classes", type=EXISTING, metavar="FILE",
-              help="The names of the labels: UTF-8, one per line, label 0 first. A label beyond them is an error. "
-                   "[default: learnt from the records]")
+              help="The names of the labels, one per line in UTF-8, label 0 first.  [default: learnt from the records]")
 @click.option("--shard-size", type=COUNT, metavar="N",
-              help="Begin another shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
+              help="Begin a new shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
 @click.option("--shard-bytes", type=_bytes, metavar="SIZE",
-              help="Begin another shard before one would take more than SIZE bytes, such as 500MB or 2GiB (2^30); "
-                   "a record that alone takes more gets a shard of its own. With --shard-size: whichever comes first.")
+              help="Begin a new shard before one exceeds SIZE bytes, such as 500MB or 2GiB (2^30). A larger record "
+                   "gets its own. With --shard-size: whichever comes first.")
 @click.option("--append", is_flag=True,
-              help="Add shards to the series NAME-00000.h5, ..., numbered on. Those that are there stay as they are: "
-                   "an id that one of them holds is an error, and a new label has its name in the new ones alone.")
+              help="Add shards to the series NAME-00000.h5, ...; an id that is in one of its shards is an error.")
 @click.option("--resume", is_flag=True,
-              help="Go on after the last finished shard of a run with the same options that was broken off, and keep "
-                   "what this one finishes if it is broken off too. Give the same records again, from the first.")
+              help="Continue after the last finished shard of an interrupted run with the same options, and keep "
+                   "finished shards if this run is interrupted, too. Give the same records again, from the first.")
 @click.option("--expect", type=COUNT, metavar="N", help="Fail, and leave no shard, unless N records were packed.")
 @click.option("--store", type=click.Choice(["files", "pixels"]), default="files",
-              help="files: the image files, byte for byte. pixels: decoded RGB pixels of --size, 3 bytes each, which "
-                   "are read many times faster and take more room.")
+              help="files: the image files, byte for byte. pixels: RGB pixels of --size, larger but faster to read.")
 @size_option("--size",
-             help="With --store pixels: the size of every image. The whole image is squashed into it, as hkmap train "
-                  "--fit squash does; where training crops or turns images, store larger ones.")
+             help="With --store pixels: the size to squash every image to, like --fit squash; if training crops or "
+                  "turns images, choose a larger one.")
 @overwrite_option
 @error_options
 def pack(
@@ -56,16 +51,15 @@ def pack(
 ) -> None:
     """Pack images, maps and labels into SHARD, a name that ends in .h5.
 
-    Images go in as the files they are, unchanged (or, with --store pixels, decoded and resized); each is decoded
-    once, so that a damaged one is found now. Maps must be of one size (hkmap resize) and in [0, 1]; `certainty` and
-    `annotator_maps` go in beside them. A record without a map is packed without one, which is not the same as an empty
-    map. One without a label gets label -1.
+    Image files are stored unchanged (or, with --store pixels, decoded and resized); each is decoded once, to find
+    damage now. Maps must have one size (hkmap resize); `certainty` and `annotator_maps` are stored with them. A record
+    without a map is packed without one, which is not the same as an empty map; one without a label gets label -1.
 
-    A shard has its name when it is whole. If this command or the one before it fails, or Ctrl-C stops it, none is left;
-    what --on-error skip drops does not undo the rest. If it is killed, or with --resume, the shards that it had
-    finished (use --shard-size or --shard-bytes) stay, and --resume goes on after them: the files are the same, byte for
-    byte, as if nothing had happened. --overwrite replaces a former series at the end, when all is well. Prints one JSON
-    object: the shards with their sha256, the number of records and of maps, the map size [height, width], the classes.
+    A shard gets its name when it is complete. If this command or the one before it fails, or Ctrl-C stops it, no shard
+    is left. If it is killed, or with --resume, finished shards stay (use --shard-size or --shard-bytes), and --resume
+    continues after them: the files are byte for byte the same as without the interruption. --overwrite replaces a
+    former series at the end, if all went well. Prints one JSON object: the shards with their sha256, the number of
+    records and of maps, the map size [height, width], the classes.
 
     \b
     Example:
@@ -77,11 +71,9 @@ def pack(
     from hkmap.stream.packing import check_count, pack_records, read_classes
 
     if (store == "pixels") != (size is not None):
-        raise click.UsageError("--store pixels needs --size, and --size belongs to it.")
-    if append and overwrite:
-        raise click.UsageError("--append leaves what exists as it is, and --overwrite replaces it; give one of them.")
-    if resume and overwrite:
-        raise click.UsageError("--resume keeps what was finished, and --overwrite replaces it; give one of them.")
+        raise click.UsageError("--store pixels and --size go together; give both, or neither.")
+    if overwrite and (append or resume):
+        raise click.UsageError("--append and --resume keep shards, and --overwrite replaces them; give only one.")
     names, lines = read_classes(classes) if classes else None, Lines(records)
     stream = parsed(lines, readable(records))
     options = WriterOptions(shard_bytes=shard_bytes, pixel_size=size, append=append, resume=resume)

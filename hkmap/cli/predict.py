@@ -1,9 +1,6 @@
-"""hkmap predict: what a network says about records."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,14 +21,13 @@ if TYPE_CHECKING:
 @network_options(batch_size=16)
 @error_options
 def predict(
-    records: IO[bytes], source: Path, writer: AbstractContextManager[MapWriter] | None, device: str, rejects: Rejects,
+    records: IO[bytes], source: Path, out: Path | None, suffix: str, overwrite: bool, device: str, rejects: Rejects,
     **options: Any,
 ) -> None:
     """Add what a network predicts to records: prediction, confidence and, with --out, where it looked.
 
-    The prediction is a label, counted as the network's training data count it; the confidence its probability. The
-    attention map is one of the whole image: 0 where a network of --fit crop saw nothing, and without the padding that
-    one of --fit letterbox saw.
+    The prediction is a label of the network's training data, the confidence its probability. The attention map covers
+    the whole image: it is 0 where a network with --fit crop saw nothing, and omits the padding of --fit letterbox.
 
     \b
     Example:
@@ -40,13 +36,14 @@ def predict(
     """
     from hkmap.engine.prediction import predicted_records
     from hkmap.engine.runs import load_model, pick_device
+    from hkmap.files.maps import open_writer
 
     def predicted(maps: MapWriter | None) -> Iterable[Record]:
         return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
 
     model, on = load_model(source), pick_device(device)
     warn_of_control(model)
-    if writer is None:
+    if out is None:
         emit(predicted(None))
     else:
-        emit_when_saved(writer, predicted)
+        emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), predicted)

@@ -1,5 +1,3 @@
-"""hkmap resize: maps of another size."""
-
 from __future__ import annotations
 
 from functools import partial
@@ -7,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._drawing import Drawing, drawing_options
+from hkmap.cli._drawing import NO_MAP, draw_records, drawing_options
 from hkmap.cli._options import missing_option, normalise_option, size_option
 from hkmap.records import Record, passed_on, reference_of
 
@@ -15,29 +13,25 @@ if TYPE_CHECKING:
     from hkmap.files.maps import Drawn
     from hkmap.maps.check import Map
 
-MISSING = "expected the reference of one; --missing pass lets such records go on unchanged"
-
-
 @click.command("resize")
-@size_option("--size", required=True, help="Sides of the new maps.")
+@size_option("--size", required=True, help="The size of the new maps.")
 @normalise_option("none")
 @missing_option("a map", "unchanged")
 @drawing_options
-def resize(drawing: Drawing, **options: Any) -> None:
-    """Resize the map of each record, with its certainty, and the maps of its annotators where it has `annotator_maps`.
+def resize(size: tuple[int, int], normalise: str, missing: str, **drawing: Any) -> None:
+    """Resize the map of each record, with its certainty and its `annotator_maps`, if any.
 
-    Along an axis that shrinks a new pixel is the mean of the area that it covers, so no small region is lost; along one
-    that grows it lies on a line between the old pixels' centres. Area means lower a peak: where the peak matters, use
-    --normalise max, once, after the last resize.
+    Where an axis shrinks, a new pixel is the mean of the area that it covers; where it grows, values are interpolated
+    linearly between the centres of the old pixels. Means lower a peak: --normalise max, after the last resize, helps.
 
-    With `certainty` beside it (hkmap certainty) the map becomes the mean over what is known, mean(certainty * map) /
-    mean(certainty), and 0 where nothing is known. Maps of annotators of the same size count by the same certainty.
+    With `certainty` (hkmap certainty) the map becomes the mean over what is known, mean(certainty * map) /
+    mean(certainty), and 0 where nothing is known. This applies to annotators' maps of the same size, too.
 
     \b
     Example:
       hkmap resize maps.jsonl --size 14 --out maps14/ > maps14.jsonl
     """
-    drawing.emit(partial(_resize, **options), reads_files=True)
+    draw_records(partial(_resize, size=size, normalise=normalise, missing=missing), reads_files=True, **drawing)
 
 
 def _resize(record: Record, *, size: tuple[int, int], normalise: str, missing: str) -> Drawn | Record:
@@ -52,7 +46,7 @@ def _resize(record: Record, *, size: tuple[int, int], normalise: str, missing: s
 
     reference = reference_of(record, "map")
     if reference is None:
-        return passed_on(record, missing, "has no map", MISSING)
+        return passed_on(record, missing, "has no map", NO_MAP)
     values, people = load_map(reference), load_annotators(record)
     certainty = load_certainty_of(record, values)
     whole = resized(values, certainty)

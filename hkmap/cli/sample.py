@@ -1,5 +1,3 @@
-"""`hkmap sample`: a filter."""
-
 from __future__ import annotations
 
 import re
@@ -24,16 +22,15 @@ def _amount(value: str) -> int | float:
 @click.command("sample")
 @click.argument("amount", type=_amount, metavar="N|SHARE")
 @records_argument
-@click.option("--per-class", is_flag=True, help="N records of each label; those without a label count as one label.")
-@click.option("--seed", type=SEED, default=0, help="Another seed, another sample.")
+@click.option("--per-class", is_flag=True, help="Draw N records per label; those without a label count as one label.")
+@click.option("--seed", type=SEED, default=0, help="Another seed draws another sample.")
 @error_options
 def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, rejects: Rejects) -> None:
-    """Pass on some of the records, drawn at random, in the order in which they came.
+    """Pass on some of the records, drawn at random, in their original order.
 
-    N is exact; nothing is passed on before the last record has come, and only the chosen ones are held in memory. A
-    share such as 0.1 is about that share, of each class too, and is passed on at once. Whether a record is taken
-    depends on its id and the seed: the sample is the same whatever the order, and a smaller one is part of a larger
-    one. Fewer records than N are all passed on, with a warning.
+    N is exact; output begins after the last record was read, and only the chosen ones are held in memory. A share such
+    as 0.1 is approximate, also per class, and records are passed on at once. The choice depends only on ids and seed,
+    and a smaller sample is part of a larger one. A warning says if there are fewer records than N.
 
     \b
     Example:
@@ -47,5 +44,5 @@ def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, 
         emit(sample_count(read(records, rejects), amount, seed=seed, per_label=per_class))
         return
     if per_class:
-        raise click.UsageError("A share is about the same of each class already; give N, or omit --per-class.")
+        raise click.UsageError("A share already applies to each class; give N, or omit --per-class.")
     emit(sample_share(read(records, rejects), amount, seed=seed))

@@ -1,9 +1,6 @@
-"""hkmap show: contact sheets of images, annotations and maps."""
-
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
     from hkmap.maps.check import Map
     from hkmap.report.sheets import Entry
 
-PATIENCE = 5      # seconds: an opener that fails has done so by then, and a viewer may stay longer
+PATIENCE = 5      # seconds: an opener fails sooner, and a viewer may stay longer
 
 
 def _png(value: str) -> Path:
@@ -36,37 +33,32 @@ def _png(value: str) -> Path:
 @records_argument
 @click.option("--out", type=_png, required=True, metavar="FILE.png", help="The picture to write.")
 @click.option("--map", "keys", multiple=True, default=("map",), metavar="KEY",
-              help="A key of the records whose value is the reference of a map, such as `attention`; repeatable. "
-                   "annotator_maps.NAME is the map of one annotator.")
+              help="A key that refers to a map, such as `attention`, or annotator_maps.NAME; repeatable.")
 @click.option("--caption", "captions", multiple=True, metavar="KEY",
-              help="A key of the records to write below the image; repeatable, one line each.  [default: id; class, "
-                   "label, prediction and confidence]")
+              help="A key to write below the image; repeatable.  [default: id; class, label, prediction, confidence]")
 @named_option("--colour", table="colours", default="viridis", help="The maps' colours, dark for 0 and bright for 1.")
-@click.option("--plain", is_flag=True,
-              help="Draw the maps alone, not over the image: each cell a block of its value's colour.")
+@click.option("--plain", is_flag=True, help="Draw the maps alone, not over the image: each cell is a coloured block.")
 @click.option("--legend/--no-legend", default=True,
-              help="A strip below the sheet: the maps' colours from 0 to 1, and those of the annotations.")
-@click.option("--columns", type=COUNT, default=3, help="Records side by side.")
+              help="Explain the colours of maps and annotations in a strip below the sheet.")
+@click.option("--columns", type=COUNT, default=3, help="Records per row.")
 @click.option("--cell", type=click.IntRange(min=32, max=4096), default=224,
-              help="Pixels of the longer side of each picture on the sheet.")
-@click.option("--limit", type=COUNT, default=24,
-              help="Records on a sheet, the first ones; a warning says how many were left out.")
+              help="The longer side of each picture on the sheet, in pixels.")
+@click.option("--limit", type=COUNT, default=24, help="Draw only the first records; a warning counts the rest.")
 @click.option("--pages", is_flag=True,
-              help="Leave none out: go on, after every --limit records, to FILE-2.png, FILE-3.png, and so on.")
+              help="After every --limit records continue on FILE-2.png, FILE-3.png, and so on.")
 @click.option("--open", "opening", is_flag=True,
-              help="Show the (first) sheet on the desktop once it is written, by xdg-open, or open on macOS.")
+              help="Show the (first) sheet on the desktop, with xdg-open, or open on macOS.")
 @overwrite_option
 @error_options
 def show(
     records: IO[bytes], out: Path, keys: tuple[str, ...], legend: bool, columns: int, limit: int, pages: bool,
     opening: bool, overwrite: bool, rejects: Rejects, **style: Any,
 ) -> None:
-    """Draw a contact sheet: each image with its annotations, and beside it its maps.
+    """Draw a contact sheet: each image with its annotations, and its maps beside it.
 
-    Bubbles are circles, points dots whose area follows their weight, boxes, polygons and masks outlines; masks of
-    what nobody annotated (`unknown`) and of where not to look (`dont_look`) are named so. A map lies in colour over
-    the image in grey. The captions, in ASCII, give what --caption names, and the map's size and maximum. Prints one
-    JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages "sheets" too, a list of files.
+    Bubbles are circles, points dots whose area grows with their weight, boxes, polygons and masks outlines (named
+    `unknown` or `dont_look` if they are such). A map is drawn in colour over the image in grey, with its size and
+    maximum below. Prints one JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages also "sheets".
 
     \b
     Example:
@@ -84,7 +76,7 @@ def show(
     look, stream = Style(**style), read(records, rejects)
     tiles = each(stream, lambda record: draw_tile(_entry(record, keys), look), rejects)
     drawn: dict[Path, int] = {}
-    with ExitStack() as sheets:     # they get their names at the end, together: a failure upstream must leave none
+    with ExitStack() as sheets:     # they get their names together, at the end: a failure upstream must leave none
         for name, page in zip(_names(out, pages=pages), iter(lambda: list(islice(tiles, limit)), []), strict=False):
             sheet = contact_sheet(page, columns)
             beside = sheets.enter_context(replacing(name, overwrite=overwrite))
@@ -98,7 +90,7 @@ def show(
 
 
 def _names(out: Path, *, pages: bool) -> Iterator[Path]:
-    """Yield the names of the sheets: one, or as many as are asked for."""
+    """Yield the names of the sheets: one, or with ``pages`` any number."""
     yield out
     if pages:
         yield from (out.with_name(f"{out.stem}-{number}{out.suffix}") for number in count(2))
@@ -115,12 +107,11 @@ def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
     image = read_image(place)
     frame = (image.shape[1], image.shape[0])
     maps = {key: _map(record, key) for key in keys}
-    masks, unknown, dont_look = (
-        {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
-        if record.get(key) is not None else {}
-        for key in ("masks", "unknown", "dont_look")
-    )
-    return Entry(record, image, maps, masks, unknown, dont_look)
+    masks = {
+        key: {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
+        for key in ("masks", "unknown", "dont_look") if record.get(key) is not None
+    }
+    return Entry(record, image, maps, masks)
 
 
 def _map(record: Record, key: str) -> Map | None:
@@ -134,31 +125,25 @@ def _map(record: Record, key: str) -> Map | None:
 
 
 def _count_rest(stream: Iterator[Record], out: Path, drawn: dict[Path, int]) -> None:
-    """Read the stream to its end, and say how much of it is on no sheet."""
-    left_out = sum(1 for _ in stream)
+    """Read the rest of the stream; warn of records that are on no sheet."""
+    omitted = sum(1 for _ in stream)
     if not drawn:
         raise RecordError(f"{out}: no record could be drawn, so there is no sheet; see the warnings above")
-    if left_out:
-        logging.getLogger("hkmap").warning(
-            "%d records left out of the sheet; raise --limit, or use --pages, to see them", left_out
-        )
+    if omitted:
+        logging.getLogger("hkmap").warning("%d records omitted; raise --limit, or use --pages, to see them", omitted)
 
 
 def _open(sheet: Path) -> None:
-    """Hand the sheet to the desktop; where that fails only a warning says so, as the sheet is written."""
-    name = "open" if sys.platform == "darwin" else "xdg-open"
-    opener = shutil.which(name)
-    if opener is None or _fails([opener, str(sheet.absolute())]):
-        found = f"{name} failed" if opener else f"there is no {name}"
-        logging.getLogger("hkmap").warning("%s: written, but not shown, as %s; open it in a viewer", sheet, found)
-
-
-def _fails(command: list[str]) -> bool:
-    nothing = subprocess.DEVNULL      # stdout is data
+    """Show the sheet on the desktop; a failure is only a warning, as the sheet is written."""
+    name, nothing = "open" if sys.platform == "darwin" else "xdg-open", subprocess.DEVNULL      # stdout is data
     try:
-        child = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-        return child.wait(PATIENCE) != 0
-    except subprocess.TimeoutExpired:
-        return False
+        child = subprocess.Popen(
+            [name, str(sheet.absolute())], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+        )
+        failure = f"{name} failed" if child.wait(PATIENCE) else ""
+    except subprocess.TimeoutExpired:      # a viewer that stays
+        return
     except OSError:
-        return True
+        failure = f"{name} cannot be run"
+    if failure:
+        logging.getLogger("hkmap").warning("%s: written, but not shown, as %s; open it in a viewer", sheet, failure)

@@ -1,5 +1,3 @@
-"""hkmap split: shards in, one shard per part out."""
-
 from __future__ import annotations
 
 import re
@@ -32,16 +30,15 @@ def _shares(value: str) -> dict[str, Fraction]:
 @click.command("split")
 @shards_argument
 @click.option("--shares", type=_shares, metavar="NAME=SHARE,...",
-              help="A part of each name: train=0.8,val=0.1,test=0.1, or thirds, a=2/3,b=1/3. They add up to 1.")
+              help="One part per name: train=0.8,val=0.1,test=0.1, or a=2/3,b=1/3. Shares add up to 1.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="K",
-              help="K equal parts, fold-1 to fold-K; fold-I is what --fold I/K holds out in train, finetune and eval.")
+              help="K equal parts, fold-1 to fold-K; --fold I/K of train, finetune and eval holds out fold-I.")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR", help="The folder of the new shards, DIR/NAME.h5.")
 @click.option("--group", metavar="KEY",
-              help="A key of the records, such as patient: records in which it is the same stay in one part.")
+              help="A key of the records, such as patient. Records with the same value stay in one part.")
 @click.option("--stratify/--no-stratify", default=True,
-              help="Whether each part gets its share of every label, as the folds of --fold do, or is drawn without "
-                   "regard to labels.")
-@click.option("--seed", type=SEED, default=0, help="Another seed, another split.")
+              help="Give each part its share of every label, as --fold does, or ignore labels.")
+@click.option("--seed", type=SEED, default=0, help="Another seed makes another split.")
 @overwrite_option
 def split(
     shards: tuple[Path, ...], shares: dict[str, Fraction] | None, folds: int | None, out: Path, group: str | None,
@@ -49,13 +46,12 @@ def split(
 ) -> None:
     """Split shards into parts, one shard each: train, val and test, or the folds of a cross-validation.
 
-    What goes where depends on the ids, labels and groups of all records and on the seed, not on their order. It is
-    decided by scikit-learn: StratifiedKFold, or with --group StratifiedGroupKFold, which keeps labels even as far as it
-    can. Shares are made of folds: 0.8, 0.1 and 0.1 take eight, one and one of ten. Every record is in one part, copied
-    as hkmap merge does.
+    The split depends on the ids, labels and groups of all records and on the seed, not on their order. scikit-learn
+    makes it: StratifiedKFold, or with --group StratifiedGroupKFold, which balances labels as well as it can. Shares
+    consist of folds: 0.8, 0.1 and 0.1 get eight, one and one of ten.
 
     Prints one JSON object: {"records", "parts": {NAME: {"path", "records", "share", "maps", "classes": [{"label",
-    "class", "records"}, ...], "sha256"}, ...}, "group", "stratified", "seed"}; share is of the records.
+    "class", "records"}, ...], "sha256"}, ...}, "group", "stratified", "seed"}; share is that of the records.
 
     \b
     Example:

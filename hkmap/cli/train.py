@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 @click.command("train")
 @shards_argument
 @named_option("--arch", table="architectures", default="resnet18+abn",
-              help="The network, such as resnet50; with +abn it has the attention branch.")
+              help="The network, such as resnet50; +abn adds the attention branch.")
 @named_option("--stem", table="stems", default="standard",
-              help="The network's beginning; small keeps the full resolution, for images of 32 to 64 pixels.")
-@click.option("--width", type=COUNT, default=64, help="Channels of the first stage.")
+              help="The first layers; small keeps the full resolution, for images of 32 to 64 pixels.")
+@click.option("--width", type=COUNT, default=64, help="Channels in the first stage.")
 @named_option("--gate", table="gates", default="residual", help="How the map weights the features.")
-@click.option("--image-size", type=click.IntRange(min=8), default=224, help="Side of the network's input, in pixels.")
-@named_option("--fit", table="fits", default="squash", help="How an image is brought to the input's shape.")
+@click.option("--image-size", type=click.IntRange(min=8), default=224, help="Side of the network's input in pixels.")
+@named_option("--fit", table="fits", default="squash", help="How to bring an image to the input's shape.")
 @click.option("--weights", type=EXISTING,
-              help="Start from a checkpoint with torchvision's names (a ResNet) or the ABN authors' (.pth.tar, .pt). "
-                   "From a ResNet, layer4 starts both branches; parts of other classes start fresh, and are named.")
+              help="Start from a checkpoint by torchvision (a ResNet) or by the ABN authors (.pth.tar, .pt). A "
+                   "ResNet's layer4 starts both branches; a warning names the parts that start fresh.")
 @training_options(epochs=90)
 def train(
     shards: tuple[Path, ...], arch: str, stem: str, width: int, gate: str, image_size: int, fit: str,
@@ -35,8 +36,7 @@ def train(
 ) -> None:
     """Train a network on images and labels, without their maps.
 
-    Keeps the run in --out: config.toml, last.pt, best.pt, log.jsonl (one line per step) and summary.json, which is
-    printed as well.
+    Writes config.toml, last.pt, best.pt, log.jsonl (one line per step) and summary.json to --out; prints the summary.
 
     \b
     Example:
@@ -64,7 +64,7 @@ def carry_out(
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
-    ``pretrained`` says that it is another run's, which must not have learnt from the fold that this one holds out.
+    A ``pretrained`` model comes from another run, which must not have learnt from the fold that this run holds out.
     """
     from hkmap.engine import runs
     from hkmap.engine.data import make_data
@@ -92,7 +92,7 @@ def carry_out(
 
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
-    """Take the optimiser's options out of a command's, by the names that the library uses."""
+    """Remove the options of the optimisation from a command's, and return them under the library's names."""
     from hkmap.engine.training import TrainingOptions
 
     names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision")
@@ -101,12 +101,6 @@ def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOption
 
 def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
-    left_out = ("overwrite", "resume", "out")       # they belong to one call, not to the run
-    options = {name: value for name, value in ctx.params.items() if name not in left_out}
-    return {"command": ctx.info_name, **{name: _as_toml(value) for name, value in options.items()}}
-
-
-def _as_toml(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_as_toml(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    of_one_call = ("overwrite", "resume", "out")
+    options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
+    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=str))}      # lists and strings only

@@ -1,5 +1,3 @@
-"""hkmap unpack: shards are a source again."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,24 +11,22 @@ from hkmap.cli._stream import emit, print_result, track
 @click.command("unpack")
 @shards_argument
 @click.option("--out", type=OUTPUT, metavar="DIR|NAME.tar",
-              help="Write the images to DIR/images, as the files they were, and the maps to DIR/maps as .npy; the map "
-                   "of one annotator as ID@NAME.npy.")
+              help="Write the original image files to DIR/images, and maps to DIR/maps (ID.npy, ID@ANNOTATOR.npy).")
 @click.option("--to", "form", type=click.Choice(["files", "imagefolder", "webdataset"]), default="files",
-              help="With --out, the form. imagefolder: each in a folder of its class, DIR/images/CLASS/ID.jpg, and all "
-                   "records in DIR/records.jsonl. webdataset: a tar.")
+              help="With --out, the form. imagefolder: DIR/images/CLASS/ID.jpg, and all records in DIR/records.jsonl. "
+                   "webdataset: a tar.")
 @click.option("--shard-size", type=COUNT, metavar="N",
-              help="With --to webdataset: begin another tar after N records: NAME-00000.tar, NAME-00001.tar, ...")
+              help="With --to webdataset: begin a new tar after N records: NAME-00000.tar, NAME-00001.tar, ...")
 @overwrite_option
 def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: int | None, overwrite: bool) -> None:
     """Print the records of shards, with all the keys they were packed with.
 
-    Without --out nothing is copied: a record's image and map are references into its shard ("train.h5#17" is record
-    17, counted from 0, and "train.h5#17@NAME" the map of one of its annotators), which every command reads as it reads
-    files. Each record's checksum is checked on the way.
+    Without --out nothing is copied: a record's image and map refer to its shard ("train.h5#17" is record 17, counted
+    from 0, and "train.h5#17@NAME" the map of one of its annotators), and every command reads them like files.
 
-    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder; the paths in DIR/records.jsonl are
-    relative to DIR. Tars of --to webdataset hold KEY.jpg, KEY.cls, KEY.json, KEY.map.npy and KEY.certainty.npy, which
-    hkmap webdataset reads back; one JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
+    torchvision's ImageFolder, and hkmap folder, read DIR/images of --to imagefolder; paths in DIR/records.jsonl are
+    relative to DIR. hkmap webdataset reads tars of --to webdataset (KEY.jpg, KEY.cls, KEY.json, KEY.map.npy,
+    KEY.certainty.npy); for them one JSON object is printed: {"tars": [{"path", "records"}, ...], "records"}.
 
     \b
     Example:
@@ -44,9 +40,9 @@ def unpack(shards: tuple[Path, ...], out: Path | None, form: str, shard_size: in
     from hkmap.stream.unpacking import samples_of, unpack_files, unpack_records, write_tars, write_tree
 
     if form != "files" and out is None:
-        raise click.UsageError(f"--to {form} writes files; give --out, where they go.")
+        raise click.UsageError(f"--to {form} writes files; give --out.")
     if shard_size is not None and form != "webdataset":
-        raise click.UsageError("--shard-size is for tars; give --to webdataset too, or use `hkmap merge`.")
+        raise click.UsageError("--shard-size is for tars; use --to webdataset, or `hkmap merge`.")
     if out is None:
         emit(unpack_records(shards))
     elif form == "files":

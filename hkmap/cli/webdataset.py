@@ -1,5 +1,3 @@
-"""`hkmap webdataset`: a source."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,17 +12,16 @@ from hkmap.records import Rejects
 @click.command("webdataset")
 @click.argument("tars", type=EXISTING, nargs=-1, required=True, metavar="TAR...")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR",
-              help="Where the images go, DIR/images, as the files they were, and maps and certainty, if there are any.")
+              help="Where the original image files go (DIR/images), and maps and certainty, if any.")
 @overwrite_option
 @error_options
 def webdataset(tars: tuple[Path, ...], out: Path, overwrite: bool, rejects: Rejects) -> None:
-    """Print the samples of WebDataset tars as records, their images written to files.
+    """Print the samples of WebDataset tars as records, and write their images to files.
 
-    Files that lie next to each other in a tar, and whose names agree up to the first dot, are one sample: an image
-    (jpg, png, tif, webp, ...), and what there is of cls (the label), json (an object, whose keys become the record's),
-    map.npy and certainty.npy, as hkmap unpack --to webdataset writes them. The id is the one in the json, or else the
-    name up to that dot. A warning counts other files. Links, devices, names that lead out of a folder, files of more
-    than 256 MiB and compressed tars are refused.
+    Consecutive files in a tar whose names agree up to the first dot are one sample: an image, and optionally cls (the
+    label), json (an object whose keys become the record's), map.npy and certainty.npy, as hkmap unpack --to webdataset
+    writes them. The id comes from the json, or else is the name up to that dot. A warning counts other files. Links,
+    devices, names that lead out of a folder, files of more than 256 MiB and compressed tars are refused.
 
     \b
     Example:

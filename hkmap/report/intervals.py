@@ -1,14 +1,11 @@
-"""Means with their intervals: how far people agree beside its null and a uniform map, a panel for each measure."""
+"""Means with their intervals: annotators' agreement, its null and a uniform map, one panel per measure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from hkmap.maps.agreement import KINDS, MEASURES, METHODS
-from hkmap.report.lettering import Pixels
 
 TITLES = {
     "mse": "mean square error (lower: closer)",
@@ -16,25 +13,16 @@ TITLES = {
     "iou": "IoU of the highest 10 % (higher: closer)",
     "kl": "KL divergence in nats (lower: closer)",
 }
-COLOURS = {"agreement": "#0072b2", "null": "#d55e00", "uniform": "#6e6e6e"}      # Okabe and Ito's; labels say it too
+COLOURS = {"agreement": "#0072b2", "null": "#d55e00", "uniform": "#6e6e6e"}      # Okabe and Ito's, also named in labels
 LINES = [(method, kind) for method in METHODS for kind in KINDS]
 
 
-def draw_agreement(summary: Mapping[str, Any]) -> Pixels:
-    """Return what `hkmap agreement` prints as a picture, (height, width, 3) RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a quarter of a second, and only here
-
-    canvas = FigureCanvasAgg(agreement_figure(summary))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
 def agreement_figure(summary: Mapping[str, Any]) -> Any:
-    """Return it as a figure of matplotlib's: a panel per measure, in it a line per method and kind.
+    """Return a matplotlib figure of what `hkmap agreement` prints: a panel per measure, a row per method and kind.
 
-    A dot is the mean, a bar its 95 % interval. Every axis holds 0, so that lengths can be compared.
+    A dot is the mean, a bar its 95 % interval. Every axis includes 0, so that lengths can be compared.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # a quarter of a second, and only here
 
     figure = Figure(figsize=(7.6, 2.1 * len(MEASURES) + 0.5), dpi=100, layout="constrained")
     fewest, most = summary["annotators"]

@@ -1,27 +1,27 @@
-"""A contact sheet: each image with its annotations, and beside it its maps as overlays."""
+"""A contact sheet: each image with its annotations, and its maps beside it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
-from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hkmap.files.images import Pixels
 from hkmap.maps.check import Map
 from hkmap.maps.masks import Mask, masks_map
-from hkmap.records import Bubble, Record, boxes_of, bubbles_of, frame_of, label_of, polygons_of
+from hkmap.records import Record, boxes_of, bubbles_of, frame_of, label_of, polygons_of
 from hkmap.report.colouring import bare, colour_bar, overlay
-from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, Pixels, length, write_lines, write_names
+from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, length, write_lines, write_names
 
 Points = npt.NDArray[np.float64]
 
-COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by the colour-blind too
+COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette, for the colour-blind too
     "bubbles": (86, 180, 233),
     "points": (240, 228, 66),
     "boxes": (0, 200, 140),
@@ -29,36 +29,33 @@ COLOURS: dict[str, Colour] = {       # Okabe and Ito's palette: told apart by th
 }
 LESIONS: tuple[Colour, ...] = ((86, 180, 233), (240, 228, 66), (0, 200, 140), (204, 121, 167), (213, 94, 0))
 SETTLED: dict[str, Colour] = {"unknown": (215, 215, 215), "dont_look": (255, 90, 90)}      # what is no lesion
-NO_MASKS: Mapping[str, Mask] = MappingProxyType({})
 GAP = 4
 BAR = (10, 96)          # pixels of the legend's colour bar: height, width
 SWATCH = 9              # pixels of a colour's square in the legend
 CROWD = 50              # dots of full size
-SUBPIXEL_BITS = 4       # cv2 draws at sixteenths of a pixel
+SUBPIXEL_BITS = 4       # cv2 draws in sixteenths of a pixel
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by their key (None: it has none), ``masks`` by name.
+    """What one tile shows: ``image`` (H, W, 3) RGB, ``maps`` by key (None if the record has none), and ``masks``.
 
-    ``unknown`` are the masks, by name, of what nobody annotated, ``dont_look`` of where one should not look.
+    The masks are grouped by the record's key ("masks", "unknown", "dont_look"), then by name.
     """
 
     record: Record
     image: Pixels
     maps: Mapping[str, Map | None]
-    masks: Mapping[str, Mask]
-    unknown: Mapping[str, Mask] = field(default_factory=dict)
-    dont_look: Mapping[str, Mask] = field(default_factory=dict)
+    masks: Mapping[str, Mapping[str, Mask]]
 
 
 @dataclass(frozen=True)
 class Style:
     """How a sheet looks.
 
-    ``cell`` is the longer side of each picture in pixels, ``colour`` a name of report.colouring. ``plain`` maps stand
-    alone, others lie over the image. ``captions`` are keys of the record to write below it, instead of its id, class,
-    label and prediction.
+    ``cell`` is the longer side of each picture in pixels, ``colour`` a name in colouring.COLOURS. ``plain`` maps stand
+    alone, others lie over the image. ``captions`` are the record's keys to write below, instead of id, class, label and
+    prediction.
     """
 
     cell: int = 224
@@ -68,39 +65,47 @@ class Style:
 
 
 class Tile(NamedTuple):
-    """The pictures of one record, (H, W, 3) RGB, and what needs a legend: kinds of annotation, and "map"."""
+    """The pictures of one record side by side, (H, W, 3) RGB, and what needs a legend: annotation keys, "map"."""
 
     pixels: Pixels
     shown: frozenset[str]
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int) -> Pixels:
-    """Return at least one tile, all of one width, as one picture (height, width, 3), ``columns`` in a row."""
+    """Return tiles (one or more, of equal width) as one picture (height, width, 3), ``columns`` per row."""
     columns = min(columns, len(tiles))
-    pictures = [tile.pixels for tile in tiles]
-    rows = [_row(pictures[start : start + columns], columns) for start in range(0, len(tiles), columns)]
+    width = tiles[0].pixels.shape[1]
+    rows = []
+    for start in range(0, len(tiles), columns):
+        pictures = [tile.pixels for tile in tiles[start : start + columns]]
+        row = np.full((max(map(len, pictures)), columns * width, 3), PAPER, np.uint8)
+        for index, picture in enumerate(pictures):
+            row[: len(picture), index * width : (index + 1) * width] = picture
+        rows.append(row)
     return np.concatenate(rows, axis=0)
 
 
 def with_legend(sheet: Pixels, tiles: Sequence[Tile], style: Style) -> Pixels:
-    """Return the sheet with a strip below: the colours of a map from 0 to 1, and those of the annotations on it."""
+    """Return the sheet with a strip below that explains the colours of the maps and annotations on it."""
     shown = frozenset[str]().union(*(tile.shown for tile in tiles))
     if not shown:
         return sheet
-    return np.concatenate([sheet, _flowing(_legend_items(shown, style, sheet.shape[1]), sheet.shape[1])], axis=0)
+    width = sheet.shape[1]
+    bars = [_bar_item(style, width)] if "map" in shown else []
+    swatches = [_swatch_item(kind, colour) for kind, colour in COLOURS.items() if kind in shown]
+    return np.concatenate([sheet, _flowing(bars + swatches, width)], axis=0)
 
 
 def draw_tile(entry: Entry, style: Style) -> Tile:
-    """Return the image with its annotations, beside it one picture per map, and captions below.
+    """Return the image with its annotations, then one picture per map, with captions below.
 
-    Each picture is fitted into the style's cell, so entries with the same map keys give tiles of one width.
+    Each picture is fitted into the style's cell, so entries with the same map keys give tiles of equal width.
     """
     image = _fitted(entry.image, style.cell)
-    pictures = [annotated(image, entry.record, entry.masks, unknown=entry.unknown, dont_look=entry.dont_look)]
+    pictures = [annotated(image, entry.record, entry.masks)]
+    pictures += [_map_picture(image, values, style) for values in entry.maps.values()]
     captions = [_told(entry.record, style.captions) if style.captions else _caption(entry.record)]
-    for key, values in entry.maps.items():
-        pictures.append(_map_picture(image, values, style))
-        captions.append(_map_caption(key, values))
+    captions += [_map_caption(key, values) for key, values in entry.maps.items()]
     lines = max(map(len, captions))
     panels = [_panel(picture, text, style.cell, lines) for picture, text in zip(pictures, captions, strict=True)]
     kinds = {kind for kind in COLOURS if entry.record.get(kind)}
@@ -108,35 +113,28 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
     return Tile(np.concatenate(panels, axis=1), frozenset(kinds | maps))
 
 
-def annotated(
-    image: Pixels,
-    record: Record,
-    masks: Mapping[str, Mask],
-    *,
-    unknown: Mapping[str, Mask] = NO_MASKS,
-    dont_look: Mapping[str, Mask] = NO_MASKS,
-) -> Pixels:
-    """Return a copy of ``image`` (H, W, 3) with the record's annotations and masks as outlines.
+def annotated(image: Pixels, record: Record, masks: Mapping[str, Mapping[str, Mask]]) -> Pixels:
+    """Return a copy of ``image`` (H, W, 3) with the record's annotations and the ``masks`` of its Entry as outlines.
 
-    Coordinates lie in the record's frame, which covers the image whatever the image's own size; without ``size``
-    the image is the frame. Raises RecordError for an annotation that is not one.
+    Coordinates are in the record's frame, which covers the image at any size; without ``size`` the image is the frame.
+    Raises RecordError for an invalid annotation.
     """
+    record = {key: [] for key in COLOURS} | {key: value for key, value in record.items() if value is not None}
     picture = image.copy()
     height, width = picture.shape[:2]
-    frame = frame_of(record) if record.get("size") is not None else (width, height)
+    frame = frame_of(record) if "size" in record else (width, height)
     scale = np.array([width / frame[0], height / frame[1]])
-    names = _draw_settled(picture, {"unknown": unknown, "dont_look": dont_look})
-    names = _draw_masks(picture, masks) | names
-    if record.get("polygons") is not None:
-        for polygon in polygons_of(record):
-            _draw_lines(picture, np.array(polygon) * scale, COLOURS["polygons"])
-    if record.get("boxes") is not None:
-        for left, top, wide, high in boxes_of(record):
-            corners = np.array([(left, top), (left + wide, top), (left + wide, top + high), (left, top + high)])
-            _draw_lines(picture, corners * scale, COLOURS["boxes"])
+    outlines = list(_outlines(masks))
+    for _, mask, colour in reversed(outlines):      # lesions last, over the others
+        _draw_mask(picture, mask, colour)
+    for polygon in polygons_of(record):
+        _draw_lines(picture, np.array(polygon) * scale, COLOURS["polygons"])
+    for left, top, wide, high in boxes_of(record):
+        corners = np.array([(left, top), (left + wide, top), (left + wide, top + high), (left, top + high)])
+        _draw_lines(picture, corners * scale, COLOURS["boxes"])
     _draw_bubbles(picture, record, scale)
     _draw_points(picture, record, scale)
-    return write_names(picture, names)
+    return write_names(picture, {name: colour for name, _, colour in outlines})
 
 
 def _fitted(image: Pixels, cell: int) -> Pixels:
@@ -148,17 +146,8 @@ def _fitted(image: Pixels, cell: int) -> Pixels:
     return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
 
 
-def _row(tiles: Sequence[Pixels], columns: int) -> Pixels:
-    """Put tiles side by side on paper as high as the highest."""
-    width = tiles[0].shape[1]
-    row = np.full((max(len(tile) for tile in tiles), columns * width, 3), PAPER, np.uint8)
-    for index, tile in enumerate(tiles):
-        row[: len(tile), index * width : (index + 1) * width] = tile
-    return row
-
-
 def _map_picture(image: Pixels, values: Map | None, style: Style) -> Pixels:
-    """Return a map's picture; where there is no map, the image, or in a plain style nothing."""
+    """Return a map's picture; without a map the image, or in a plain style empty paper."""
     if values is None:
         return np.full_like(image, PAPER) if style.plain else image
     height, width = image.shape[:2]
@@ -166,18 +155,12 @@ def _map_picture(image: Pixels, values: Map | None, style: Style) -> Pixels:
 
 
 def _panel(picture: Pixels, text: list[str], cell: int, lines: int) -> Pixels:
-    """Put a picture in the middle of a strip as wide as a cell, with room for the lines of its caption below."""
+    """Centre a picture in a strip as wide as a cell, with its caption below in room for ``lines`` lines."""
     height, width = picture.shape[:2]
     panel = np.full((height + lines * LINE_HEIGHT + 2 * GAP, cell + GAP, 3), PAPER, np.uint8)
     left = (cell - width) // 2
     panel[:height, left : left + width] = picture
     return write_lines(panel, text, (1, height + GAP // 2), cell)
-
-
-def _legend_items(shown: Collection[str], style: Style, width: int) -> list[Pixels]:
-    """Return the parts of a legend, pictures as high as a line."""
-    bars = [_bar_item(style, width)] if "map" in shown else []
-    return bars + [_swatch_item(kind, colour) for kind, colour in COLOURS.items() if kind in shown]
 
 
 def _bar_item(style: Style, width: int) -> Pixels:
@@ -198,7 +181,7 @@ def _swatch_item(kind: str, colour: Colour) -> Pixels:
 
 
 def _flowing(items: list[Pixels], width: int) -> Pixels:
-    """Put pictures of one height one after another, on as many rows as the width needs; one that is wider is cut."""
+    """Put pictures of a line's height in rows of ``width`` pixels, as many rows as it takes; cut a wider picture."""
     rows = [np.full((LINE_HEIGHT, width, 3), PAPER, np.uint8)]
     left = 0
     for item in items:
@@ -211,7 +194,7 @@ def _flowing(items: list[Pixels], width: int) -> Pixels:
 
 
 def _told(record: Record, keys: tuple[str, ...]) -> list[str]:
-    """Return one line per key: a text as it is, whatever is nested as JSON."""
+    """Return one line per key: text as it is, nested values as JSON."""
     return [f"{key}: {_in_words(record[key])}" if record.get(key) is not None else f"no {key}" for key in keys]
 
 
@@ -222,11 +205,10 @@ def _in_words(value: object) -> str:
 
 
 def _caption(record: Record) -> list[str]:
-    label = label_of(record)
-    parts = [str(record[key]) for key in ("class",) if record.get(key) is not None]
+    label, confidence = label_of(record), record.get("confidence")
+    parts = [str(record["class"])] if record.get("class") is not None else []
     parts += [f"label {label}"] if label >= 0 else []
     parts += [f"predicted {record['prediction']}"] if record.get("prediction") is not None else []
-    confidence = record.get("confidence")
     parts += [f"({confidence:.2f})"] if isinstance(confidence, float | int) else []
     return [record["id"], " ".join(parts)]
 
@@ -238,24 +220,17 @@ def _map_caption(key: str, values: Map | None) -> list[str]:
     return [key, f"{width}x{height}, max {values.max():.2f}"]
 
 
-def _draw_masks(picture: Pixels, masks: Mapping[str, Mask]) -> dict[str, Colour]:
-    """Draw the outlines of lesions; return their names with their colours."""
-    colours = dict(zip(masks, cycle(LESIONS), strict=False))
-    for name, mask in masks.items():
-        _draw_mask(picture, mask, colours[name])
-    return colours
-
-
-def _draw_settled(picture: Pixels, masks: Mapping[str, Mapping[str, Mask]]) -> dict[str, Colour]:
-    """Draw the outlines of masks that say how an area counts, by the key of the record; return what to call them."""
-    for key, found in masks.items():
-        for mask in found.values():
-            _draw_mask(picture, mask, SETTLED[key])
-    return {f"{key}: {name}": SETTLED[key] for key, found in masks.items() for name in found}
+def _outlines(masks: Mapping[str, Mapping[str, Mask]]) -> Iterator[tuple[str, Mask, Colour]]:
+    """Yield name, mask and colour: lesions first, then the masks that say how an area counts."""
+    for (name, mask), colour in zip(masks.get("masks", {}).items(), cycle(LESIONS), strict=False):
+        yield name, mask, colour
+    for key, colour in SETTLED.items():
+        for name, mask in masks.get(key, {}).items():
+            yield f"{key}: {name}", mask, colour
 
 
 def _draw_mask(picture: Pixels, mask: Mask, colour: Colour) -> None:
-    # The largest pixel of each cell, so that a lesion smaller than a pixel of the sheet is still outlined.
+    # By the maximum per pixel, so that a lesion smaller than a pixel of the sheet is still outlined.
     marked = masks_map([mask], [1.0], (picture.shape[0], picture.shape[1]), "max").astype(np.uint8)
     contours, _ = cv2.findContours(marked, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, colour, 1)
@@ -268,33 +243,29 @@ def _draw_lines(picture: Pixels, corners: Points, colour: Colour) -> None:
 
 
 def _draw_bubbles(picture: Pixels, record: Record, scale: Points) -> None:
-    for bubble in bubbles_of(record, "bubbles") if record.get("bubbles") is not None else []:
-        centre = _centre(bubble, scale)
+    for bubble in bubbles_of(record, "bubbles"):
+        centre = _sixteenths(np.array([bubble.x, bubble.y]) * scale).tolist()
         axes = [max(1, round(bubble.radius * side * 2**SUBPIXEL_BITS)) for side in scale]
         for ink, thickness in ((DARK, 3), (COLOURS["bubbles"], 1)):
             cv2.ellipse(picture, centre, axes, 0, 0, 360, ink, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _draw_points(picture: Pixels, record: Record, scale: Points) -> None:
-    """Draw dots whose area follows the weight, the smallest last, so that none is hidden under a larger one.
+    """Draw dots whose area grows with the weight, the smallest last, so that none is hidden under a larger one.
 
-    Many dots are smaller, so that they still tell places apart.
+    If there are many, all are drawn smaller, so that places stay distinct.
     """
-    points = bubbles_of(record, "points") if record.get("points") is not None else []
+    points = bubbles_of(record, "points")
     heaviest = max((point.weight for point in points), default=0) or 1
     shrunk = min(1.0, (CROWD / max(1, len(points))) ** 0.5)
     for point in sorted(points, key=lambda point: -point.weight):
-        centre = _centre(point, scale)
+        centre = _sixteenths(np.array([point.x, point.y]) * scale).tolist()
         radius = max(1.0, shrunk * (1.5 + 3.5 * (point.weight / heaviest) ** 0.5))
         for ink, size in ((DARK, radius + 1), (COLOURS["points"], radius)):
             cv2.circle(picture, centre, round(size * 2**SUBPIXEL_BITS), ink, -1, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _centre(bubble: Bubble, scale: Points) -> list[int]:
-    return [int(value) for value in _sixteenths(np.array([bubble.x, bubble.y]) * scale)]
-
-
 def _sixteenths(points: Points) -> npt.NDArray[np.int32]:
-    """Return continuous pixels as cv2 counts them: its (0, 0) is the centre of a pixel, ours its corner."""
-    limit = 2.0**24       # far outside of any sheet, and not yet an overflow in cv2
+    """Convert continuous pixels to cv2's, whose (0, 0) is the centre of a pixel; ours is its corner."""
+    limit = 2.0**24       # far outside any sheet, but no overflow in cv2
     return np.clip(np.rint((points - 0.5) * 2**SUBPIXEL_BITS), -limit, limit).astype(np.int32)
