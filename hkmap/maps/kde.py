@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _fill_tile
 SMALLEST_EXPONENT = -350.0    # of either factor: clamped terms stay below e^-50 and above the subnormals
 MOST_TILES = 32               # more cost as much as the direct sum
-SMALLEST_PEAK = 1e-6          # of the total weight, 5.3 sigma away: no centre near the image
+SMALLEST_PEAK = 1e-6          # of the total weight, as at 5.3 sigma: no centre is near the image
 EXACT_PEAK = 1e-9             # below it the clamped terms (e^-50) would show, so the direct sum takes over
 LOST_PEAK = 1e-290            # below it float64 underflows
 
@@ -228,7 +228,7 @@ def _normalised(density: npt.NDArray[np.floating], unit: float, how: Normalisati
 
 def _check_weights(weights: Array) -> None:
     if len(weights) == 0:
-        raise MapError("no bubbles, expected at least one; a map of zeros says that there is nothing to look at")
+        raise MapError("no bubbles, expected at least one; for an image with nothing to look at give a map of zeros")
     low, high = weights.min(), weights.max()        # NaN if there is one
     if not 0 <= low <= high < math.inf:
         raise MapError(f"weights span [{low:g}, {high:g}], expected finite numbers from 0")

@@ -32,7 +32,7 @@ class Pool:
     whole: bool
 
 
-Pooling = str | Pool        # a name in POOLINGS, or what stands there
+Pooling = str | Pool        # a name in POOLINGS, or such a row
 
 
 def masks_map(masks: Iterable[Mask], weights: Sequence[float], size: tuple[int, int], pooling: Pooling) -> Map:
