@@ -259,7 +259,7 @@ def test_maps_are_asked_for_where_there_are_none(hk, make_shard, tmp_path):
     shard = make_shard("bare.h5", 8, maps=0)
     assert hk("train", shard, *SMALL, "--epochs", 1, "--out", tmp_path / "run").exit_code == 0
     result = hk("finetune", shard, "--from", tmp_path / "run", "--epochs", 1, "--out", tmp_path / "no")
-    assert "no training sample has a map; give some, or use --gamma 0" in result.stderr
+    assert "no training sample has a map, which the map loss needs; use --gamma 0" in result.stderr
     labels = hk("finetune", shard, "--from", tmp_path / "run", "--gamma", 0, "--epochs", 1, "--out", tmp_path / "yes")
     assert labels.exit_code == 0
 

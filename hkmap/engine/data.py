@@ -80,9 +80,6 @@ class ShardExamples:
         self.seed = seed
         self.map_of = np.arange(len(shards)) if map_of is None else map_of
 
-    def __len__(self) -> int:
-        return len(self.shards)
-
     def fill(self, index: int, image: Image, values: Map, certainty: Map, epoch: int = 0) -> None:
         """Read sample ``index``, as seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
         image[...], values[...], certainty[...] = self.example(index, epoch)
@@ -224,8 +221,7 @@ def _share_of(
 ) -> npt.NDArray[np.bool_]:
     """Return which of the samples (n,) are held out for validation; a group is so as a whole or not at all."""
     if group is None:
-        # not the stream of the first epoch's order
-        mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
+        mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)    # another stream than the epochs' orders
         count = min(max(1, round(share * len(indices))), len(indices) - 1)
         return np.isin(indices, mixed[:count])
     shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
@@ -236,8 +232,7 @@ def _share_of(
 def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence) -> None:
     """Warn where the best epoch is chosen on records that the network learns from."""
     ids = ids_of(shards)
-    shared = {ids[index] for index in indices} & {*ids_of(val)}
-    if shared:
+    if shared := {ids[index] for index in indices} & {*ids_of(val)}:
         logger.warning(
             '%d records of --val are trained on too, such as "%s"; the best epoch may not be the best for other images',
             len(shared), min(shared),

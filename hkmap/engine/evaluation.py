@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import Batch, ShardExamples, check_classes, in_order, normalise, put_maps
+from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, put_maps
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.metrics import METRICS, Answered, map_distances
 from hkmap.engine.runs import HeldOut, TrainedModel, named
@@ -61,26 +61,20 @@ class EvaluationOptions:
         return found
 
 
-def accuracy(
-    network: AttentionBranchNetwork,
-    examples: ShardExamples,
-    indices: npt.NDArray[np.int64],
-    device: torch.device,
-    batch_size: int,
-) -> dict[str, float]:
-    """Validate on the samples ``indices``: top1 (a share) and loss (cross entropy), and mse where there are maps."""
+def accuracy(network: AttentionBranchNetwork, data: Data, device: torch.device, batch_size: int) -> dict[str, float]:
+    """Validate a network: top1 (a share) and loss (cross entropy), and mse where there are maps."""
     right, loss, distances = 0.0, 0.0, []
     network.eval()
     with torch.inference_mode():
-        for batch in in_order(examples, indices, batch_size):
+        for batch in in_order(data.examples, data.indices, batch_size):
             batch = batch.to(device)
-            output = network(normalise(batch.images, examples.preprocessing))
+            output = network(normalise(batch.images, data.examples.preprocessing))
             if output.attention is not None:
                 distances += map_distances(output.attention, batch).tolist()
             logits = output.logits.float()
             right += (logits.argmax(1) == batch.labels).sum().item()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum").item()
-    figures = {"top1": right / len(indices), "loss": loss / len(indices)}
+    figures = {"top1": right / len(data.indices), "loss": loss / len(data.indices)}
     known = [distance for distance in distances if math.isfinite(distance)]
     return figures | ({"mse": math.fsum(known) / len(known)} if known else {})
 
@@ -88,12 +82,11 @@ def accuracy(
 def evaluate(
     network: AttentionBranchNetwork,
     examples: ShardExamples,
+    indices: npt.NDArray[np.int64],
     options: EvaluationOptions,
     device: torch.device,
-    *,
-    indices: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Yield the metrics of each sample in ``indices`` (None: all), without those that do not apply to it.
+    """Yield the metrics of each sample in ``indices``, without those that do not apply to it.
 
     top1 and top5 are 0 or 1, and need a label. mse is of the network's own map, at its size, over the known cells, and
     needs a human map; mse_of_zeros is added to it.
@@ -102,7 +95,6 @@ def evaluate(
         others = " and ".join(name for name, metric in METRICS.items() if not metric.needs_map)
         raise RunError(f"the network has no attention branch, so it has no map; only {others} can be measured")
     place(network, device).eval()
-    indices = np.arange(len(examples)) if indices is None else indices
     for batch in in_order(examples, indices, options.batch_size):
         with torch.inference_mode():        # not around the yield: it would stay on in the caller
             columns = _evaluate_batch(network, batch.to(device), examples.preprocessing, options)
@@ -126,11 +118,9 @@ def measure(
     """
     check_classes(model, shards)
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
-    found: dict[str, list[float]] = {name: [] for name in options.measures()}
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
-    for figures in watch(evaluate(model.network, examples, options, device, indices=indices)):
-        for name, value in figures.items():
-            found[name].append(value)
+    rows = list(watch(evaluate(model.network, examples, indices, options, device)))
+    found = {name: [row[name] for row in rows if name in row] for name in options.measures()}
     return {
         "samples": len(indices),
         "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},

@@ -126,19 +126,11 @@ def load_model(path: Path) -> TrainedModel:
 
 def describe(model: TrainedModel) -> dict[str, Any]:
     """Return what config.toml holds about a network, beside a command's options."""
-    architecture, preprocessing = model.architecture, model.preprocessing
+    network, inputs = model.architecture, model.preprocessing
     return {
-        "arch": architecture.name,
-        "stem": architecture.stem,
-        "width": architecture.width,
-        "gate": architecture.gate,
-        "input": list(preprocessing.size),
-        "fit": preprocessing.fit,
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-        "channels": "RGB",
-        "control": model.control,
-        "classes": list(model.class_names),
+        "arch": network.name, "stem": network.stem, "width": network.width, "gate": network.gate,
+        "input": list(inputs.size), "fit": inputs.fit, "mean": list(inputs.mean), "std": list(inputs.std),
+        "channels": "RGB", "control": model.control, "classes": list(model.class_names),
     }
 
 
@@ -165,19 +157,17 @@ def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
         raise RunError(f"{folder}: no run to resume; expected its last.pt and config.toml; omit --resume")
     before = FORMER_OPTIONS | read_config(folder / "config.toml")
     now = FORMER_OPTIONS | {name: json.loads(json.dumps(value)) for name, value in config.items() if value is not None}
-    differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    if differing:
-        name = differing[0]
-        raise RunError(
-            f"{folder}: {name} is {now.get(name)!r}, the run to resume had {before.get(name)!r}; "
-            f"repeat its options by --config {folder / 'config.toml'}"
-        )
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise RunError(
+                f"{folder}: {name} is {now.get(name)!r}, the run to resume had {before.get(name)!r}; "
+                f"repeat its options by --config {folder / 'config.toml'}"
+            )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return what `fit` wrote of the finished run."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return summary
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
 def write_config(path: Path, options: dict[str, Any]) -> None:

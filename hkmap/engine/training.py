@@ -192,7 +192,7 @@ def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: t
     """Return the training of ``model``, ready to start; raise RunError where the data or the network do not fit."""
     shards = data.examples.shards
     if options.gamma > 0 and not shards.has_map[data.indices].any():
-        raise RunError(f"{shards.name}: no training sample has a map; give some, or use --gamma 0")
+        raise RunError(f"{shards.name}: no training sample has a map, which the map loss needs; use --gamma 0")
     if len(data.indices) < 2:
         raise RunError(f"{shards.name}: {len(data.indices)} sample to train on; batch norm needs at least two")
     return Training(model.network, options, device)
@@ -222,7 +222,8 @@ def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> It
         while training.epoch < training.options.epochs:
             for step in training.run_epoch(data.examples, data.indices):
                 if step.epoch_ends and data.validation is not None:
-                    step = replace(step, validation=_validate(training, data.validation))
+                    found = accuracy(training.network, data.validation, training.device, training.options.batch_size)
+                    step = replace(step, validation=found)
                 # before the checkpoint: a resumed run cuts the log back to it, but cannot fill in a missing line
                 log.write(json.dumps(asdict(step)) + "\n")
                 log.flush()
@@ -234,19 +235,15 @@ def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> It
         write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
 
 
-def _validate(training: Training, data: Data) -> dict[str, float]:
-    return accuracy(training.network, data.examples, data.indices, training.device, training.options.batch_size)
-
-
 def _keep(
     model: TrainedModel, training: Training, folder: Path, step: Step, best: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Save the epoch that ends with ``step``, and return the best one up to now."""
     found = {"epoch": step.epoch, "validation": step.validation, "loss": step.loss}
-    better = best is None or step.validation is None or _rank(found) > _rank(best)
-    best = found if better or best is None else best
+    if best is None or step.validation is None or _rank(found) > _rank(best):
+        best = found
     now = replace(model, state={**training.state(), "best": best})
-    if better:
+    if best is found:
         save_model(folder / "best.pt", now)
     save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done
     return best
