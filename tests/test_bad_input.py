@@ -431,7 +431,7 @@ def test_ctrl_c_during_training(
     assert not (here / "broken/summary.json").exists()
     assert torch.load(here / "broken/last.pt", weights_only=True)["state"]["epoch"] == 3
     refused = hk(*TRAIN, "--out", "broken")
-    assert_refused(refused, "broken: holds a run already; choose another --out, or say --overwrite or --resume")
+    assert_refused(refused, "broken: holds a run already; choose another --out, or use --overwrite or --resume")
     assert hk(*TRAIN, "--out", "broken", "--resume").exit_code == 0
     assert hk(*TRAIN, "--out", "whole").exit_code == 0
     for name in ("last.pt", "best.pt"):

@@ -163,9 +163,9 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
         assert "has no attention branch, so it has no map; only top1 and top5" in result.stderr
     stream = hk("unpack", shard).stdout
     saved = hk("predict", "--from", tmp_path / "run", "--out", tmp_path / "maps", stdin=stream)
-    assert "no maps to save; leave --out away" in saved.stderr
+    assert "no maps to save; omit --out" in saved.stderr
     used = hk("predict", "--from", tmp_path / "run", "--use-maps", stdin=stream)
-    assert "no map can take its map's place" in used.stderr
+    assert "no map can replace its own" in used.stderr
 
 
 @pytest.mark.parametrize(("size", "step"), [((224, 224), 1792), ((48, 48), 83), ((360, 360), 4629)])

@@ -249,7 +249,7 @@ def test_a_run_keeps_its_fold_and_eval_takes_no_other(hk, shard, tmp_path):
     assert [same.records[0][key] for key in ("fold", "fold_seed", "group")] == ["2/3", 4, "patient"]
     kept = "but the network held out --fold 2/3 --fold-seed 4 --group patient"
     for other, sentence in [
-        (["--fold", "1/3", *options], f"--fold is 1/3, {kept} and learnt from the rest; say so too"),
+        (["--fold", "1/3", *options], f"--fold is 1/3, {kept} and learnt from the rest; use the same"),
         (["--fold", "2/4", *options], f"--fold is 2/4, {kept}"),
         (["--fold", "2/3", *options[2:]], f"--fold-seed is 0, {kept}"),
         (["--fold", "2/3", *options[:2]], f"--group is not given, {kept}"),
@@ -262,7 +262,7 @@ def test_a_run_keeps_its_fold_and_eval_takes_no_other(hk, shard, tmp_path):
     assert elsewhere.records[0]["metrics"] == same.records[0]["metrics"]      # the records count, not where they lie
     without = measured()
     assert without.exit_code == 0
-    assert "the network held out fold 2/3 of its shards; if these are they, say --fold" in without.stderr
+    assert "the network held out fold 2/3 of its shards; use --fold if these are they" in without.stderr
     assert "fold" not in without.records[0]
 
 
@@ -272,7 +272,7 @@ def test_the_fold_of_other_records_is_refused(hk, shard, make_shard, tmp_path):
     other = make_shard("other.h5", 24, seed=3)
     refused = hk("eval", other, "--from", run, "--metric", "top1", "--fold", "1/3")
     assert refused.exit_code == 1
-    assert "the records, or their labels, are not those of which the network held out --fold 1/3" in refused.stderr
+    assert "the records, or their labels, differ from those of which the network held out --fold 1/3" in refused.stderr
     assert "name all the shards that it was trained with" in refused.stderr
 
 
@@ -282,11 +282,11 @@ def test_finetuning_keeps_to_the_fold(hk, shard, tmp_path):
     hk("train", shard, *SMALL, "--epochs", 1, "--fold", "1/3", "--out", run)
     refused = hk(*command, "--fold", "2/3", "--out", tmp_path / "no")
     assert (refused.exit_code, (tmp_path / "no").exists()) == (1, False)
-    assert "learnt from the rest; say so too" in refused.stderr
+    assert "learnt from the rest; use the same" in refused.stderr
     assert hk(*command, "--fold", "1/3", "--out", tmp_path / "tuned").stderr.count("warning") == 0
     assert load_model(tmp_path / "tuned").fold["fold"] == "1/3"
     everything = hk(*command, "--out", tmp_path / "all")
-    assert "if these are they, say --fold" in everything.stderr
+    assert "use --fold if these are they" in everything.stderr
     later = hk("eval", shard, "--from", tmp_path / "all", "--metric", "top1", "--fold", "1/3")
     assert "trained without --fold, so it may have learnt from the records of this fold" in later.stderr
 

@@ -261,13 +261,13 @@ def test_a_data_set_of_pytorchs(unequal, workers):
     dataset = ShardDataset(SizedReader(unequal, map_size=(4, 4)))
     batches = list(DataLoader(dataset, batch_size=10, num_workers=workers))
     assert [len(batch["label"]) for batch in batches] == [10] * 8 + [3]
-    assert batches[0]["image"].shape == (10, 3, 16, 16)
+    assert batches[0]["image"].shape == (10, 16, 16, 3)
     assert batches[0]["map"].shape == batches[0]["certainty"].shape == (10, 1, 4, 4)
     for index in (0, 12, 82):
         batch, row = batches[index // 10], index % 10
         sample = unequal.read(index)
         assert (batch["index"][row], batch["label"][row]) == (index, sample.label)
-        assert np.array_equal(batch["image"][row].permute(1, 2, 0).numpy(), sample.image(""))
+        assert np.array_equal(batch["image"][row].numpy(), sample.image(""))
         assert bool(batch["certainty"][row].all()) == (sample.map is not None)
 
 

@@ -173,7 +173,7 @@ def test_a_run_is_not_overwritten_unasked(hk, run):
     folder, shard, _ = run
     again = hk("train", shard, *SMALL, "--epochs", 1, "--out", folder)
     assert again.exit_code == 1
-    assert "holds a run already; choose another --out, or say --overwrite or --resume" in again.stderr
+    assert "holds a run already; choose another --out, or use --overwrite or --resume" in again.stderr
     assert hk("train", shard, *SMALL, "--epochs", 1, "--out", folder, "--overwrite").exit_code == 0
     assert len((folder / "log.jsonl").read_text().splitlines()) == 3
 
@@ -252,14 +252,14 @@ def test_asking_for_cuda_without_one_is_a_sentence(hk, run, tmp_path):
     _, shard, _ = run
     result = hk("train", shard, *SMALL, "--device", "cuda", "--out", tmp_path / "no")
     assert result.exit_code == 1
-    assert "no CUDA device that torch can use; say --device cpu" in result.stderr
+    assert "no CUDA device that torch can use; use --device cpu" in result.stderr
 
 
 def test_maps_are_asked_for_where_there_are_none(hk, make_shard, tmp_path):
     shard = make_shard("bare.h5", 8, maps=0)
     assert hk("train", shard, *SMALL, "--epochs", 1, "--out", tmp_path / "run").exit_code == 0
     result = hk("finetune", shard, "--from", tmp_path / "run", "--epochs", 1, "--out", tmp_path / "no")
-    assert "no training sample has a map; the map loss needs some, or say --gamma 0" in result.stderr
+    assert "no training sample has a map, which the map loss needs; use --gamma 0" in result.stderr
     labels = hk("finetune", shard, "--from", tmp_path / "run", "--gamma", 0, "--epochs", 1, "--out", tmp_path / "yes")
     assert labels.exit_code == 0
 

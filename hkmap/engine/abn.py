@@ -1,8 +1,8 @@
-"""The Attention Branch Network (Fukui et al., CVPR 2019): a network that says where it looks.
+"""The Attention Branch Network (Fukui et al., CVPR 2019): a network that shows where it looks.
 
-The extractor's features go to the attention branch, which classifies them and draws the attention map, and,
-weighted by that map, to the perception branch, which gives the answer. The map is made in the forward pass,
-so a person's map can take its place, and a loss can pull it towards a person's map.
+The attention branch classifies the extractor's features and draws the attention map. Weighted by that map, the features
+go to the perception branch, which gives the answer. As the map is part of the forward pass, a human map can replace it,
+and a loss can pull it towards one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Output(NamedTuple):
 
 
 class AttentionBranch(nn.Module):
-    """Class maps from the features; from these the branch's own logits and the attention map.
+    """Class maps from the features, and from these the branch's own logits and the attention map.
 
-    ``stage`` is the backbone's last stage with stride 1, ``channels`` what it gives out.
+    ``stage`` is the backbone's last stage with stride 1, ``channels`` the number of its outputs.
     """
 
     def __init__(self, stage: nn.Module, channels: int, classes: int) -> None:
@@ -65,7 +65,7 @@ class PerceptionBranch(nn.Module):
 
 
 def residual(features: Tensor, attention: Tensor) -> Tensor:
-    """x * (1 + M), as in the paper: a map of zeros leaves the features as they are."""
+    """x * (1 + M), as in the paper: a map of zeros changes nothing."""
     return features * (1 + attention)
 
 
@@ -95,10 +95,7 @@ class AttentionBranchNetwork(nn.Module):
         self.gate = GATES.row(gate)
 
     def forward(self, images: Tensor, attention: Tensor | None = None) -> Output:
-        """Classify images (B, 3, H, W); a given map (B, 1, h, w) takes the place of the predicted one.
-
-        h and w are the features' own height and width.
-        """
+        """Classify images (B, 3, H, W); a given map (B, 1, h, w), of the features' size, replaces the predicted one."""
         features = self.extractor(images)      # (B, C, h, w)
         if self.attention is None:
             if attention is not None:
@@ -110,14 +107,14 @@ class AttentionBranchNetwork(nn.Module):
 
     @torch.inference_mode()
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return (height, width) of the attention map, which is that of the features, for images of such a size."""
+        """Return (height, width) of the attention map, the same as the features', for images of (height, width)."""
         training = self.extractor.training
-        self.extractor.eval()       # an image of zeros must not count in the batch norms' statistics
+        self.extractor.eval()       # the zeros below must not count in the batch-norm statistics
         features = self.extractor(next(self.parameters()).new_zeros(1, 3, *image_size))
         self.extractor.train(training)
         return features.shape[2], features.shape[3]
 
 
 def place(network: Module, device: torch.device) -> Module:
-    """Move a network to the device, its convolutions channels last, which is the faster layout on CPU and CUDA."""
+    """Move a network to the device, in channels-last layout, which is faster on CPU and CUDA."""
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

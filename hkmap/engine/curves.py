@@ -1,7 +1,7 @@
-"""Insertion and deletion: how fast the answer comes, or goes, with the pixels that a map calls important.
+"""Insertion and deletion: how fast the answer appears, or disappears, with the pixels that a map calls important.
 
 Pure functions on their input's device. They follow RISE (Petsiuk et al., BMVC 2018, and its evaluation.py), except that
-ties between pixels are broken by raster order, where RISE leaves them to an unstable sort.
+ties between pixels are in raster order, where RISE's sort is unstable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of 
 
 
 def rank_pixels(saliency: Tensor) -> Tensor:
-    """Return each pixel's place (H, W) in the order of decreasing saliency (H, W); ties in raster order.
+    """Return the rank of each pixel (H, W) in the order of decreasing saliency (H, W); ties in raster order.
 
     >>> rank_pixels(torch.tensor([[0.1, 0.9], [0.9, 0.0]]))
     tensor([[2, 0],
@@ -47,12 +47,12 @@ def curve(score: Score, start: Tensor, finish: Tensor, ranks: Tensor, step: int,
 
 
 def deletion(score: Score, image: Tensor, saliency: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
-    """Return the deletion curve of an image (3, H, W): salient pixels first become 0, the mean of normalised images."""
+    """Return the deletion curve of an image (3, H, W): pixels become 0, the mean colour, most salient first."""
     return curve(score, image, torch.zeros_like(image), rank_pixels(saliency), step, batch_size=batch_size)
 
 
 def insertion(score: Score, image: Tensor, saliency: Tensor, step: int, *, batch_size: int = 32) -> Tensor:
-    """Return the insertion curve of an image (3, H, W): the blurred image gets its salient pixels back first."""
+    """Return the insertion curve of an image (3, H, W): blurred pixels become sharp, most salient first."""
     return curve(score, rise_blur(image), image, rank_pixels(saliency), step, batch_size=batch_size)
 
 
@@ -68,7 +68,7 @@ def auc(scores: Tensor) -> Tensor:
 def rise_blur(image: Tensor) -> Tensor:
     """Blur a normalised image (3, H, W) exactly as RISE does: gkern(11, 5), zero padding.
 
-    That kernel is no cut-off Gaussian: scipy filters an 11 x 11 delta in reflect mode, and the tails fold back.
+    That kernel is not a truncated Gaussian: scipy filters an 11 x 11 delta in reflect mode, which folds the tails back.
     """
     kernel = _rise_kernel().to(device=image.device, dtype=image.dtype).expand(3, 1, 11, 11)
     return functional.conv2d(image[None], kernel, padding=5, groups=3)[0]
@@ -90,8 +90,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if maps.shape[-2:] == size:
         return maps
-    rows = _matrix(maps.shape[-2], size[0], maps.dtype, maps.device)
-    columns = _matrix(maps.shape[-1], size[1], maps.dtype, maps.device)
+    rows, columns = (_matrix(maps.shape[axis], size[axis], maps.dtype, maps.device) for axis in (-2, -1))
     return rows @ maps @ columns.T
 
 

@@ -1,4 +1,4 @@
-"""From shards (or records) to batches: decoding in threads, one view for image and map, normalising on the device."""
+"""From shards to batches: decoding in threads, one view for image and map, normalising on the device."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ class Example(NamedTuple):
     certainty: Map              # (h, w) how well each cell of the map is known; zeros without a map
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A batch on the host; images stay uint8 until they are on the device."""
+class Batch(NamedTuple):
+    """A batch; its images stay uint8 until they are on the device."""
 
     images: Tensor              # (B, H, W, 3) uint8
     maps: Tensor                # (B, 1, h, w) float32 in [0, 1]
@@ -49,20 +48,16 @@ class Batch:
     labels: Tensor              # (B,) int64
 
     def to(self, device: torch.device) -> Batch:
-        """Copy to the device, without waiting for it where the host's memory is pinned."""
-
-        def copy(tensor: Tensor) -> Tensor:
-            host = tensor.pin_memory() if device.type == "cuda" else tensor
-            return host.to(device, non_blocking=True)
-
-        return Batch(copy(self.images), copy(self.maps), copy(self.certainty), copy(self.labels))
+        """Copy to the device, without waiting for it where the host's memory can be pinned."""
+        host = (tensor.pin_memory() if device.type == "cuda" else tensor for tensor in self)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in host))
 
 
 class ShardExamples:
     """The samples of shards, seen through a preprocessing and, in training, random views.
 
-    What sample ``index`` looks like in an epoch depends on the seed, the epoch and the index alone, never on
-    threads or on where training was resumed. ``map_of`` (n,) names the sample whose map each sample gets.
+    How sample ``index`` looks in an epoch depends only on the seed, the epoch and the index, not on threads or on where
+    training was resumed. ``map_of`` (n,) is the sample whose map each sample gets.
     """
 
     def __init__(
@@ -78,35 +73,24 @@ class ShardExamples:
         AUGMENTATIONS.check(*augmentations)
         self.shards = shards
         self.preprocessing = preprocessing
+        self.labels = shards.labels
+        self.image_size = preprocessing.size
         self.map_size = map_size
         self.augmentations = augmentations
         self.seed = seed
         self.map_of = np.arange(len(shards)) if map_of is None else map_of
 
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    @property
-    def labels(self) -> Numbers:
-        return self.shards.labels
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.preprocessing.size
-
     def fill(self, index: int, image: Image, values: Map, certainty: Map, epoch: int = 0) -> None:
-        """Read sample ``index``, as it is seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
+        """Read sample ``index``, as seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
         image[...], values[...], certainty[...] = self.example(index, epoch)
 
     def example(self, index: int, epoch: int = 0) -> Example:
-        """Return sample ``index`` as it is seen in ``epoch``; it differs from epoch to epoch by augmentation alone."""
+        """Return sample ``index`` as seen in ``epoch``; epochs differ by augmentation alone."""
         sample = self.shards.read_bare(index)
         image = sample.image(self.shards.place(index))
-        size = (image.shape[0], image.shape[1])
-        view = plain_view(self.preprocessing, size)
-        if self.augmentations:
-            generator = np.random.default_rng([self.seed, epoch, index])
-            image, view = augmented(image, view, self.preprocessing.aspect, self.augmentations, generator)
+        view = plain_view(self.preprocessing, (image.shape[0], image.shape[1]))
+        generator = np.random.default_rng([self.seed, epoch, index])
+        image, view = augmented(image, view, self.preprocessing.aspect, self.augmentations, generator)
         owner = int(self.map_of[index])
         drawn = sample if owner == index else self.shards.read_bare(owner)
         human = None if drawn.map is None else Weighted(drawn.map, drawn.certainty)
@@ -133,7 +117,7 @@ def keep_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
 def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
     """The sham control: every image gets another one's map.
 
-    The samples with a map stand in a random circle and each takes its neighbour's; the others keep none.
+    The samples with a map form a random circle, and each takes its neighbour's; the others have none.
     """
     circle = np.flatnonzero(has_map)
     if len(circle) < 2:
@@ -169,7 +153,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn uint8 (B, H, W, 3) into the network's input (B, 3, H, W), channels last in memory, on its device."""
+    """Turn uint8 (B, H, W, 3) into the network's input (B, 3, H, W), channels last in memory, on the same device."""
     mean = torch.tensor(preprocessing.mean, dtype=dtype, device=images.device) * 255
     std = torch.tensor(preprocessing.std, dtype=dtype, device=images.device) * 255
     return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
@@ -185,7 +169,7 @@ def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Data:
-    """The samples to train on, and those on which the best epoch is chosen, if any; never the test set's."""
+    """The samples to train on, and those to choose the best epoch on, if any; never the test set's."""
 
     examples: ShardExamples
     indices: Numbers
@@ -208,7 +192,7 @@ def make_data(
 ) -> Data:
     """Return the data of a run; ``val_share`` of the shards is held out for validation where ``val`` is None.
 
-    What is ``held_out`` has no part in any of it; its group, if it has one, keeps the validation's records apart too.
+    Nothing of the fold ``held_out`` is used. Where its folding has a group, training and validation share no group.
     """
     check_classes(model, shards)
     if np.any(shards.labels < 0):
@@ -227,51 +211,41 @@ def make_data(
         return Data(examples, indices, Data(validated, np.flatnonzero(val.labels >= 0)))
     if val_share == 0:
         return Data(examples, indices)
-    group = None if held_out is None else held_out.folding.group
-    if group is None:
-        chosen = _share_of(indices, val_share, seed)
-    else:
-        chosen = _groups_share_of(shards, indices, val_share, seed, group)
+    chosen = _share_of(shards, indices, val_share, seed, None if held_out is None else held_out.folding.group)
     validation = Data(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
     return Data(examples, indices[~chosen], validation)
 
 
-def _share_of(indices: Numbers, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which of the samples (n,) are held out for validation."""
-    # a stream of its own, so that the split does not follow the order of the first epoch
-    mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)
-    count = min(max(1, round(share * len(indices))), len(indices) - 1)
-    return np.isin(indices, mixed[:count])
-
-
-def _groups_share_of(
-    shards: ShardSequence, indices: Numbers, share: float, seed: int, group: str
+def _share_of(
+    shards: ShardSequence, indices: Numbers, share: float, seed: int, group: str | None
 ) -> npt.NDArray[np.bool_]:
-    """Like _share_of, but a group is held out as a whole or not at all."""
-    ids, groups = ids_of(shards), groups_of(shards, group) or []
+    """Return which of the samples (n,) are held out for validation; a group is so as a whole or not at all."""
+    if group is None:
+        mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)    # another stream than the epochs' orders
+        count = min(max(1, round(share * len(indices))), len(indices) - 1)
+        return np.isin(indices, mixed[:count])
     shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
-    own_ids, own_groups = ([names[index] for index in indices] for names in (ids, groups))
-    return part_of(own_ids, shards.labels[indices], own_groups, shares, seed=seed) == 1
+    ids, groups = ([names[index] for index in indices] for names in (ids_of(shards), groups_of(shards, group) or []))
+    return part_of(ids, shards.labels[indices], groups, shares, seed=seed) == 1
 
 
 def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence) -> None:
-    """Warn where an epoch is to be chosen on records that the network learns from."""
+    """Warn where the best epoch is chosen on records that the network learns from."""
     ids = ids_of(shards)
-    shared = {ids[index] for index in indices} & {*ids_of(val)}
-    if shared:
+    if shared := {ids[index] for index in indices} & {*ids_of(val)}:
         logger.warning(
-            '%d records of --val are trained on too, such as "%s"; the best epoch is not one for other images',
+            '%d records of --val are trained on too, such as "%s"; the best epoch may not be the best for other images',
             len(shared), min(shared),
         )
 
 
 def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
     """Raise RunError where the shards' labels are not the network's."""
-    known = model.class_names
-    if len(shards) and int(shards.labels.max()) >= len(known):
+    known, highest = model.class_names, int(shards.labels.max(initial=-1))
+    if highest >= len(known):
         raise RunError(
-            f"{shards.name}: label {int(shards.labels.max())} is beyond the network's {len(known)} classes; "
-            "pack all shards with the same --classes"
+            f"{shards.name}: label {highest} is beyond the network's {len(known)} classes; pack all shards with the "
+            "same --classes"
         )
     for label, (ours, theirs) in enumerate(zip(known, shards.classes, strict=False)):
         if ours and theirs and ours != theirs:
@@ -287,12 +261,12 @@ def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
 class ShardDataset(Dataset[Item]):
     """The records of shards by number, for a `torch.utils.data.DataLoader` with any sampler and number of workers.
 
-    An item is a dictionary: ``image`` (3, H, W) uint8, RGB; ``map`` (1, h, w) float32 in [0, 1], zeros where nobody
-    mapped it; ``certainty`` (1, h, w) float32 in [0, 1], how well each cell is known, 0 in all of a missing map;
-    ``label`` int64, -1 where unknown; ``index`` int64, the record's number in the sequence. ``transform`` gets that
-    dictionary and returns what is to take its place; what moves the image must move the map with it.
+    An item is a dictionary: ``image`` (H, W, 3) uint8, RGB, of which `normalise` takes batches; ``map`` (1, h, w)
+    float32 in [0, 1], zeros where it is missing; ``certainty`` (1, h, w) float32 in [0, 1], how well each cell is
+    known, 0 in all of a missing map; ``label`` int64, -1 where unknown; ``index`` int64, the record's number in the
+    sequence. ``transform`` takes that dictionary and returns the item; what moves the image must move the map too.
 
-    A record that is damaged, or of another size than the others, raises ShardError, which names it.
+    Raises ShardError, naming the record, where it is damaged or of another size than the others.
     """
 
     def __init__(self, reader: SizedReader, transform: Callable[[Item], Item] | None = None) -> None:
@@ -305,12 +279,12 @@ class ShardDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        index = int(index) % len(self)          # samplers also give tensors of one number
+        index = int(index) % len(self)          # a sampler may give a tensor
         image = np.empty((*self.reader.image_size, 3), np.uint8)
         values, certainty = (np.empty(self.reader.map_size, np.float32) for _ in range(2))
         self.reader.fill(index, image, values, certainty)
         item = {
-            "image": torch.from_numpy(image).permute(2, 0, 1),
+            "image": torch.from_numpy(image),
             "map": torch.from_numpy(values)[None],
             "certainty": torch.from_numpy(certainty)[None],
             "label": torch.tensor(self.reader.shards.labels[index]),

@@ -1,4 +1,4 @@
-"""Was it more right, and more honest: the metrics of a network on shards, sample by sample and as means."""
+"""How right a network is, and how well it explains itself: metrics on shards, sample by sample and as means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hkmap.engine.abn import AttentionBranchNetwork, place
-from hkmap.engine.data import Batch, ShardExamples, check_classes, in_order, normalise, put_maps
+from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, put_maps
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.metrics import METRICS, Answered, map_distances
 from hkmap.engine.runs import HeldOut, TrainedModel, named
@@ -28,10 +28,10 @@ FRAMES = 28       # RISE's steps for figures of a data set: 1,792 of 224 x 224 p
 class EvaluationOptions:
     """What to measure, and how.
 
-    ``metrics`` are names in METRICS. ``use_maps`` puts the human map in the place of the predicted one wherever there
-    is one. ``step`` is the pixels that insertion and deletion change at a time (None: a 28th of the image, 1,792 at
-    224 x 224). ``hold_attention`` keeps the clean image's map for every frame instead of letting the network look anew.
-    ``batch_size`` is the images a forward pass takes. Raises ChoiceError for an unknown metric.
+    ``metrics`` are names in METRICS. ``use_maps`` replaces the predicted map by the human one where there is one.
+    ``step`` is how many pixels insertion and deletion change at a time (None: a 28th of the image, 1,792 at 224 x 224).
+    ``hold_attention`` uses the whole image's map for every frame, else the network makes a new one. ``batch_size`` is
+    the number of images in a forward pass. Raises ChoiceError for an unknown metric.
     """
 
     metrics: tuple[str, ...]
@@ -48,7 +48,7 @@ class EvaluationOptions:
         return self.step or -(-image_size[0] * image_size[1] // FRAMES)
 
     def measures(self) -> dict[str, Callable[[Answered], Tensor]]:
-        """Return what is reported, in order, with the functions that measure it: some metrics bring a second figure.
+        """Return the names of what is reported, in order, with their functions; some metrics add a second figure.
 
         >>> list(EvaluationOptions(("top1", "mse")).measures())
         ['top1', 'mse', 'mse_of_zeros']
@@ -61,29 +61,20 @@ class EvaluationOptions:
         return found
 
 
-def accuracy(
-    network: AttentionBranchNetwork,
-    examples: ShardExamples,
-    indices: npt.NDArray[np.int64],
-    device: torch.device,
-    batch_size: int,
-) -> dict[str, float]:
-    """Return what training is validated by, on the samples ``indices``.
-
-    top1 (a share) and loss (cross entropy) of the perception branch and, where there are human maps, mse.
-    """
+def accuracy(network: AttentionBranchNetwork, data: Data, device: torch.device, batch_size: int) -> dict[str, float]:
+    """Validate a network: top1 (a share) and loss (cross entropy), and mse where there are maps."""
     right, loss, distances = 0.0, 0.0, []
     network.eval()
     with torch.inference_mode():
-        for batch in in_order(examples, indices, batch_size):
+        for batch in in_order(data.examples, data.indices, batch_size):
             batch = batch.to(device)
-            output = network(normalise(batch.images, examples.preprocessing))
+            output = network(normalise(batch.images, data.examples.preprocessing))
             if output.attention is not None:
                 distances += map_distances(output.attention, batch).tolist()
             logits = output.logits.float()
             right += (logits.argmax(1) == batch.labels).sum().item()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum").item()
-    figures = {"top1": right / len(indices), "loss": loss / len(indices)}
+    figures = {"top1": right / len(data.indices), "loss": loss / len(data.indices)}
     known = [distance for distance in distances if math.isfinite(distance)]
     return figures | ({"mse": math.fsum(known) / len(known)} if known else {})
 
@@ -91,23 +82,19 @@ def accuracy(
 def evaluate(
     network: AttentionBranchNetwork,
     examples: ShardExamples,
+    indices: npt.NDArray[np.int64],
     options: EvaluationOptions,
     device: torch.device,
-    *,
-    indices: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Yield, sample by sample, the metrics asked for; one that does not apply to a sample is left out.
+    """Yield the metrics of each sample in ``indices``, without those that do not apply to it.
 
-    ``indices`` are the samples to measure on; None is all.
-
-    top1 and top5 are 0 or 1 (a sample without a label has none). mse is of the network's own map, at its size, over the
-    cells that somebody knows (a sample without a human map has none); mse_of_zeros comes with it.
+    top1 and top5 are 0 or 1, and need a label. mse is of the network's own map, at its size, over the known cells, and
+    needs a human map; mse_of_zeros is added to it.
     """
     if network.attention is None and (options.use_maps or any(METRICS[name].needs_map for name in options.metrics)):
         others = " and ".join(name for name, metric in METRICS.items() if not metric.needs_map)
         raise RunError(f"the network has no attention branch, so it has no map; only {others} can be measured")
     place(network, device).eval()
-    indices = np.arange(len(examples)) if indices is None else indices
     for batch in in_order(examples, indices, options.batch_size):
         with torch.inference_mode():        # not around the yield: it would stay on in the caller
             columns = _evaluate_batch(network, batch.to(device), examples.preprocessing, options)
@@ -124,18 +111,16 @@ def measure(
     held_out: HeldOut | None = None,
     watch: Callable[[Iterable[dict[str, float]]], Iterable[dict[str, float]]] = iter,
 ) -> dict[str, Any]:
-    """Return the mean of each metric, over how many samples each was taken, and how it was measured.
+    """Return the mean of each metric, the number of samples of each, and how it was measured.
 
-    Only the fold ``held_out`` is measured on, where there is one. ``watch`` may wrap the samples' figures to show
-    progress. A metric that applies to no sample is None.
+    Only the fold ``held_out`` is used, where it is given. ``watch`` may wrap the samples' figures to show progress. A
+    metric that applies to no sample is None.
     """
     check_classes(model, shards)
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
-    found: dict[str, list[float]] = {name: [] for name in options.measures()}
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
-    for figures in watch(evaluate(model.network, examples, options, device, indices=indices)):
-        for name, value in figures.items():
-            found[name].append(value)
+    rows = list(watch(evaluate(model.network, examples, indices, options, device)))
+    found = {name: [row[name] for row in rows if name in row] for name in options.measures()}
     return {
         "samples": len(indices),
         "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},

@@ -1,4 +1,4 @@
-"""How an image becomes the network's input: the fit of the whole, and random views in training."""
+"""How an image becomes the network's input: how it is fitted, and random views in training."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Augmentation = Callable[[Image, View, float, Generator], tuple[Image, View]]
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image comes to the network's aspect: the ``box`` of it that is seen, from the aspect and (height, width).
+    """How an image gets the network's aspect: ``box`` returns what is seen, from the aspect and (height, width).
 
-    ``pads``: what lies beyond the image is padding, which nobody knows; else the image is reflected at its edges.
+    ``pads``: beyond the image is padding, of certainty 0; else the image is reflected at its edges.
     """
 
     title: str
@@ -49,10 +49,10 @@ FITS = Choices("fit", {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input; kept with the weights, so that no later command needs flags.
+    """How an image becomes the network's input; saved with the weights, so no later command needs options.
 
-    ``height`` and ``width`` in pixels. ``fit`` is a name in FITS. ``mean`` and ``std`` are of the RGB channels in
-    [0, 1]; ImageNet's.
+    ``height`` and ``width`` in pixels. ``fit`` is a name in FITS. ``mean`` and ``std`` are ImageNet's, of the RGB
+    channels in [0, 1].
     """
 
     height: int = 224
@@ -71,11 +71,8 @@ class Preprocessing:
     @property
     def padding(self) -> Colour | None:
         """The colour beyond the image: the mean, nearly 0 for the network, as convolutions pad; None reflects."""
-        if not FITS[self.fit].pads:
-            return None
         red, green, blue = (round(255 * channel) for channel in self.mean)
-        return red, green, blue
-
+        return (red, green, blue) if FITS[self.fit].pads else None
 
     @property
     def aspect(self) -> float:

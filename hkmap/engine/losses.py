@@ -13,7 +13,7 @@ from hkmap.choices import Choices
 from hkmap.engine.abn import Output
 
 #: attention, maps, certainty, each (B, 1, h, w) in [0, 1] → the loss of each sample (B,), without gamma. The certainty
-#: of a cell is 0 where nobody knows, as in all of a sample without a map, whose loss must be 0.
+#: is 0 in cells that nobody knows. It is 0 in all cells of a sample without a map, whose loss must be 0.
 MapLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -44,20 +44,16 @@ def losses(
 def norm(attention: Tensor, maps: Tensor, certainty: Tensor) -> Tensor:
     """The norm ||M' - M|| of each sample, the paper's (equation 3).
 
-    The certainty scales the squares, so every annotated sample weighs the same whatever the batch it falls in. The norm
-    grows with the map's side: a gamma belongs to one. Where a map is met exactly the gradient is 0.
+    The certainty scales the squares; every annotated sample has the same weight in any batch. The norm grows with the
+    side of the map, so a gamma is for one side. Where the maps are equal the gradient is 0.
 
     >>> uniform = torch.ones(2, 1, 7, 7)
     >>> norm(0.8 * uniform, 0.5 * uniform, torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
     tensor([2.1000, 0.0000])
     """
     differences = certainty.sqrt() * (attention - maps)
-    return torch.linalg.vector_norm(differences.flatten(1).to(_accumulator(attention)), dim=1)
-
-
-def _accumulator(tensor: Tensor) -> torch.dtype:
-    """Sum at least in float32: autocast may have made the map bfloat16."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+    kind = torch.promote_types(attention.dtype, torch.float32)      # autocast may have made the map bfloat16
+    return torch.linalg.vector_norm(differences.flatten(1).to(kind), dim=1)
 
 
 MAP_LOSSES: Choices[MapLoss] = Choices("map loss", {"norm": norm}, group="hkmap.map_losses")

@@ -21,9 +21,9 @@ from hkmap.maps.similarity import mse
 class Answered:
     """A batch on the device, what a network answered, and how curves are drawn.
 
-    ``own`` is its output on its own, ``used`` the one that is measured, in which human maps may have taken the place of
-    the predicted ones. Curves change ``step`` pixels at a time and pass ``frames`` images at once; ``held``
-    (B, 1, h, w) is the map that each frame of an image gets, None where the network looks anew.
+    ``own`` is its output with its own maps, ``used`` the output that is measured, possibly with human maps instead.
+    Curves change ``step`` pixels at a time and pass ``frames`` images at once. All frames of an image get its map in
+    ``held`` (B, 1, h, w); with None the network makes a new map for each.
     """
 
     network: AttentionBranchNetwork
@@ -40,9 +40,9 @@ class Answered:
 class Metric:
     """A metric: ``measure`` gives a figure for each sample (B,), NaN where it does not apply.
 
-    ``higher``: higher is better. ``needs_map``: a network without attention branch cannot be measured. ``of_zeros`` is
-    reported beside it, what a network scores that looks nowhere: human maps are dark over most of an image, so a low
-    distance alone does not say that anything was learnt.
+    ``higher``: higher is better. ``needs_map``: a network without attention branch cannot be measured. ``of_zeros``,
+    reported too, is the figure of a map of zeros: human maps are dark over most of an image, so a low distance alone
+    does not prove that anything was learnt.
     """
 
     what: str
@@ -58,8 +58,7 @@ class Metric:
 
 def map_distances(attention: Tensor, batch: Batch) -> Tensor:
     """Return each sample's mean square difference (B,) from its human map, over the known cells; NaN without a map."""
-    found: Tensor = mse(attention.flatten(1), batch.maps.flatten(1), batch.certainty.flatten(1))
-    return found
+    return mse(attention.flatten(1), batch.maps.flatten(1), batch.certainty.flatten(1))
 
 
 def _among(answered: Answered, k: int) -> Tensor:
@@ -70,28 +69,22 @@ def _among(answered: Answered, k: int) -> Tensor:
 
 def _areas(answered: Answered, curve: Callable[..., Tensor]) -> Tensor:
     """Return the areas under the curves (B,) of the probability of the class that the network gives the whole image."""
-    size = (answered.images.shape[2], answered.images.shape[3])
-    saliency = resize_maps(_attention(answered.used), size)[:, 0]
-    scores = (_score(answered, row) for row in range(len(answered.images)))
+    images = answered.images
+    saliency = resize_maps(_attention(answered.used), (images.shape[2], images.shape[3]))[:, 0]
     curves = [
-        curve(score, image, seen, answered.step, batch_size=answered.frames)
-        for score, image, seen in zip(scores, answered.images, saliency, strict=True)
+        curve(partial(_score, answered, row), image, saliency[row], answered.step, batch_size=answered.frames)
+        for row, image in enumerate(images)
     ]
     return auc(torch.stack(curves))
 
 
-def _score(answered: Answered, row: int) -> Callable[[Tensor], Tensor]:
-    chosen = int(answered.used.logits[row].argmax())
-
-    def score(frames: Tensor) -> Tensor:
-        given = None if answered.held is None else answered.held[row].expand(len(frames), -1, -1, -1)
-        return answered.network(frames, given).logits.softmax(1)[:, chosen]
-
-    return score
+def _score(answered: Answered, row: int, frames: Tensor) -> Tensor:
+    held = None if answered.held is None else answered.held[row].expand(len(frames), -1, -1, -1)
+    return answered.network(frames, held).logits.softmax(1)[:, answered.used.logits[row].argmax()]
 
 
 def _attention(output: Output) -> Tensor:
-    assert output.attention is not None, "evaluate lets only networks with an attention branch through"
+    assert output.attention is not None, "evaluate refuses networks without attention branch"
     return output.attention
 
 

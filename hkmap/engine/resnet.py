@@ -1,8 +1,8 @@
 """Residual networks (He et al., CVPR 2016), cut where the Attention Branch Network cuts them.
 
-All stages but the last are the extractor; the last stage is built twice, with stride 1 for the attention
-branch and with stride 2 for the perception branch. Bottlenecks put the stride on the 3x3 convolution.
-Names inside (conv1, bn1, layer1, downsample.0, ...) are torchvision's.
+All stages but the last are the extractor. The last one is built twice, with stride 1 for the attention branch and with
+stride 2 for the perception branch. In bottlenecks the 3x3 convolution has the stride. Names inside (conv1, bn1, layer1,
+downsample.0, ...) are torchvision's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
@@ -69,10 +68,9 @@ Layers = OrderedDict[str, nn.Module]
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a network again.
+    """All that is needed to build a network again; ``name``, ``stem`` and ``gate`` are in ARCHITECTURES, STEMS, GATES.
 
-    ``name`` is a row of ARCHITECTURES, ``stem`` one of STEMS, ``gate`` one of GATES. ``width`` is the channels of the
-    first stage; each stage doubles it.
+    ``width`` is the number of channels of the first stage; each stage doubles it.
     """
 
     name: str
@@ -83,7 +81,7 @@ class Architecture:
 
 
 def build(architecture: Architecture) -> AttentionBranchNetwork:
-    """Build a network with fresh weights; raise ChoiceError where its name, stem or gate is unknown."""
+    """Build a network with random weights; raise ChoiceError where its name, stem or gate is unknown."""
     return ARCHITECTURES[architecture.name](architecture)
 
 
@@ -96,7 +94,7 @@ def standard(channels: int) -> Layers:
 
 
 def small(channels: int) -> Layers:
-    """3x3 convolution of stride 1, which keeps the resolution: for images of 32 to 64 pixels."""
+    """3x3 convolution of stride 1, at full resolution: for images of 32 to 64 pixels."""
     return OrderedDict(
         conv1=nn.Conv2d(3, channels, 3, 1, 1, bias=False), bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)
     )
@@ -111,24 +109,26 @@ def _resnet(
     """Return the builder of a ResNet; ``depths`` are the blocks in each stage."""
 
     def builder(architecture: Architecture) -> AttentionBranchNetwork:
-        channels = [architecture.width * 2**stage for stage in range(len(depths))]
-        layers = STEMS[architecture.stem](channels[0])
-        channels_in = channels[0]
+        classes, channels = architecture.classes, architecture.width
+        layers = STEMS[architecture.stem](channels)
         for index, depth in enumerate(depths[:-1]):
-            layers[f"layer{index + 1}"] = _stage(block, channels_in, channels[index], depth, 1 if index == 0 else 2)
-            channels_in = channels[index] * block.expansion
-        channels_out, classes = channels[-1] * block.expansion, architecture.classes
-        branch = None
-        if attention:
-            stage = _stage(block, channels_in, channels[-1], depths[-1], 1)
-            branch = AttentionBranch(stage, channels_out, classes)
-        perception = PerceptionBranch(
-            _stage(block, channels_in, channels[-1], depths[-1], 2), channels_out, classes
-        )
+            width = architecture.width * 2**index
+            layers[f"layer{index + 1}"] = _stage(block, channels, width, depth, 1 if index == 0 else 2)
+            channels = width * block.expansion
+
+        def last(stride: int) -> tuple[nn.Module, int, int]:
+            width = architecture.width * 2 ** (len(depths) - 1)
+            return _stage(block, channels, width, depths[-1], stride), width * block.expansion, classes
+
         network = AttentionBranchNetwork(
-            extractor=nn.Sequential(layers), attention=branch, perception=perception, gate=architecture.gate
+            extractor=nn.Sequential(layers),
+            attention=AttentionBranch(*last(1)) if attention else None,
+            perception=PerceptionBranch(*last(2)),
+            gate=architecture.gate,
         )
-        _initialise(network)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):       # as the ABN authors do
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         return network
 
     builder.__doc__ = f"{name}, {sum(depths)} blocks{', with the attention branch' if attention else ''}."
@@ -166,15 +166,7 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
 def _every(x: Tensor, stride: int) -> Tensor:
     """Take every ``stride``-th pixel, which is all that a 1x1 convolution of that stride sees.
 
-    Left to the convolution, torch 2.13 on a CPU writes past its memory in the backward pass of fewer than 12
-    channels, channels last, where the batch is odd.
+    With the stride in the convolution, torch 2.13 on a CPU writes beyond its memory in the backward pass of fewer than
+    12 channels, channels last, for an odd batch.
     """
-    return x if stride == 1 else x[:, :, ::stride, ::stride]
-
-
-@torch.no_grad()
-def _initialise(model: nn.Module) -> None:
-    """Kaiming normal (fan out) for convolutions, as the ABN authors do."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return x[:, :, ::stride, ::stride]

@@ -1,4 +1,4 @@
-"""A run: its network with all that belongs to it, the fold that it holds out, and its folder.
+"""A run: its network and all that belongs to it, the fold that it holds out, and its folder.
 
 The folder has config.toml, last.pt, best.pt, log.jsonl and summary.json.
 """
@@ -29,6 +29,8 @@ from hkmap.shards.sequence import ShardSequence
 logger = logging.getLogger("hkmap")
 
 CHECKPOINT_VERSION = 1
+#: What runs used before their config.toml named it.
+FORMER_OPTIONS = {"map_loss": "norm", "schedule": "step", "optimizer": "sgd"}
 RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
 
 
@@ -36,9 +38,9 @@ RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in data.CONTROLS: whether its human maps were other images' (the sham control).
-    ``state`` is what training needs to go on: optimizer, position, best score so far. ``fold`` says which fold of its
-    shards it held out, as ``described``; None where it learnt from all.
+    ``control`` is a name in data.CONTROLS: whether its human maps were other images' (the sham control). ``state`` is
+    what training needs to continue: optimizer, position, best score so far. ``fold`` is the fold of its shards that it
+    held out, as ``described``; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
@@ -64,7 +66,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise RunError(f'--device "{name}" is unknown; expected auto, cpu, cuda or cuda:N') from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RunError(f"--device {name}: this machine has no CUDA device that torch can use; say --device cpu")
+        raise RunError(f"--device {name}: this machine has no CUDA device that torch can use; use --device cpu")
     return device
 
 
@@ -79,7 +81,7 @@ def new_model(
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
-    """Write a checkpoint beside its name, then rename; an older one of the same name is replaced."""
+    """Write a checkpoint beside its name, then rename it; an older one is replaced."""
     content = {
         "format": "hkmap-checkpoint",
         "version": CHECKPOINT_VERSION,
@@ -96,9 +98,9 @@ def save_model(path: Path, model: TrainedModel) -> None:
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Load a run folder's best.pt, or the checkpoint that ``path`` names; on the CPU.
+    """Load the best.pt of the run folder ``path``, or the checkpoint ``path``; on the CPU.
 
-    Raises RunError where there is none, or where it is not hkmap's. Nothing in the file is executed.
+    Raises RunError where it is missing, or not hkmap's. Nothing in the file is executed.
     """
     file = path / "best.pt" if path.is_dir() else path
     if not file.is_file():
@@ -113,44 +115,29 @@ def load_model(path: Path) -> TrainedModel:
     if content["version"] > CHECKPOINT_VERSION:
         newer = content["version"]
         raise RunError(f"{file}: version {newer}, this hkmap reads up to {CHECKPOINT_VERSION}; update hkmap")
-    preprocessing = content["preprocessing"]
-    preprocessing["mean"], preprocessing["std"] = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-    architecture = Architecture(**content["architecture"])
+    architecture, preprocessing = Architecture(**content["architecture"]), Preprocessing(**content["preprocessing"])
     network = build(architecture)
     network.load_state_dict(content["weights"])
     return TrainedModel(
-        network=network.eval(),
-        architecture=architecture,
-        preprocessing=Preprocessing(**preprocessing),
-        class_names=tuple(content["class_names"]),
-        control=content["control"],
-        state=content["state"],
-        fold=content.get("fold"),
+        network.eval(), architecture, preprocessing, tuple(content["class_names"]), content["control"],
+        content["state"], content.get("fold"),
     )
 
 
 def describe(model: TrainedModel) -> dict[str, Any]:
-    """Return what config.toml tells of a network beyond a command's options."""
-    architecture, preprocessing = model.architecture, model.preprocessing
+    """Return what config.toml holds about a network, beside a command's options."""
+    network, inputs = model.architecture, model.preprocessing
     return {
-        "arch": architecture.name,
-        "stem": architecture.stem,
-        "width": architecture.width,
-        "gate": architecture.gate,
-        "input": list(preprocessing.size),
-        "fit": preprocessing.fit,
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-        "channels": "RGB",
-        "control": model.control,
-        "classes": list(model.class_names),
+        "arch": network.name, "stem": network.stem, "width": network.width, "gate": network.gate,
+        "input": list(inputs.size), "fit": inputs.fit, "mean": list(inputs.mean), "std": list(inputs.std),
+        "channels": "RGB", "control": model.control, "classes": list(model.class_names),
     }
 
 
 def open_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
-    """Make the run's folder and write its config.toml.
+    """Make the run's folder and write its config.toml, or check that the run there can be resumed.
 
-    Raises RunError where a run is there and may be neither replaced nor resumed, and where a run to be resumed
+    Raises RunError where the folder holds a run that may be neither replaced nor resumed, and where the run to resume
     had other options.
     """
     if resume:
@@ -158,7 +145,7 @@ def open_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: b
         return
     if any((folder / name).exists() for name in RUN_FILES):
         if not overwrite:
-            raise RunError(f"{folder}: holds a run already; choose another --out, or say --overwrite or --resume")
+            raise RunError(f"{folder}: holds a run already; choose another --out, or use --overwrite or --resume")
         for name in RUN_FILES:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,34 +154,29 @@ def open_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: b
 
 def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
     if not (folder / "last.pt").is_file() or not (folder / "config.toml").is_file():
-        raise RunError(f"{folder}: no run to resume; expected last.pt and config.toml of one, leave --resume away")
-    before = read_config(folder / "config.toml")
-    now = {name: json.loads(json.dumps(value)) for name, value in config.items() if value is not None}
-    differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    if differing:
-        name = differing[0]
-        raise RunError(
-            f"{folder}: {name} is {now.get(name)!r}, the run to resume had {before.get(name)!r}; "
-            f"repeat its options by --config {folder / 'config.toml'}"
-        )
+        raise RunError(f"{folder}: no run to resume; expected its last.pt and config.toml; omit --resume")
+    before = FORMER_OPTIONS | read_config(folder / "config.toml")
+    now = FORMER_OPTIONS | {name: json.loads(json.dumps(value)) for name, value in config.items() if value is not None}
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise RunError(
+                f"{folder}: {name} is {now.get(name)!r}, the run to resume had {before.get(name)!r}; "
+                f"repeat its options by --config {folder / 'config.toml'}"
+            )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return what `fit` wrote of the finished run."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return summary
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
 def write_config(path: Path, options: dict[str, Any]) -> None:
-    """Write options as a flat TOML file; None is left out, as TOML has no word for it."""
-    # JSON's scalars and lists of them are TOML's; only DEL must be escaped in the one and not in the other.
-    rows = [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
-        for key, value in options.items()
-        if value is not None
-    ]
+    """Write options as a flat TOML file; None is omitted, as TOML has no such value."""
+    # JSON's scalars, and lists of them, are TOML's too, but for DEL, which only TOML wants escaped
+    given = {key: json.dumps(value, ensure_ascii=False) for key, value in options.items() if value is not None}
+    text = "".join(f"{key} = {value}\n" for key, value in given.items()).replace("\x7f", "\\u007f")
     with replacing(path, overwrite=True) as beside:
-        beside.write_text("".join(rows), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -206,19 +188,19 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, readable by people."""
+    """Write one JSON object, indented."""
     with replacing(path, overwrite=True) as beside:
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-# the fold that a run holds out: never trained on, never used to choose an epoch, and the one to be measured on
+# the fold that a run holds out: never used to train or to choose an epoch, only to measure
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Fold ``number``, from 1, of shards whose records are cut by ``folding``.
 
-    ``inside`` (n,) tells which records are in it; ``digest`` stands for which record is in which fold.
+    ``inside`` (n,): which records are in it. ``digest`` identifies the assignment of all records to folds.
     """
 
     number: int
@@ -234,7 +216,7 @@ def hold_out(shards: ShardSequence, number: int, folding: Folding) -> HeldOut:
 
 
 def described(held_out: HeldOut) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the fold that was held out."""
+    """Return what a checkpoint keeps of the held-out fold."""
     return {**named(held_out), "digest": held_out.digest}
 
 
@@ -245,15 +227,15 @@ def named(held_out: HeldOut) -> dict[str, Any]:
 
 
 def check_fold(model: TrainedModel, held_out: HeldOut | None) -> None:
-    """Raise RunError where a network learnt from the records of the fold; warn where that may be.
+    """Raise RunError where a network learnt from records of the fold; warn where that is possible.
 
-    Another number, seed or group than the run's puts records that it learnt from into the fold, and so do other shards,
-    as a fold depends on all records.
+    With another number, seed or group than the run's, the fold has records that the network learnt from. So it has with
+    other shards, as a fold depends on all records.
     """
     kept = model.fold
     if held_out is None:
         if kept is not None:
-            logger.warning("the network held out fold %s of its shards; if these are they, say --fold", kept["fold"])
+            logger.warning("the network held out fold %s of its shards; use --fold if these are they", kept["fold"])
         return
     if kept is None:
         logger.warning("the network was trained without --fold, so it may have learnt from the records of this fold")
@@ -261,12 +243,12 @@ def check_fold(model: TrainedModel, held_out: HeldOut | None) -> None:
     now = named(held_out)
     for key, found in now.items():
         if found != kept[key]:
-            told = f"--{key.replace('_', '-')} is {'not given' if found is None else found}"
-            raise RunError(f"{told}, but the network held out {_options(kept)} and learnt from the rest; say so too")
+            given = f"--{key.replace('_', '-')} is {'not given' if found is None else found}"
+            raise RunError(f"{given}, but the network held out {_options(kept)} and learnt from the rest; use the same")
     if held_out.digest != kept["digest"]:
         raise RunError(
-            f"the records, or their labels, are not those of which the network held out {_options(kept)}, so the folds "
-            "differ; name all the shards that it was trained with"
+            f"the records, or their labels, differ from those of which the network held out {_options(kept)}, so the "
+            "folds differ; name all the shards that it was trained with"
         )
 
 

@@ -1,4 +1,4 @@
-"""How the learning rate falls: from the epoch, counted from 1, and the number of epochs to the rate's factor."""
+"""How the learning rate falls: the epoch, from 1, and the number of epochs → the factor of the rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training and fine-tuning: a generator of Steps, and the run folder that keeps what came of them."""
+"""Training and fine-tuning: a generator of Steps, and the run folder that keeps the results."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from hkmap.shards.loader import ShardLoader, Shares
 class TrainingOptions:
     """How to optimise; the defaults are the paper's where it gives them.
 
-    ``update``, ``precision`` and ``optimizer`` are names in UPDATES, PRECISIONS and OPTIMIZERS, ``map_loss`` and
-    ``schedule`` names in MAP_LOSSES and SCHEDULES or functions such as those. ``gamma`` scales the map loss. What is
-    not updated keeps its batch-norm statistics too. Raises ChoiceError for an unknown name.
+    ``update``, ``precision`` and ``optimizer`` are names in UPDATES, PRECISIONS and OPTIMIZERS; ``map_loss`` and
+    ``schedule`` are names in MAP_LOSSES and SCHEDULES, or such functions. ``gamma`` scales the map loss. Parts that are
+    not updated keep their batch-norm statistics too. Raises ChoiceError for an unknown name.
     """
 
     epochs: int
@@ -109,7 +109,7 @@ PRECISIONS = Choices("precision", {"float32": float32, "bfloat16": bfloat16})
 class Step:
     """What one optimisation step reports; losses are means over its batch, ``loss`` is what was minimised.
 
-    ``validation`` is there at the last step of an epoch, where there is something to validate on.
+    ``validation`` is set at the last step of an epoch, where there are samples to validate on.
     """
 
     epoch: int                  # from 1
@@ -131,7 +131,7 @@ def learning_rate(options: TrainingOptions, epoch: int) -> float:
 
 
 class Training:
-    """A network being optimised, with what has to persist from step to step."""
+    """A network being optimised, and what must persist from step to step."""
 
     def __init__(self, network: AttentionBranchNetwork, options: TrainingOptions, device: torch.device) -> None:
         self.options = options
@@ -149,7 +149,7 @@ class Training:
         self.step = 0           # steps done
 
     def state(self) -> dict[str, Any]:
-        """Return what load_state needs to go on as if there had been no break."""
+        """Return what load_state needs to continue exactly."""
         return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "step": self.step}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -159,8 +159,9 @@ class Training:
     def run_epoch(self, examples: ShardExamples, indices: npt.NDArray[np.int64]) -> Iterator[Step]:
         """Train one epoch on the samples ``indices``; yield a Step for each batch."""
         options, epoch = self.options, self.epoch + 1
+        rate = learning_rate(options, epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(options, epoch)
+            group["lr"] = rate
         self.network.eval()                 # what is frozen keeps its batch-norm statistics
         for module in self.modules:
             module.train()
@@ -177,100 +178,76 @@ class Training:
             self.optimizer.step()
             self.step += 1
             right = (output.logits.argmax(1) == batch.labels).float().mean()
-            # one copy to the host a step, for all that it reports
+            # copied to the host once per step
             figures = torch.stack([loss, parts.attention, parts.perception, parts.map, right]).tolist()
-            if number == len(loader):
-                self.epoch = epoch
-            yield self._step(epoch, figures, epoch_ends=number == len(loader))
-
-    def _step(self, epoch: int, figures: list[float], *, epoch_ends: bool) -> Step:
-        loss, loss_attention, loss_perception, loss_map, right = figures
-        if not math.isfinite(loss):
-            raise RunError(f"the loss became {loss} at step {self.step}; try a lower --lr or --gamma")
-        rate = learning_rate(self.options, epoch)
-        return Step(epoch, self.step, loss, loss_attention, loss_perception, loss_map, right, rate, epoch_ends)
+            total, of_attention, of_perception, of_map, share = figures
+            if not math.isfinite(total):
+                raise RunError(f"the loss became {total} at step {self.step}; try a lower --lr or --gamma")
+            ends = number == len(loader)
+            self.epoch += ends
+            yield Step(epoch, self.step, total, of_attention, of_perception, of_map, share, rate, ends)
 
 
 def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device) -> Training:
-    """Return the training of ``model``, ready to begin; raise RunError where the data or the network do not fit."""
+    """Return the training of ``model``, ready to start; raise RunError where the data or the network do not fit."""
     shards = data.examples.shards
     if options.gamma > 0 and not shards.has_map[data.indices].any():
-        raise RunError(f"{shards.name}: no training sample has a map; the map loss needs some, or say --gamma 0")
+        raise RunError(f"{shards.name}: no training sample has a map, which the map loss needs; use --gamma 0")
     if len(data.indices) < 2:
         raise RunError(f"{shards.name}: {len(data.indices)} sample to train on; batch norm needs at least two")
     return Training(model.network, options, device)
 
 
 def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
-    """Set a training to where the run in ``folder`` stood after its last whole epoch."""
+    """Continue the run in ``folder`` after its last complete epoch."""
     last = load_model(folder / "last.pt")
     model.network.load_state_dict(last.network.state_dict())
     model.state.update(last.state)
     training.load_state(last.state)
-    _cut_log(folder / "log.jsonl", training.step)
+    log = folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    with replacing(log, overwrite=True) as beside:      # without the steps of an unfinished epoch, which are repeated
+        beside.write_text("".join(lines[: training.step]), encoding="utf-8")
 
 
 def fit(model: TrainedModel, training: Training, data: Data, folder: Path) -> Iterator[Step]:
     """Train to the last epoch, yielding every Step, and keep the run in ``folder``.
 
-    log.jsonl gets a line a step, last.pt and best.pt (the highest validation accuracy, then the lowest loss;
+    log.jsonl gets one line per step, last.pt and best.pt (the highest validation accuracy, then the lowest loss;
     without validation the last epoch) are replaced after each epoch, summary.json is written at the end.
     """
     best: dict[str, Any] | None = model.state.get("best")
     began = time.monotonic()
     with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
-        step: Step | None = None
         while training.epoch < training.options.epochs:
             for step in training.run_epoch(data.examples, data.indices):
-                if step.epoch_ends:
-                    step = _validated(step, training, data.validation)
+                if step.epoch_ends and data.validation is not None:
+                    found = accuracy(training.network, data.validation, training.device, training.options.batch_size)
+                    step = replace(step, validation=found)
                 # before the checkpoint: a resumed run cuts the log back to it, but cannot fill in a missing line
                 log.write(json.dumps(asdict(step)) + "\n")
                 log.flush()
                 if step.epoch_ends:
-                    found = _as_best(step)
-                    better = best is None or data.validation is None or _rank(found) > _rank(best)
-                    best = found if better or best is None else best
-                    _save(model, training, folder, best, better=better)
+                    best = _keep(model, training, folder, step, best)
                 yield step
     if best is not None:
         summary = {"epochs": training.epoch, "steps": training.step, "best": best, "control": model.control}
         write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
 
 
-def _validated(step: Step, training: Training, validation: Data | None) -> Step:
-    if validation is None:
-        return step
-    figures = accuracy(
-        training.network, validation.examples, validation.indices, training.device, training.options.batch_size
-    )
-    return replace(step, validation=figures)
-
-
-def _as_best(step: Step) -> dict[str, Any]:
-    return {"epoch": step.epoch, "validation": step.validation, "loss": step.loss}
+def _keep(
+    model: TrainedModel, training: Training, folder: Path, step: Step, best: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Save the epoch that ends with ``step``, and return the best one up to now."""
+    found = {"epoch": step.epoch, "validation": step.validation, "loss": step.loss}
+    if best is None or step.validation is None or _rank(found) > _rank(best):
+        best = found
+    now = replace(model, state={**training.state(), "best": best})
+    if best is found:
+        save_model(folder / "best.pt", now)
+    save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done
+    return best
 
 
 def _rank(best: dict[str, Any]) -> tuple[float, float]:
     return best["validation"]["top1"], -best["validation"]["loss"]
-
-
-def _save(model: TrainedModel, training: Training, folder: Path, best: dict[str, Any], *, better: bool) -> None:
-    now = replace(model, state={**training.state(), "best": best})
-    if better:
-        save_model(folder / "best.pt", now)
-    save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop the lines of an unfinished epoch, which will be trained again."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except ValueError:          # a line cut short by a kill
-        return float("inf")

@@ -1,4 +1,4 @@
-"""Weights of others: torchvision's ResNets, and the ABN authors' checkpoints, by their names for things."""
+"""Weights of others, in their own names: torchvision's ResNets, and the ABN authors' checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hkmap.errors import RunError
 
 logger = logging.getLogger("hkmap")
 
-#: ours → the ABN authors'; theirs are torchvision's wherever torchvision has the part
+#: our names → the ABN authors', which are torchvision's for all parts that torchvision has
 _PREFIXES = {
     "extractor.": "",
     "attention.stage_norm.": "bn_att.",
@@ -43,15 +43,15 @@ def author_name(name: str) -> str:
 
 
 def load_weights(network: nn.Module, path: Path) -> list[str]:
-    """Load a checkpoint's weights into ``network`` and return the names of what stays fresh.
+    """Load a checkpoint's weights into ``network`` and return the names of what keeps its random weights.
 
-    A plain ResNet's layer4 starts the perception and the attention branch's stage (they differ only in stride).
-    Parts that depend on the classes stay fresh where the file has another number of them. Raises RunError where
-    the file does not fit otherwise. Nothing in the file is executed.
+    A plain ResNet's layer4 is loaded into the stages of both branches (they differ only in stride). Parts that depend
+    on the classes keep theirs where the file has another number of classes. Raises RunError where the file does not fit
+    otherwise. Nothing in the file is executed.
     """
     given = _read(path)
     if multi_task := sorted(name for name in given if name.startswith(_MULTI_TASK)):
-        raise RunError(f"{path}: a multi-task ABN ({multi_task[0]}), which is another network; expected a plain ABN")
+        raise RunError(f"{path}: a multi-task ABN ({multi_task[0]}), another network; expected a plain ABN")
     if not any(name.startswith("att_layer4.") for name in given):
         given |= {f"att_{name}": value for name, value in given.items() if name.startswith("layer4.")}
     own = network.state_dict()

@@ -67,10 +67,10 @@ def agreement_figures(images: Sequence[Mapping[str, Map]], *, repeats: int, rand
     - leave_one_out: each annotator's map against the mean of the others', averaged over the annotators;
     - split_half: the mean of a random half of them against that of the rest, averaged over ``repeats`` draws.
 
-    The null compares with ``repeats`` other images (all, if there are fewer). The same person is left out of their
-    means (or somebody else, where that person did not mark them), and a half meets a half, so that the other side is a
-    mean of as many maps as in the agreement. It keeps what people do on every image, above all the centre bias. The
-    uniform map has the mean value of all maps in all its cells.
+    The null compares with ``repeats`` other images (all, if there are fewer). Their means omit the same person (or
+    somebody else, where that person did not mark them), and a half is compared with a half, so the other side is a mean
+    of as many maps as in the agreement. It keeps what people do on every image, above all the centre bias. The uniform
+    map has the mean value of all maps in each cell.
 
     Raises MapError for fewer than two images, and for maps of different sizes.
     """
@@ -121,7 +121,7 @@ def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float]]]:
 def summary(figures: Array, *, resamples: int, random: Generator) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the means over the images with their intervals by name: method, measure, kind.
 
-    Beside the kinds stands null_minus_uniform, what it is worth to know how people look at any image.
+    null_minus_uniform is added to the kinds: what it is worth to know how people look at any image.
     """
     bias = figures[:, :, 1] - figures[:, :, 2]
     columns = np.concatenate([figures, bias[:, :, None]], axis=2)          # (images, methods, kinds and bias, measures)
@@ -157,5 +157,5 @@ def _check(images: Sequence[Mapping[str, Map]]) -> None:
 
 
 def _places(names: list[str], partner: list[str]) -> list[int]:
-    """Where the same people stand among those of the partner; for one who does not, somebody else."""
+    """Return the places of the same people among the partner's; somebody else's for one who is missing there."""
     return [partner.index(name) if name in partner else place % len(partner) for place, name in enumerate(names)]

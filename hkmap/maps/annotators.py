@@ -10,7 +10,7 @@ from hkmap.records import Bubble, Record
 
 
 def by_user(record: Record, bubbles: list[Bubble]) -> dict[str, list[Bubble]]:
-    """Return what each user marked, the users in the order in which they first come.
+    """Return what each user marked, in the order of the users' first marks.
 
     Raises RecordError where a bubble or point has no user.
     """
@@ -19,7 +19,7 @@ def by_user(record: Record, bubbles: list[Bubble]) -> dict[str, list[Bubble]]:
         if not bubble.user:
             raise RecordError(
                 f'record "{record["id"]}": bubble or point {index} has no user, expected one for each; name the users, '
-                "or draw the joint map alone, without --per-annotator"
+                "or omit --per-annotator for the joint map alone"
             )
         users.setdefault(bubble.user, []).append(bubble)
     return users

@@ -1,4 +1,4 @@
-"""How wide the Gaussian of a bubble should be: a number, or a rule that judges from the bubbles."""
+"""How wide the Gaussian of a bubble is: a number, or a rule that looks at the bubbles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = npt.NDArray[np.float64]
 
 #: The ``centres`` (n, 2) in pixels of the image, their ``weights`` (n,) above 0, their ``radii`` (n,), or None, and the
 #: ``frame`` (width, height) of the image → sigma in pixels: one for all, one for each (n,), or, as a (2, 2) matrix, the
-#: lower Cholesky factor of one covariance for all. None where the rule says nothing: the bubbles are drawn as "fixed".
+#: lower Cholesky factor of one covariance for all. None where the rule does not apply: then "fixed" is used.
 Rule = Callable[[Array, Array, Array | None, tuple[int, int]], Array | float | None]
 
 #: The sigmas that are tried, in units of sqrt(width * height): from 1/256 to 1/2, eight to a doubling.
@@ -28,7 +28,7 @@ CONDITION_LIMIT = 1e6         # above it the centres count as collinear
 def sigma_of(
     bandwidth: str | float | Rule, centres: Array, weights: Array, radii: Array | None, frame: tuple[int, int]
 ) -> Array | float:
-    """Return sigma by the name of a rule, by a rule, or the number itself; see Rule for the forms that it may have."""
+    """Return sigma by the name of a rule, by a rule, or the number itself; Rule lists the forms that it may have."""
     sigma: Array | float | None
     if isinstance(bandwidth, str) or callable(bandwidth):
         sigma = BANDWIDTHS.row(bandwidth)(centres, weights, radii, frame)
@@ -54,7 +54,7 @@ def scott(centres: Array, weights: Array, radii: Array | None, frame: tuple[int,
     concentration = float(weights @ weights)
     if len(centres) < 3 or 1 - concentration < 1e-12:
         return None
-    # np.cov, np.linalg.cond and cholesky say the same, and take as long as half of all Gaussians.
+    # np.cov, np.linalg.cond and cholesky give the same, but take as long as half of all Gaussians
     apart = centres - weights @ centres
     covariance = (weights[:, None] * apart).T @ apart / (1 - concentration)
     (xx, xy), (_, yy) = covariance.tolist()
@@ -87,9 +87,8 @@ def likely(centres: Array, weights: Array, radii: Array | None, frame: tuple[int
     sqrt(width * height); the smaller where two are equal. With equal weights scikit-learn's
     GridSearchCV(KernelDensity(), ..., cv=LeaveOneOut()) chooses the same.
 
-    Centres on one spot count as one with the sum of their weights: each would predict the other the better the
-    narrower the Gaussian, without an end. None where there are fewer than three spots. The time grows with the square
-    of their number (1,000: 0.3 s).
+    Centres on one spot count as one with the sum of their weights: else ever narrower Gaussians would predict them ever
+    better. None for fewer than three spots. The time grows with the square of their number (1,000: 0.3 s).
     """
     spots, spot_of = np.unique(centres, axis=0, return_inverse=True)
     if len(spots) < 3:
@@ -102,14 +101,14 @@ def likely(centres: Array, weights: Array, radii: Array | None, frame: tuple[int
 
 
 def _likelihoods(spots: Array, weights: Array, part: slice, sigmas: Array) -> Array:
-    """Return the terms of the spots in ``part``, summed, for each of the ``sigmas``; constants are left out."""
+    """Return the terms of the spots in ``part``, summed, for each of the ``sigmas``; constants are omitted."""
     squares = np.square(spots[part, None] - spots[None]).sum(axis=2)      # (part, n)
     own = np.arange(len(spots))[part]
     squares[np.arange(len(own)), own] = math.inf
     nearest = squares.min(axis=1)
     further = squares - nearest[:, None]
     exponents = 0.5 / sigmas**2
-    # e^-345 beside the nearest spot, which has 1: no subnormals, which would take many times longer
+    # at least e^-345, where the nearest spot has 1: subnormals would take many times longer
     sums = np.stack([np.exp(np.maximum(-exponent * further, -345)) @ weights for exponent in exponents])
     logarithms = np.log(np.maximum(sums, 1e-300)) - np.outer(exponents, nearest) - 2 * np.log(sigmas)[:, None]
     likelihoods: Array = logarithms @ weights[part]

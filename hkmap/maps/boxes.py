@@ -1,4 +1,4 @@
-"""Boxes become a map: the heaviest box on each spot, averaged over the map's cells without a detour over pixels."""
+"""Boxes become a map: the heaviest box on each spot, averaged over the map's cells, exactly and without pixels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Array = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]     # left, top, width, height
 Boxes = Sequence[Box]
 Size = tuple[int, int]
-Fill = Callable[[Boxes, Sequence[float], Size, Size], Array]     # takes what boxes_map takes, gives the cells
-Edge = str | Fill                           # a name in EDGES, or what stands there
+Fill = Callable[[Boxes, Sequence[float], Size, Size], Array]     # boxes_map's arguments → the cells
+Edge = str | Fill                           # a name in EDGES, or such a function
 
 SOFT_SHARE = 1 / 4          # of a box's side: as far as a soft edge takes from 0 to 1
 SIGMA_SHARE = 1 / 4         # of a box's side, as sigma is half a bubble's radius
@@ -25,7 +25,7 @@ SIGMA_SHARE = 1 / 4         # of a box's side, as sigma is half a bubble's radiu
 def boxes_map(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size, *, edge: Edge) -> Map:
     """Return a map of ``size`` (height, width) of ``boxes`` in pixels of an image of ``frame`` (width, height).
 
-    ``weights`` in (0, 1], one for each box. What lies off the image is cut away. ``edge`` is a name in EDGES.
+    ``weights`` in (0, 1], one for each box. Parts off the image are ignored. ``edge`` is a name in EDGES.
     """
     cells = EDGES.row(edge)(boxes, weights, frame, size)
     return np.asarray(np.clip(cells, 0, 1), dtype=np.float32)       # a sum of shares may round beyond 1
@@ -51,10 +51,9 @@ def filled(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> A
 
 
 def soft(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> Array:
-    """1 in the middle of a box, straight down to 0 over a quarter of its side, 1/2 on its edge.
+    """1 in the middle of a box, down to 0 in a straight line over a quarter of its side, 1/2 on its edge.
 
-    Along each axis; the two are multiplied. A cell is the mean of each box over its area, times its weight, and then
-    the largest of all.
+    Along each axis; the two are multiplied. A cell is the largest of the boxes' means over it, each times its weight.
     """
     return _products(_soft_integral, boxes, weights, frame, size)
 
@@ -62,7 +61,7 @@ def soft(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> Arr
 def gaussian(boxes: Boxes, weights: Sequence[float], frame: Size, size: Size) -> Array:
     """A Gaussian in the middle of a box, sigma a quarter of its side.
 
-    exp(-d^2 / (2 sigma^2)) of the distance along each axis; the two are multiplied. Cells as those of soft.
+    exp(-d^2 / (2 sigma^2)) of the distance along each axis; the two are multiplied. Cells are as in soft.
     """
     return _products(_gaussian_integral, boxes, weights, frame, size)
 
@@ -73,7 +72,7 @@ EDGES: Choices[Fill] = Choices("edge", {"filled": filled, "soft": soft, "gaussia
 def _products(
     integral: Callable[[Array, float, float], Array], boxes: Boxes, weights: Sequence[float], frame: Size, size: Size
 ) -> Array:
-    """Fill each box with the product of its profiles, whose ``integral`` up to places is exact."""
+    """Fill each box with the product of its two profiles; ``integral`` is their exact integral up to given places."""
     cells = np.zeros(size)
     for (left, top, width, height), weight in zip(boxes, weights, strict=True):
         down = np.diff(integral(_edges(frame[1], size[0]), top, height)) * size[0] / frame[1]

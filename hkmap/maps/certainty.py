@@ -1,6 +1,6 @@
 """How well each cell of a map is known: its certainty, from 0 (nobody knows) to 1, beside the map.
 
-A cell whose certainty is 0 is 0 in the map, always: what stands there says nothing, so it must not look like one.
+A cell of certainty 0 is always 0 in the map too: nothing is known there, so no value must show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Weighted(NamedTuple):
-    """A map and its certainty, of one size (height, width), which weights it; None is a certainty of 1 everywhere."""
+    """A map and its certainty, both (height, width); None is a certainty of 1 everywhere."""
 
     map: Map
     certainty: Map | None
@@ -28,12 +28,12 @@ class Weighted(NamedTuple):
 def weigh_map(
     values: Map, unknown: Iterable[Mask], dont_look: Iterable[Mask], *, default_known: bool, above: float = 0
 ) -> tuple[Map, Map]:
-    """Return the map with its certainty, from masks (H, W) of the image that are True where they say something.
+    """Return the map with its certainty, from masks (H, W) of the image that are True where they apply.
 
-    The certainty of a cell is the share of its area that is known: that is not ``unknown``, or ``dont_look``, which
-    wins where both are. The map falls by the share that is ``dont_look``, so a cell which nobody should look at is 0
-    with certainty 1. Where not ``default_known``, a cell that nobody marked, its value at most ``above``, is known by
-    its share of ``dont_look`` alone.
+    The certainty of a cell is the share of its area that is known: not ``unknown``, or ``dont_look``, which wins over
+    unknown. The map is reduced by the share that is ``dont_look``, so a cell where nobody should look is 0 with
+    certainty 1. Without ``default_known``, the certainty of a cell that nobody marked (its value is at most ``above``)
+    is its share of ``dont_look`` alone.
 
     Raises MapError for masks of different shapes.
     """
@@ -52,8 +52,8 @@ def change_weighted(weighted: Weighted, change: Callable[[Map], Map]) -> Weighte
     """Return the map and its certainty after a ``change`` that averages cells: resizing, or what a view shows.
 
     The new certainty is change(certainty); the new map is change(certainty * map) / change(certainty), the mean over
-    what is known, so that unknown cells do not thin out their neighbours. Where both sides shrink, the mean over the
-    cells of certainty * value stays as it was.
+    what is known, so unknown cells do not dilute their neighbours. Where both sides shrink, the mean of
+    certainty * value over the cells does not change.
     """
     values, certainty = weighted
     if certainty is None:

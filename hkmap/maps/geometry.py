@@ -1,8 +1,8 @@
 """Which part of an image is seen: one geometry for pixels, maps and annotations, for the engine and for `hkmap crop`.
 
-A view is an affine map, 2x3, from the output's unit square to the image's: u, v in [0, 1] of what is seen, to x, y in
-[0, 1] of the whole image. Being free of pixels it serves an image and its map alike. A box is (left, top, width,
-height) in whole pixels of an image; it may reach beyond the image, into what is then padding.
+A view is an affine map, 2x3, from the unit square of the output to that of the image: u, v in [0, 1] of what is seen to
+x, y in [0, 1] of the whole image. It has no pixels, so one view serves an image and its map. A box is (left, top,
+width, height) in whole pixels of an image; what lies beyond the image is padding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Box = tuple[int, int, int, int]
 WHOLE: View = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 MIRROR: View = np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])      # left and right exchanged
 
-#: ImageNet's mean colour, round(255 * mean): normalised it is nearly 0, which is what convolutions pad with.
+#: ImageNet's mean colour, round(255 * mean): normalised it is nearly 0, and convolutions pad with 0.
 PADDING: Colour = (124, 116, 104)
 
 _NOTHING = 1e-9     # of a side: rounding, no length
@@ -40,7 +40,7 @@ _NOTHING = 1e-9     # of a side: rounding, no length
 def center_crop(aspect: float, image_size: tuple[int, int]) -> Box:
     """Return the largest middle box of an ``aspect`` (width over height) within an image of (height, width).
 
-    Its sides are rounded to whole pixels and at least 1; an odd rest leaves one pixel more at the right or the bottom.
+    Its sides are whole pixels, at least 1; an odd rest leaves one more pixel at the right or the bottom.
 
     >>> center_crop(1, (100, 200)), center_crop(2, (101, 100))
     ((50, 0, 100, 100), (0, 25, 100, 50))
@@ -51,9 +51,9 @@ def center_crop(aspect: float, image_size: tuple[int, int]) -> Box:
 
 
 def letterbox(aspect: float, image_size: tuple[int, int]) -> Box:
-    """Return the smallest box of an ``aspect`` (width over height) around an image of (height, width), in its middle.
+    """Return the smallest centred box of an ``aspect`` (width over height) around an image of (height, width).
 
-    Its sides are rounded to whole pixels; an odd rest leaves one pixel more at the right or the bottom.
+    Its sides are whole pixels; an odd rest leaves one more pixel at the right or the bottom.
 
     >>> letterbox(1, (100, 200)), letterbox(1, (4, 3))
     ((0, -50, 200, 200), (0, 0, 4, 4))
@@ -97,10 +97,7 @@ def share_view(left: float, top: float, share: float) -> View:
 
 
 def turned_view(angle: float, aspect: float) -> View:
-    """Return the turn about the output's centre by ``angle`` in radians, round in its pixels.
-
-    ``aspect`` is the output's width over its height.
-    """
+    """Return the turn about the output's centre by ``angle`` in radians; ``aspect`` is the output's width / height."""
     cosine, sine = math.cos(angle), math.sin(angle)
     turn = np.array([[cosine, -sine / aspect], [sine * aspect, cosine]])
     return np.column_stack([turn, 0.5 - turn @ [0.5, 0.5]])
@@ -116,7 +113,7 @@ def compose(outer: View, inner: View) -> View:
 
 
 def invert(view: View) -> View:
-    """Return the way back: the view that shows the whole image within what ``view`` shows of it.
+    """Return the inverse: the view that shows the whole image within what ``view`` shows of it.
 
     >>> invert(box_view((0, -50, 200, 200), (100, 200))).tolist()
     [[1.0, 0.0, 0.0], [0.0, 0.5, 0.25]]
@@ -126,7 +123,7 @@ def invert(view: View) -> View:
 
 
 def is_straight(view: View) -> bool:
-    """Whether the output's sides lie along the image's: a crop, padding or a mirror, but no turn."""
+    """Whether the sides are parallel to the image's: a crop, padding or a mirror, but no turn."""
     return bool(view[0, 1] == 0 and view[1, 0] == 0)
 
 
@@ -146,10 +143,7 @@ def cut_image(pixels: Pixels, box: Box, padding: Colour | int | bool) -> Pixels:
     inside = pixels[slice(*rows), slice(*columns)]
     if inside.shape[:2] == (height, width):
         return inside
-    line = np.empty((width, *pixels.shape[2:]), pixels.dtype)
-    line[:] = padding
-    canvas = np.empty((height, *line.shape), pixels.dtype)
-    canvas[:] = line        # line by line it is faster than pixel by pixel
+    canvas = np.full((height, width, *pixels.shape[2:]), padding, pixels.dtype)
     canvas[slice(*(rows - top)), slice(*(columns - left))] = inside
     return canvas
 
@@ -157,8 +151,8 @@ def cut_image(pixels: Pixels, box: Box, padding: Colour | int | bool) -> Pixels:
 def view_image(image: Image, view: View, size: tuple[int, int], padding: Colour | None = None) -> Image:
     """Return what ``view`` shows of an image (H, W, 3), as (height, width, 3).
 
-    Area averages where it shrinks, bilinear where it grows. What lies beyond the image has the colour ``padding``; None
-    reflects the image at its edges.
+    Area averages where it shrinks, bilinear where it grows. Beyond the image the colour is ``padding``; None reflects
+    the image at its edges.
     """
     box = pixel_box(view, (image.shape[0], image.shape[1]))
     if box is None or (padding is None and reaches_out(view)):
@@ -171,9 +165,9 @@ def view_image(image: Image, view: View, size: tuple[int, int], padding: Colour 
 def view_map(weighted: Weighted, view: View, size: tuple[int, int], *, padded: bool = False) -> Weighted:
     """Return what ``view`` shows of a map and its certainty, with ``size`` = (height, width).
 
-    Area averages where it shrinks, bilinear where it grows, and over what is known, as wherever a map is resized.
-    ``padded``: beyond the image the certainty is 0, in a cell that lies partly beyond it the share within; a view that
-    stays inside adds no certainty. Else the map is reflected at its edges.
+    Area averages where it shrinks, bilinear where it grows, both over what is known. ``padded``: the certainty is 0
+    beyond the image, and the share within it for a cell on its edge; a view inside the image adds no certainty. Else
+    the map is reflected at its edges.
     """
     if weighted.certainty is None and padded and reaches_out(view):
         weighted = Weighted(weighted.map, np.ones_like(weighted.map))
@@ -183,7 +177,7 @@ def view_map(weighted: Weighted, view: View, size: tuple[int, int], *, padded: b
 def map_back(values: Map, view: View, size: tuple[int, int]) -> Map:
     """Return the whole image's map, (height, width), from the map of what ``view`` shows; 0 where it shows nothing.
 
-    A cell that is seen in part has the mean of what is seen of it.
+    A cell that is seen in part has the mean of that part.
     """
     return view_map(Weighted(values, None), invert(view), size, padded=True).map
 
@@ -204,9 +198,9 @@ def _line_matrix(n_in: int, n_out: int, start: float, length: float) -> Array:
     """Return the (n_out, n_in) matrix of a part of a line of ``n_in`` cells, seen as ``n_out`` cells.
 
     `hkmap.maps.resize.resize_matrix` for a part: from ``start``, ``length`` long, in lines; a length below 0 looks
-    backwards. Where a cell lies beyond the line its row falls short of 1 by the share of it that does.
+    backwards. The row of a cell sums to the share of it that lies within the line.
     """
-    # Rounded, whole cells are copied to the last bit.
+    # rounded, so that whole cells are copied to the last bit
     edges = np.round((start + length * np.arange(n_out + 1) / n_out) * n_in, 9)
     low, high = np.minimum(edges[:-1], edges[1:])[:, None], np.maximum(edges[:-1], edges[1:])[:, None]
     cells = np.arange(n_in)[None, :]
@@ -235,7 +229,9 @@ def _warp(array: Pixels, view: View, size: tuple[int, ...], padding: Colour | No
     steps = np.hypot(view[:, 0] / width, view[:, 1] / height)       # from sample to sample, in shares of the sides
     shrunk = [max(1, round(min(side, 1 / step))) for side, step in zip(array.shape[1::-1], steps, strict=True)]
     array = _resize(array, shrunk[0], shrunk[1], cv2.INTER_AREA)
-    matrix = _pixels(view, (array.shape[0], array.shape[1]), (height, width))
+    # OpenCV wants indices, from target to source; the pixel of index i covers [i, i + 1), so its centre is i + 0.5
+    to_unit = np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
+    matrix = np.diag(array.shape[1::-1]) @ view @ to_unit - [0, 0, 0.5]
     edge = cv2.BORDER_REFLECT if padding is None else cv2.BORDER_CONSTANT
     return cv2.warpAffine(
         array, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=edge,
@@ -249,27 +245,15 @@ def _resize(array: Pixels, width: int, height: int, method: int) -> Pixels:
     return cv2.resize(array, (width, height), interpolation=method)
 
 
-def _pixels(view: View, source: tuple[int, int], target: tuple[int, int]) -> View:
-    """Return the view as OpenCV wants it: indices of target pixels to indices of source pixels.
-
-    The pixel of index i covers [i, i + 1), so its centre is i + 0.5.
-    """
-    to_unit = np.array([[1 / target[1], 0, 0.5 / target[1]], [0, 1 / target[0], 0.5 / target[0]], [0, 0, 1]])
-    scale = np.array([[source[1], 0.0], [0.0, source[0]]])
-    matrix: View = scale @ view @ to_unit
-    matrix[:, 2] -= 0.5
-    return matrix
-
-
 # annotations in the pixels of a box
 
 
 def move_annotations(record: Record, box: Box, frame: tuple[int, int]) -> Record:
     """Return the record with ``size`` and all coordinates in the pixels of ``box``, from an image of ``frame``.
 
-    ``frame`` is (width, height). Bubbles and points are all kept, since the density of one outside reaches in. Boxes
-    are cut at the edges of what is seen of the image, and left out where nothing remains. Polygons and lines keep their
-    corners and are left out where the rectangle around them is not seen. Raises RecordError for what is none of these.
+    ``frame`` is (width, height). All bubbles and points are kept, as the density of one outside reaches inside. Boxes
+    are cut to what is seen of the image, and dropped where nothing remains. Polygons and lines keep their corners, and
+    are dropped where the rectangle around them is not seen. Raises RecordError for malformed annotations.
     """
     moved: Record = {**record, "size": [box[2], box[3]]}
     for key in ("bubbles", "points"):
@@ -310,7 +294,7 @@ def _cut(item: Item, seen: tuple[Span, Span]) -> Item | None:
 
 
 def _cut_side(start: float, length: float, seen: Span) -> tuple[float, float] | None:
-    """Return where a side starts and how long it is within what is seen, None where nothing of it is."""
+    """Return the start and length of what is seen of a side; None where nothing is."""
     if seen[0] <= start and start + length <= seen[1]:
         return start, length
     first, last = max(start, seen[0]), min(start + length, seen[1])

@@ -1,4 +1,4 @@
-"""Polygons become a map: the share of each cell that lies inside, computed along the edges, exact below the pixel."""
+"""Polygons become a map: the exact share of each cell that lies inside, computed along the edges, without pixels."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def polygons_map(
 ) -> Map:
     """Return a map of ``size`` (height, width) of ``polygons`` in pixels of an image of ``frame`` (width, height).
 
-    A polygon is the list of its corners (x, y), closed by itself; where it winds round a spot, that spot is inside.
-    ``weights`` in (0, 1], one for each; what lies off the image is cut away. With "mean" a cell is the mean of the
-    heaviest polygon on each of its parts (16 or more), a part that is not wholly inside by its exact share; with "max"
-    it has the largest weight of the polygons that reach into it.
+    A polygon is the list of its corners (x, y); the last is joined to the first, and a spot is inside where the polygon
+    winds round it. ``weights`` in (0, 1], one for each; parts off the image are ignored. With "mean" a cell is the mean
+    over its parts (16 or more) of the heaviest polygon there, by the exact share of the part that is inside; with "max"
+    it is the largest weight of the polygons that reach into it.
     """
     if POOLINGS.row(pooling).whole:
         shares = (coverage(polygon, frame, size) > 1e-9 for polygon in polygons)      # rounding leaves 1e-16
@@ -47,8 +47,8 @@ def _fine(cells: int) -> int:
 def coverage(polygon: Polygon, frame: tuple[int, int], size: tuple[int, int]) -> Array:
     """Return the share of each cell of a grid of ``size`` (height, width) that lies inside the polygon.
 
-    The trapezoids between each edge and the image's right side are added, downwards edges with one sign and upwards
-    ones with the other, so what remains is how often the polygon winds round each spot.
+    The trapezoids between each edge and the image's right side are added, with one sign for downward edges and the
+    other for upward ones; the sum is how often the polygon winds round each spot.
 
     >>> coverage([(0, 0), (3, 0), (3, 2), (0, 2)], (4, 2), (1, 2)).tolist()
     [[1.0, 0.5]]
@@ -63,7 +63,7 @@ def coverage(polygon: Polygon, frame: tuple[int, int], size: tuple[int, int]) ->
 
 
 def _add_edge(sums: Array, start: Array, end: Array) -> None:
-    """Add to each cell what the edge's part in its row changes in it, compared with the cell to its left."""
+    """Add to each cell what the edge changes there, compared with the cell to its left."""
     height, width = sums.shape[0], sums.shape[1] - 2
     pieces = _cut(start, end, (width, height))
     middles, drops = (pieces[1:] + pieces[:-1]) / 2, np.diff(pieces[:, 1])

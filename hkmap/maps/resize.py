@@ -19,18 +19,17 @@ from hkmap.maps.check import Map
 
 Values = npt.NDArray[np.floating]
 Normaliser = Callable[[Values], Map]
-Normalisation = str | Normaliser        # a name in NORMALISATIONS, or what stands there
+Normalisation = str | Normaliser        # a name in NORMALISATIONS, or such a function
 
 MOST_AVERAGED = 8       # cells along an axis that one call of cv2 averages
-CV2_ZERO = 1e-15        # cv2.normalize takes a maximum of 2e-16 for 0
 
 
 def resize_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
-    """Return the (n_out, n_in) matrix that takes a line of ``n_in`` cells to one of ``n_out``; its rows sum to 1.
+    """Return the (n_out, n_in) matrix that resizes a line of ``n_in`` cells to ``n_out``; its rows sum to 1.
 
-    Fewer cells: each is the mean of the part of the line that it covers, fractions of cells included, so nothing
-    between two samples is lost and the mean stays. More cells: linear between the cells' centres, which lie at
-    (j + 0.5) / n (``align_corners=False``), and constant beyond the outermost centres.
+    Fewer cells: each is the mean of the part of the line that it covers, fractions of cells included, so nothing is
+    lost and the mean stays. More cells: linear between the centres of the cells, which lie at (j + 0.5) / n
+    (``align_corners=False``), and constant beyond the outermost centres.
 
     >>> resize_matrix(4, 2).tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
@@ -51,7 +50,7 @@ def resize_map(values: Map, size: tuple[int, int]) -> Map:
     resized: npt.NDArray[Any] = values
     for columns_and_rows, method in _steps(values.shape, size):
         resized = cv2.resize(resized, columns_and_rows, None, 0, 0, method)
-    return np.array(values) if resized is values else _kept_in_range(resized, values)
+    return np.asarray(np.clip(resized, values.min(), values.max()))     # rounding may leave the range
 
 
 def normalise_map(values: Values, how: Normalisation) -> Map:
@@ -65,10 +64,7 @@ def normalise_map(values: Values, how: Normalisation) -> Map:
 
 def by_maximum(values: Values) -> Map:
     """Divide by the maximum."""
-    highest = values.max()
-    if values.dtype == np.float64 and highest > CV2_ZERO:       # the same in a third of the time
-        return np.asarray(cv2.normalize(values, np.empty(values.shape, np.float32), 1, 0, cv2.NORM_INF, cv2.CV_32F))
-    return np.asarray(values / (highest or 1), dtype=np.float32)
+    return np.asarray(values / (values.max() or 1), dtype=np.float32)
 
 
 def by_range(values: Values) -> Map:
@@ -98,9 +94,9 @@ NORMALISATIONS: Choices[Normaliser] = Choices(
 def _steps(before: tuple[int, ...], after: tuple[int, int]) -> list[tuple[tuple[int, int], int]]:
     """Return the sizes (width, height) on the way from ``before`` to ``after``, each with cv2's method to get there.
 
-    cv2 decides once for both axes, so an axis that shrinks and one that grows need a call each. An average of more
-    than 8x8 cells is taken as one of averages: cv2 adds in float32, whose error grows with the number of terms (to
-    7e-3 for one mean of 2848x4288 cells; in steps it stays below 5e-7), and two calls take less time than one.
+    cv2 uses one method for both axes, so an axis that shrinks and one that grows need a call each. An average of more
+    than 8x8 cells is an average of averages: cv2 adds in float32, whose error grows with the number of terms (7e-3 for
+    one mean of 2848x4288 cells; in steps it stays below 5e-7), and two calls are faster than one.
     """
     _check_size(after)
     steps = []
@@ -114,11 +110,11 @@ def _steps(before: tuple[int, ...], after: tuple[int, int]) -> list[tuple[tuple[
 
 
 def _resized_line(values: Map, size: tuple[int, int]) -> Map:
-    """Make sides of one cell two, of the same, first: where a side is 1, cv2 is off by up to 2e-6."""
-    doubled = [1 + (side == 1) for side in values.shape]
-    thick = values.repeat(doubled[0], axis=0).repeat(doubled[1], axis=1)
+    """Double sides of one cell first: where a side is 1, cv2 is off by up to 2e-6."""
+    rows, columns = (1 + (side == 1) for side in values.shape)
+    thick = values.repeat(rows, axis=0).repeat(columns, axis=1)
     height, width = size
-    return np.array(resize_map(thick, (max(height, doubled[0]), max(width, doubled[1])))[:height, :width])
+    return np.array(resize_map(thick, (max(height, rows), max(width, columns)))[:height, :width])
 
 
 def _averaged_side(cells: int, goal: int) -> int:
@@ -127,12 +123,6 @@ def _averaged_side(cells: int, goal: int) -> int:
     while side * MOST_AVERAGED < cells:
         side *= MOST_AVERAGED
     return side
-
-
-def _kept_in_range(resized: Map, values: Map) -> Map:
-    """Take back, in place, what rounding has put beyond the range of ``values``."""
-    lowest, highest, _, _ = cv2.minMaxLoc(values)
-    return np.clip(resized, lowest, highest, out=resized)
 
 
 def _area_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float64]:

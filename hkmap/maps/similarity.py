@@ -1,6 +1,6 @@
-"""How alike two maps are: the same measures for people among themselves and for a network beside a person.
+"""How alike two maps are: the same measures between people, and between a network and a person.
 
-The maps are rows of cells (n, cells), one of them against the one beside it; the result is (n,).
+Maps are rows of cells (n, cells); each row of one argument is compared with the same row of the other: (n,).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hkmap.choices import Choices
 Array = npt.NDArray[np.float64]
 
 TOP_PART = 10         # the highest tenth of the cells, for the IoU
-EPSILON = 1e-3        # of the mass of a map, spread evenly before the KL divergence; bounds it by log(cells / EPSILON)
+EPSILON = 1e-3        # of the mass of a map, spread evenly before the KL divergence, which is then <= log(cells / it)
 
 
 def mse(first: Any, second: Any, certainty: Any = None) -> Any:
     """Mean square difference; lower is closer.
 
-    Of arrays or tensors alike. With a ``certainty`` (n, cells) each cell counts by it; NaN where nothing is known.
+    For arrays and tensors. ``certainty`` (n, cells) weights the cells; NaN where nothing is known.
     """
     squares = (first - second) ** 2
     return squares.mean(-1) if certainty is None else (certainty * squares).sum(-1) / certainty.sum(-1)
@@ -44,8 +44,8 @@ def spearman(first: Array, second: Array) -> Array:
 def iou(first: Array, second: Array) -> Array:
     """Intersection over union of the highest 10 % of the cells (rounded up); higher is closer.
 
-    Where cells tie for the last places, each has an equal share in them: a constant row holds every cell to 10 %, and
-    its overlap is what a random choice of cells has. Without ties this is the plain intersection over union.
+    Cells that tie for the last places share them equally: a constant row holds 10 % of every cell, and its overlap is
+    that of a random choice of cells. Without ties this is the plain intersection over union.
     """
     one, other = top_cells(first), top_cells(second)
     found: Array = np.minimum(one, other).sum(axis=-1) / np.maximum(one, other).sum(axis=-1)
@@ -67,7 +67,7 @@ SIMILARITIES = Choices("similarity", {"mse": mse, "spearman": spearman, "iou": i
 
 
 def top_cells(rows: Array) -> Array:
-    """Return how far each cell of rows (n, cells) belongs to the highest 10 %, from 0 to 1; see iou.
+    """Return how much of each cell of rows (n, cells) belongs to the highest 10 %, from 0 to 1; see iou.
 
     >>> top_cells(np.array([[5.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]]))[0, :3].tolist()
     [1.0, 0.1111111111111111, 0.1111111111111111]

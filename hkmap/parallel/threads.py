@@ -1,9 +1,9 @@
-"""Have a stream worked on by several threads; what comes back is in order.
+"""Work on a stream in several threads; results come back in order.
 
-Threads, not processes: decoding images, OpenCV, NumPy and summing bytes leave Python's lock, and an image need not go
-from one process to another. The stream is sent in chunks. A chunk holds as many items as take about a twentieth of a
-second, 16 at most; it is sent when it is full, or as it is when no further item waits and a worker has nothing to do.
-At most three chunks a worker are on their way, so memory does not grow with the stream, however slowly its end is read.
+Threads, not processes: decoding images, OpenCV, NumPy and checksums release Python's lock, and no image is copied
+between processes. The stream is sent in chunks of as many items as take about a twentieth of a second, 16 at most, and
+of fewer when no item waits and a worker is idle. At most three chunks per worker are under way, so memory does not grow
+with the stream, however slow its reader is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +27,9 @@ Begun = TypeVar("Begun")
 
 _CHUNK_SECONDS = 0.05
 _LARGEST_CHUNK = 16
-_AHEAD = 3      # chunks a worker: one in work, one that waits for it, one on its way back
-_MOST = 8            # threads that read files; more only wait for Python's lock, and each holds some images
-_TO_END = 5.0        # seconds that the system may take to end a thread which Python has ended
+_AHEAD = 3              # chunks per worker: one in work, one waiting, one on its way back
+_MOST = 8               # threads that read files; more only wait for Python's lock, and each holds some images
+_TO_END = 5.0           # seconds that the system may take to end a thread that Python has ended
 
 
 def cores() -> int:
@@ -40,22 +39,18 @@ def cores() -> int:
 
 @contextmanager
 def threads(jobs: int | None = None) -> Iterator[Pool]:
-    """Start ``jobs`` threads (None: one a core, 8 at most); at the end what is in work is finished and no more."""
+    """Start ``jobs`` threads (None: one per core, 8 at most); at the end only what is in work is finished."""
     jobs = jobs or min(cores(), _MOST)
     with thread_pool(jobs) as executor:
-
-        def submit(function: Callable[[Any], Any], items: list[Any]) -> Task:
-            return executor.submit(work, function, items)
-
-        yield Pool(jobs, submit)
+        yield Pool(jobs, lambda function, items: executor.submit(work, function, items))
 
 
 @contextmanager
 def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Start at most so many threads; at the end what is in work is finished and no more, and a fork is safe.
+    """Start at most ``count`` threads; at the end only what is in work is finished, and forking is safe again.
 
-    A thread that has decoded an image takes a lock of OpenCV as it ends, after Python thinks that it has ended. A
-    process forked in that moment gets the lock closed for good, and hangs with its first image. So its end is awaited.
+    A thread that has decoded an image takes a lock of OpenCV as it ends, after Python considers it ended. A process
+    forked at that moment inherits the lock closed, and hangs at its first image. So this waits for the real end.
     """
     numbers: list[int] = []
     executor = ThreadPoolExecutor(count, "hkmap", initializer=lambda: numbers.append(threading.get_native_id()))
@@ -63,22 +58,14 @@ def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
-        _await_end(numbers)
-
-
-def _await_end(numbers: Iterable[int]) -> None:
-    """Let threads that Python has ended, by the system's numbers, run until the system has ended them too.
-
-    Python 3.13's join() does so itself; before it nothing can be waited for, so the processor is given to them.
-    """
-    latest = time.monotonic() + _TO_END
-    for number in numbers:
-        while Path(f"/proc/self/task/{number}").exists() and time.monotonic() < latest:
-            os.sched_yield()
+        latest = time.monotonic() + _TO_END     # Python 3.13 waits by itself; before, there is nothing to wait on
+        for number in numbers:
+            while Path(f"/proc/self/task/{number}").exists() and time.monotonic() < latest:
+                os.sched_yield()
 
 
 def ahead(begun: Iterable[Begun], finish: Callable[[Begun], Result], depth: int) -> Iterator[Result]:
-    """Yield what is begun, in order and finished, while the next ``depth`` of it are in work."""
+    """Yield each of ``begun`` finished, in order, while the next ``depth`` of them are in work."""
     waiting: deque[Begun] = deque()
     for one in begun:
         waiting.append(one)
@@ -88,21 +75,14 @@ def ahead(begun: Iterable[Begun], finish: Callable[[Begun], Result], depth: int)
         yield finish(waiting.popleft())
 
 
-class Failure(NamedTuple):
-    """What ended the work, and was no HkmapError: an OSError, or a bug."""
-
-    error: Exception
-    traceback: str
-
-
 class Done(NamedTuple):
-    """What became of a chunk: a result or an HkmapError for each item, up to the failure if there was one.
+    """A worked-on chunk: a result or an HkmapError for each item, up to the failure if there was one.
 
-    ``seconds`` is the time that an item took.
+    ``failure`` ended the work and is no HkmapError: an OSError, or a bug. ``seconds`` is the time per item.
     """
 
-    outcomes: Iterable[Any]
-    failure: Failure | None
+    outcomes: list[Any]
+    failure: Exception | None
     seconds: float
 
 
@@ -110,14 +90,14 @@ class Task(Protocol):
     """A chunk that is being worked on."""
 
     def done(self) -> bool:
-        """Whether its result can be had without waiting."""
+        """Whether result() returns at once."""
 
     def result(self) -> Done:
-        """Wait for it and return it; raise WorkerError where no worker will ever bring it."""
+        """Wait for the chunk and return it; raise WorkerError where the workers gave it up."""
 
 
 class Pool(NamedTuple):
-    """Workers that are at hand; ``submit`` hands them a function and the items to apply it to."""
+    """Running workers; ``submit`` gives them a function and the items to apply it to."""
 
     jobs: int
     submit: Callable[[Callable[[Any], Any], list[Any]], Task]
@@ -130,8 +110,8 @@ class Pool(NamedTuple):
     ) -> Iterator[Result | HkmapError]:
         """Yield `records.attempt` of the function and each item, in order; ``ready`` tells whether an item waits.
 
-        ``function`` must be one that pickle can name. What the items or the function raise, and is no HkmapError of
-        an item, is raised when everything before it has been yielded.
+        For a cluster pickle must be able to name ``function``. Any other exception than the HkmapError of an item is
+        raised after everything before it has been yielded.
         """
         chunks = _Chunks(iter(items), ready)
         tasks: deque[Task] = deque()
@@ -147,7 +127,7 @@ class Pool(NamedTuple):
             done = tasks.popleft().result()
             yield from done.outcomes
             if done.failure is not None:
-                raise done.failure.error from _WorkerTracebackError(done.failure.traceback)
+                raise done.failure
             size = max(1, min(_LARGEST_CHUNK, int(_CHUNK_SECONDS / done.seconds)))
         if chunks.failure is not None:
             raise chunks.failure
@@ -156,26 +136,18 @@ class Pool(NamedTuple):
 def work(function: Callable[[Any], Any], items: list[Any]) -> Done:
     """Apply the function to a chunk; runs in a worker."""
     start = time.perf_counter()
-    outcomes = []
-    failure = None
+    outcomes, failure = [], None
     for item in items:
         try:
             outcomes.append(attempt(function, item))
-        except Exception as error:      # goes on in the process that asked, behind the outcomes before it
-            failure = Failure(error, traceback.format_exc())
+        except Exception as error:      # raised later by the caller, after the outcomes before it
+            failure = error
             break
     return Done(outcomes, failure, (time.perf_counter() - start + 1e-9) / len(items))
 
 
-class _WorkerTracebackError(Exception):
-    """The traceback of a failure in a worker, for people."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
-
-
 class _Chunks(Generic[Item]):
-    """Takes a stream apart; keeps what the stream raises for later."""
+    """Cuts a stream into chunks; keeps what the stream raises for later."""
 
     def __init__(self, items: Iterator[Item], ready: Callable[[], bool]) -> None:
         self._items = items
@@ -185,21 +157,18 @@ class _Chunks(Generic[Item]):
         self.failure: Exception | None = None
 
     def take(self, size: int, *, wait: bool, idle: bool) -> list[Item]:
-        """Return the next chunk to send, empty where there is none now.
+        """Return the next chunk to send, empty if there is none now.
 
-        Waits for an item if there is nothing else to do; sends less than ``size`` if a worker is idle.
+        ``wait``: nothing else is to be done, so wait for an item. ``idle``: a worker is, so send what there is.
         """
         while not self._ended and len(self._chunk) < size and ((wait and not self._chunk) or self._ready()):
-            self._read()
+            try:
+                self._chunk.append(next(self._items))
+            except StopIteration:
+                self._ended = True
+            except Exception as error:      # raised again after everything before it
+                self._ended, self.failure = True, error
         if len(self._chunk) < size and not self._ended and not idle:
             return []
         chunk, self._chunk = self._chunk, []
         return chunk
-
-    def _read(self) -> None:
-        try:
-            self._chunk.append(next(self._items))
-        except StopIteration:
-            self._ended = True
-        except Exception as error:      # raised again when everything before it is done
-            self._ended, self.failure = True, error
