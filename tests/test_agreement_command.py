@@ -15,16 +15,11 @@ from PIL import Image
 from hkmap.maps.agreement import KINDS, MEASURES, METHODS
 from hkmap.report.intervals import COLOURS, agreement_figure
 
+pytestmark = pytest.mark.usefixtures("here")
 Hk = Callable[..., Result]
 Record = dict[str, Any]
 
 RANDOM = np.random.default_rng(11)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 from hkmap.stream.references import load_annotators, load_certainty, load_map
 
+pytestmark = pytest.mark.usefixtures("here")
 Hk = Callable[..., Result]
 Record = dict[str, Any]
 
@@ -34,12 +35,6 @@ RANDOM = np.random.default_rng(5)
 MAPS = RANDOM.random((9, 3, 4), dtype=np.float32)
 PNG = bytes(cv2.imencode(".png", RANDOM.integers(0, 256, (12, 10, 3), dtype=np.uint8))[1])
 PEOPLE: list[dict[str, Map]] = [{}, {"Dr. Who": MAPS[0], "b@#/ü": MAPS[1]}, {}, {"b@#/ü": MAPS[2]}]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def record(name: str, **keys: Any) -> Record:

@@ -187,12 +187,6 @@ def test_a_polygon_without_an_area_is_nothing(polygon: list, pooling: str) -> No
 # the commands
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 BOXES = [
     {"x": 5, "y": 4, "width": 10, "height": 8, "label": "head"}, {"x": 0, "y": 0, "width": 5, "height": 4},
     {"x": 10, "y": 8, "width": 20, "height": 12, "label": 3},

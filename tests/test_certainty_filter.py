@@ -161,12 +161,6 @@ def test_certainty_lies_beside_their_map(tmp_path: Path, out: str, names: list[s
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def record(here: Path) -> dict[str, Any]:
     """A palette image of the kind of Pascal VOC: 1 is marked, 255 is void; a mask of where not to look."""
     levels = np.zeros((40, 60), np.uint8)

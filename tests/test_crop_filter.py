@@ -32,17 +32,11 @@ POLYGONS = [{"points": [[5, 5], [40, 12], [20, 38]], "label": "wing"}, {"points"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def record(folder):
+def record(here):
     """A record with an image of noise and a mask."""
     rng = np.random.default_rng(0)
-    write(folder / "a.png", rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-    write(folder / "mask.png", np.uint8(255) * (rng.random((HEIGHT, WIDTH)) > 0.7))
+    write(here / "a.png", rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+    write(here / "mask.png", np.uint8(255) * (rng.random((HEIGHT, WIDTH)) > 0.7))
     return {"id": "a/1", "image": "a.png", "label": 3, "class": "ani", "note": ["kept"]}
 
 
@@ -115,7 +109,7 @@ def test_a_shard_of_views_is_a_shard_seen_so(hk, record, fit):
     assert (fitted.certainty == 0).any() == (fit == "letterbox")
 
 
-def test_an_image_is_cut_as_it_is_displayed(hk, folder):
+def test_an_image_is_cut_as_it_is_displayed(hk, here):
     pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6        # to be turned by 90 degrees to the right
@@ -127,8 +121,8 @@ def test_an_image_is_cut_as_it_is_displayed(hk, folder):
     assert not Image.open(seen["image"]).getexif()
 
 
-def test_a_grey_image_stays_grey_unless_the_padding_has_a_colour(hk, folder):
-    write(folder / "grey.png", np.arange(48, dtype=np.uint8).reshape(6, 8))
+def test_a_grey_image_stays_grey_unless_the_padding_has_a_colour(hk, here):
+    write(here / "grey.png", np.arange(48, dtype=np.uint8).reshape(6, 8))
     record = {"id": "g", "image": "grey.png"}
     assert Image.open(one(hk("crop", "--center-crop", 1, "--out", "a", stdin=[record]))["image"]).mode == "L"
     padded = Image.open(one(hk("crop", "--letterbox", 1, "--out", "b", stdin=[record]))["image"])
@@ -136,9 +130,9 @@ def test_a_grey_image_stays_grey_unless_the_padding_has_a_colour(hk, folder):
     assert padded.getpixel((0, 0)) == PADDING
 
 
-def test_jpeg_is_a_choice(hk, record, folder):
+def test_jpeg_is_a_choice(hk, record, here):
     smooth = cv2.resize(np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8), (WIDTH, HEIGHT))
-    write(folder / "a.png", smooth)
+    write(here / "a.png", smooth)
     sizes = {}
     for quality in (30, 95):
         seen = one(hk("crop", "--crop", "10,4,32,30", "--jpeg", quality, "--out", f"q{quality}", stdin=[record]))
@@ -324,8 +318,8 @@ def test_called_wrongly(hk, record, options, sentence):
     ({"boxes": [{"x": 1}]}, ["--letterbox", "1"], "boxes[0] is"),
     ({"bubbles": [{"x": 1, "y": 2}]}, ["--letterbox", "1"], "bubbles[0].radius is None"),
 ])
-def test_a_record_that_does_not_fit(hk, record, folder, changed, options, sentence):
-    write(folder / "small.png", np.zeros((4, 5), np.uint8))
+def test_a_record_that_does_not_fit(hk, record, here, changed, options, sentence):
+    write(here / "small.png", np.zeros((4, 5), np.uint8))
     result = hk("crop", *options, "--out", "out", stdin=[{**record, **changed}])
     assert result.exit_code == 1
     assert sentence in result.stderr
@@ -336,15 +330,15 @@ def test_a_record_that_does_not_fit(hk, record, folder, changed, options, senten
     assert "skipped: " in skipped.stderr
 
 
-def test_a_letterbox_of_too_many_pixels_is_refused_before_memory_is_taken(hk, folder):
-    write(folder / "thin.png", np.zeros((1, 20_000), np.uint8))
+def test_a_letterbox_of_too_many_pixels_is_refused_before_memory_is_taken(hk, here):
+    write(here / "thin.png", np.zeros((1, 20_000), np.uint8))
     result = hk("crop", "--letterbox", 0.1, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
     assert result.exit_code == 1
     assert 'record "t": 20000x200000 pixels with the padding, expected at most 268,435,456 in all' in result.stderr
 
 
-def test_a_jpeg_has_a_largest_side(hk, folder):
-    write(folder / "thin.png", np.zeros((1, 66_000), np.uint8))
+def test_a_jpeg_has_a_largest_side(hk, here):
+    write(here / "thin.png", np.zeros((1, 66_000), np.uint8))
     result = hk("crop", "--crop", "0,0,66000,1", "--jpeg", 90, "--out", "out", stdin=[{"id": "t", "image": "thin.png"}])
     assert result.exit_code == 1
     assert "out/images/t.jpg: 66000x1 pixels, a JPEG has at most 65,500 a side; leave --jpeg away" in result.stderr

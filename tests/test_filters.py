@@ -25,12 +25,6 @@ def bubble_record(identifier: str = "7", **more: Any) -> dict[str, Any]:
     return {"id": identifier, "size": [50, 40], "bubbles": BUBBLES, "note": "kept", **more}
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def save_mask(path: str, *spots: tuple[int, int], size: tuple[int, int] = (60, 90)) -> str:
     mask = np.zeros(size, np.uint8)
     for y, x in spots:

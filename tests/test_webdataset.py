@@ -226,11 +226,6 @@ def make_tar(members, *, name="x.tar", **changes):
     return name
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_a_tar_as_tar_itself_writes_it(hk, here, shell, tmp_path):
     Path("in/birds").mkdir(parents=True)
     for name, data in [
