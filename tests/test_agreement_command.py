@@ -82,22 +82,6 @@ def test_images_of_one_annotator_are_left_out_and_said(drawn: str, hk: Hk) -> No
     assert result.records[0]["maps"] == 10
 
 
-def test_without_annotators_there_is_no_ceiling(records: list[Record], hk: Hk) -> None:
-    result = hk("agreement", stdin=records)
-    assert result.exit_code == 1
-    assert "0 images with two annotators or more, expected at least two such images" in result.stderr
-    assert "draw the maps with `hkmap bubbles2map --per-annotator`" in result.stderr
-
-
-def test_maps_of_different_sizes_have_a_remedy(drawn: str, hk: Hk) -> None:
-    np.save("other.npy", np.eye(7, dtype=np.float32))
-    records = [json.loads(line) for line in drawn.splitlines()]
-    records[2]["annotator_maps"]["a"] = "other.npy"
-    result = hk("agreement", stdin=records)
-    assert result.exit_code == 1
-    assert "maps are 7x7 and 10x10 (height x width), expected one size; pass them through `hkmap res" in result.stderr
-
-
 def test_a_bad_map_can_be_skipped(drawn: str, hk: Hk) -> None:
     records = [json.loads(line) for line in drawn.splitlines()]
     records[2]["annotator_maps"]["a"] = "gone.npy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -87,17 +86,6 @@ def test_names_are_quoted_so_that_no_two_files_are_one(hk: Hk) -> None:
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in Path("maps").iterdir()) == [
         "a%40b.npy", "a%40b@c.npy", "a.npy", "a@..%2Fx.npy", "a@b%40c.npy", "a@b.npy"]
-
-
-def test_in_an_h5_file_each_map_is_a_row(hk: Hk) -> None:
-    records = [marked("a", "x", "y"), marked("b", "y")]
-    result = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 5, "--out", "m.h5", stdin=records)
-    folder = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 5, "--out", "m", stdin=records)
-    assert [found["annotator_maps"] for found in result.records] == [{"x": "m.h5#1", "y": "m.h5#2"}, {"y": "m.h5#4"}]
-    for one, other in zip(result.records, folder.records, strict=True):
-        assert same(load_annotators(one), load_annotators(other))
-    with h5py.File("m.h5") as file:
-        assert bytes(file["ids/bytes"][:]) == b"aa@xa@ybb@y"
 
 
 def test_points_make_maps_an_annotator_too(hk: Hk) -> None:
@@ -208,7 +196,6 @@ def test_the_certainty_of_the_map_counts_for_its_annotators_too(hk: Hk) -> None:
     people = load_annotators(found)
     assert people["a"][0, 0] == pytest.approx((1 + 0.4 + 0.6) / 3)      # nobody knows the fourth cell
     assert people["b"][0, 0] == pytest.approx((1 + 0.4) / 2)            # of another size: all known
-
 
 
 @pytest.mark.parametrize("out", ["small", "small.h5"])
@@ -350,49 +337,9 @@ def packed(hk: Hk) -> Path:
     return Path("train.h5")
 
 
-def test_unpack_refers_to_each_map_in_the_shard(packed: Path, hk: Hk) -> None:
-    first, second = hk("unpack", packed).records
-    assert first["annotator_maps"] == {"x y": "train.h5#0@x%20y", "y": "train.h5#0@y"}
-    assert second["annotator_maps"] == {"y": "train.h5#1@y"}
-    reader = ShardReader(packed)
-    assert same(load_annotators(first), dict(reader.read(0).annotators))
-
-
-def test_unpack_writes_each_map_beside_its_records(packed: Path, hk: Hk) -> None:
-    first, _ = hk("unpack", packed, "--out", "parts").records
-    assert first["annotator_maps"] == {"x y": "parts/maps/a@x%20y.npy", "y": "parts/maps/a@y.npy"}
-    assert same(load_annotators(first), dict(ShardReader(packed).read(0).annotators))
-
-
-@pytest.mark.parametrize("options", [[], ["--out", "parts"]])
-def test_packed_again_it_is_the_same(options: list[str], packed: Path, hk: Hk) -> None:
-    unpacked = hk("unpack", packed, *options)
-    assert hk("pack", "again.h5", stdin=unpacked.stdout).exit_code == 0
-    assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(packed))
-    one, other = hk("info", "--full", packed, "again.h5").records
-    assert one["annotator_maps"] == other["annotator_maps"] == 3
-    assert one["content_sha256"] == other["content_sha256"]
-
-
 def test_another_annotators_map_is_another_content(packed: Path, hk: Hk) -> None:
     records = hk("unpack", packed, "--out", "parts").records
     names = list(records[0]["annotator_maps"].items())
     records[0]["annotator_maps"] = {name: other for (name, _), (_, other) in zip(names, reversed(names), strict=True)}
     hk("pack", "again.h5", stdin=records)
     assert content_digest(ShardReader(Path("again.h5"))) != content_digest(ShardReader(packed))
-
-
-def test_resize_reads_a_shard_and_pack_takes_what_it_makes(packed: Path, hk: Hk) -> None:
-    small = hk("resize", "--size", 2, "--out", "small.h5", stdin=hk("unpack", packed).stdout)
-    assert hk("pack", "small-train.h5", stdin=small.stdout).exit_code == 0
-    expected = {name: resize_map(own, (2, 2)) for name, own in ShardReader(packed).read(0).annotators.items()}
-    assert same(ShardReader(Path("small-train.h5")).read(0).annotators, expected)
-
-
-def test_a_missing_annotators_map_is_named(packed: Path, hk: Hk) -> None:
-    records = hk("unpack", packed).records
-    records[1]["annotator_maps"]["y"] = "gone.npy"
-    result = hk("pack", "again.h5", stdin=records)
-    assert result.exit_code == 1
-    assert "gone.npy" in json.loads(result.stdout)["error"]
-    assert not Path("again.h5").exists()

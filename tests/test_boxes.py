@@ -204,20 +204,12 @@ def box_record(**more: Any) -> dict[str, Any]:
         (["--label", "3", "--label", "head=0.5"], [(0, 0.5), (2, 1)]),
     ],
 )
-@pytest.mark.parametrize("edge", ["filled", "soft", "gaussian"])
-def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen: list, edge: str) -> None:
-    result = hk("boxes2map", "--out", "maps", "--size", "6x5", "--edge", edge, *options, stdin=[box_record()])
+def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen: list) -> None:
+    result = hk("boxes2map", "--out", "maps", "--size", "6x5", *options, stdin=[box_record()])
     assert result.records == [box_record(map="maps/7.npy")]
     boxes = [tuple(BOXES[number][key] for key in ("x", "y", "width", "height")) for number, _ in chosen]
-    expected = boxes_map(boxes, [weight for _, weight in chosen], FRAME, SIZE, edge=edge)
+    expected = boxes_map(boxes, [weight for _, weight in chosen], FRAME, SIZE, edge="filled")
     assert (load_map("maps/7.npy") == expected).all()
-
-
-@pytest.mark.parametrize(("normalise", "peak"), [("none", 0.5), ("max", 1), ("minmax", 1), ("sum", 0.25)])
-def test_boxes2map_normalises_as_told(hk, here: Path, normalise: str, peak: float) -> None:
-    options = ("--label", "head=0.5", "--size", "6x5", "--normalise", normalise)
-    reference = hk("boxes2map", "--out", "maps", *options, stdin=[box_record()]).records[0]["map"]
-    assert load_map(reference).max() == pytest.approx(peak)
 
 
 def test_boxes_not_annotated_and_none_there_are_two_things(hk, here: Path) -> None:
@@ -249,12 +241,6 @@ def test_what_boxes2map_cannot_draw_is_an_error(hk, here: Path, record: dict, op
     assert result.exit_code == 1
     assert message in result.stderr
     assert not list(here.iterdir())
-
-
-def test_a_label_is_named_once(hk, here: Path) -> None:
-    result = hk("boxes2map", "--out", "maps", "--label", "a", "--label", "a=0.5", stdin=[box_record()])
-    assert result.exit_code == 2
-    assert "--label: a, a; expected each name once" in result.stderr
 
 
 def test_masks2map_draws_polygons_by_label_and_masks_by_name(hk, here: Path) -> None:

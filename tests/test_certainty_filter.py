@@ -223,11 +223,6 @@ def test_what_cannot_be_weighed_is_an_error(hk, record: dict[str, Any], more: di
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("above", ["1", "-0.1", "x"])
-def test_above_is_a_value_of_a_map(hk, here: Path, above: str) -> None:
-    assert hk("certainty", "--out", "out", "--above", above).exit_code == 2
-
-
 @pytest.mark.parametrize("out", ["small", "small.h5"])
 def test_resize_carries_the_certainty_along(hk, record: dict[str, Any], out: str) -> None:
     weighed = hk("certainty", "--out", "out", stdin=[record]).records
@@ -245,18 +240,6 @@ def test_certainty_of_another_size_is_an_error(hk, here: Path) -> None:
     result = hk("resize", "--size", 2, "--out", "out", stdin=[record])
     assert result.exit_code == 1
     assert 'record "7": a certainty of (3, 6) beside a map of (4, 6), expected the same (height' in result.stderr
-
-
-def test_certainty_goes_into_a_shard_and_out_again(hk, record: dict[str, Any]) -> None:
-    cv2.imwrite("image.png", np.zeros((40, 60, 3), np.uint8))
-    weighed = hk("certainty", "--out", "maps.h5", stdin=[{**record, "image": "image.png"}]).records
-    assert hk("pack", "shard.h5", stdin=weighed).exit_code == 0
-    rows = hk("unpack", "shard.h5").records
-    assert (rows[0]["map"], rows[0]["certainty"]) == ("shard.h5#0", "shard.h5#0")
-    small = hk("resize", "--size", 2, "--out", "small", stdin=rows).records[0]
-    expected = hk("resize", "--size", 2, "--out", "expected", stdin=weighed).records[0]
-    assert (load_map(small["map"]) == load_map(expected["map"])).all()
-    assert (load_certainty(small["certainty"]) == load_certainty(expected["certainty"])).all()
 
 
 # in the engine
@@ -296,12 +279,3 @@ def test_what_stands_in_unknown_cells_changes_nothing_that_is_learnt_or_measured
     assert first_error == second_error
     known, _ = tuned(hk, "known", 1, weighted=False)
     assert any((first[name] != known[name]).any() for name in first)
-
-
-def test_a_cell_that_nobody_knows_has_no_gradient() -> None:
-    torch = pytest.importorskip("torch")
-    map_loss = pytest.importorskip("hkmap.engine.losses").norm
-    attention = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
-    certainty = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])
-    map_loss(attention, torch.ones(1, 1, 2, 2), certainty).backward()
-    assert (attention.grad == 0).tolist() == [[[[True, False], [False, True]]]]

@@ -218,12 +218,6 @@ def test_a_half_character_is_told_in_a_way_that_json_can_hold(here: Path) -> Non
 # the command
 
 
-def test_nothing_odd_ends_in_0(hk, here: Path) -> None:
-    result = hk("check", stdin=[record(0), record(1)])
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert result.records == [{"records": 2, "findings": []}]
-
-
 def test_a_finding_ends_in_3_with_json_and_a_table(hk, here: Path) -> None:
     result = hk("check", "--ids", 1, stdin=[record(0, bubbles=[]), record(1, bubbles=[], map="zeros.npy")])
     assert result.exit_code == 3
@@ -244,12 +238,6 @@ def test_what_was_meant_is_ignored(hk, here: Path) -> None:
     assert hk("check", "--ignore", "empty-map", "--ignore", "empty-annotation", stdin=records).exit_code == 0
 
 
-def test_an_unknown_name_is_a_wrong_call(hk, here: Path) -> None:
-    result = hk("check", "--ignore", "emptymap", stdin=[record()])
-    assert result.exit_code == 2
-    assert "'emptymap' is unknown; did you mean 'empty-map'?" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [("", "no records"), ("{", "not a JSON object"), ('{"error": "no disk"}', "the stage before failed: no disk")],
@@ -259,15 +247,6 @@ def test_a_stream_that_cannot_be_read_ends_in_1(hk, here: Path, text: str, messa
     assert result.exit_code == 1
     assert message in result.stderr
     assert "findings" not in result.stdout
-
-
-def test_rows_of_a_shard_are_looked_at(shell, make_shard) -> None:
-    make_shard("a.h5", 4, maps=3)
-    result = shell("hkmap unpack a.h5 | hkmap check")
-    assert result.exit_code == 3
-    assert [(finding["name"], finding["ids"]) for finding in result.records[0]["findings"]] == [
-        ("no-annotation", ["a.h5-3"])
-    ]
 
 
 def test_every_finding_is_listed_with_its_meaning(hk) -> None:
@@ -289,29 +268,6 @@ def test_the_name_tells_records_from_shards(hk, here: Path, make_shard) -> None:
         assert [result["path"] for result in hk("check", *names).records] == paths
     for names, stdin in (([], [record()]), (["-"], [record()]), (["in.jsonl"], b"")):
         assert hk("check", *names, stdin=stdin).records == [{"records": 1, "findings": []}]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["a.h5", "in.jsonl"], "Expected one file of records, or shards alone"),
-        (["in.jsonl", "in.jsonl"], "Expected one file of records, or shards alone"),
-        (["--quick", "in.jsonl"], "--quick is not for records; omit it."),
-        (["--full"], "--full is not for records; omit it."),
-        (["--ids", "3", "a.h5"], "--ids is not for shards; omit it."),
-        (["--ignore", "empty-map", "a.h5"], "--ignore is not for shards; omit it."),
-        (["--quick", "--full", "a.h5"], "--quick and --full are opposites; give one of them."),
-        (["gone.jsonl"], "'gone.jsonl': No such file or directory"),
-    ],
-)
-def test_what_belongs_to_the_other_kind_is_a_wrong_call(
-    hk, here: Path, make_shard, arguments: list[str], message: str
-) -> None:
-    make_shard("a.h5", 1)
-    (here / "in.jsonl").write_text(json.dumps(record()) + "\n")
-    result = hk("check", *arguments, stdin=[record()])
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert message in " ".join(result.stderr.split())
 
 
 def test_a_damaged_shard_ends_in_3_and_a_missing_one_in_1(hk, here: Path, make_shard) -> None:

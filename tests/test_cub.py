@@ -246,31 +246,6 @@ def test_a_row_about_no_image_names_table_and_value(hk: Callable, cub2011: Path)
     assert 'b.csv line 3: image "Emu_01.jpg" is not in the data set' in result.stderr
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--parts", "--gaze", "G"], "--gaze and --parts both fill the points"),
-    (["--frame", "20x20"], "name it by --bubbles"),
-    (["--columns", "x=cx"], "name it by --bubbles"),
-    (["--origin", "1"], "name it by --bubbles"),
-    (["--bubbles", "G", "--frame", "20x"], "'20x': expected a side N from 1, or WIDTHxHEIGHT"),
-    (["--bubbles", "G", "--frame", "0x20"], "'0x20': expected a side N from 1, or WIDTHxHEIGHT"),
-    (["--bubbles", "G", "--columns", "cx=x"], '"cx=x": expected NAME=COLUMN'),
-    (["--bubbles", "G", "--columns", "x"], '"x": expected NAME=COLUMN'),
-    (["--bubbles", "G", "--columns", "x="], '"x=": expected NAME=COLUMN'),
-    (["--bubbles", "absent.csv"], "does not exist"),
-])
-def test_a_wrong_call_ends_with_two(hk: Callable, cub2011: Path, options: list[str], message: str) -> None:
-    file = write(cub2011.parent / "G", "1,40,30\n")
-    result = hk("cub", cub2011, *[str(file) if option == "G" else option for option in options])
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(shell: Callable, cub2011: Path) -> None:
-    result = shell(f"hkmap cub '{cub2011}' | head -1")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert result.records[0]["id"] == "1"
-
-
 def test_the_real_miniature(hk: Callable, data_root: Path) -> None:
     root = data_root / "cub10"
     runs = [word for run in range(1, 6) for word in ("--gaze", root / f"gaze/Fixation_run{run}.txt")]

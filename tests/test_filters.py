@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,7 @@ def masks(here: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("options", "bandwidth"),
-    [
-        ([], "scott"), (["--bandwidth", "radius"], "radius"), (["--bandwidth", "fixed"], "fixed"),
-        (["--bandwidth", "cv"], "cv"), (["--bandwidth", 4.5], 4.5),
-    ],
+    [([], "scott"), (["--bandwidth", "radius"], "radius"), (["--bandwidth", 4.5], 4.5)],
 )
 def test_bubbles2map_saves_the_density_and_refers_to_it(hk, here: Path, options: list, bandwidth: str | float) -> None:
     result = hk("bubbles2map", "--out", "maps", *options, stdin=[bubble_record()])
@@ -59,38 +55,6 @@ def test_bubbles2map_saves_the_density_and_refers_to_it(hk, here: Path, options:
     assert result.records == [bubble_record(map="maps/7.npy")]
     expected = kde_map(TABLE[:, :2], (50, 40), (224, 224), bandwidth=bandwidth, radii=TABLE[:, 2], weights=TABLE[:, 3])
     assert (load_map("maps/7.npy") == expected).all()
-
-
-@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("12x7", (7, 12)), ("1", (1, 1))])
-def test_the_size_is_a_side_or_width_and_height(hk, here: Path, size: str, shape: tuple[int, int]) -> None:
-    result = hk("bubbles2map", "--out", "maps", "--size", size, stdin=[bubble_record()])
-    assert load_map(result.records[0]["map"]).shape == shape
-
-
-@pytest.mark.parametrize("size", ["0", "-1", "14x", "x14", "14x0", "1.5", "a", "", "3x4x5", "²"])
-def test_another_size_is_called_wrongly(hk, here: Path, size: str) -> None:
-    for command in ("bubbles2map", "boxes2map", "masks2map", "resize"):
-        result = hk(command, "--out", "maps", "--size", size)
-        assert result.exit_code == 2
-        assert "expected a side N from 1, or WIDTHxHEIGHT" in result.stderr.replace("\n", " ")
-
-
-@pytest.mark.parametrize("bandwidth", ["0", "-3", "nan", "inf", "silverman", ""])
-def test_another_bandwidth_is_called_wrongly(hk, here: Path, bandwidth: str) -> None:
-    result = hk("bubbles2map", "--out", "maps", "--bandwidth", bandwidth)
-    assert result.exit_code == 2
-    said = " ".join(result.stderr.split())
-    assert "expected one of scott, radius, fixed, cv, or a number of image pixels above 0" in said
-
-
-def test_maps_become_rows_of_one_file_or_png(hk, here: Path) -> None:
-    records = [bubble_record("a"), bubble_record("b/c")]
-    rows = hk("bubbles2map", "--out", "maps.h5", "--size", 20, stdin=records).records
-    assert [record["map"] for record in rows] == ["maps.h5#0", "maps.h5#1"]
-    pictures = hk("bubbles2map", "--out", "maps", "--format", "png", "--size", 20, stdin=records).records
-    assert [record["map"] for record in pictures] == ["maps/a.png", "maps/b%2Fc.png"]
-    for row, picture in zip(rows, pictures, strict=True):
-        assert load_map(picture["map"]) == pytest.approx(load_map(row["map"]), abs=1 / 65535)
 
 
 def test_bubbles2map_draws_bubbles_before_points(hk, here: Path) -> None:
@@ -164,15 +128,6 @@ def test_bad_records_can_be_skipped(hk, here: Path) -> None:
     assert result.exit_code == 0
     assert [(record["id"], record["map"]) for record in result.records] == [("a", "m.h5#0"), ("c", "m.h5#1")]
     assert 'skipped: record "b"' in result.stderr
-
-
-@pytest.mark.parametrize("normalise", ["max", "minmax", "sum", "none"])
-def test_bubbles2map_normalises_as_told(hk, here: Path, normalise: str) -> None:
-    light = [{**bubble, "weight": 0.3} for bubble in BUBBLES]
-    record = bubble_record(bubbles=light)
-    assert hk("bubbles2map", "--out", "maps", "--normalise", normalise, stdin=[record]).exit_code == 0
-    expected = kde_map(TABLE[:, :2], (50, 40), (224, 224), weights=np.full(3, 0.3), normalise=normalise)
-    assert (load_map("maps/7.npy") == expected).all()
 
 
 def test_every_user_has_an_equal_say(hk, here: Path) -> None:
@@ -280,19 +235,6 @@ def test_what_masks2map_cannot_draw_is_an_error(hk, masks: dict, here: Path, rec
     assert not list(here.rglob("*.npy"))
 
 
-@pytest.mark.parametrize("lesion", ["", "=1", "EX=", "EX=x", "EX=0", "EX=1.1", "EX=-1", "EX=nan"])
-def test_a_lesion_is_a_name_and_a_weight(hk, here: Path, lesion: str) -> None:
-    result = hk("masks2map", "--out", "maps", "--lesion", lesion)
-    assert result.exit_code == 2
-    assert "expected NAME or NAME=WEIGHT with a weight above 0 and up to 1" in result.stderr.replace("\n", " ")
-
-
-def test_a_lesion_is_named_once(hk, here: Path) -> None:
-    result = hk("masks2map", "--out", "maps", "--lesion", "EX", "--lesion", "EX=0.5", stdin=[{"id": "7"}])
-    assert result.exit_code == 2
-    assert "--lesion: EX, EX; expected each name once" in result.stderr
-
-
 def test_a_lesion_that_no_record_has_is_an_error_at_the_end(hk, masks: dict[str, str], here: Path) -> None:
     records = [{"id": "7", "size": [90, 60], "masks": masks}, {"id": "8", "size": [90, 60], "masks": {}}]
     result = hk("masks2map", "--out", "maps.h5", "--lesion", "EX", "--lesion", "ex", stdin=records)
@@ -334,13 +276,6 @@ def test_resize_reads_rows_and_writes_rows(hk, saved: dict[str, Any]) -> None:
     assert (load_map("out.h5#0") == resize_map(load_map("big.npy"), (14, 14))).all()
 
 
-def test_normalise_gives_a_peak_of_one(hk, saved: dict[str, Any]) -> None:
-    np.save("zeros.npy", np.zeros((48, 64), np.float32))
-    records = [saved, {"id": "8", "map": "zeros.npy"}]
-    result = hk("resize", "--size", 14, "--normalise", "max", "--out", "maps", stdin=records)
-    assert [load_map(record["map"]).max() for record in result.records] == [1, 0]
-
-
 def test_a_record_without_a_map(hk, saved: dict[str, Any]) -> None:
     records = [saved, {"id": "8"}, {"id": "9", "map": None}]
     refused = hk("resize", "--size", 14, "--out", "a", stdin=records)
@@ -367,19 +302,3 @@ def test_a_map_that_is_none_is_an_error(hk, here: Path, reference: object, messa
     result = hk("resize", "--size", 2, "--out", "maps", stdin=[{"id": "7", "map": reference}])
     assert result.exit_code == 1
     assert message in result.stderr
-
-
-def test_the_filters_in_a_real_pipe(hk, shell, here: Path) -> None:
-    (here / "in.jsonl").write_text("".join(json.dumps(bubble_record(str(number))) + "\n" for number in range(3)))
-    result = shell("hkmap bubbles2map in.jsonl --out maps/ | hkmap resize --size 14 --normalise max --out maps14.h5")
-    assert result.exit_code == 0
-    assert [record["map"] for record in result.records] == ["maps14.h5#0", "maps14.h5#1", "maps14.h5#2"]
-    values = load_map("maps14.h5#2")
-    assert values.shape == (14, 14)
-    assert values.max() == 1
-    again = hk("bubbles2map", "in.jsonl", "--out", "maps/")
-    assert again.exit_code == 1
-    assert "maps/0.npy: exists already" in again.stderr
-    again = hk("resize", "--size", 14, "--out", "maps14.h5", stdin=result.stdout)
-    assert again.exit_code == 1
-    assert "maps14.h5: exists already" in again.stderr

@@ -100,13 +100,6 @@ def test_sizes_in_bytes(text: str, expected: int) -> None:
     assert _bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "0GB", "-1", "1.5GB", "MB", "5 XB", "1e9", "٣", "9" * 13])
-def test_sizes_that_are_none(text: str, hk: Hk, records: list[dict[str, Any]]) -> None:
-    done = hk("pack", "x.h5", "--shard-bytes", text, stdin=records)
-    assert done.exit_code == 2
-    assert "expected a number of bytes such as 500000, 500MB or 2GiB." in done.stderr
-
-
 # adding
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from older_shards import make_version_1
 
 from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
@@ -168,13 +165,6 @@ def test_a_replaced_shard_is_read_anew(shard: Path) -> None:
     assert image_bytes(f"{shard}#0") == png(5)
 
 
-def test_readers_travel_to_other_processes_and_threads(shard: Path) -> None:
-    reader = pickle.loads(pickle.dumps(ShardReader(shard)))
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda number: reader.read(number % 6).image_bytes, range(600)))
-    assert found == [png(number % 6) for number in range(600)]
-
-
 def test_classes(tmp_path: Path) -> None:
     def classes(name: str, labels: list[int | None], given: list[str] | None = None) -> list[str]:
         with ShardWriter(tmp_path / name, classes=given) as writer:
@@ -286,43 +276,6 @@ def test_a_former_series_is_replaced_whole(tmp_path: Path, caplog: pytest.LogCap
 def test_a_shard_ends_in_h5(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"train\.hdf5: a shard's name ends in \.h5; call it train\.h5"):
         ShardWriter(tmp_path / "train.hdf5")
-
-
-def test_nothing_is_overwritten_unasked(shard: Path) -> None:
-    before = shard.read_bytes()
-    with pytest.raises(OutputError, match="exists already; choose another name, replace it with --overwrite, or go on"):
-        write(shard)
-    assert shard.read_bytes() == before
-    write(shard, count=1, overwrite=True)
-    assert len(ShardReader(shard)) == 1
-
-
-@pytest.mark.parametrize("shard_size", [None, 1])
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, ImageError, OSError])
-def test_a_run_that_stops_leaves_nothing(stop: type[BaseException], shard_size: int | None, tmp_path: Path) -> None:
-    def run() -> None:
-        with ShardWriter(tmp_path / "train.h5", shard_size=shard_size) as writer:
-            for index in range(3):
-                writer.add(record(index), png(index), MAPS[index])
-            raise stop
-
-    with pytest.raises(stop):
-        run()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("hkmap.files.hdf5.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"No space left on device; nothing is left of it, .*: '.*/train\.h5'"):
-        write(tmp_path / "train.h5")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_record_at_all_is_no_shard(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"train\.h5: no record left to pack"), ShardWriter(tmp_path / "train.h5"):
-        pass
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- damage -----------------------------------------------------------------------------------------------------
@@ -486,64 +439,10 @@ def test_a_record_that_is_no_json_is_a_sentence(shard: Path) -> None:
         ShardReader(shard).read(0)
 
 
-def offsets_of(path: Path) -> dict[str, int]:
-    with h5py.File(path) as file:
-        return {name: file[name].id.get_offset() for name in (
-            "images/bytes", "maps", "labels", "has_map", "records/bytes", "crc32", "certainty")}
-
-
-@pytest.mark.parametrize("name", ["images/bytes", "maps", "labels", "has_map", "records/bytes", "crc32", "certainty"])
-def test_a_flipped_bit_in_the_data_is_found_and_named(name: str, tmp_path: Path) -> None:
-    path, = write(tmp_path / "train.h5", certain=(1, 2))
-    data = bytearray(path.read_bytes())
-    data[offsets_of(path)[name]] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ShardError, match=r'train\.h5#0 \(record "bird/0"\): its checksum does not fit, so the'):
-        ShardReader(path).image(0)
-    assert ShardReader(path).read(1).image_bytes == png(1)
-
-
 def test_a_damaged_user_block_never_hides_the_content(shard: Path) -> None:
     before = content_digest(ShardReader(shard))
     shard.write_bytes(RANDOM.bytes(512) + shard.read_bytes()[512:])
     assert content_digest(ShardReader(shard)) == before
-
-
-# --- version 1, in which certainty was called weights ----------------------------------------------------------
-
-
-@pytest.fixture
-def first_version(tmp_path: Path) -> Path:
-    """Six records, two of which have weights."""
-    with ShardWriter(tmp_path / "old.h5") as writer:
-        for index in range(6):
-            own = {"certainty": "w.npy"} if index in (1, 2) else {}
-            writer.add(record(index, **own), png(index), MAPS[index], CERTAINTY[index] if own else None)
-    (tmp_path / "new.h5").write_bytes((tmp_path / "old.h5").read_bytes())
-    make_version_1(tmp_path / "old.h5")
-    return tmp_path / "old.h5"
-
-
-def test_version_1_is_read_under_the_names_of_today(first_version: Path) -> None:
-    old, new = ShardReader(first_version), ShardReader(first_version.with_name("new.h5"))
-    assert (old.attributes["version"], new.attributes["version"]) == (1, 2)
-    assert old.has_certainty
-    for index in range(6):
-        one, other = old.read(index), new.read(index)
-        assert one.record == other.record
-        assert one.certainty is not None
-        assert np.array_equal(one.certainty, CERTAINTY[index] if index in (1, 2) else np.ones((3, 4)))
-        assert np.array_equal(load_certainty(f"{first_version}#{index}"), one.certainty)
-    assert b'"weights"' in old.text(1)
-    assert content_digest(old) == content_digest(new)
-    problems = verify_shard(first_version, depth="full")["problems"]
-    assert {problem["record"] for problem in problems} == {None}      # it has no digest here
-
-
-def test_merging_makes_version_2_of_version_1(first_version: Path, hk: Callable[..., Any]) -> None:
-    assert hk("merge", first_version.with_name("again.h5"), first_version).exit_code == 0
-    again = first_version.with_name("again.h5")
-    assert again.read_bytes() == first_version.with_name("new.h5").read_bytes()
 
 
 def test_what_lies_under_weights_in_version_2_is_not_certainty(shard: Path) -> None:

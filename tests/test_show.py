@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.errors import RecordError
 from hkmap.report.colouring import COLOURS as COLOUR_MAPS
 from hkmap.report.colouring import bare, colour_bar, coloured, overlay
 from hkmap.report.lettering import PAPER, length, spelt
@@ -116,23 +115,6 @@ def test_the_overlay_is_brightest_where_the_map_is() -> None:
     low, high = picture[80, 10].astype(int), picture[10, 110].astype(int)
     assert high[0] > high[2]      # yellow
     assert low[2] > low[1]        # dark blue
-
-
-@pytest.mark.parametrize(
-    ("annotations", "message"),
-    [
-        ({"boxes": 5}, "boxes is 5; expected a list of objects with x, y, width and height"),
-        ({"boxes": [{"x": 1, "y": 2, "width": -1, "height": 3}]}, r"boxes\[0\] is .* expected an object with the num"),
-        ({"boxes": ["a"]}, r"boxes\[0\] is a; expected an object with the numbers x, y, width and height"),
-        ({"polygons": {}}, "polygons is {}; expected a list of objects with points"),
-        ({"polygons": [[1, 2]]}, r"polygons\[0\] is .*; expected an object with points, a list of \[x, y\]"),
-        ({"polygons": [{"points": [[1, "2"]]}]}, r"polygons\[0\] is"),
-        ({"points": [{"x": 1}]}, r"points\[0\].y is None"),
-    ],
-)
-def test_an_annotation_that_is_none_is_an_error(annotations: dict, message: str) -> None:
-    with pytest.raises(RecordError, match=message):
-        annotated(GREY, record(**annotations), {})
 
 
 def test_tiles_of_all_shapes_make_one_sheet() -> None:
@@ -289,13 +271,6 @@ def full_record(identifier: str = "7") -> dict[str, Any]:
     )
 
 
-def test_show_writes_a_sheet_and_says_so(hk, here: Path) -> None:
-    result = hk("show", "--out", "sheets/a.png", "--cell", 60, stdin=[full_record(), full_record("8")])
-    assert result.exit_code == 0
-    assert result.records == [{"sheet": "sheets/a.png", "records": 2}]
-    assert cv2.imread("sheets/a.png").shape[1] == 2 * 2 * 64
-
-
 def test_the_image_keeps_its_colours(hk, here: Path) -> None:
     cv2.imwrite("red.png", np.full((60, 60, 3), (0, 0, 255), np.uint8))
     hk("show", "--out", "a.png", "--cell", 60, stdin=[{"id": "7", "image": "red.png"}])
@@ -361,7 +336,6 @@ def test_the_options_show(hk, here: Path) -> None:
         for other in pictures[:index]:
             assert (one[:45, 64:124] != other[:45, 64:124]).any()
     assert len(sheet("--caption", "id", "--caption", "label", "--caption", "split")) == len(usual) + 15
-    assert hk("show", "--out", "a.png", "--colour", "jet", stdin=[full_record()]).exit_code == 2
 
 
 @pytest.mark.parametrize("reference", ["levels.png#7", {"size": [90, 120], "counts": "hX5hX5"}], ids=["value", "rle"])
@@ -468,14 +442,6 @@ def test_nothing_is_opened_after_a_failure(hk, here: Path, opener) -> None:
     assert not (here / "opened").exists()
 
 
-def test_a_failure_upstream_leaves_no_sheet(hk, here: Path) -> None:
-    lines = json.dumps(full_record()) + "\n" + json.dumps(full_record("8")) + '\n{"error": "no disk"}\n'
-    result = hk("show", "--out", "a.png", "--limit", 1, stdin=lines)
-    assert result.exit_code == 1
-    assert "the stage before failed: no disk" in result.stderr
-    assert not (here / "a.png").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -504,18 +470,6 @@ def test_no_record_that_can_be_drawn(hk, here: Path) -> None:
     result = hk("show", "--out", "a.png", "--on-error", "skip", stdin=[{"id": "7"}])
     assert result.exit_code == 1
     assert "a.png: no record could be drawn" in result.stderr
-
-
-def test_the_output_is_a_png_and_is_not_replaced_unasked(hk, here: Path) -> None:
-    wrong = hk("show", "--out", "a.jpg", stdin=[full_record()])
-    assert wrong.exit_code == 2
-    assert "a.jpg: expected a name that ends in .png" in wrong.stderr
-    (here / "a.png").write_bytes(b"mine")
-    refused = hk("show", "--out", "a.png", stdin=[full_record()])
-    assert refused.exit_code == 1
-    assert "a.png: exists already" in refused.stderr
-    assert (here / "a.png").read_bytes() == b"mine"
-    assert hk("show", "--out", "a.png", "--overwrite", stdin=[full_record()]).exit_code == 0
 
 
 def test_kinds_of_annotation_have_colours_of_their_own() -> None:

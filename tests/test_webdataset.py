@@ -84,16 +84,6 @@ def test_folder_reads_the_classes_of_an_image_folder(hk, shard):
     assert found == {f"tree/{record['image']}": folders[record.get("class")] for record in unpacked}
 
 
-def test_torchvision_reads_an_image_folder(hk, shard):
-    """As ImageFolder does it: the sorted folders are the classes, their images the samples."""
-    hk("unpack", "train.h5", "--to", "imagefolder", "--out", "tree")
-    classes = sorted(path.name for path in Path("tree/images").iterdir() if path.is_dir())
-    samples = [path for name in classes for path in Path("tree/images", name).iterdir()]
-    assert len(samples) == 7
-    originals = {shard.read(index).image_bytes for index in range(7)}
-    assert {path.read_bytes() for path in samples} == originals
-
-
 def test_what_an_image_folder_cannot_hold(hk, make_shard, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = hk("unpack", make_shard("a.h5", 3)).records
@@ -182,6 +172,11 @@ def test_shards_that_share_an_id_are_not_one_tar(hk, shard):
     assert 'record "owl/1": is in two of the shards; write them to a tar each' in done.stderr
 
 
+def test_the_name_of_a_tar_ends_in_tar(hk, shard):
+    done = hk("unpack", "train.h5", "--to", "webdataset", "--out", "dir")
+    assert (done.exit_code, done.stderr) == (1, "Error: dir: the name of a tar ends in .tar; call it dir.tar\n")
+
+
 def test_tars_are_replaced_as_a_series(hk, shard):
     command = ["unpack", "train.h5", "--to", "webdataset", "--out", "train.tar", "--shard-size"]
     hk(*command, 2)
@@ -190,17 +185,6 @@ def test_tars_are_replaced_as_a_series(hk, shard):
     assert done.exit_code == 0
     assert "train-00003.tar: removed, as it belonged to the tars that were replaced" in done.stderr
     assert sorted(path.name for path in Path().glob("*.tar")) == ["train-00000.tar", "train-00001.tar"]
-
-
-@pytest.mark.parametrize(("options", "code", "sentence"), [
-    (["--to", "webdataset", "--out", "dir"], 1, "dir: the name of a tar ends in .tar; call it dir.tar"),
-    (["--to", "webdataset"], 2, "--to webdataset writes files; give --out"),
-    (["--to", "imagefolder"], 2, "--to imagefolder writes files; give --out"),
-    (["--out", "x", "--shard-size", 3], 2, "--shard-size is for tars; give --to webdataset too, or use `hkmap merge`"),
-])
-def test_a_wrong_call_of_unpack(hk, shard, options, code, sentence):
-    done = hk("unpack", "train.h5", *options)
-    assert (done.exit_code, sentence in " ".join(done.stderr.split())) == (code, True), done.stderr
 
 
 # --- what a stranger's tar may hold -------------------------------------------------------------------------------
