@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,24 +241,6 @@ def test_one_image_annotated_twice_is_an_error(hk: Callable, tmp_path: Path, str
 # formats of other packages
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a distribution as pip would: modules and a .dist-info folder, on sys.path."""
-
-    def install(module: str, code: str, entry: str) -> None:
-        site = tmp_path / f"site-{module}"
-        information = site / f"{module}-1.0.dist-info"
-        information.mkdir(parents=True)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text(f"[hkmap.sources]\n{entry}\n")
-        (site / f"{module}.py").write_text(code)
-        monkeypatch.syspath_prepend(str(site))
-
-    yield install
-    for module in ("dots", "broken", "wrong"):
-        sys.modules.pop(module, None)
-
-
 DOTS = '''
 from hkmap.sources.formats import Format
 
@@ -277,7 +258,7 @@ def test_another_package_adds_a_format(hk: Callable, tmp_path: Path, installed: 
     images = photos(tmp_path / "images", "1.jpg")
     (tmp_path / "x.dots").write_text("DOTS\n1 0.5 0.5\n")
     assert "in no known format" in hk("annotations", tmp_path / "x.dots", "--images", images).stderr
-    installed("dots", DOTS, "dots = dots:FORMAT\nnameless = dots:NAMELESS")
+    installed("dots", DOTS, group="hkmap.sources", dots="dots:FORMAT", nameless="dots:NAMELESS")
     record = {"id": "1", "image": f"{images}/1.jpg", "size": [40, 30]}
     expected = [record | {"points": [{"x": 20, "y": 15}], "tool": "dots"}]
     for choice in ([], ["--format", "dots"]):
@@ -290,8 +271,9 @@ def test_a_package_that_cannot_be_imported_is_said_when_it_is_needed(
     hk: Callable, tmp_path: Path, installed: Callable[..., None]
 ) -> None:
     images = photos(tmp_path / "images", "1.jpg")
-    installed("broken", "import no_such_module", "broken = broken:FORMAT\ncoco = broken:FORMAT")
-    installed("wrong", "FORMAT = 7", "wrong = wrong:FORMAT")
+    code = "import no_such_module"
+    installed("broken", code, group="hkmap.sources", broken="broken:FORMAT", coco="broken:FORMAT")
+    installed("wrong", "FORMAT = 7", group="hkmap.sources", wrong="wrong:FORMAT")
     assert bubbles(hk("annotations", table(tmp_path, "1"), "--images", images).records) == {"1": [0]}
     (tmp_path / "x.dots").write_text("DOTS\n1 0.5 0.5\n")
     said = hk("annotations", tmp_path / "x.dots", "--images", images).stderr
