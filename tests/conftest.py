@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from click.testing import CliRunner
 
@@ -38,6 +39,27 @@ class Result:
 def lines(records: list[dict[str, Any]]) -> str:
     """The records as the text that flows in a pipe."""
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def rewrite(shard: Path, change: Callable[[h5py.File], object]) -> None:
+    """Change a shard as another program would: by libhdf5, and without a user block."""
+    other = shard.with_name("other.h5")
+    with h5py.File(shard) as old, h5py.File(other, "w") as new:
+        for name in old:
+            old.copy(name, new)
+        new.attrs.update(old.attrs)
+        change(new)
+    other.replace(shard)
+
+
+def replace(name: str, values: Any) -> Callable[[h5py.File], object]:
+    """What ``rewrite`` is to change: one dataset, to these values."""
+
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = values
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import Result
+from conftest import Result, replace, rewrite
 
 from hkmap.errors import MapError, OutputError, RecordError, ShardError
 from hkmap.files.hdf5 import Columns
@@ -267,40 +267,25 @@ def test_bad_annotator_maps_are_refused(
 
 
 def rewritten(change: Callable[[h5py.File], object]) -> Path:
-    """A shard in which another program changed something, copied dataset by dataset and without a seal."""
-    write("train.h5", PEOPLE)
-    with h5py.File("train.h5") as source, h5py.File("other.h5", "w") as target:
-        target.attrs.update(source.attrs)
-        for key in source:
-            source.copy(key, target)
-        change(target)
-    return Path("other.h5")
+    rewrite(write("train.h5", PEOPLE), change)
+    return Path("train.h5")
 
 
-def put(name: str, values: Any) -> Callable[[h5py.File], object]:
-    def change(file: h5py.File) -> None:
-        del file[name]
-        file[name] = values
-
-    return change
-
-
-def drop(name: str) -> Callable[[h5py.File], object]:
-    return lambda file: file.__delitem__(name)
+OFFSETS, NAMES = "annotator_maps/offsets", "annotator_maps/names/offsets"
 
 
 @pytest.mark.parametrize(("change", "sentence"), [
-    (drop("annotator_maps/names/bytes"), "has no dataset annotator_maps/names/bytes"),
-    (drop("annotator_maps/offsets"), "has no dataset annotator_maps/offsets"),
-    (put("annotator_maps/offsets", np.array([0, 0, 2, 1, 3], "<u8")), '"bird/2"): annotator_maps/offsets do not rise'),
-    (put("annotator_maps/offsets", np.array([0, 0, 2, 2, 9], "<u8")), '"bird/3"): annotator_maps/offsets do not rise'),
-    (put("annotator_maps/offsets", np.array([0, 3], "<u8")), "expected uint64 with 1 dimensions and 5 rows"),
-    (put("annotator_maps/maps", MAPS[:3, :2]), "annotator_maps/maps and maps differ in size"),
-    (put("annotator_maps/maps", MAPS[:3].astype("f8")), "annotator_maps/maps is float64"),
-    (put("annotator_maps/names/offsets", np.array([0, 7, 6, 19], "<u8")), '"bird/1"): annotator_maps/offsets do not'),
-    (put("annotator_maps/names/offsets", np.array([0, 7, 13, 18], "<u8")), '"bird/3"): annotator_maps/offsets do not'),
-    (put("annotator_maps/names/offsets", np.array([0, 19], "<u8")), "names and annotator_maps/maps differ in number"),
-    (put("annotator_maps/names/offsets", np.zeros(0, "<u8")), "names and annotator_maps/maps differ in number"),
+    (lambda file: file.pop("annotator_maps/names/bytes"), "has no dataset annotator_maps/names/bytes"),
+    (lambda file: file.pop("annotator_maps/offsets"), "has no dataset annotator_maps/offsets"),
+    (replace(OFFSETS, np.array([0, 0, 2, 1, 3], "<u8")), '"bird/2"): annotator_maps/offsets do not rise'),
+    (replace(OFFSETS, np.array([0, 0, 2, 2, 9], "<u8")), '"bird/3"): annotator_maps/offsets do not rise'),
+    (replace(OFFSETS, np.array([0, 3], "<u8")), "expected uint64 with 1 dimensions and 5 rows"),
+    (replace("annotator_maps/maps", MAPS[:3, :2]), "annotator_maps/maps and maps differ in size"),
+    (replace("annotator_maps/maps", MAPS[:3].astype("f8")), "annotator_maps/maps is float64"),
+    (replace(NAMES, np.array([0, 7, 6, 19], "<u8")), '"bird/1"): annotator_maps/offsets do not'),
+    (replace(NAMES, np.array([0, 7, 13, 18], "<u8")), '"bird/3"): annotator_maps/offsets do not'),
+    (replace(NAMES, np.array([0, 19], "<u8")), "names and annotator_maps/maps differ in number"),
+    (replace(NAMES, np.zeros(0, "<u8")), "names and annotator_maps/maps differ in number"),
 ])
 def test_what_does_not_fit_the_layout_is_refused(change: Callable[[h5py.File], object], sentence: str) -> None:
     with pytest.raises(ShardError) as caught:
@@ -312,7 +297,7 @@ def test_what_does_not_fit_the_layout_is_refused(change: Callable[[h5py.File], o
     (lambda file: file["annotator_maps/maps"].__setitem__((0, 0, 0), 0.5), "its checksum does not fit"),
     (lambda file: file["annotator_maps/names/bytes"].__setitem__(0, ord("X")), "its checksum does not fit"),
     (lambda file: file["annotator_maps/names/bytes"].__setitem__(0, 0xFF), "an annotator's name is no UTF-8 text"),
-    (put("annotator_maps/offsets", np.array([0, 0, 1, 2, 3], "<u8")), "its checksum does not fit"),
+    (replace("annotator_maps/offsets", np.array([0, 0, 1, 2, 3], "<u8")), "its checksum does not fit"),
 ])
 def test_damage_in_an_annotators_map_is_found(change: Callable[[h5py.File], object], sentence: str) -> None:
     reader = ShardReader(rewritten(change))

@@ -15,6 +15,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from conftest import replace, rewrite
 
 from hkmap.errors import HkmapError, ImageError, MapError, OutputError, RecordError, ShardError
 from hkmap.maps.check import Map
@@ -359,25 +360,6 @@ def test_foreign_files_with_damage(tmp_path: Path) -> None:
         file.create_dataset("maps", (2, 3, 4), "f4")
     with pytest.raises(ShardError, match=r"x\.h5: maps was never written, or lies beyond the file's \d+ bytes"):
         ShardReader(path)
-
-
-def rewrite(shard: Path, change: Callable[[h5py.File], object]) -> None:
-    """Change a shard as another program would: by libhdf5, and without a user block."""
-    other = shard.with_name("other.h5")
-    with h5py.File(shard) as old, h5py.File(other, "w") as new:
-        for name in old:
-            old.copy(name, new)
-        new.attrs.update(old.attrs)
-        change(new)
-    other.replace(shard)
-
-
-def replace(name: str, values: Any) -> Callable[[h5py.File], object]:
-    def change(file: h5py.File) -> None:
-        del file[name]
-        file[name] = values
-
-    return change
 
 
 FOREIGN: list[tuple[Callable[[h5py.File], object], str]] = [
