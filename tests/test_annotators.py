@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +219,6 @@ def test_what_went_in_comes_out(people: list[dict[str, Map]]) -> None:
         sample = reader.read(index)
         assert same(sample.annotators, expected)
         assert np.array_equal(reader.maps[index], MAPS[8 - index])
-
-
-def test_the_layout_is_the_documented_one() -> None:
-    write("train.h5", PEOPLE)
-    with h5py.File("train.h5") as file:
-        assert file["annotator_maps/offsets"][:].tolist() == [0, 0, 2, 2, 3]
-        assert np.array_equal(file["annotator_maps/maps"][:], MAPS[:3])
-        starts = file["annotator_maps/names/offsets"][:]
-        content = file["annotator_maps/names/bytes"][:].tobytes()
-        assert [content[start:stop].decode() for start, stop in pairwise(starts)] == [
-            "Dr. Who", "b@#/ü", "b@#/ü"]
-        assert file.attrs["version"] == 2
 
 
 def test_a_shard_without_annotators_is_what_it_always_was() -> None:

@@ -6,12 +6,10 @@ import fcntl
 import hashlib
 import json
 import os
-import random
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import pytest
 from conftest import lines
 
 from hkmap.shards.reader import ShardReader
-from hkmap.shards.writer import ShardWriter, WriterOptions
+from hkmap.shards.writer import ShardWriter
 
 Hk = Callable[..., Any]
 COUNT = 11
@@ -117,30 +115,7 @@ def test_a_run_broken_off_at_every_step(
     check_broken_runs(mode, 1, digests(), *options)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_run_killed_at_some_moment(seed: int, hk: Hk, records: list[dict[str, Any]], tmp_path: Path) -> None:
-    """From outside, records trickling in; `make soak` does it fifty times."""
-    hk("pack", "x.h5", "../in.jsonl", "--shard-size", 4)
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    command = [sys.executable, "-m", "hkmap", "pack", "x.h5", "--shard-size", "4", "--resume"]
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        process.stdin.write(lines(records[: 3 * seed]).encode())
-        process.stdin.flush()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=random.Random(seed).uniform(0.2, 0.8))
-        process.kill()
-    assert final(digests(folder)).items() <= digests().items()
-    assert hk("pack", folder / "x.h5", "../in.jsonl", "--shard-size", 4, "--resume").exit_code == 0
-    assert digests(folder) == digests()
-
-
 # --- what is taken up -------------------------------------------------------------------------------------------
-
-
-class BrokenOffError(Exception):
-    """What ends a run here, without a bug."""
 
 
 def broken(records: list[dict[str, Any]], hk: Hk, *options: object, after: int = 9) -> None:
@@ -251,32 +226,6 @@ def test_records_that_were_skipped_are_skipped_again(hk: Hk, records: list[dict[
     done = hk("pack", "x.h5", "--resume", "--shard-size", 4, *skip, stdin=text)
     assert (done.exit_code, done.stderr) == (0, unbroken.stderr)
     assert done.stderr.count("skipped: ") == 5
-    assert digests() == whole
-
-
-def test_the_library_resumes_too(records: list[dict[str, Any]]) -> None:
-    images = [Path(record["image"]).read_bytes() for record in records]
-    maps = [np.load(record["map"]) for record in records]
-
-    def run(stop: int, name: str = "x.h5") -> None:
-        with ShardWriter(Path(name), shard_size=3, options=WriterOptions(resume=True)) as writer:
-            for index, record in enumerate(records):
-                if index == stop:
-                    raise BrokenOffError
-                writer.add(record, images[index], maps[index])
-
-    run(99)
-    whole = digests()
-    for name in whole:
-        Path(name).unlink()
-    for stop in (2, 5, 8):
-        with pytest.raises(BrokenOffError):
-            run(stop)
-    assert sorted(digests()) == ["x-00000.h5", "x-00001.h5"]
-    run(99)
-    assert digests() == whole
-    with pytest.raises(BrokenOffError):
-        run(1, "y.h5")
     assert digests() == whole
 
 

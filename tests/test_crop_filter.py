@@ -295,8 +295,6 @@ def test_a_crop_adds_no_weights_and_moves_those_that_are_there(hk, record):
     ({"masks": {"EX": "small.png"}}, ["--letterbox", "1"], "small.png: a mask of 5x4 pixels for an image of 60x40"),
     ({"lines": [{"points": [[1]]}]}, ["--letterbox", "1"], "lines[0] is"),
     ({"lines": 3}, ["--letterbox", "1"], 'record "a/1": lines is 3; expected a list of objects with points'),
-    ({"boxes": [{"x": 1}]}, ["--letterbox", "1"], "boxes[0] is"),
-    ({"bubbles": [{"x": 1, "y": 2}]}, ["--letterbox", "1"], "bubbles[0].radius is None"),
 ])
 def test_a_record_that_does_not_fit(hk, record, here, changed, options, sentence):
     write(here / "small.png", np.zeros((4, 5), np.uint8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,12 +150,6 @@ def test_a_wrong_row_is_its_image_s_error(hk: Callable, cub2011: Path) -> None:
     assert (result.exit_code, [record["id"] for record in result.records]) == (0, ["1", "7"])
 
 
-def test_bubbles_and_gaze_can_come_together(hk: Callable, cub2011: Path) -> None:
-    table = write(cub2011.parent / "b.csv", "image,x,y,radius\n1,1,2,3\n")
-    gaze = write(cub2011.parent / "ann.txt", "1,40,30,5,6,100\n")
-    assert {"bubbles", "points"} <= hk("cub", cub2011, "--bubbles", table, "--gaze", gaze).records[0].keys()
-
-
 @pytest.mark.parametrize(("file", "text", "message"), [
     ("images.txt", "", "images.txt: lists no image"),
     ("images.txt", "1\n", 'images.txt line 1: "1"; expected 2 values'),
@@ -276,16 +269,6 @@ def test_the_greyscale_image_and_the_parts_of_the_miniature(hk: Callable, data_r
             assert list(image.size) == record["size"]
             grey.append(image.mode == "L")
     assert any(grey)
-
-
-def test_a_bubble_table_of_the_miniature_by_path(hk: Callable, data_root: Path, tmp_path: Path) -> None:
-    rows = [
-        {"image": f"images/{line.split()[1]}", "x": 1, "y": 1, "radius": 2}
-        for line in (data_root / "cub10/CUB_200_2011/images.txt").read_text().splitlines()
-    ]
-    table = write(tmp_path / "bubbles.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    records = hk("cub", data_root / "cub10/CUB_200_2011", "--bubbles", table).records
-    assert all(len(record["bubbles"]) == 1 for record in records)
 
 
 def test_boxes_and_outlines_of_2010(hk: Callable, cub2010: Path, tmp_path: Path) -> None:

@@ -185,12 +185,6 @@ def test_the_library_neither_talks_nor_exits(path: Path) -> None:
             assert ast.unparse(node) not in ("sys.stdout", "sys.stderr", "sys.argv")
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__main__.py"], ids=identifier)
-def test_python_m_is_the_command_line(path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "hkmap", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("hkmap, version ")
-
-
 # help
 
 

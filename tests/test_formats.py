@@ -177,15 +177,6 @@ def test_voc_objects_are_masks_in_the_order_of_the_file(hk: Callable, images: Pa
     assert "unknown" not in record
 
 
-def test_a_map_is_drawn_and_shown_of_a_palette(hk: Callable, images: Path, tmp_path: Path) -> None:
-    write(tmp_path / "VOC/Annotations/1.xml", voc())
-    palette(tmp_path / "VOC/SegmentationClass/1.png", (12, slice(0, 15), slice(0, 20)))
-    text = hk("annotations", tmp_path / "VOC", "--images", images).stdout
-    drawn = only(hk("masks2map", "--lesion", "dog", "--size", 2, "--out", tmp_path / "maps", stdin=text))
-    assert np.load(drawn["map"]).tolist() == [[1, 0], [0, 0]]
-    assert hk("show", "--out", tmp_path / "x.png", stdin=[drawn]).exit_code == 0
-
-
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
 def test_voc_without_a_size_takes_that_of_the_image(hk: Callable, images: Path, tmp_path: Path, size: str) -> None:
     path = write(tmp_path / "x.xml", voc(thing("dog", 1, 1, 40, 30), size=size))

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hkmap.maps.kde import kde_map
-from hkmap.maps.resize import resize_map
 
 BANDWIDTHS = ["scott", "radius", "fixed", "cv", 20.0]
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -96,19 +95,3 @@ def test_before_normalising_a_density_is_the_sum_over_the_annotators(
 def test_doubling_every_weight_changes_nothing(bandwidth: str | float, normalise: str, drawing: Drawing) -> None:
     doubled = drawing._replace(weights=drawing.weights * 2)
     assert doubled.map(bandwidth, normalise) == pytest.approx(drawing.map(bandwidth, normalise), abs=1e-6)
-
-
-sides = st.integers(1, 60)
-
-
-@few
-@given(before=st.tuples(sides, sides), after=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
-def test_resize_keeps_the_range_always_and_the_mean_where_both_axes_shrink(
-    before: tuple[int, int], after: tuple[int, int], seed: int
-) -> None:
-    values = np.random.default_rng(seed).random(before).astype(np.float32)
-    resized = resize_map(values, after)
-    assert values.min() <= resized.min()
-    assert resized.max() <= values.max()
-    smaller = (min(before[0], after[0]), min(before[1], after[1]))
-    assert resize_map(values, smaller).mean(dtype=float) == pytest.approx(values.mean(dtype=float), abs=1e-6)

@@ -150,11 +150,6 @@ def test_bad_lines_are_skipped_counted_and_named(monkeypatch: pytest.MonkeyPatch
     assert len(said) == 2
 
 
-def test_the_failure_of_the_stage_before_cannot_be_skipped() -> None:
-    with pytest.raises(UpstreamError):
-        read(b'{"id": "1"}\n{"error": "gone"}\n', Rejects(skip=True, max_errors=9))
-
-
 def test_each_gives_users_errors_to_rejects_and_lets_bugs_through() -> None:
     def function(record: dict[str, Any]) -> str:
         if record["id"] == "bad":

@@ -47,6 +47,7 @@ def test_train_keeps_a_run(run):
     steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [(step["epoch"], step["step"]) for step in steps] == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6)]
     assert all(math.isfinite(step["loss"]) for step in steps)
+    assert Step(**steps[0]).step == 1
     assert result.records[0]["steps"] == 6
     config = read_config(folder / "config.toml")
     assert config["arch"] == "resnet8+abn"
@@ -322,12 +323,6 @@ def test_foreign_and_newer_checkpoints_are_refused(run, tmp_path):
         load_model(tmp_path / "foreign.pt")
     with pytest.raises(RunError, match="no such checkpoint; expected a run folder"):
         load_model(tmp_path)
-
-
-def test_a_step_is_what_the_log_holds(run):
-    folder, _, _ = run
-    first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
-    assert Step(**first).step == 1
 
 
 def test_shards_that_rolled_over_train_as_one(hk, run, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -180,11 +179,6 @@ def test_one_bad_shard_does_not_stop_the_others(shard: Path, hk: Hk) -> None:
     assert "error: empty: not a plain file; expected an HDF5 file\n" in done.stderr
     assert done.records[0] == {"path": "gone.h5", "ok": False, "checked": [], "records": None, "problems": [
         {"sentence": "gone.h5: No such file or directory; expected an HDF5 file", "record": None, "id": None}]}
-
-
-def test_a_pipe_is_no_shard(hk: Hk, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.h5")
-    assert hk("check", tmp_path / "pipe.h5").exit_code == 1
 
 
 def test_what_is_no_shard(hk: Hk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
