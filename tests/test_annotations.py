@@ -158,9 +158,7 @@ def stream(tmp_path: Path) -> list[dict[str, Any]]:
     ["C:\\images\\cat\\1.png", "C:\\images\\cat\\2.png", "C:\\images\\dog\\1"],
     ["/data/images/cat/1.jpg", "/data/images/cat/2.jpg", "/data/images/dog/1.jpg"],
 ])
-def test_annotations_are_joined_by_id_or_name(
-    hk: Callable, tmp_path: Path, stream: list[dict[str, Any]], names: list[str]
-) -> None:
+def test_annotations_are_joined_by_id_or_name(hk, tmp_path, stream, names: list[str]) -> None:
     result = hk("join", table(tmp_path, *names), stdin=stream)
     assert bubbles(result.records) == {"70": [0], "80": [1], "90": [2]}
     assert [record["label"] for record in result.records] == [3, 3, 3]
@@ -181,9 +179,7 @@ def test_what_does_not_fit_is_said(hk: Callable, tmp_path: Path, stream: list[di
     (["1"], 'table.csv: "1" fits the records "70" and "90"; expected an image to be one record'),
     (["70", "cat/1.jpg"], 'record "70" ({}/images/cat/1.jpg) may be 70, cat/1.jpg; expected one of them'),
 ])
-def test_what_cannot_be_decided_is_an_error(
-    hk: Callable, tmp_path: Path, stream: list[dict[str, Any]], names: list[str], sentence: str
-) -> None:
+def test_what_cannot_be_decided_is_an_error(hk, tmp_path, stream, names: list[str], sentence: str) -> None:
     result = hk("join", table(tmp_path, *names), stdin=stream)
     assert result.exit_code == 1
     assert sentence.format(tmp_path) in result.stderr
@@ -198,9 +194,7 @@ def test_annotators_add_up(hk: Callable, tmp_path: Path, stream: list[dict[str, 
     assert [len(record.get("points", [])) for record in third] == [1, 1, 0]
 
 
-def test_the_frame_is_compared_with_the_record_or_its_image(
-    hk: Callable, tmp_path: Path, stream: list[dict[str, Any]]
-) -> None:
+def test_the_frame_is_compared_with_the_record_or_its_image(hk, tmp_path, stream) -> None:
     (tmp_path / "gaze.txt").write_text("70,40,30,1,2,100\n80,30,40,1,2,100\n")
     result = hk("join", tmp_path / "gaze.txt", stdin=stream)
     assert 'record "80": annotated at 30x40 pixels, but it has 40x30 as displayed' in result.stderr
@@ -267,9 +261,7 @@ def test_another_package_adds_a_format(hk: Callable, tmp_path: Path, installed: 
     assert "the format nameless gave a record without the texts id and image; mend its reader" in result.stderr
 
 
-def test_a_package_that_cannot_be_imported_is_said_when_it_is_needed(
-    hk: Callable, tmp_path: Path, installed: Callable[..., None]
-) -> None:
+def test_a_package_that_cannot_be_imported_is_said_when_it_is_needed(hk, tmp_path, installed) -> None:
     images = photos(tmp_path / "images", "1.jpg")
     code = "import no_such_module"
     installed("broken", code, group="hkmap.sources", broken="broken:FORMAT", coco="broken:FORMAT")

@@ -242,9 +242,7 @@ def test_shards_that_roll_over_keep_their_own() -> None:
     (MAPS[0], {"a": MAPS[0][:2]}, OutputError, 'record "7": map of annotator "a": 2x4 (height x width), but'),
     (MAPS[0], {"a": MAPS[0] * 3}, MapError, 'record "7": map of annotator "a": values span'),
 ])
-def test_bad_annotator_maps_are_refused(
-    values: Map | None, annotators: dict[str, Map], kind: type[Exception], sentence: str
-) -> None:
+def test_bad_annotator_maps_are_refused(values, annotators, kind, sentence) -> None:
     with ShardWriter(Path("train.h5")) as writer:
         writer.add(record("1"), PNG, MAPS[0])
         with pytest.raises(kind) as caught:

@@ -55,7 +55,6 @@ def broken_runs(mode: str, stride: int, *options: object) -> Iterator[dict[str, 
         [sys.executable, str(PROGRAM), mode, str(stride), *arguments], stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        assert process.stdout is not None
         yield from map(json.loads, process.stdout)
     assert process.returncode == 0
 
@@ -95,9 +94,7 @@ SERIES, ONE = ["--shard-size", 4], list[object]()
     ("kill", SERIES), ("kill", ONE), ("full", SERIES), ("full", [*SERIES, "--resume"]), ("stop", SERIES),
     ("limit", ONE),
 ])
-def test_a_run_broken_off_at_any_step(
-    mode: str, options: list[object], hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_broken_off_at_any_step(mode: str, options: list[object], hk, records, tmp_path) -> None:
     assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
     check_broken_runs(mode, STRIDE[mode], digests(), *options)
 
@@ -108,9 +105,7 @@ def test_a_run_broken_off_at_any_step(
     ["--store", "pixels", "--size", 30, "--shard-size", 5],
 ], ids=["series", "one", "resumable", "bytes", "pixels"])
 @pytest.mark.parametrize("mode", ["kill", "full", "stop", "limit"])
-def test_a_run_broken_off_at_every_step(
-    mode: str, options: list[object], hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_broken_off_at_every_step(mode: str, options: list[object], hk, records, tmp_path) -> None:
     assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
     check_broken_runs(mode, 1, digests(), *options)
 
@@ -165,9 +160,7 @@ def test_a_run_that_is_not_told_to_resume_says_so(hk: Hk, records: list[dict[str
     assert [len(ShardReader(Path(name))) for name in sorted(digests())] == [9, 2]
 
 
-def test_a_run_with_nothing_to_take_up_begins_and_one_that_is_whole_ends(
-    hk: Hk, records: list[dict[str, Any]]
-) -> None:
+def test_a_run_with_nothing_to_take_up_begins_and_one_that_is_whole_ends(hk, records) -> None:
     assert hk("pack", "x.h5", "--resume", stdin=records).exit_code == 0
     before = digests()
     assert hk("pack", "x.h5", "--resume", stdin=records).exit_code == 0
@@ -267,9 +260,7 @@ def test_two_runs_do_not_write_one_shard(hk: Hk, records: list[dict[str, Any]]) 
     assert len(ShardReader(Path("x.h5"))) == 1
 
 
-def test_a_file_system_without_locks(
-    hk: Hk, records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks(hk, records, monkeypatch) -> None:
     def no_locks(*arguments: object) -> None:
         raise OSError(38, "Function not implemented")
 

@@ -98,9 +98,7 @@ def test_a_cell_is_the_mean_of_what_is_known_in_it() -> None:
 
 @few
 @given(before=st.tuples(sides, sides), after=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
-def test_resizing_keeps_the_range_and_the_mean_under_the_certainty(
-    before: tuple[int, int], after: tuple[int, int], seed: int
-) -> None:
+def test_resizing_keeps_the_range_and_the_mean_under_the_certainty(before, after, seed) -> None:
     random = np.random.default_rng(seed)
     values = random.uniform(0.25, 0.75, before).astype(np.float32)
     certainty = (random.random(before) * (random.random(before) < 0.5)).astype(np.float32)

@@ -19,7 +19,7 @@ from hkmap.files.hdf5 import Columns
 from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
-from hkmap.shards.verify import Depth, verify_shard
+from hkmap.shards.verify import verify_shard
 from hkmap.shards.writer import ShardWriter, WriterOptions
 from hkmap.stream.references import load_map
 
@@ -107,9 +107,7 @@ def test_pixels_certainty_and_annotators(options: Options, shard: Path, tmp_path
     (False, "quick", ["its first 512 bytes are not as"]),
     (False, "records", ["its first 512 bytes are not as", "states no sha256 of its bytes"]),
 ])
-def test_verify_says_only_that_the_digest_is_of_another_file(
-    block: bool, depth: Depth, sentences: list[str], shard: Path
-) -> None:
+def test_verify_says_only_that_the_digest_is_of_another_file(block, depth, sentences, shard) -> None:
     result = verify_shard(rewritten(shard, "other.h5", squeezed, block=block), depth=depth)
     for problem, sentence in zip(result["problems"], sentences, strict=True):
         assert re.search(rf"other\.h5: {sentence}", problem["sentence"])

@@ -86,9 +86,7 @@ def test_a_split_is_chosen(hk: Callable, request: pytest.FixtureRequest, release
     assert split == "all" or {record["split"] for record in records} == {split}
 
 
-def test_paths_are_as_the_root_was_given_or_absolute(
-    hk: Callable, cub2011: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_as_the_root_was_given_or_absolute(hk, cub2011, monkeypatch) -> None:
     monkeypatch.chdir(cub2011.parent)
     assert hk("cub", "CUB_200_2011").records[0]["image"] == "CUB_200_2011/images/001.Ani/Ani_01.jpg"
     monkeypatch.chdir(cub2011)
@@ -122,9 +120,7 @@ def test_gaze_comes_as_weighted_points_of_the_images_that_were_seen(hk: Callable
 
 
 @pytest.mark.parametrize("release", ["cub2011", "cub2010"])
-def test_bubbles_come_with_the_images_that_have_them(
-    hk: Callable, request: pytest.FixtureRequest, release: str
-) -> None:
+def test_bubbles_come_with_the_images_that_have_them(hk, request, release: str) -> None:
     root = request.getfixturevalue(release)
     table = write(root.parent / "b.csv", "img,x,y,radius,user\nAni_01.jpg,11,6,2,ann\nAni_01,21,1,4,\n")
     how = ("--columns", "image=img", "--origin", 1, "--frame", "20x15")

@@ -152,9 +152,7 @@ def test_voc_counts_from_one_and_holds_the_last_pixel(hk: Callable, images: Path
 
 
 @pytest.mark.parametrize("given", ["VOC", "VOC/Annotations", "VOC/Annotations/1.xml", "."])
-def test_voc_palettes_become_masks_by_class_and_what_is_unknown(
-    hk: Callable, images: Path, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_voc_palettes_become_masks_by_class_and_what_is_unknown(hk, images, tmp_path, given: str, monkeypatch) -> None:
     write(tmp_path / "VOC/Annotations/1.xml", voc())
     values = palette(tmp_path / "VOC/SegmentationClass/1.png",
                      (12, slice(3, 9), slice(5, 9)), (21, slice(20, 22), slice(0, 3)), (255, slice(9, 10), slice(5, 9)))
@@ -317,9 +315,7 @@ def test_yolo_is_scaled_to_the_image(hk: Callable, images: Path, tmp_path: Path)
     ("data.yaml", 'names: # two\n  0: disc\n\n  1: "hard exudates"\n'),
     ("dataset.yaml", "names: [disc,\n  hard exudates]\n"),
 ])
-def test_yolo_classes_have_names_where_somebody_says_them(
-    hk: Callable, images: Path, tmp_path: Path, name: str, text: str
-) -> None:
+def test_yolo_classes_have_names_where_somebody_says_them(hk, images, tmp_path, name: str, text: str) -> None:
     write(tmp_path / "labels/1.txt", "1 0.5 0.5 0.25 0.5\n0 0.5 0.5 0.25 0.5\n")
     write(tmp_path / name, text)
     record = only(hk("annotations", tmp_path / "labels/1.txt", "--images", images))
@@ -385,9 +381,7 @@ def test_salicon_gives_row_and_column_from_one(hk: Callable, images: Path, tmp_p
     ('{"image": 1, "x": 2, "y": 3, "width": 4, "height": 0, "score": 0.5}\n', "boxes",
      [{"x": 2, "y": 3, "width": 4, "height": 0, "score": 0.5}]),
 ])
-def test_the_columns_of_a_table_tell_what_is_in_it(
-    hk: Callable, images: Path, tmp_path: Path, text: str, key: str | None, items: Any
-) -> None:
+def test_the_columns_of_a_table_tell_what_is_in_it(hk, images, tmp_path, text, key, items) -> None:
     result = hk("annotations", write(tmp_path / "table", text), "--images", images)
     if key is None:
         assert '"1.jpg" and "1" are both' in result.stderr

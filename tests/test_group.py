@@ -154,9 +154,7 @@ def test_another_package_adds_a_command(hk: Callable, installed: Callable) -> No
     assert completed(incomplete="mi") == ["mine"]
 
 
-def test_a_command_that_cannot_be_loaded_is_a_line_and_an_error_when_it_is_called(
-    hk: Callable, installed: Callable
-) -> None:
+def test_a_command_that_cannot_be_loaded_is_a_line_and_an_error_when_it_is_called(hk, installed) -> None:
     installed("broken", "import no_such_module", group="hkmap.commands", broken="broken:command")
     installed("wrong", MINE, group="hkmap.commands", wrong="wrong:not_a_command")
     result = hk("--help")
@@ -209,9 +207,7 @@ def test_another_failed_import_is_a_bug_and_keeps_its_traceback(shell: Callable,
 
 
 @pytest.mark.parametrize(("size", "shape"), [("5", (5, 5)), ("7x3", (3, 7)), ("007X3", (3, 7))])
-def test_sides_are_width_by_height(
-    hk: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, shape: tuple[int, int]
-) -> None:
+def test_sides_are_width_by_height(hk, tmp_path, monkeypatch, size: str, shape: tuple[int, int]) -> None:
     import numpy as np
 
     monkeypatch.chdir(tmp_path)

@@ -249,9 +249,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("name", "write", "sentence"), BAD)
-def test_what_is_no_map_gets_its_sentence(
-    name: str, write: Callable[[Path], object], sentence: str, tmp_path: Path
-) -> None:
+def test_what_is_no_map_gets_its_sentence(name: str, write: Callable[[Path], object], sentence: str, tmp_path) -> None:
     write(tmp_path / name.partition("#")[0])
     with pytest.raises(MapError, match=rf"m\.(npy|png|csv|h5)(#\d)?: .*{sentence}"):
         load_map(str(tmp_path / name))

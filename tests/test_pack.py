@@ -64,9 +64,7 @@ def test_pack_prints_one_result(hk: Hk, records: list[dict[str, Any]], tmp_path:
 
 @pytest.mark.parametrize("folder", [None, "files"])
 @pytest.mark.parametrize("shard_size", [[], ["--shard-size", 4]])
-def test_pack_unpack_pack_keeps_the_content(
-    folder: str | None, shard_size: list[Any], hk: Hk, records: list[dict[str, Any]]
-) -> None:
+def test_pack_unpack_pack_keeps_the_content(folder: str | None, shard_size: list[Any], hk, records) -> None:
     np.save("maps/w.npy", RANDOM.random((3, 4), dtype=np.float32))
     records[2]["certainty"] = "maps/w.npy"
     hk("pack", "train.h5", *shard_size, stdin=records)
@@ -141,9 +139,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("keys", "sentence"), REFUSED)
-def test_a_bad_record_leaves_no_shard(
-    keys: dict[str, Any], sentence: str, hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_bad_record_leaves_no_shard(keys: dict[str, Any], sentence: str, hk, records, tmp_path) -> None:
     for name, values in [("outside", [[0, 2]]), ("small", np.zeros((2, 2)))]:
         np.save(f"maps/{name}.npy", np.asarray(values, np.float32))
     write_odd_image(str(keys.get("image")))
@@ -220,8 +216,6 @@ def test_an_interrupt_leaves_nothing(records: list[dict[str, Any]], tmp_path: Pa
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),      # whatever the tests were started from
     ) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
         process.stdin.write(lines([*records[:2], {"id": "no image"}]))
         process.stdin.flush()
         assert "skipped" in process.stderr.readline()      # so the records before it are packed; it waits for more
@@ -240,9 +234,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, True), (logging.ERROR, False)])
 @pytest.mark.parametrize("total", [3, None])
-def test_progress_is_for_terminals(
-    level: int, shown: bool, total: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_for_terminals(level: int, shown: bool, total: int | None, monkeypatch) -> None:
     monkeypatch.setattr(logging.getLogger("hkmap"), "level", level)
     logging.getLogger("hkmap").manager._clear_cache()      # type: ignore[attr-defined]
     for stderr, expected in ((io.StringIO(), False), (Terminal(), shown)):

@@ -55,9 +55,7 @@ def write_tree(root: Path, files: dict[str, int]) -> None:
         ({"tests/a.py": 20_000, "tests/soak/b.py": 3}, 0, r"tests +20,003 +2 "),
     ],
 )
-def test_make_lines_counts_and_refuses(
-    files: dict[str, int], code: int, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_make_lines_counts_and_refuses(files: dict[str, int], code: int, expected: str, tmp_path, capsys) -> None:
     packages = {Path(name).parent for name in files if name.startswith("hkmap/")} | {Path("hkmap")}
     write_tree(tmp_path, {**files, **{f"{package}/__init__.py": 0 for package in packages}})
     assert LINES["main"](tmp_path) == code

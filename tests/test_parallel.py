@@ -302,9 +302,7 @@ def bad_stream() -> bytes:
         (("--on-error", "stop"), 0), (("--on-error", "stop"), 6), (("--on-error", "stop"), 7),
     ],
 )
-def test_errors_belong_to_their_records_in_the_order_of_the_stream(
-    hk: Hk, here: Path, policy: tuple[object, ...], skipped: int
-) -> None:
+def test_errors_belong_to_their_records_in_the_order_of_the_stream(hk, here, policy, skipped) -> None:
     text = b"\n".join(bad_stream().splitlines()[skipped:])
     command = ("resize", "--size", 3, *policy)
     alone = hk(*command, "--out", "a", stdin=text)
@@ -323,9 +321,7 @@ def test_errors_belong_to_their_records_in_the_order_of_the_stream(
         (b"", None),
     ],
 )
-def test_a_stage_before_that_fails_is_heard_behind_its_records(
-    hk: Hk, here: Path, end: bytes, said: str | None
-) -> None:
+def test_a_stage_before_that_fails_is_heard_behind_its_records(hk, here, end: bytes, said: str | None) -> None:
     text = lines([{"id": str(number)} for number in range(30)]).encode() + end
     for policy in ([], ["--on-error", "skip", "--max-errors", 9]):
         result = hk(*PASSING, *policy, stdin=text)
@@ -382,8 +378,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [sys.executable, "boot.py"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, env={**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"},
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
     try:
         yield process.stdout.readline().strip()
         process.stdin.close()
@@ -401,9 +395,7 @@ def on(cluster: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("kind", "command"), [COMMANDS[1], COMMANDS[4], COMMANDS[5]], ids=lambda value: " ".join(map(str, value[:3]))
 )
-def test_a_cluster_gives_the_bytes_of_one_thread(
-    hk: Hk, here: Path, cluster: str, kind: str, command: tuple[object, ...]
-) -> None:
+def test_a_cluster_gives_the_bytes_of_one_thread(hk, here, cluster, kind: str, command: tuple[object, ...]) -> None:
     records = stream_of(30, kind)
     alone = hk(*command, "--out", "maps", stdin=records)
     maps = product("maps")
@@ -469,9 +461,7 @@ def test_a_worker_that_is_killed_in_mid_run_changes_nothing(hk: Hk, here: Path, 
     assert Path("maps.h5").read_bytes() == expected
 
 
-def test_workers_of_a_cluster_must_find_the_folder_and_have_the_same_hkmap(
-    hk: Hk, here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_of_a_cluster_must_find_the_folder_and_have_the_same_hkmap(hk, here, cluster, monkeypatch) -> None:
     records = stream_of(3, "masks")
     monkeypatch.setattr(clusters, "__version__", "9.9")
     result = hk("resize", "--size", 7, "--out", "maps", *on(cluster), stdin=records)
@@ -523,9 +513,7 @@ def test_a_task_that_kills_every_worker_is_a_sentence(cluster: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x"])
-def test_a_scheduler_that_cannot_be_reached_is_a_sentence(
-    hk: Hk, here: Path, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def test_a_scheduler_that_cannot_be_reached_is_a_sentence(hk, here, monkeypatch, address: str) -> None:
     monkeypatch.setattr(clusters, "_PATIENCE", 0.2)
     result = hk(*PASSING, "--backend", "dask", "--scheduler", address, stdin=[{"id": "1"}])
     assert result.exit_code == 1

@@ -75,9 +75,7 @@ def test_the_order_of_the_bubbles_does_not_matter(bandwidth: str | float, drawin
 @pytest.mark.parametrize("bandwidth", ["radius", "fixed", 20.0])
 @few
 @given(drawing=drawings(weight=0.15), cut=st.integers(1, 11))
-def test_before_normalising_a_density_is_the_sum_over_the_annotators(
-    bandwidth: str | float, drawing: Drawing, cut: int
-) -> None:
+def test_before_normalising_a_density_is_the_sum_over_the_annotators(bandwidth, drawing, cut) -> None:
     weights = drawing.weights / 2       # 12 of them at most: the sum stays below 1
     parts = [part for part in (slice(0, cut), slice(cut, None)) if len(weights[part])]
     each = [

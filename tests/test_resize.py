@@ -100,9 +100,7 @@ def test_a_line_of_cells(before: tuple[int, int], after: tuple[int, int]) -> Non
 @settings(max_examples=60, deadline=None)
 @given(before=st.tuples(SIDES, SIDES), after=st.tuples(SIDES, SIDES), level=st.floats(0, 1, width=32), seed=SIDES,
        spread=st.sampled_from([0.0, 1e-6, 1.0]))
-def test_any_size_of_any_map(
-    before: tuple[int, int], after: tuple[int, int], level: float, seed: int, spread: float
-) -> None:
+def test_any_size_of_any_map(before, after, level, seed, spread) -> None:
     noise = random_map(before, seed)
     values = np.clip(np.float32(level) + np.float32(spread) * (noise - np.float32(0.5)), 0, 1)
     resized = resize_map(values, after)

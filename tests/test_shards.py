@@ -168,9 +168,7 @@ BAD: list[tuple[dict[str, Any], type[HkmapError], str]] = [
 
 
 @pytest.mark.parametrize(("keys", "kind", "sentence"), BAD)
-def test_a_bad_record_is_refused_and_leaves_no_trace(
-    keys: dict[str, Any], kind: type[HkmapError], sentence: str, tmp_path: Path
-) -> None:
+def test_a_bad_record_is_refused_and_leaves_no_trace(keys, kind, sentence, tmp_path) -> None:
     with ShardWriter(tmp_path / "train.h5") as writer:
         for index in (0, 1):
             writer.add(record(index), png(index), MAPS[index])
@@ -360,9 +358,7 @@ FOREIGN: list[tuple[Callable[[h5py.File], object], str]] = [
 
 
 @pytest.mark.parametrize(("change", "sentence"), FOREIGN)
-def test_what_does_not_fit_the_layout_is_refused(
-    change: Callable[[h5py.File], object], sentence: str, shard: Path
-) -> None:
+def test_what_does_not_fit_the_layout_is_refused(change: Callable[[h5py.File], object], sentence: str, shard) -> None:
     rewrite(shard, change)
     with pytest.raises(ShardError, match=rf"train\.h5(#\d( .*)?)?: {sentence}"):
         ShardReader(shard).read(0)

@@ -397,9 +397,7 @@ def opener(here: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("platform", "name"), [("linux", "xdg-open"), ("darwin", "open")])
-def test_the_sheet_is_opened_once_it_is_written(
-    hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch, platform: str, name: str
-) -> None:
+def test_the_sheet_is_opened_once_it_is_written(hk, here, opener, monkeypatch, platform: str, name: str) -> None:
     monkeypatch.setattr("hkmap.cli.show.sys.platform", platform)
     opener(name, f'#!/bin/sh\n[ -s "$1" ] && echo "$1" > "{here}/opened"\necho noise\n')
     result = hk("show", "--out", "-a.png", "--open", stdin=[full_record()])
@@ -416,9 +414,7 @@ def test_the_sheet_is_opened_once_it_is_written(
         ("#!/no/such/shell\n", "as xdg-open failed"),
     ],
 )
-def test_a_sheet_that_cannot_be_opened_is_written_all_the_same(
-    hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch, script: str | None, message: str
-) -> None:
+def test_a_sheet_that_cannot_be_opened_is_written_all_the_same(hk, here, opener, monkeypatch, script, message) -> None:
     monkeypatch.setattr("hkmap.cli.show.sys.platform", "linux")
     if script:
         opener("xdg-open", script)

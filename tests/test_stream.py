@@ -262,9 +262,7 @@ BAD = b'{"id": "1"}\nbroken\n{"id": "2"}\n{"id": "3", "map": "gone.npy"}\n{"id":
         (["--max-errors", 99], 0, "warning: 2 skipped"),
     ],
 )
-def test_skipped_records_are_named_counted_and_limited(
-    hk, here: Path, options: list[object], exit_code: int, said: str
-) -> None:
+def test_skipped_records_are_named_counted_and_limited(hk, here, options, exit_code, said) -> None:
     result = hk(*PASS, "--on-error", "skip", *options, stdin=BAD)
     assert [record["id"] for record in result.records] == ["1", "2", "4"]
     first, second, last = result.stderr.splitlines()

@@ -243,9 +243,7 @@ def test_a_record_that_is_not_what_its_place_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "load"), [("maps", load_map), ("certainty", load_certainty), ("images/bytes", load_map)]
 )
-def test_a_reference_into_a_damaged_record_is_refused(
-    name: str, load: Callable[[str], Any], shard: Path
-) -> None:
+def test_a_reference_into_a_damaged_record_is_refused(name: str, load: Callable[[str], Any], shard) -> None:
     flip(shard, place_of(shard, name, 7))
     with pytest.raises(MapError, match=r'x\.h5#7 \(record "número 7"\): its checksum does not fit'):
         load("x.h5#7")
