@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, lines
+from conftest import Result
 from PIL import Image
 
 from hkmap.maps.agreement import KINDS, MEASURES, METHODS
@@ -112,15 +112,6 @@ def test_nothing_is_overwritten_unasked(option: str, drawn: str, hk: Hk) -> None
     assert Path("there").read_text() == "mine"
     assert hk("agreement", "--resamples", 20, option, "there", "--overwrite", stdin=drawn).exit_code == 0
     assert Path("there").read_bytes() != b"mine"
-
-
-def test_a_shard_is_measured_through_unpack(drawn: str, hk: Hk) -> None:
-    Image.new("RGB", (100, 100)).save("photo.png")
-    records = [{**json.loads(line), "image": "photo.png"} for line in drawn.splitlines()]
-    assert hk("pack", "train.h5", stdin=records).exit_code == 0
-    unpacked = hk("unpack", "train.h5").stdout
-    found, expected = (hk("agreement", "--resamples", 20, stdin=text).records[0] for text in (unpacked, lines(records)))
-    assert found == expected
 
 
 # the picture

@@ -20,7 +20,6 @@ from hkmap.maps.check import Map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
-from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 from hkmap.stream.references import load_annotators, load_certainty, load_map
@@ -85,15 +84,6 @@ def test_names_are_quoted_so_that_no_two_files_are_one(hk: Hk) -> None:
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in Path("maps").iterdir()) == [
         "a%40b.npy", "a%40b@c.npy", "a.npy", "a@..%2Fx.npy", "a@b%40c.npy", "a@b.npy"]
-
-
-def test_points_make_maps_an_annotator_too(hk: Hk) -> None:
-    points = [{"x": 3, "y": 5, "weight": 200, "user": "run1"}, {"x": 7, "y": 9, "weight": 100, "user": "run2"}]
-    result = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 6, "--out", "maps",
-                stdin=[record("7", points=points)])
-    run1, run2 = load_annotators(result.records[0]).values()
-    assert np.unravel_index(run1.argmax(), run1.shape) == (2, 1)
-    assert np.unravel_index(run2.argmax(), run2.shape) == (4, 4)
 
 
 def test_nobody_marked_anything(hk: Hk) -> None:
@@ -289,27 +279,3 @@ def test_damage_in_an_annotators_map_is_found(change: Callable[[h5py.File], obje
     assert reader.read(0).record["id"] == "bird/0"
     with pytest.raises(ShardError, match=sentence):
         reader.read(1)
-
-
-# pack, unpack, info
-
-
-@pytest.fixture
-def packed(hk: Hk) -> Path:
-    Path("photo.png").write_bytes(PNG)
-    made = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 4, "--out", "maps",
-              stdin=[marked("a", "y", "x y"), marked("b", "y")])
-    result = hk("pack", "train.h5", stdin=made.stdout)
-    assert result.exit_code == 0, result.stderr
-    assert result.records[0]["annotator_maps"] == 3
-    for index, found in enumerate(made.records):
-        assert same(ShardReader(Path("train.h5")).read(index).annotators, load_annotators(found))
-    return Path("train.h5")
-
-
-def test_another_annotators_map_is_another_content(packed: Path, hk: Hk) -> None:
-    records = hk("unpack", packed, "--out", "parts").records
-    names = list(records[0]["annotator_maps"].items())
-    records[0]["annotator_maps"] = {name: other for (name, _), (_, other) in zip(names, reversed(names), strict=True)}
-    hk("pack", "again.h5", stdin=records)
-    assert content_digest(ShardReader(Path("again.h5"))) != content_digest(ShardReader(packed))

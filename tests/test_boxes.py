@@ -197,13 +197,10 @@ def box_record(**more: Any) -> dict[str, Any]:
     return {"id": "7", "size": [30, 20], "boxes": BOXES, "note": "kept", **more}
 
 
-@pytest.mark.parametrize(
-    ("options", "chosen"),
-    [
-        ([], [(0, 1), (1, 1), (2, 1)]), (["--label", "head"], [(0, 1)]),
-        (["--label", "3", "--label", "head=0.5"], [(0, 0.5), (2, 1)]),
-    ],
-)
+@pytest.mark.parametrize(("options", "chosen"), [
+    ([], [(0, 1), (1, 1), (2, 1)]), (["--label", "head"], [(0, 1)]),
+    (["--label", "3", "--label", "head=0.5"], [(0, 0.5), (2, 1)]),
+])
 def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen: list) -> None:
     result = hk("boxes2map", "--out", "maps", "--size", "6x5", *options, stdin=[box_record()])
     assert result.records == [box_record(map="maps/7.npy")]
@@ -224,16 +221,13 @@ def test_boxes_not_annotated_and_none_there_are_two_things(hk, here: Path) -> No
     assert 'record "none there": nothing is marked by its boxes; expected a mark; --empty zeros' in refused.stderr
 
 
-@pytest.mark.parametrize(
-    ("record", "options", "message"),
-    [
-        ({"id": "7"}, [], 'record "7": has no boxes; expected an annotation; --missing pass'),
-        (box_record(boxes=[{"x": 1}]), [], "boxes[0] is {'x': 1}; expected an object with the numbers x, y, width"),
-        (box_record(boxes=[4]), [], "boxes is [4]; expected a list of objects"),
-        (box_record(), ["--label", "tail"], "--label tail: no record has this name; the names are 3, head"),
-        ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has this name; the names are none"),
-    ],
-)
+@pytest.mark.parametrize(("record", "options", "message"), [
+    ({"id": "7"}, [], 'record "7": has no boxes; expected an annotation; --missing pass'),
+    (box_record(boxes=[{"x": 1}]), [], "boxes[0] is {'x': 1}; expected an object with the numbers x, y, width"),
+    (box_record(boxes=[4]), [], "boxes is [4]; expected a list of objects"),
+    (box_record(), ["--label", "tail"], "--label tail: no record has this name; the names are 3, head"),
+    ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has this name; the names are none"),
+])
 def test_what_boxes2map_cannot_draw_is_an_error(hk, here: Path, record: dict, options: list, message: str) -> None:
     result = hk("boxes2map", "--out", "maps.h5", *options, stdin=[record])
     assert result.exit_code == 1

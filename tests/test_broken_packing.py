@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,27 +88,18 @@ def final(left: dict[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in left.items() if not name.startswith(".")}
 
 
-SERIES, ONE = ["--shard-size", 4], list[object]()
+SERIES, ONE, RESUMED = "--shard-size 4", "", "--shard-size 4 --resume"
+SOME = [("kill", SERIES), ("kill", ONE), ("full", SERIES), ("full", RESUMED), ("stop", SERIES), ("limit", ONE)]
+ALL = product(STRIDE, [SERIES, ONE, RESUMED, "--shard-bytes 40kB", "--store pixels --size 30 --shard-size 5"])
 
 
-@pytest.mark.parametrize(("mode", "options"), [
-    ("kill", SERIES), ("kill", ONE), ("full", SERIES), ("full", [*SERIES, "--resume"]), ("stop", SERIES),
-    ("limit", ONE),
+@pytest.mark.parametrize(("mode", "options", "stride"), [
+    *((mode, options, STRIDE[mode]) for mode, options in SOME),
+    *(pytest.param(mode, options, 1, marks=pytest.mark.soak) for mode, options in ALL),
 ])
-def test_a_run_broken_off_at_any_step(mode: str, options: list[object], hk, records, tmp_path) -> None:
-    assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
-    check_broken_runs(mode, STRIDE[mode], digests(), *options)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("options", [
-    SERIES, ONE, [*SERIES, "--resume"], ["--shard-bytes", "40kB"],
-    ["--store", "pixels", "--size", 30, "--shard-size", 5],
-], ids=["series", "one", "resumable", "bytes", "pixels"])
-@pytest.mark.parametrize("mode", ["kill", "full", "stop", "limit"])
-def test_a_run_broken_off_at_every_step(mode: str, options: list[object], hk, records, tmp_path) -> None:
-    assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
-    check_broken_runs(mode, 1, digests(), *options)
+def test_a_run_broken_off_at_any_step(mode: str, options: str, stride: int, hk, records, tmp_path) -> None:
+    assert hk("pack", "x.h5", "../in.jsonl", *options.split()).exit_code == 0
+    check_broken_runs(mode, stride, digests(), *options.split())
 
 
 # --- what is taken up -------------------------------------------------------------------------------------------

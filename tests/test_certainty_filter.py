@@ -204,16 +204,13 @@ def test_certainty_of_nothing_said(hk, record: dict[str, Any]) -> None:
     assert (load_certainty("out/9+certainty.npy") == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"map": None}, 'record "7": has no map; expected the reference of one; --missing pass'),
-        ({"unknown": ["levels.png"]}, "unknown is ['levels.png']; expected an object of names and paths"),
-        ({"dont_look": {"x": 4}}, "dont_look is {'x': 4}; expected an object of names and paths"),
-        ({"size": [40, 60]}, "a mask of 60x40 pixels for an image of 40x60"),
-        ({"unknown": {"x": "gone.png"}}, "gone.png"),
-    ],
-)
+@pytest.mark.parametrize(("more", "message"), [
+    ({"map": None}, 'record "7": has no map; expected the reference of one; --missing pass'),
+    ({"unknown": ["levels.png"]}, "unknown is ['levels.png']; expected an object of names and paths"),
+    ({"dont_look": {"x": 4}}, "dont_look is {'x': 4}; expected an object of names and paths"),
+    ({"size": [40, 60]}, "a mask of 60x40 pixels for an image of 40x60"),
+    ({"unknown": {"x": "gone.png"}}, "gone.png"),
+])
 def test_what_cannot_be_weighed_is_an_error(hk, record: dict[str, Any], more: dict[str, Any], message: str) -> None:
     result = hk("certainty", "--out", "out", stdin=[{**record, **more}])
     assert result.exit_code == 1

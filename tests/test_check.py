@@ -53,68 +53,62 @@ def found(records: list[dict[str, Any]], **options: int) -> dict[str, dict[str, 
 # one record
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {},
-        {"bubbles": [bubble(0, 0), bubble(40, 30), bubble(-1, 31)]},      # a radius may reach over the edge
-        {"bubbles": None, "map": "map.npy"},
-        {"bubbles": [], "boxes": [{"x": 0, "y": 0, "width": 40, "height": 30}]},
-        {"bubbles": None, "polygons": [{"points": [[0, 0], [40, 30], [40.5, 0]]}]},
-        {"masks": {"EX": "mask.png", "HE": "black.png"}},
-        {"masks": {"EX": "mask.png"}, "size": None},
-        {"map": "sum.npy"},
-        {"map": "map.npy", "certainty": "sum.npy", "annotator_maps": {"1": "zeros.npy"}},
-        {"label": None, "class": None},
-    ],
-)
+@pytest.mark.parametrize("keys", [
+    {},
+    {"bubbles": [bubble(0, 0), bubble(40, 30), bubble(-1, 31)]},      # a radius may reach over the edge
+    {"bubbles": None, "map": "map.npy"},
+    {"bubbles": [], "boxes": [{"x": 0, "y": 0, "width": 40, "height": 30}]},
+    {"bubbles": None, "polygons": [{"points": [[0, 0], [40, 30], [40.5, 0]]}]},
+    {"masks": {"EX": "mask.png", "HE": "black.png"}},
+    {"masks": {"EX": "mask.png"}, "size": None},
+    {"map": "sum.npy"},
+    {"map": "map.npy", "certainty": "sum.npy", "annotator_maps": {"1": "zeros.npy"}},
+    {"label": None, "class": None},
+])
 def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
     assert found([record(**keys)]) == {}
 
 
-@pytest.mark.parametrize(
-    ("keys", "name", "sentence"),
-    [
-        ({"bubbles": 5}, "bad-record", 'such as record "0": bubbles is 5; expected a list'),
-        ({"bubbles": [{"x": 1}]}, "bad-record", "bubbles[0].y is None"),
-        ({"size": [0, 1]}, "bad-record", "size is [0, 1]"),
-        ({"label": "three"}, "bad-record", "label is three"),
-        ({"masks": [1]}, "bad-record", "masks is [1]"),
-        ({"map": 5}, "bad-record", "map is 5"),
-        ({"image": 5}, "bad-record", "image is 5"),
-        ({"bubbles": None}, "no-annotation", "1 of 1 records: neither an annotation nor a map"),
-        ({"bubbles": []}, "empty-annotation", "annotated, and nothing is marked"),
-        ({"bubbles": None, "masks": {}}, "empty-annotation", "nothing is marked"),
-        ({"bubbles": None, "masks": {"EX": "black.png"}}, "empty-annotation", "nothing is marked"),
-        ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),
-        ({"bubbles": [bubble(9, 9), bubble(41.5, 9)]}, "off-image", 'record "0", bubbles: (41.5, 9) in 40x30 pixels'),
-        ({"points": [{"x": 9, "y": -1.5}]}, "off-image", "points: (9, -1.5)"),
-        ({"boxes": [{"x": 9, "y": 9, "width": 9, "height": 23}]}, "off-image", "boxes: (18, 32)"),
-        ({"boxes": [{"x": -9, "y": 9, "width": 9, "height": 3}]}, "off-image", "boxes: (-9, 9)"),
-        ({"polygons": [{"points": [[0, 0], [9, 99]]}]}, "off-image", "polygons: (9, 99)"),
-        ({"bubbles": [bubble(99, 9)], "size": None}, "off-image", "(99, 9) in 40x30 pixels"),
-        ({"size": [80, 60]}, "size-mismatch", 'record "0" says 80x60, its image 40x30 pixels'),
-        ({"image": "gone.png"}, "bad-image", "gone.png: No such file"),
-        ({"image": None}, "bad-image", 'record "0": has no image'),
-        ({"image": "map.npy"}, "bad-image", "map.npy: starts with"),
-        ({"masks": {"EX": "gone.tif"}}, "bad-mask", "gone.tif"),
-        ({"masks": {"EX": "small.png"}}, "bad-mask", "small.png: a mask of 4x3 pixels for an image of 40x30"),
-        ({"unknown": {"void": "gone.png"}}, "bad-mask", "gone.png"),
-        ({"dont_look": {"text": "gone.png"}}, "bad-mask", "gone.png"),
-        ({"bubbles": None, "unknown": {"void": "mask.png"}}, "no-annotation", "neither an annotation nor a map"),
-        ({"unknown": 5}, "bad-record", "unknown is 5"),
-        ({"map": "gone.npy"}, "bad-map", "gone.npy"),
-        ({"map": "nan.npy"}, "bad-map", "nan.npy: holds NaN"),
-        ({"certainty": "gone.npy"}, "bad-map", "gone.npy"),
-        ({"map": "map.npy", "certainty": "wide.npy"}, "bad-map", "wide.npy: certainty of 4x3 cells for a map of 7x7"),
-        ({"annotator_maps": {"1": "map.npy", "2": "nan.npy"}}, "bad-map", "nan.npy: holds NaN"),
-        ({"annotator_maps": ["map.npy"]}, "bad-record", "annotator_maps is"),
-        ({"map": "map.npy", "certainty": "zeros.npy"}, "empty-certainty", "such as zeros.npy"),
-        ({"map": "zeros.npy"}, "empty-map", "such as zeros.npy"),
-        ({"map": "flat.npy"}, "flat-map", "flat.npy, from 0.995 to 1"),
-        ({"class": None}, "label-without-class", "such as label 0"),
-    ],
-)
+@pytest.mark.parametrize(("keys", "name", "sentence"), [
+    ({"bubbles": 5}, "bad-record", 'such as record "0": bubbles is 5; expected a list'),
+    ({"bubbles": [{"x": 1}]}, "bad-record", "bubbles[0].y is None"),
+    ({"size": [0, 1]}, "bad-record", "size is [0, 1]"),
+    ({"label": "three"}, "bad-record", "label is three"),
+    ({"masks": [1]}, "bad-record", "masks is [1]"),
+    ({"map": 5}, "bad-record", "map is 5"),
+    ({"image": 5}, "bad-record", "image is 5"),
+    ({"bubbles": None}, "no-annotation", "1 of 1 records: neither an annotation nor a map"),
+    ({"bubbles": []}, "empty-annotation", "annotated, and nothing is marked"),
+    ({"bubbles": None, "masks": {}}, "empty-annotation", "nothing is marked"),
+    ({"bubbles": None, "masks": {"EX": "black.png"}}, "empty-annotation", "nothing is marked"),
+    ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),
+    ({"bubbles": [bubble(9, 9), bubble(41.5, 9)]}, "off-image", 'record "0", bubbles: (41.5, 9) in 40x30 pixels'),
+    ({"points": [{"x": 9, "y": -1.5}]}, "off-image", "points: (9, -1.5)"),
+    ({"boxes": [{"x": 9, "y": 9, "width": 9, "height": 23}]}, "off-image", "boxes: (18, 32)"),
+    ({"boxes": [{"x": -9, "y": 9, "width": 9, "height": 3}]}, "off-image", "boxes: (-9, 9)"),
+    ({"polygons": [{"points": [[0, 0], [9, 99]]}]}, "off-image", "polygons: (9, 99)"),
+    ({"bubbles": [bubble(99, 9)], "size": None}, "off-image", "(99, 9) in 40x30 pixels"),
+    ({"size": [80, 60]}, "size-mismatch", 'record "0" says 80x60, its image 40x30 pixels'),
+    ({"image": "gone.png"}, "bad-image", "gone.png: No such file"),
+    ({"image": None}, "bad-image", 'record "0": has no image'),
+    ({"image": "map.npy"}, "bad-image", "map.npy: starts with"),
+    ({"masks": {"EX": "gone.tif"}}, "bad-mask", "gone.tif"),
+    ({"masks": {"EX": "small.png"}}, "bad-mask", "small.png: a mask of 4x3 pixels for an image of 40x30"),
+    ({"unknown": {"void": "gone.png"}}, "bad-mask", "gone.png"),
+    ({"dont_look": {"text": "gone.png"}}, "bad-mask", "gone.png"),
+    ({"bubbles": None, "unknown": {"void": "mask.png"}}, "no-annotation", "neither an annotation nor a map"),
+    ({"unknown": 5}, "bad-record", "unknown is 5"),
+    ({"map": "gone.npy"}, "bad-map", "gone.npy"),
+    ({"map": "nan.npy"}, "bad-map", "nan.npy: holds NaN"),
+    ({"certainty": "gone.npy"}, "bad-map", "gone.npy"),
+    ({"map": "map.npy", "certainty": "wide.npy"}, "bad-map", "wide.npy: certainty of 4x3 cells for a map of 7x7"),
+    ({"annotator_maps": {"1": "map.npy", "2": "nan.npy"}}, "bad-map", "nan.npy: holds NaN"),
+    ({"annotator_maps": ["map.npy"]}, "bad-record", "annotator_maps is"),
+    ({"map": "map.npy", "certainty": "zeros.npy"}, "empty-certainty", "such as zeros.npy"),
+    ({"map": "zeros.npy"}, "empty-map", "such as zeros.npy"),
+    ({"map": "flat.npy"}, "flat-map", "flat.npy, from 0.995 to 1"),
+    ({"class": None}, "label-without-class", "such as label 0"),
+])
 def test_a_record_is_odd_in_one_way(here: Path, keys: dict[str, Any], name: str, sentence: str) -> None:
     findings = found([record(**keys)])
     assert list(findings) == [name]
@@ -157,24 +151,21 @@ def test_whatever_the_records_hold_it_is_reported(here: Path, records: list[dict
 # several records
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ([{}, {}], {}),
-        ([{}, {"id": "0"}], {"duplicate-id": ["0"]}),
-        ([{}, {"image": "0.png"}, {"image": "0.png"}], {"duplicate-image": ["1", "2"]}),
-        ([{}, {"image": "0.png", "label": 1, "class": "b"}], {"duplicate-other-label": ["1"]}),
-        ([{}, {"image": "0.png", "label": None}], {"duplicate-image": ["1"], "label-missing": ["1"]}),
-        ([{"split": "train"}, {"split": "test"}], {}),
-        ([{"split": "train"}, {"split": "test", "image": "0.png"}], {"duplicate-image": ["1"], "split-leak": ["1"]}),
-        ([{"split": "train"}, {"split": "train", "image": "0.png"}], {"duplicate-image": ["1"]}),
-        ([{"split": "train"}, {"image": "0.png"}], {"duplicate-image": ["1"]}),
-        ([{}, {"label": -1}, {"label": None}], {"label-missing": ["1", "2"]}),
-        ([{"label": None}, {"label": -1}], {}),
-        ([{}, {"class": "crow"}], {"label-two-classes": ["1"]}),
-        ([{}, {"label": 1}], {"class-two-labels": ["1"]}),
-    ],
-)
+@pytest.mark.parametrize(("changes", "expected"), [
+    ([{}, {}], {}),
+    ([{}, {"id": "0"}], {"duplicate-id": ["0"]}),
+    ([{}, {"image": "0.png"}, {"image": "0.png"}], {"duplicate-image": ["1", "2"]}),
+    ([{}, {"image": "0.png", "label": 1, "class": "b"}], {"duplicate-other-label": ["1"]}),
+    ([{}, {"image": "0.png", "label": None}], {"duplicate-image": ["1"], "label-missing": ["1"]}),
+    ([{"split": "train"}, {"split": "test"}], {}),
+    ([{"split": "train"}, {"split": "test", "image": "0.png"}], {"duplicate-image": ["1"], "split-leak": ["1"]}),
+    ([{"split": "train"}, {"split": "train", "image": "0.png"}], {"duplicate-image": ["1"]}),
+    ([{"split": "train"}, {"image": "0.png"}], {"duplicate-image": ["1"]}),
+    ([{}, {"label": -1}, {"label": None}], {"label-missing": ["1", "2"]}),
+    ([{"label": None}, {"label": -1}], {}),
+    ([{}, {"class": "crow"}], {"label-two-classes": ["1"]}),
+    ([{}, {"label": 1}], {"class-two-labels": ["1"]}),
+])
 def test_records_are_odd_beside_others(here: Path, changes: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     findings = found([record(number, **change) for number, change in enumerate(changes)])
     assert {name: finding["ids"] for name, finding in findings.items()} == expected

@@ -331,20 +331,6 @@ def test_ids_come_once(hk, record):
 # together, and real data
 
 
-def test_a_letterboxed_set_from_end_to_end(hk, record):
-    """The ids of the maps, the certainty and the shard fit together."""
-    record |= {"size": [WIDTH, HEIGHT], "bubbles": BUBBLES}
-    drawn = one(hk("bubbles2map", "--out", "maps.h5", stdin=[record]))
-    square = one(hk("crop", "--letterbox", 1, "--map-size", 60, "--out", "square", stdin=[drawn]))
-    small = one(hk("resize", "--size", 12, "--out", "maps12.h5", stdin=[square]))
-    one(hk("pack", "square.h5", stdin=[small]))
-    sample = ShardSequence([Path("square.h5")]).read(0)
-    assert sample.record["size"] == [60, 60]
-    assert (sample.certainty[:2] == 0).all()
-    assert (sample.certainty[2:10] == 1).all()
-    assert (sample.certainty[10:] == 0).all()
-    assert (sample.map > 0).any()
-
 def test_birds_and_tumours(hk, data_root, here):
     birds = hk("cub", data_root / "cub10" / "CUB_200_2011").records[:3]
     seen = hk("crop", "--letterbox", "1", "--out", "birds", stdin=birds).records

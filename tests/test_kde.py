@@ -133,19 +133,15 @@ def test_fixed_and_a_number_are_one_sigma_in_pixels_of_the_image(bandwidth: str 
     assert values == pytest.approx(plain_sum(SPREAD, np.full(5, sigma), np.ones(5)), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "centres",
-    [
-        [[100, 200]],
-        [[100, 200], [300, 100]],
-        [[50, 50], [150, 100], [350, 200]],
-        [[50, 50], [150, 100.00001], [350, 200]],
-        [[80, 90]] * 5,
-        [[100, 50], [100, 60], [100, 300]],
-        [[80, 90], [80 + 1e-7, 90], [80, 90 + 1e-7]],        # a spread far below any pixel
-    ],
-    ids=["one", "two", "on a line", "almost on a line", "on one spot", "on a column", "almost on one spot"],
-)
+@pytest.mark.parametrize("centres", [
+    [[100, 200]],
+    [[100, 200], [300, 100]],
+    [[50, 50], [150, 100], [350, 200]],
+    [[50, 50], [150, 100.00001], [350, 200]],
+    [[80, 90]] * 5,
+    [[100, 50], [100, 60], [100, 300]],
+    [[80, 90], [80 + 1e-7, 90], [80, 90 + 1e-7]],        # a spread far below any pixel
+], ids=["one", "two", "on a line", "almost on a line", "on one spot", "on a column", "almost on one spot"])
 def test_where_scotts_rule_says_nothing_the_bubbles_are_drawn_as_fixed(centres: list[list[float]]) -> None:
     points = np.array(centres, float)
     assert (kde_map(points, FRAME, SIZE) == kde_map(points, FRAME, SIZE, bandwidth="fixed")).all()
@@ -199,19 +195,16 @@ def test_a_bubble_just_beyond_the_border_is_drawn() -> None:
     assert values.argmax() == 7 * 40 + 0 or values.argmax() == 8 * 40 + 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"centres": np.zeros((0, 2))}, "no bubbles, expected at least one"),
-        ({"weights": np.array([1, 1, -1, 1, 1.0])}, r"weights span \[-1, 1\], expected finite numbers from 0"),
-        ({"weights": np.array([1, 1, np.inf, 1, 1.0])}, "expected finite numbers from 0"),
-        ({"weights": np.zeros(5)}, "all 5 bubbles have weight 0"),
-        ({"bandwidth": "radius"}, "needs a radius above 0 for every bubble; use scott, fixed or a number"),
-        ({"bandwidth": "radius", "radii": np.array([1, 1, 0, 1, 1.0])}, "needs a radius above 0"),
-        ({"bandwidth": 0.0}, "expected a sigma above 0, in pixels"),
-        ({"bandwidth": float("nan")}, "expected a sigma above 0, in pixels"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"centres": np.zeros((0, 2))}, "no bubbles, expected at least one"),
+    ({"weights": np.array([1, 1, -1, 1, 1.0])}, r"weights span \[-1, 1\], expected finite numbers from 0"),
+    ({"weights": np.array([1, 1, np.inf, 1, 1.0])}, "expected finite numbers from 0"),
+    ({"weights": np.zeros(5)}, "all 5 bubbles have weight 0"),
+    ({"bandwidth": "radius"}, "needs a radius above 0 for every bubble; use scott, fixed or a number"),
+    ({"bandwidth": "radius", "radii": np.array([1, 1, 0, 1, 1.0])}, "needs a radius above 0"),
+    ({"bandwidth": 0.0}, "expected a sigma above 0, in pixels"),
+    ({"bandwidth": float("nan")}, "expected a sigma above 0, in pixels"),
+])
 def test_what_cannot_be_drawn_is_an_error(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(MapError, match=message):
         kde_map(**{"centres": SPREAD, "frame": FRAME, "size": SIZE, **arguments})

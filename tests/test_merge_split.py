@@ -103,14 +103,6 @@ def test_what_does_not_go_together(hk, rich, make_shard):
         assert sentence in done.stderr
 
 
-def test_maps_of_two_sizes_are_refused(hk, rich, make_shard):
-    np.save("small.npy", np.zeros((2, 3), np.float32))
-    hk("pack", "small.h5", stdin=[{"id": "small", "image": "bare.h5#0", "map": "small.npy"}])
-    done = hk("merge", "out.h5", "bare.h5", "small.h5")
-    assert (done.exit_code, Path("out.h5").exists()) == (1, False)
-    assert 'record "small": 2x3 (height x width), but the file\'s maps are 8x8' in done.stderr
-
-
 # --- split --------------------------------------------------------------------------------------------------------
 
 

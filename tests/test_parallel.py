@@ -295,13 +295,10 @@ def bad_stream() -> bytes:
     return "\n".join(text).encode()
 
 
-@pytest.mark.parametrize(
-    ("policy", "skipped"),
-    [
-        (("--on-error", "skip"), 0), (("--on-error", "skip", "--max-errors", 99), 0),
-        (("--on-error", "stop"), 0), (("--on-error", "stop"), 6), (("--on-error", "stop"), 7),
-    ],
-)
+@pytest.mark.parametrize(("policy", "skipped"), [
+    (("--on-error", "skip"), 0), (("--on-error", "skip", "--max-errors", 99), 0),
+    (("--on-error", "stop"), 0), (("--on-error", "stop"), 6), (("--on-error", "stop"), 7),
+])
 def test_errors_belong_to_their_records_in_the_order_of_the_stream(hk, here, policy, skipped) -> None:
     text = b"\n".join(bad_stream().splitlines()[skipped:])
     command = ("resize", "--size", 3, *policy)
@@ -313,14 +310,11 @@ def test_errors_belong_to_their_records_in_the_order_of_the_stream(hk, here, pol
         assert alone.stderr.count("warning: skipped: ") == 16
 
 
-@pytest.mark.parametrize(
-    ("end", "said"),
-    [
-        (b'{"error": "disk gone"}', "the stage before failed: disk gone"),
-        (b'{"error": "disk gone"}\n{"id": "more"}', "the stage before failed: disk gone"),
-        (b"", None),
-    ],
-)
+@pytest.mark.parametrize(("end", "said"), [
+    (b'{"error": "disk gone"}', "the stage before failed: disk gone"),
+    (b'{"error": "disk gone"}\n{"id": "more"}', "the stage before failed: disk gone"),
+    (b"", None),
+])
 def test_a_stage_before_that_fails_is_heard_behind_its_records(hk, here, end: bytes, said: str | None) -> None:
     text = lines([{"id": str(number)} for number in range(30)]).encode() + end
     for policy in ([], ["--on-error", "skip", "--max-errors", 9]):

@@ -253,15 +253,12 @@ def test_a_failure_into_a_closed_pipe_says_its_sentence_alone(shell, here: Path)
 BAD = b'{"id": "1"}\nbroken\n{"id": "2"}\n{"id": "3", "map": "gone.npy"}\n{"id": "4"}\n'
 
 
-@pytest.mark.parametrize(
-    ("options", "exit_code", "said"),
-    [
-        ([], 1, "Error: 2 skipped, --max-errors allows 0"),
-        (["--max-errors", 1], 1, "Error: 2 skipped, --max-errors allows 1"),
-        (["--max-errors", 2], 0, "warning: 2 skipped"),
-        (["--max-errors", 99], 0, "warning: 2 skipped"),
-    ],
-)
+@pytest.mark.parametrize(("options", "exit_code", "said"), [
+    ([], 1, "Error: 2 skipped, --max-errors allows 0"),
+    (["--max-errors", 1], 1, "Error: 2 skipped, --max-errors allows 1"),
+    (["--max-errors", 2], 0, "warning: 2 skipped"),
+    (["--max-errors", 99], 0, "warning: 2 skipped"),
+])
 def test_skipped_records_are_named_counted_and_limited(hk, here, options, exit_code, said) -> None:
     result = hk(*PASS, "--on-error", "skip", *options, stdin=BAD)
     assert [record["id"] for record in result.records] == ["1", "2", "4"]
@@ -335,17 +332,14 @@ def test_help_of_nothing_names_the_commands_in_the_order_of_a_pipeline(hk) -> No
 # outputs
 
 
-@pytest.mark.parametrize(
-    ("command", "out"),
-    [
-        ("resize --size 3 --out maps", "maps/7.npy"), ("resize --size 3 --out maps.h5", "maps.h5"),
-        ("resize --size 3 --out maps --format png", "maps/7.png"), ("crop --letterbox 1 --out v", "v/images/7.png"),
-        ("bubbles2map --out maps", "maps/7.npy"),
-        ("masks2map --out maps", "maps/7.npy"), ("pack x.h5", "x.h5"), ("pack x.h5 --shard-size 1", "x-00000.h5"),
-        ("show --out x.png", "x.png"), ("unpack one.h5 --out files", "files/images/7.png"),
-        ("unpack one.h5 --out files", "files/maps/7.npy"),
-    ],
-)
+@pytest.mark.parametrize(("command", "out"), [
+    ("resize --size 3 --out maps", "maps/7.npy"), ("resize --size 3 --out maps.h5", "maps.h5"),
+    ("resize --size 3 --out maps --format png", "maps/7.png"), ("crop --letterbox 1 --out v", "v/images/7.png"),
+    ("bubbles2map --out maps", "maps/7.npy"),
+    ("masks2map --out maps", "maps/7.npy"), ("pack x.h5", "x.h5"), ("pack x.h5 --shard-size 1", "x-00000.h5"),
+    ("show --out x.png", "x.png"), ("unpack one.h5 --out files", "files/images/7.png"),
+    ("unpack one.h5 --out files", "files/maps/7.npy"),
+])
 def test_nothing_existing_is_overwritten_unless_told(hk, photos: Path, command: str, out: str) -> None:
     np.save("map.npy", np.ones((8, 8), np.float32))
     cv2.imwrite("mask.png", np.ones((16, 16), np.uint8))

@@ -325,16 +325,6 @@ def test_foreign_and_newer_checkpoints_are_refused(run, tmp_path):
         load_model(tmp_path)
 
 
-def test_shards_that_rolled_over_train_as_one(hk, run, tmp_path):
-    folder, shard, _ = run
-    rolled = hk("pack", tmp_path / "part.h5", "--shard-size", 5, stdin=hk("unpack", shard).stdout)
-    paths = [part["path"] for part in rolled.records[0]["shards"]]
-    assert len(paths) == 3
-    hk("train", *paths, *SMALL, "--epochs", 2, "--out", tmp_path / "again")
-    assert changed(weights_of(folder), weights_of(tmp_path / "again")) == set()
-    assert hk("eval", *paths, "--from", folder, "--metric", "top1").records[0]["samples"] == 12
-
-
 def test_a_lone_last_sample_and_a_single_sample(hk, make_shard, tmp_path):
     """Batch norm cannot learn from one sample whose last feature map is 1 x 1."""
     tiny = ["--arch", "resnet18+abn", "--width", 2, "--image-size", 32, "--batch-size", 4, "--epochs", 1]

@@ -76,14 +76,6 @@ def test_an_image_folder_can_be_moved(hk, shard, monkeypatch):
     assert digest("../../again.h5") == content_digest(shard)
 
 
-def test_folder_reads_the_classes_of_an_image_folder(hk, shard):
-    hk("unpack", "train.h5", "--to", "imagefolder", "--out", "tree")
-    found = {record["image"]: record.get("class") for record in hk("folder", "tree/images").records}
-    unpacked = [json.loads(line) for line in Path("tree/records.jsonl").read_text().splitlines()]
-    folders = {"..": "%2E.", "gr/oß": "gr%2Foß", "owl": "owl", None: None}
-    assert found == {f"tree/{record['image']}": folders[record.get("class")] for record in unpacked}
-
-
 def test_what_an_image_folder_cannot_hold(hk, make_shard, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = hk("unpack", make_shard("a.h5", 3)).records
@@ -293,18 +285,9 @@ def test_a_tar_cut_short_anywhere_is_never_taken_for_whole(hk, here):
 
 
 def test_any_bytes_are_a_sentence(hk, here):
+    """`make soak` changes the headers of real ones, thousands of times."""
     Path("x.tar").write_bytes(RANDOM.bytes(5000))
     assert "x.tar: not a tar that can be read" in hk("webdataset", "x.tar", "--out", "out").stderr
-    make_tar([("1.png", PIXEL)])
-    whole = bytearray(Path("x.tar").read_bytes())
-    for _ in range(100):
-        damaged = bytearray(whole)
-        for place in RANDOM.integers(0, 512, 3):
-            damaged[place] = RANDOM.integers(0, 256)
-        checksum = sum(damaged[:148]) + 8 * 32 + sum(damaged[156:512])
-        damaged[148:156] = b"%06o\0 " % checksum
-        Path("x.tar").write_bytes(damaged)
-        assert hk("webdataset", "x.tar", "--out", "out", "--overwrite").exit_code in (0, 1)
 
 
 @pytest.mark.parametrize(("members", "sentence"), [
