@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from click.testing import CliRunner
 
@@ -37,6 +39,27 @@ class Result:
 def lines(records: list[dict[str, Any]]) -> str:
     """The records as the text that flows in a pipe."""
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def rewrite(shard: Path, change: Callable[[h5py.File], object]) -> None:
+    """Change a shard as another program would: by libhdf5, and without a user block."""
+    other = shard.with_name("other.h5")
+    with h5py.File(shard) as old, h5py.File(other, "w") as new:
+        for name in old:
+            old.copy(name, new)
+        new.attrs.update(old.attrs)
+        change(new)
+    other.replace(shard)
+
+
+def replace(name: str, values: Any) -> Callable[[h5py.File], object]:
+    """What ``rewrite`` is to change: one dataset, to these values."""
+
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = values
+
+    return change
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +89,13 @@ def hk() -> Callable[..., Result]:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def shell(tmp_path: Path) -> Callable[..., Result]:
     """Run a line of bash in a fresh folder, with `hkmap` on the PATH and pipefail set."""
 
@@ -76,6 +106,34 @@ def shell(tmp_path: Path) -> Callable[..., Result]:
             env={**os.environ, "PATH": path, **environment}, timeout=300,
         )
         return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run hkmap with a terminal as stdout or stderr; the exit code, what the terminal shows, and the other stream.
+
+    Without an input the terminal is stdin too.
+    """
+
+    def run(*arguments: str, stream: str, stdin: bytes | None = b"", **environment: str) -> tuple[int, str, str]:
+        ours, theirs = pty.openpty()
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: theirs}
+        given: dict[str, Any] = {"stdin": theirs} if stdin is None else {"input": stdin}
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}       # with what a test has installed
+        with os.fdopen(ours, "rb", buffering=0) as screen:
+            done = subprocess.run(
+                [sys.executable, "-m", "hkmap", *arguments], cwd=tmp_path, check=False, timeout=60, **streams, **given,
+                env={**os.environ, **paths, **environment},
+            )
+            os.write(theirs, b"END")
+            shown = b""
+            while not shown.endswith(b"END"):
+                shown += screen.read(65536)
+            os.close(theirs)
+        other = done.stderr if stream == "stdout" else done.stdout
+        return done.returncode, shown.removesuffix(b"END").decode(), other.decode()
 
     return run
 

@@ -87,9 +87,8 @@ def test_kl_stays_finite_where_nothing_is_common() -> None:
     assert similarity.kl(np.zeros((1, 100)), np.ones((1, 100))) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("first", "second", "better"), [(ROWS, ROWS, (0, 1, 1, 0))])
-def test_a_map_agrees_with_itself(first: Array, second: Array, better: tuple[float, ...]) -> None:
-    assert agreement.measure(first, second) == pytest.approx(better, abs=1e-12)
+def test_a_map_agrees_with_itself() -> None:
+    assert agreement.measure(ROWS, ROWS) == pytest.approx((0, 1, 1, 0), abs=1e-12)
 
 
 # who is compared with whom

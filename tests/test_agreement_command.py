@@ -9,22 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, lines
+from conftest import Result
 from PIL import Image
 
 from hkmap.maps.agreement import KINDS, MEASURES, METHODS
 from hkmap.report.intervals import COLOURS, agreement_figure
 
+pytestmark = pytest.mark.usefixtures("here")
 Hk = Callable[..., Result]
 Record = dict[str, Any]
 
 RANDOM = np.random.default_rng(11)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -87,22 +82,6 @@ def test_images_of_one_annotator_are_left_out_and_said(drawn: str, hk: Hk) -> No
     assert result.records[0]["maps"] == 10
 
 
-def test_without_annotators_there_is_no_ceiling(records: list[Record], hk: Hk) -> None:
-    result = hk("agreement", stdin=records)
-    assert result.exit_code == 1
-    assert "0 images with two annotators or more, expected at least two such images" in result.stderr
-    assert "draw the maps with `hkmap bubbles2map --per-annotator`" in result.stderr
-
-
-def test_maps_of_different_sizes_have_a_remedy(drawn: str, hk: Hk) -> None:
-    np.save("other.npy", np.eye(7, dtype=np.float32))
-    records = [json.loads(line) for line in drawn.splitlines()]
-    records[2]["annotator_maps"]["a"] = "other.npy"
-    result = hk("agreement", stdin=records)
-    assert result.exit_code == 1
-    assert "maps are 7x7 and 10x10 (height x width), expected one size; pass them through `hkmap res" in result.stderr
-
-
 def test_a_bad_map_can_be_skipped(drawn: str, hk: Hk) -> None:
     records = [json.loads(line) for line in drawn.splitlines()]
     records[2]["annotator_maps"]["a"] = "gone.npy"
@@ -133,15 +112,6 @@ def test_nothing_is_overwritten_unasked(option: str, drawn: str, hk: Hk) -> None
     assert Path("there").read_text() == "mine"
     assert hk("agreement", "--resamples", 20, option, "there", "--overwrite", stdin=drawn).exit_code == 0
     assert Path("there").read_bytes() != b"mine"
-
-
-def test_a_shard_is_measured_through_unpack(drawn: str, hk: Hk) -> None:
-    Image.new("RGB", (100, 100)).save("photo.png")
-    records = [{**json.loads(line), "image": "photo.png"} for line in drawn.splitlines()]
-    assert hk("pack", "train.h5", stdin=records).exit_code == 0
-    unpacked = hk("unpack", "train.h5").stdout
-    found, expected = (hk("agreement", "--resamples", 20, stdin=text).records[0] for text in (unpacked, lines(records)))
-    assert found == expected
 
 
 # the picture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,9 +158,7 @@ def stream(tmp_path: Path) -> list[dict[str, Any]]:
     ["C:\\images\\cat\\1.png", "C:\\images\\cat\\2.png", "C:\\images\\dog\\1"],
     ["/data/images/cat/1.jpg", "/data/images/cat/2.jpg", "/data/images/dog/1.jpg"],
 ])
-def test_annotations_are_joined_by_id_or_name(
-    hk: Callable, tmp_path: Path, stream: list[dict[str, Any]], names: list[str]
-) -> None:
+def test_annotations_are_joined_by_id_or_name(hk, tmp_path, stream, names: list[str]) -> None:
     result = hk("join", table(tmp_path, *names), stdin=stream)
     assert bubbles(result.records) == {"70": [0], "80": [1], "90": [2]}
     assert [record["label"] for record in result.records] == [3, 3, 3]
@@ -182,9 +179,7 @@ def test_what_does_not_fit_is_said(hk: Callable, tmp_path: Path, stream: list[di
     (["1"], 'table.csv: "1" fits the records "70" and "90"; expected an image to be one record'),
     (["70", "cat/1.jpg"], 'record "70" ({}/images/cat/1.jpg) may be 70, cat/1.jpg; expected one of them'),
 ])
-def test_what_cannot_be_decided_is_an_error(
-    hk: Callable, tmp_path: Path, stream: list[dict[str, Any]], names: list[str], sentence: str
-) -> None:
+def test_what_cannot_be_decided_is_an_error(hk, tmp_path, stream, names: list[str], sentence: str) -> None:
     result = hk("join", table(tmp_path, *names), stdin=stream)
     assert result.exit_code == 1
     assert sentence.format(tmp_path) in result.stderr
@@ -199,9 +194,7 @@ def test_annotators_add_up(hk: Callable, tmp_path: Path, stream: list[dict[str, 
     assert [len(record.get("points", [])) for record in third] == [1, 1, 0]
 
 
-def test_the_frame_is_compared_with_the_record_or_its_image(
-    hk: Callable, tmp_path: Path, stream: list[dict[str, Any]]
-) -> None:
+def test_the_frame_is_compared_with_the_record_or_its_image(hk, tmp_path, stream) -> None:
     (tmp_path / "gaze.txt").write_text("70,40,30,1,2,100\n80,30,40,1,2,100\n")
     result = hk("join", tmp_path / "gaze.txt", stdin=stream)
     assert 'record "80": annotated at 30x40 pixels, but it has 40x30 as displayed' in result.stderr
@@ -242,24 +235,6 @@ def test_one_image_annotated_twice_is_an_error(hk: Callable, tmp_path: Path, str
 # formats of other packages
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a distribution as pip would: modules and a .dist-info folder, on sys.path."""
-
-    def install(module: str, code: str, entry: str) -> None:
-        site = tmp_path / f"site-{module}"
-        information = site / f"{module}-1.0.dist-info"
-        information.mkdir(parents=True)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text(f"[hkmap.sources]\n{entry}\n")
-        (site / f"{module}.py").write_text(code)
-        monkeypatch.syspath_prepend(str(site))
-
-    yield install
-    for module in ("dots", "broken", "wrong"):
-        sys.modules.pop(module, None)
-
-
 DOTS = '''
 from hkmap.sources.formats import Format
 
@@ -277,7 +252,7 @@ def test_another_package_adds_a_format(hk: Callable, tmp_path: Path, installed: 
     images = photos(tmp_path / "images", "1.jpg")
     (tmp_path / "x.dots").write_text("DOTS\n1 0.5 0.5\n")
     assert "in no known format" in hk("annotations", tmp_path / "x.dots", "--images", images).stderr
-    installed("dots", DOTS, "dots = dots:FORMAT\nnameless = dots:NAMELESS")
+    installed("dots", DOTS, group="hkmap.sources", dots="dots:FORMAT", nameless="dots:NAMELESS")
     record = {"id": "1", "image": f"{images}/1.jpg", "size": [40, 30]}
     expected = [record | {"points": [{"x": 20, "y": 15}], "tool": "dots"}]
     for choice in ([], ["--format", "dots"]):
@@ -286,12 +261,11 @@ def test_another_package_adds_a_format(hk: Callable, tmp_path: Path, installed: 
     assert "the format nameless gave a record without the texts id and image; mend its reader" in result.stderr
 
 
-def test_a_package_that_cannot_be_imported_is_said_when_it_is_needed(
-    hk: Callable, tmp_path: Path, installed: Callable[..., None]
-) -> None:
+def test_a_package_that_cannot_be_imported_is_said_when_it_is_needed(hk, tmp_path, installed) -> None:
     images = photos(tmp_path / "images", "1.jpg")
-    installed("broken", "import no_such_module", "broken = broken:FORMAT\ncoco = broken:FORMAT")
-    installed("wrong", "FORMAT = 7", "wrong = wrong:FORMAT")
+    code = "import no_such_module"
+    installed("broken", code, group="hkmap.sources", broken="broken:FORMAT", coco="broken:FORMAT")
+    installed("wrong", "FORMAT = 7", group="hkmap.sources", wrong="wrong:FORMAT")
     assert bubbles(hk("annotations", table(tmp_path, "1"), "--images", images).records) == {"1": [0]}
     (tmp_path / "x.dots").write_text("DOTS\n1 0.5 0.5\n")
     said = hk("annotations", tmp_path / "x.dots", "--images", images).stderr

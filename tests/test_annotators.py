@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from conftest import Result
+from conftest import Result, replace, rewrite
 
 from hkmap.errors import MapError, OutputError, RecordError, ShardError
 from hkmap.files.hdf5 import Columns
@@ -22,11 +20,11 @@ from hkmap.maps.check import Map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
 from hkmap.records import Bubble, annotator_maps_of
-from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 from hkmap.stream.references import load_annotators, load_certainty, load_map
 
+pytestmark = pytest.mark.usefixtures("here")
 Hk = Callable[..., Result]
 Record = dict[str, Any]
 
@@ -34,12 +32,6 @@ RANDOM = np.random.default_rng(5)
 MAPS = RANDOM.random((9, 3, 4), dtype=np.float32)
 PNG = bytes(cv2.imencode(".png", RANDOM.integers(0, 256, (12, 10, 3), dtype=np.uint8))[1])
 PEOPLE: list[dict[str, Map]] = [{}, {"Dr. Who": MAPS[0], "b@#/ü": MAPS[1]}, {}, {"b@#/ü": MAPS[2]}]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def record(name: str, **keys: Any) -> Record:
@@ -92,26 +84,6 @@ def test_names_are_quoted_so_that_no_two_files_are_one(hk: Hk) -> None:
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in Path("maps").iterdir()) == [
         "a%40b.npy", "a%40b@c.npy", "a.npy", "a@..%2Fx.npy", "a@b%40c.npy", "a@b.npy"]
-
-
-def test_in_an_h5_file_each_map_is_a_row(hk: Hk) -> None:
-    records = [marked("a", "x", "y"), marked("b", "y")]
-    result = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 5, "--out", "m.h5", stdin=records)
-    folder = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 5, "--out", "m", stdin=records)
-    assert [found["annotator_maps"] for found in result.records] == [{"x": "m.h5#1", "y": "m.h5#2"}, {"y": "m.h5#4"}]
-    for one, other in zip(result.records, folder.records, strict=True):
-        assert same(load_annotators(one), load_annotators(other))
-    with h5py.File("m.h5") as file:
-        assert bytes(file["ids/bytes"][:]) == b"aa@xa@ybb@y"
-
-
-def test_points_make_maps_an_annotator_too(hk: Hk) -> None:
-    points = [{"x": 3, "y": 5, "weight": 200, "user": "run1"}, {"x": 7, "y": 9, "weight": 100, "user": "run2"}]
-    result = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 6, "--out", "maps",
-                stdin=[record("7", points=points)])
-    run1, run2 = load_annotators(result.records[0]).values()
-    assert np.unravel_index(run1.argmax(), run1.shape) == (2, 1)
-    assert np.unravel_index(run2.argmax(), run2.shape) == (4, 4)
 
 
 def test_nobody_marked_anything(hk: Hk) -> None:
@@ -215,7 +187,6 @@ def test_the_certainty_of_the_map_counts_for_its_annotators_too(hk: Hk) -> None:
     assert people["b"][0, 0] == pytest.approx((1 + 0.4) / 2)            # of another size: all known
 
 
-
 @pytest.mark.parametrize("out", ["small", "small.h5"])
 def test_resize_takes_the_annotators_along(out: str, hk: Hk) -> None:
     made = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 12, "--out", "maps",
@@ -240,18 +211,6 @@ def test_what_went_in_comes_out(people: list[dict[str, Map]]) -> None:
         assert np.array_equal(reader.maps[index], MAPS[8 - index])
 
 
-def test_the_layout_is_the_documented_one() -> None:
-    write("train.h5", PEOPLE)
-    with h5py.File("train.h5") as file:
-        assert file["annotator_maps/offsets"][:].tolist() == [0, 0, 2, 2, 3]
-        assert np.array_equal(file["annotator_maps/maps"][:], MAPS[:3])
-        starts = file["annotator_maps/names/offsets"][:]
-        content = file["annotator_maps/names/bytes"][:].tobytes()
-        assert [content[start:stop].decode() for start, stop in pairwise(starts)] == [
-            "Dr. Who", "b@#/ü", "b@#/ü"]
-        assert file.attrs["version"] == 2
-
-
 def test_a_shard_without_annotators_is_what_it_always_was() -> None:
     write("with.h5", [{}, {}])
     with ShardWriter(Path("without.h5")) as writer:
@@ -273,9 +232,7 @@ def test_shards_that_roll_over_keep_their_own() -> None:
     (MAPS[0], {"a": MAPS[0][:2]}, OutputError, 'record "7": map of annotator "a": 2x4 (height x width), but'),
     (MAPS[0], {"a": MAPS[0] * 3}, MapError, 'record "7": map of annotator "a": values span'),
 ])
-def test_bad_annotator_maps_are_refused(
-    values: Map | None, annotators: dict[str, Map], kind: type[Exception], sentence: str
-) -> None:
+def test_bad_annotator_maps_are_refused(values, annotators, kind, sentence) -> None:
     with ShardWriter(Path("train.h5")) as writer:
         writer.add(record("1"), PNG, MAPS[0])
         with pytest.raises(kind) as caught:
@@ -285,40 +242,25 @@ def test_bad_annotator_maps_are_refused(
 
 
 def rewritten(change: Callable[[h5py.File], object]) -> Path:
-    """A shard in which another program changed something, copied dataset by dataset and without a seal."""
-    write("train.h5", PEOPLE)
-    with h5py.File("train.h5") as source, h5py.File("other.h5", "w") as target:
-        target.attrs.update(source.attrs)
-        for key in source:
-            source.copy(key, target)
-        change(target)
-    return Path("other.h5")
+    rewrite(write("train.h5", PEOPLE), change)
+    return Path("train.h5")
 
 
-def put(name: str, values: Any) -> Callable[[h5py.File], object]:
-    def change(file: h5py.File) -> None:
-        del file[name]
-        file[name] = values
-
-    return change
-
-
-def drop(name: str) -> Callable[[h5py.File], object]:
-    return lambda file: file.__delitem__(name)
+OFFSETS, NAMES = "annotator_maps/offsets", "annotator_maps/names/offsets"
 
 
 @pytest.mark.parametrize(("change", "sentence"), [
-    (drop("annotator_maps/names/bytes"), "has no dataset annotator_maps/names/bytes"),
-    (drop("annotator_maps/offsets"), "has no dataset annotator_maps/offsets"),
-    (put("annotator_maps/offsets", np.array([0, 0, 2, 1, 3], "<u8")), '"bird/2"): annotator_maps/offsets do not rise'),
-    (put("annotator_maps/offsets", np.array([0, 0, 2, 2, 9], "<u8")), '"bird/3"): annotator_maps/offsets do not rise'),
-    (put("annotator_maps/offsets", np.array([0, 3], "<u8")), "expected uint64 with 1 dimensions and 5 rows"),
-    (put("annotator_maps/maps", MAPS[:3, :2]), "annotator_maps/maps and maps differ in size"),
-    (put("annotator_maps/maps", MAPS[:3].astype("f8")), "annotator_maps/maps is float64"),
-    (put("annotator_maps/names/offsets", np.array([0, 7, 6, 19], "<u8")), '"bird/1"): annotator_maps/offsets do not'),
-    (put("annotator_maps/names/offsets", np.array([0, 7, 13, 18], "<u8")), '"bird/3"): annotator_maps/offsets do not'),
-    (put("annotator_maps/names/offsets", np.array([0, 19], "<u8")), "names and annotator_maps/maps differ in number"),
-    (put("annotator_maps/names/offsets", np.zeros(0, "<u8")), "names and annotator_maps/maps differ in number"),
+    (lambda file: file.pop("annotator_maps/names/bytes"), "has no dataset annotator_maps/names/bytes"),
+    (lambda file: file.pop("annotator_maps/offsets"), "has no dataset annotator_maps/offsets"),
+    (replace(OFFSETS, np.array([0, 0, 2, 1, 3], "<u8")), '"bird/2"): annotator_maps/offsets do not rise'),
+    (replace(OFFSETS, np.array([0, 0, 2, 2, 9], "<u8")), '"bird/3"): annotator_maps/offsets do not rise'),
+    (replace(OFFSETS, np.array([0, 3], "<u8")), "expected uint64 with 1 dimensions and 5 rows"),
+    (replace("annotator_maps/maps", MAPS[:3, :2]), "annotator_maps/maps and maps differ in size"),
+    (replace("annotator_maps/maps", MAPS[:3].astype("f8")), "annotator_maps/maps is float64"),
+    (replace(NAMES, np.array([0, 7, 6, 19], "<u8")), '"bird/1"): annotator_maps/offsets do not'),
+    (replace(NAMES, np.array([0, 7, 13, 18], "<u8")), '"bird/3"): annotator_maps/offsets do not'),
+    (replace(NAMES, np.array([0, 19], "<u8")), "names and annotator_maps/maps differ in number"),
+    (replace(NAMES, np.zeros(0, "<u8")), "names and annotator_maps/maps differ in number"),
 ])
 def test_what_does_not_fit_the_layout_is_refused(change: Callable[[h5py.File], object], sentence: str) -> None:
     with pytest.raises(ShardError) as caught:
@@ -330,74 +272,10 @@ def test_what_does_not_fit_the_layout_is_refused(change: Callable[[h5py.File], o
     (lambda file: file["annotator_maps/maps"].__setitem__((0, 0, 0), 0.5), "its checksum does not fit"),
     (lambda file: file["annotator_maps/names/bytes"].__setitem__(0, ord("X")), "its checksum does not fit"),
     (lambda file: file["annotator_maps/names/bytes"].__setitem__(0, 0xFF), "an annotator's name is no UTF-8 text"),
-    (put("annotator_maps/offsets", np.array([0, 0, 1, 2, 3], "<u8")), "its checksum does not fit"),
+    (replace("annotator_maps/offsets", np.array([0, 0, 1, 2, 3], "<u8")), "its checksum does not fit"),
 ])
 def test_damage_in_an_annotators_map_is_found(change: Callable[[h5py.File], object], sentence: str) -> None:
     reader = ShardReader(rewritten(change))
     assert reader.read(0).record["id"] == "bird/0"
     with pytest.raises(ShardError, match=sentence):
         reader.read(1)
-
-
-# pack, unpack, info
-
-
-@pytest.fixture
-def packed(hk: Hk) -> Path:
-    Path("photo.png").write_bytes(PNG)
-    made = hk("bubbles2map", "--per-annotator", "--bandwidth", "fixed", "--size", 4, "--out", "maps",
-              stdin=[marked("a", "y", "x y"), marked("b", "y")])
-    result = hk("pack", "train.h5", stdin=made.stdout)
-    assert result.exit_code == 0, result.stderr
-    assert result.records[0]["annotator_maps"] == 3
-    for index, found in enumerate(made.records):
-        assert same(ShardReader(Path("train.h5")).read(index).annotators, load_annotators(found))
-    return Path("train.h5")
-
-
-def test_unpack_refers_to_each_map_in_the_shard(packed: Path, hk: Hk) -> None:
-    first, second = hk("unpack", packed).records
-    assert first["annotator_maps"] == {"x y": "train.h5#0@x%20y", "y": "train.h5#0@y"}
-    assert second["annotator_maps"] == {"y": "train.h5#1@y"}
-    reader = ShardReader(packed)
-    assert same(load_annotators(first), dict(reader.read(0).annotators))
-
-
-def test_unpack_writes_each_map_beside_its_records(packed: Path, hk: Hk) -> None:
-    first, _ = hk("unpack", packed, "--out", "parts").records
-    assert first["annotator_maps"] == {"x y": "parts/maps/a@x%20y.npy", "y": "parts/maps/a@y.npy"}
-    assert same(load_annotators(first), dict(ShardReader(packed).read(0).annotators))
-
-
-@pytest.mark.parametrize("options", [[], ["--out", "parts"]])
-def test_packed_again_it_is_the_same(options: list[str], packed: Path, hk: Hk) -> None:
-    unpacked = hk("unpack", packed, *options)
-    assert hk("pack", "again.h5", stdin=unpacked.stdout).exit_code == 0
-    assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(packed))
-    one, other = hk("info", "--full", packed, "again.h5").records
-    assert one["annotator_maps"] == other["annotator_maps"] == 3
-    assert one["content_sha256"] == other["content_sha256"]
-
-
-def test_another_annotators_map_is_another_content(packed: Path, hk: Hk) -> None:
-    records = hk("unpack", packed, "--out", "parts").records
-    names = list(records[0]["annotator_maps"].items())
-    records[0]["annotator_maps"] = {name: other for (name, _), (_, other) in zip(names, reversed(names), strict=True)}
-    hk("pack", "again.h5", stdin=records)
-    assert content_digest(ShardReader(Path("again.h5"))) != content_digest(ShardReader(packed))
-
-
-def test_resize_reads_a_shard_and_pack_takes_what_it_makes(packed: Path, hk: Hk) -> None:
-    small = hk("resize", "--size", 2, "--out", "small.h5", stdin=hk("unpack", packed).stdout)
-    assert hk("pack", "small-train.h5", stdin=small.stdout).exit_code == 0
-    expected = {name: resize_map(own, (2, 2)) for name, own in ShardReader(packed).read(0).annotators.items()}
-    assert same(ShardReader(Path("small-train.h5")).read(0).annotators, expected)
-
-
-def test_a_missing_annotators_map_is_named(packed: Path, hk: Hk) -> None:
-    records = hk("unpack", packed).records
-    records[1]["annotator_maps"]["y"] = "gone.npy"
-    result = hk("pack", "again.h5", stdin=records)
-    assert result.exit_code == 1
-    assert "gone.npy" in json.loads(result.stdout)["error"]
-    assert not Path("again.h5").exists()

@@ -16,15 +16,19 @@ ROOT = Path(__file__).resolve().parent.parent
 JUDGED = {"value", "target", "met"}
 
 
-@pytest.fixture(scope="module")
-def maps() -> dict[str, Any]:
-    pytest.importorskip("skimage", reason="scikit-image, the peer of masks2map, is not installed")
+def quick(name: str) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if name != "HKMAP_DATA"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/maps.py"), "--quick"], capture_output=True, text=True, check=True,
+        [sys.executable, str(ROOT / "benchmarks" / name), "--quick"], capture_output=True, text=True, check=True,
         timeout=300, env={**environment, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
     )
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def maps() -> dict[str, Any]:
+    pytest.importorskip("skimage", reason="scikit-image, the peer of masks2map, is not installed")
+    return quick("maps.py")
 
 
 def test_each_ratio_stands_beside_its_target(maps: dict[str, Any]) -> None:
@@ -52,12 +56,7 @@ def test_resizing_is_exact_whatever_the_time(maps: dict[str, Any]) -> None:
 
 def test_shards_are_measured_too() -> None:
     pytest.importorskip("webdataset", reason="webdataset, a peer of shards, is not installed")
-    environment = {name: value for name, value in os.environ.items() if name != "HKMAP_DATA"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/shards.py"), "--quick"], capture_output=True, text=True, check=True,
-        timeout=300, env={**environment, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
-    )
-    shards = json.loads(done.stdout)
+    shards = quick("shards.py")
     assert shards["sizes"] == "quick: the figures mean nothing"
     judged = [
         *shards["reading_224"].values(), shards["reading_large"]["over_decoding"], shards["pixels"],

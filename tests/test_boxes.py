@@ -187,12 +187,6 @@ def test_a_polygon_without_an_area_is_nothing(polygon: list, pooling: str) -> No
 # the commands
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 BOXES = [
     {"x": 5, "y": 4, "width": 10, "height": 8, "label": "head"}, {"x": 0, "y": 0, "width": 5, "height": 4},
     {"x": 10, "y": 8, "width": 20, "height": 12, "label": 3},
@@ -203,27 +197,16 @@ def box_record(**more: Any) -> dict[str, Any]:
     return {"id": "7", "size": [30, 20], "boxes": BOXES, "note": "kept", **more}
 
 
-@pytest.mark.parametrize(
-    ("options", "chosen"),
-    [
-        ([], [(0, 1), (1, 1), (2, 1)]), (["--label", "head"], [(0, 1)]),
-        (["--label", "3", "--label", "head=0.5"], [(0, 0.5), (2, 1)]),
-    ],
-)
-@pytest.mark.parametrize("edge", ["filled", "soft", "gaussian"])
-def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen: list, edge: str) -> None:
-    result = hk("boxes2map", "--out", "maps", "--size", "6x5", "--edge", edge, *options, stdin=[box_record()])
+@pytest.mark.parametrize(("options", "chosen"), [
+    ([], [(0, 1), (1, 1), (2, 1)]), (["--label", "head"], [(0, 1)]),
+    (["--label", "3", "--label", "head=0.5"], [(0, 0.5), (2, 1)]),
+])
+def test_boxes2map_draws_the_chosen_boxes(hk, here: Path, options: list, chosen: list) -> None:
+    result = hk("boxes2map", "--out", "maps", "--size", "6x5", *options, stdin=[box_record()])
     assert result.records == [box_record(map="maps/7.npy")]
     boxes = [tuple(BOXES[number][key] for key in ("x", "y", "width", "height")) for number, _ in chosen]
-    expected = boxes_map(boxes, [weight for _, weight in chosen], FRAME, SIZE, edge=edge)
+    expected = boxes_map(boxes, [weight for _, weight in chosen], FRAME, SIZE, edge="filled")
     assert (load_map("maps/7.npy") == expected).all()
-
-
-@pytest.mark.parametrize(("normalise", "peak"), [("none", 0.5), ("max", 1), ("minmax", 1), ("sum", 0.25)])
-def test_boxes2map_normalises_as_told(hk, here: Path, normalise: str, peak: float) -> None:
-    options = ("--label", "head=0.5", "--size", "6x5", "--normalise", normalise)
-    reference = hk("boxes2map", "--out", "maps", *options, stdin=[box_record()]).records[0]["map"]
-    assert load_map(reference).max() == pytest.approx(peak)
 
 
 def test_boxes_not_annotated_and_none_there_are_two_things(hk, here: Path) -> None:
@@ -238,29 +221,18 @@ def test_boxes_not_annotated_and_none_there_are_two_things(hk, here: Path) -> No
     assert 'record "none there": nothing is marked by its boxes; expected a mark; --empty zeros' in refused.stderr
 
 
-@pytest.mark.parametrize(
-    ("record", "options", "message"),
-    [
-        ({"id": "7"}, [], 'record "7": has no boxes; expected an annotation; --missing pass'),
-        (box_record(size=None), [], "size is None; expected [width, height] in pixels"),
-        (box_record(boxes=[{"x": 1}]), [], "boxes[0] is {'x': 1}; expected an object with the numbers x, y, width"),
-        (box_record(boxes="all"), [], "boxes is all; expected a list of objects"),
-        (box_record(boxes=[4]), [], "boxes[0] is 4; expected an object with"),
-        (box_record(), ["--label", "tail"], "--label tail: no record has this name; the names are 3, head"),
-        ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has this name; the names are none"),
-    ],
-)
+@pytest.mark.parametrize(("record", "options", "message"), [
+    ({"id": "7"}, [], 'record "7": has no boxes; expected an annotation; --missing pass'),
+    (box_record(boxes=[{"x": 1}]), [], "boxes[0] is {'x': 1}; expected an object with the numbers x, y, width"),
+    (box_record(boxes=[4]), [], "boxes is [4]; expected a list of objects"),
+    (box_record(), ["--label", "tail"], "--label tail: no record has this name; the names are 3, head"),
+    ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has this name; the names are none"),
+])
 def test_what_boxes2map_cannot_draw_is_an_error(hk, here: Path, record: dict, options: list, message: str) -> None:
     result = hk("boxes2map", "--out", "maps.h5", *options, stdin=[record])
     assert result.exit_code == 1
     assert message in result.stderr
     assert not list(here.iterdir())
-
-
-def test_a_label_is_named_once(hk, here: Path) -> None:
-    result = hk("boxes2map", "--out", "maps", "--label", "a", "--label", "a=0.5", stdin=[box_record()])
-    assert result.exit_code == 2
-    assert "a: expected each name once" in result.stderr
 
 
 def test_masks2map_draws_polygons_by_label_and_masks_by_name(hk, here: Path) -> None:

@@ -6,12 +6,11 @@ import fcntl
 import hashlib
 import json
 import os
-import random
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 from conftest import lines
 
 from hkmap.shards.reader import ShardReader
-from hkmap.shards.writer import ShardWriter, WriterOptions
+from hkmap.shards.writer import ShardWriter
 
 Hk = Callable[..., Any]
 COUNT = 11
@@ -57,7 +56,6 @@ def broken_runs(mode: str, stride: int, *options: object) -> Iterator[dict[str, 
         [sys.executable, str(PROGRAM), mode, str(stride), *arguments], stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        assert process.stdout is not None
         yield from map(json.loads, process.stdout)
     assert process.returncode == 0
 
@@ -90,57 +88,21 @@ def final(left: dict[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in left.items() if not name.startswith(".")}
 
 
-SERIES, ONE = ["--shard-size", 4], list[object]()
+SERIES, ONE, RESUMED = "--shard-size 4", "", "--shard-size 4 --resume"
+SOME = [("kill", SERIES), ("kill", ONE), ("full", SERIES), ("full", RESUMED), ("stop", SERIES), ("limit", ONE)]
+ALL = product(STRIDE, [SERIES, ONE, RESUMED, "--shard-bytes 40kB", "--store pixels --size 30 --shard-size 5"])
 
 
-@pytest.mark.parametrize(("mode", "options"), [
-    ("kill", SERIES), ("kill", ONE), ("full", SERIES), ("full", [*SERIES, "--resume"]), ("stop", SERIES),
-    ("limit", ONE),
+@pytest.mark.parametrize(("mode", "options", "stride"), [
+    *((mode, options, STRIDE[mode]) for mode, options in SOME),
+    *(pytest.param(mode, options, 1, marks=pytest.mark.soak) for mode, options in ALL),
 ])
-def test_a_run_broken_off_at_any_step(
-    mode: str, options: list[object], hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
-    check_broken_runs(mode, STRIDE[mode], digests(), *options)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("options", [
-    SERIES, ONE, [*SERIES, "--resume"], ["--shard-bytes", "40kB"],
-    ["--store", "pixels", "--size", 30, "--shard-size", 5],
-], ids=["series", "one", "resumable", "bytes", "pixels"])
-@pytest.mark.parametrize("mode", ["kill", "full", "stop", "limit"])
-def test_a_run_broken_off_at_every_step(
-    mode: str, options: list[object], hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    assert hk("pack", "x.h5", "../in.jsonl", *options).exit_code == 0
-    check_broken_runs(mode, 1, digests(), *options)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_run_killed_at_some_moment(seed: int, hk: Hk, records: list[dict[str, Any]], tmp_path: Path) -> None:
-    """From outside, records trickling in; `make soak` does it fifty times."""
-    hk("pack", "x.h5", "../in.jsonl", "--shard-size", 4)
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    command = [sys.executable, "-m", "hkmap", "pack", "x.h5", "--shard-size", "4", "--resume"]
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        process.stdin.write(lines(records[: 3 * seed]).encode())
-        process.stdin.flush()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=random.Random(seed).uniform(0.2, 0.8))
-        process.kill()
-    assert final(digests(folder)).items() <= digests().items()
-    assert hk("pack", folder / "x.h5", "../in.jsonl", "--shard-size", 4, "--resume").exit_code == 0
-    assert digests(folder) == digests()
+def test_a_run_broken_off_at_any_step(mode: str, options: str, stride: int, hk, records, tmp_path) -> None:
+    assert hk("pack", "x.h5", "../in.jsonl", *options.split()).exit_code == 0
+    check_broken_runs(mode, stride, digests(), *options.split())
 
 
 # --- what is taken up -------------------------------------------------------------------------------------------
-
-
-class BrokenOffError(Exception):
-    """What ends a run here, without a bug."""
 
 
 def broken(records: list[dict[str, Any]], hk: Hk, *options: object, after: int = 9) -> None:
@@ -190,9 +152,7 @@ def test_a_run_that_is_not_told_to_resume_says_so(hk: Hk, records: list[dict[str
     assert [len(ShardReader(Path(name))) for name in sorted(digests())] == [9, 2]
 
 
-def test_a_run_with_nothing_to_take_up_begins_and_one_that_is_whole_ends(
-    hk: Hk, records: list[dict[str, Any]]
-) -> None:
+def test_a_run_with_nothing_to_take_up_begins_and_one_that_is_whole_ends(hk, records) -> None:
     assert hk("pack", "x.h5", "--resume", stdin=records).exit_code == 0
     before = digests()
     assert hk("pack", "x.h5", "--resume", stdin=records).exit_code == 0
@@ -254,32 +214,6 @@ def test_records_that_were_skipped_are_skipped_again(hk: Hk, records: list[dict[
     assert digests() == whole
 
 
-def test_the_library_resumes_too(records: list[dict[str, Any]]) -> None:
-    images = [Path(record["image"]).read_bytes() for record in records]
-    maps = [np.load(record["map"]) for record in records]
-
-    def run(stop: int, name: str = "x.h5") -> None:
-        with ShardWriter(Path(name), shard_size=3, options=WriterOptions(resume=True)) as writer:
-            for index, record in enumerate(records):
-                if index == stop:
-                    raise BrokenOffError
-                writer.add(record, images[index], maps[index])
-
-    run(99)
-    whole = digests()
-    for name in whole:
-        Path(name).unlink()
-    for stop in (2, 5, 8):
-        with pytest.raises(BrokenOffError):
-            run(stop)
-    assert sorted(digests()) == ["x-00000.h5", "x-00001.h5"]
-    run(99)
-    assert digests() == whole
-    with pytest.raises(BrokenOffError):
-        run(1, "y.h5")
-    assert digests() == whole
-
-
 def test_a_former_series_stays_until_all_is_well(hk: Hk, records: list[dict[str, Any]]) -> None:
     hk("pack", "x.h5", "--shard-size", 2, stdin=records[:6])
     before = digests()
@@ -318,9 +252,7 @@ def test_two_runs_do_not_write_one_shard(hk: Hk, records: list[dict[str, Any]]) 
     assert len(ShardReader(Path("x.h5"))) == 1
 
 
-def test_a_file_system_without_locks(
-    hk: Hk, records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks(hk, records, monkeypatch) -> None:
     def no_locks(*arguments: object) -> None:
         raise OSError(38, "Function not implemented")
 

@@ -53,68 +53,62 @@ def found(records: list[dict[str, Any]], **options: int) -> dict[str, dict[str, 
 # one record
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {},
-        {"bubbles": [bubble(0, 0), bubble(40, 30), bubble(-1, 31)]},      # a radius may reach over the edge
-        {"bubbles": None, "map": "map.npy"},
-        {"bubbles": [], "boxes": [{"x": 0, "y": 0, "width": 40, "height": 30}]},
-        {"bubbles": None, "polygons": [{"points": [[0, 0], [40, 30], [40.5, 0]]}]},
-        {"masks": {"EX": "mask.png", "HE": "black.png"}},
-        {"masks": {"EX": "mask.png"}, "size": None},
-        {"map": "sum.npy"},
-        {"map": "map.npy", "certainty": "sum.npy", "annotator_maps": {"1": "zeros.npy"}},
-        {"label": None, "class": None},
-    ],
-)
+@pytest.mark.parametrize("keys", [
+    {},
+    {"bubbles": [bubble(0, 0), bubble(40, 30), bubble(-1, 31)]},      # a radius may reach over the edge
+    {"bubbles": None, "map": "map.npy"},
+    {"bubbles": [], "boxes": [{"x": 0, "y": 0, "width": 40, "height": 30}]},
+    {"bubbles": None, "polygons": [{"points": [[0, 0], [40, 30], [40.5, 0]]}]},
+    {"masks": {"EX": "mask.png", "HE": "black.png"}},
+    {"masks": {"EX": "mask.png"}, "size": None},
+    {"map": "sum.npy"},
+    {"map": "map.npy", "certainty": "sum.npy", "annotator_maps": {"1": "zeros.npy"}},
+    {"label": None, "class": None},
+])
 def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
     assert found([record(**keys)]) == {}
 
 
-@pytest.mark.parametrize(
-    ("keys", "name", "sentence"),
-    [
-        ({"bubbles": 5}, "bad-record", 'such as record "0": bubbles is 5; expected a list'),
-        ({"bubbles": [{"x": 1}]}, "bad-record", "bubbles[0].y is None"),
-        ({"size": [0, 1]}, "bad-record", "size is [0, 1]"),
-        ({"label": "three"}, "bad-record", "label is three"),
-        ({"masks": [1]}, "bad-record", "masks is [1]"),
-        ({"map": 5}, "bad-record", "map is 5"),
-        ({"image": 5}, "bad-record", "image is 5"),
-        ({"bubbles": None}, "no-annotation", "1 of 1 records: neither an annotation nor a map"),
-        ({"bubbles": []}, "empty-annotation", "annotated, but nothing is marked"),
-        ({"bubbles": None, "masks": {}}, "empty-annotation", "nothing is marked"),
-        ({"bubbles": None, "masks": {"EX": "black.png"}}, "empty-annotation", "nothing is marked"),
-        ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),
-        ({"bubbles": [bubble(9, 9), bubble(41.5, 9)]}, "off-image", 'record "0", bubbles: (41.5, 9) in 40x30 pixels'),
-        ({"points": [{"x": 9, "y": -1.5}]}, "off-image", "points: (9, -1.5)"),
-        ({"boxes": [{"x": 9, "y": 9, "width": 9, "height": 23}]}, "off-image", "boxes: (18, 32)"),
-        ({"boxes": [{"x": -9, "y": 9, "width": 9, "height": 3}]}, "off-image", "boxes: (-9, 9)"),
-        ({"polygons": [{"points": [[0, 0], [9, 99]]}]}, "off-image", "polygons: (9, 99)"),
-        ({"bubbles": [bubble(99, 9)], "size": None}, "off-image", "(99, 9) in 40x30 pixels"),
-        ({"size": [80, 60]}, "size-mismatch", 'record "0" says 80x60, its image 40x30 pixels'),
-        ({"image": "gone.png"}, "bad-image", "gone.png: No such file"),
-        ({"image": None}, "bad-image", 'record "0": has no image'),
-        ({"image": "map.npy"}, "bad-image", "map.npy: starts with"),
-        ({"masks": {"EX": "gone.tif"}}, "bad-mask", "gone.tif"),
-        ({"masks": {"EX": "small.png"}}, "bad-mask", "small.png: a mask of 4x3 pixels for an image of 40x30"),
-        ({"unknown": {"void": "gone.png"}}, "bad-mask", "gone.png"),
-        ({"dont_look": {"text": "gone.png"}}, "bad-mask", "gone.png"),
-        ({"bubbles": None, "unknown": {"void": "mask.png"}}, "no-annotation", "neither an annotation nor a map"),
-        ({"unknown": 5}, "bad-record", "unknown is 5"),
-        ({"map": "gone.npy"}, "bad-map", "gone.npy"),
-        ({"map": "nan.npy"}, "bad-map", "nan.npy: holds NaN"),
-        ({"certainty": "gone.npy"}, "bad-map", "gone.npy"),
-        ({"map": "map.npy", "certainty": "wide.npy"}, "bad-map", "wide.npy: certainty of 4x3 cells for a map of 7x7"),
-        ({"annotator_maps": {"1": "map.npy", "2": "nan.npy"}}, "bad-map", "nan.npy: holds NaN"),
-        ({"annotator_maps": ["map.npy"]}, "bad-record", "annotator_maps is"),
-        ({"map": "map.npy", "certainty": "zeros.npy"}, "empty-certainty", "such as zeros.npy"),
-        ({"map": "zeros.npy"}, "empty-map", "such as zeros.npy"),
-        ({"map": "flat.npy"}, "flat-map", "flat.npy, from 0.995 to 1"),
-        ({"class": None}, "label-without-class", "such as label 0"),
-    ],
-)
+@pytest.mark.parametrize(("keys", "name", "sentence"), [
+    ({"bubbles": 5}, "bad-record", 'such as record "0": bubbles is 5; expected a list'),
+    ({"bubbles": [{"x": 1}]}, "bad-record", "bubbles[0].y is None"),
+    ({"size": [0, 1]}, "bad-record", "size is [0, 1]"),
+    ({"label": "three"}, "bad-record", "label is three"),
+    ({"masks": [1]}, "bad-record", "masks is [1]"),
+    ({"map": 5}, "bad-record", "map is 5"),
+    ({"image": 5}, "bad-record", "image is 5"),
+    ({"bubbles": None}, "no-annotation", "1 of 1 records: neither an annotation nor a map"),
+    ({"bubbles": []}, "empty-annotation", "annotated, and nothing is marked"),
+    ({"bubbles": None, "masks": {}}, "empty-annotation", "nothing is marked"),
+    ({"bubbles": None, "masks": {"EX": "black.png"}}, "empty-annotation", "nothing is marked"),
+    ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),
+    ({"bubbles": [bubble(9, 9), bubble(41.5, 9)]}, "off-image", 'record "0", bubbles: (41.5, 9) in 40x30 pixels'),
+    ({"points": [{"x": 9, "y": -1.5}]}, "off-image", "points: (9, -1.5)"),
+    ({"boxes": [{"x": 9, "y": 9, "width": 9, "height": 23}]}, "off-image", "boxes: (18, 32)"),
+    ({"boxes": [{"x": -9, "y": 9, "width": 9, "height": 3}]}, "off-image", "boxes: (-9, 9)"),
+    ({"polygons": [{"points": [[0, 0], [9, 99]]}]}, "off-image", "polygons: (9, 99)"),
+    ({"bubbles": [bubble(99, 9)], "size": None}, "off-image", "(99, 9) in 40x30 pixels"),
+    ({"size": [80, 60]}, "size-mismatch", 'record "0" says 80x60, its image 40x30 pixels'),
+    ({"image": "gone.png"}, "bad-image", "gone.png: No such file"),
+    ({"image": None}, "bad-image", 'record "0": has no image'),
+    ({"image": "map.npy"}, "bad-image", "map.npy: starts with"),
+    ({"masks": {"EX": "gone.tif"}}, "bad-mask", "gone.tif"),
+    ({"masks": {"EX": "small.png"}}, "bad-mask", "small.png: a mask of 4x3 pixels for an image of 40x30"),
+    ({"unknown": {"void": "gone.png"}}, "bad-mask", "gone.png"),
+    ({"dont_look": {"text": "gone.png"}}, "bad-mask", "gone.png"),
+    ({"bubbles": None, "unknown": {"void": "mask.png"}}, "no-annotation", "neither an annotation nor a map"),
+    ({"unknown": 5}, "bad-record", "unknown is 5"),
+    ({"map": "gone.npy"}, "bad-map", "gone.npy"),
+    ({"map": "nan.npy"}, "bad-map", "nan.npy: holds NaN"),
+    ({"certainty": "gone.npy"}, "bad-map", "gone.npy"),
+    ({"map": "map.npy", "certainty": "wide.npy"}, "bad-map", "wide.npy: certainty of 4x3 cells for a map of 7x7"),
+    ({"annotator_maps": {"1": "map.npy", "2": "nan.npy"}}, "bad-map", "nan.npy: holds NaN"),
+    ({"annotator_maps": ["map.npy"]}, "bad-record", "annotator_maps is"),
+    ({"map": "map.npy", "certainty": "zeros.npy"}, "empty-certainty", "such as zeros.npy"),
+    ({"map": "zeros.npy"}, "empty-map", "such as zeros.npy"),
+    ({"map": "flat.npy"}, "flat-map", "flat.npy, from 0.995 to 1"),
+    ({"class": None}, "label-without-class", "such as label 0"),
+])
 def test_a_record_is_odd_in_one_way(here: Path, keys: dict[str, Any], name: str, sentence: str) -> None:
     findings = found([record(**keys)])
     assert list(findings) == [name]
@@ -157,24 +151,21 @@ def test_whatever_the_records_hold_it_is_reported(here: Path, records: list[dict
 # several records
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ([{}, {}], {}),
-        ([{}, {"id": "0"}], {"duplicate-id": ["0"]}),
-        ([{}, {"image": "0.png"}, {"image": "0.png"}], {"duplicate-image": ["1", "2"]}),
-        ([{}, {"image": "0.png", "label": 1, "class": "b"}], {"duplicate-other-label": ["1"]}),
-        ([{}, {"image": "0.png", "label": None}], {"duplicate-image": ["1"], "label-missing": ["1"]}),
-        ([{"split": "train"}, {"split": "test"}], {}),
-        ([{"split": "train"}, {"split": "test", "image": "0.png"}], {"duplicate-image": ["1"], "split-leak": ["1"]}),
-        ([{"split": "train"}, {"split": "train", "image": "0.png"}], {"duplicate-image": ["1"]}),
-        ([{"split": "train"}, {"image": "0.png"}], {"duplicate-image": ["1"]}),
-        ([{}, {"label": -1}, {"label": None}], {"label-missing": ["1", "2"]}),
-        ([{"label": None}, {"label": -1}], {}),
-        ([{}, {"class": "crow"}], {"label-two-classes": ["1"]}),
-        ([{}, {"label": 1}], {"class-two-labels": ["1"]}),
-    ],
-)
+@pytest.mark.parametrize(("changes", "expected"), [
+    ([{}, {}], {}),
+    ([{}, {"id": "0"}], {"duplicate-id": ["0"]}),
+    ([{}, {"image": "0.png"}, {"image": "0.png"}], {"duplicate-image": ["1", "2"]}),
+    ([{}, {"image": "0.png", "label": 1, "class": "b"}], {"duplicate-other-label": ["1"]}),
+    ([{}, {"image": "0.png", "label": None}], {"duplicate-image": ["1"], "label-missing": ["1"]}),
+    ([{"split": "train"}, {"split": "test"}], {}),
+    ([{"split": "train"}, {"split": "test", "image": "0.png"}], {"duplicate-image": ["1"], "split-leak": ["1"]}),
+    ([{"split": "train"}, {"split": "train", "image": "0.png"}], {"duplicate-image": ["1"]}),
+    ([{"split": "train"}, {"image": "0.png"}], {"duplicate-image": ["1"]}),
+    ([{}, {"label": -1}, {"label": None}], {"label-missing": ["1", "2"]}),
+    ([{"label": None}, {"label": -1}], {}),
+    ([{}, {"class": "crow"}], {"label-two-classes": ["1"]}),
+    ([{}, {"label": 1}], {"class-two-labels": ["1"]}),
+])
 def test_records_are_odd_beside_others(here: Path, changes: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     findings = found([record(number, **change) for number, change in enumerate(changes)])
     assert {name: finding["ids"] for name, finding in findings.items()} == expected
@@ -218,12 +209,6 @@ def test_a_half_character_is_told_in_a_way_that_json_can_hold(here: Path) -> Non
 # the command
 
 
-def test_nothing_odd_ends_in_0(hk, here: Path) -> None:
-    result = hk("check", stdin=[record(0), record(1)])
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert result.records == [{"records": 2, "findings": []}]
-
-
 def test_a_finding_ends_in_3_with_json_and_a_table(hk, here: Path) -> None:
     result = hk("check", "--ids", 1, stdin=[record(0, bubbles=[]), record(1, bubbles=[], map="zeros.npy")])
     assert result.exit_code == 3
@@ -244,12 +229,6 @@ def test_what_was_meant_is_ignored(hk, here: Path) -> None:
     assert hk("check", "--ignore", "empty-map", "--ignore", "empty-annotation", stdin=records).exit_code == 0
 
 
-def test_an_unknown_name_is_a_wrong_call(hk, here: Path) -> None:
-    result = hk("check", "--ignore", "emptymap", stdin=[record()])
-    assert result.exit_code == 2
-    assert "'emptymap' is unknown; did you mean 'empty-map'?" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [("", "no records"), ("{", "not a JSON object"), ('{"error": "no disk"}', "the stage before failed: no disk")],
@@ -259,15 +238,6 @@ def test_a_stream_that_cannot_be_read_ends_in_1(hk, here: Path, text: str, messa
     assert result.exit_code == 1
     assert message in result.stderr
     assert "findings" not in result.stdout
-
-
-def test_rows_of_a_shard_are_looked_at(shell, make_shard) -> None:
-    make_shard("a.h5", 4, maps=3)
-    result = shell("hkmap unpack a.h5 | hkmap check")
-    assert result.exit_code == 3
-    assert [(finding["name"], finding["ids"]) for finding in result.records[0]["findings"]] == [
-        ("no-annotation", ["a.h5-3"])
-    ]
 
 
 def test_every_finding_is_listed_with_its_meaning(hk) -> None:
@@ -289,40 +259,6 @@ def test_the_name_tells_records_from_shards(hk, here: Path, make_shard) -> None:
         assert [result["path"] for result in hk("check", *names).records] == paths
     for names, stdin in (([], [record()]), (["-"], [record()]), (["in.jsonl"], b"")):
         assert hk("check", *names, stdin=stdin).records == [{"records": 1, "findings": []}]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["a.h5", "in.jsonl"], "Expected one file of records, or only shards"),
-        (["in.jsonl", "in.jsonl"], "Expected one file of records, or only shards"),
-        (["--quick", "in.jsonl"], "--quick is not for records; omit it."),
-        (["--full"], "--full is not for records; omit it."),
-        (["--ids", "3", "a.h5"], "--ids is not for shards; omit it."),
-        (["--ignore", "empty-map", "a.h5"], "--ignore is not for shards; omit it."),
-        (["--quick", "--full", "a.h5"], "--quick and --full are opposites; give one of them."),
-        (["gone.jsonl"], "'gone.jsonl': No such file or directory"),
-    ],
-)
-def test_what_belongs_to_the_other_kind_is_a_wrong_call(
-    hk, here: Path, make_shard, arguments: list[str], message: str
-) -> None:
-    make_shard("a.h5", 1)
-    (here / "in.jsonl").write_text(json.dumps(record()) + "\n")
-    result = hk("check", *arguments, stdin=[record()])
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert message in " ".join(result.stderr.split())
-
-
-def test_a_damaged_shard_ends_in_3_and_a_missing_one_in_1(hk, here: Path, make_shard) -> None:
-    path = make_shard("a.h5", 2)
-    assert (hk("check", "a.h5").exit_code, hk("check", "--quick", "a.h5").exit_code) == (0, 0)
-    assert hk("check", "--full", "a.h5").records[0]["checked"][-1] == "images"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    assert hk("check", "a.h5").exit_code == 3
-    assert hk("check", "a.h5", "gone.h5").exit_code == 1
 
 
 # real data

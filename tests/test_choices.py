@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from hkmap.maps.resize import normalise_map
 from hkmap.report.colouring import coloured
 from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.annotations import choose_format
-from hkmap.sources.formats import recognised
 
 CENTRES, FRAME, SIZE = np.array([[12.0, 20], [30, 9], [31, 18], [20, 30]]), (50, 40), (8, 10)
 ONES = np.ones((4, 4), np.float32)
@@ -134,38 +132,17 @@ def test_a_schedule_may_be_a_function() -> None:
 # what another package adds
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
-    """Install a package as pip would: a module and a .dist-info folder on sys.path."""
-    installed = []
-
-    def put(group: str, entry: str, code: str) -> None:
-        module = entry.partition("=")[2].partition(":")[0].strip()
-        information = tmp_path / "site" / f"{module}-1.0.dist-info"
-        information.mkdir(parents=True)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
-        (tmp_path / "site" / f"{module}.py").write_text(code)
-        installed.append(module)
-        monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        importlib.invalidate_caches()
-
-    yield put
-    for module in installed:
-        sys.modules.pop(module, None)
-
-
-def test_a_package_adds_a_bandwidth(install: Callable[..., None]) -> None:
+def test_a_package_adds_a_bandwidth(installed: Callable[..., None]) -> None:
     code = "def sigma(centres, weights, radii, frame):\n    'A fortieth of the width.'\n    return frame[0] / 40\n"
-    install("hkmap.bandwidths", "fortieth = narrow:sigma", code)
+    installed("narrow", code, group="hkmap.bandwidths", fortieth="narrow:sigma")
     values = kde_map(CENTRES, FRAME, SIZE, bandwidth="fortieth")
     assert np.array_equal(values, kde_map(CENTRES, FRAME, SIZE, bandwidth=50 / 40))
     assert table("bandwidths").describe()["fortieth"] == "A fortieth of the width."
 
 
-def test_a_package_adds_a_map_loss(install: Callable[..., None]) -> None:
+def test_a_package_adds_a_map_loss(installed: Callable[..., None]) -> None:
     code = "def absolute(attention, maps, certainty): return (certainty * (attention - maps)).abs().mean((1, 2, 3))"
-    install("hkmap.map_losses", "absolute = sharp:absolute", code)
+    installed("sharp", code, group="hkmap.map_losses", absolute="sharp:absolute")
     attention, ones = torch.full((2, 1, 3, 3), 0.25), torch.ones(2, 1, 3, 3)
     output = Output(torch.zeros(2, 2), torch.zeros(2, 2), attention)
     name = TrainingOptions(epochs=1, map_loss="absolute").map_loss
@@ -182,8 +159,8 @@ METRIC = Metric("How sure the network is.", measure, higher=True, needs_map=Fals
 """
 
 
-def test_a_package_adds_a_metric(install: Callable[..., None], make_shard: Callable[..., Path]) -> None:
-    install("hkmap.metrics", "confidence = sure:METRIC", METRIC)
+def test_a_package_adds_a_metric(installed: Callable[..., None], make_shard: Callable[..., Path]) -> None:
+    installed("sure", METRIC, group="hkmap.metrics", confidence="sure:METRIC")
     options = EvaluationOptions(("confidence", "top1"))
     report = measure(untrained(), ShardSequence([make_shard("a.h5", 6)]), options, torch.device("cpu"))
     assert 0.5 <= report["metrics"]["confidence"] <= 1
@@ -205,8 +182,8 @@ def tiny(architecture):
 '''
 
 
-def test_a_package_adds_an_architecture(install: Callable[..., None], hk: Callable, make_shard: Callable) -> None:
-    install("hkmap.architectures", "tiny+abn = tinynet:tiny", ARCHITECTURE)
+def test_a_package_adds_an_architecture(installed: Callable[..., None], hk: Callable, make_shard: Callable) -> None:
+    installed("tinynet", ARCHITECTURE, group="hkmap.architectures", **{"tiny+abn": "tinynet:tiny"})
     shard = make_shard("a.h5", 6)
     model = untrained(name="tiny+abn")
     assert model.map_size == (4, 4)
@@ -219,24 +196,10 @@ def test_a_package_adds_an_architecture(install: Callable[..., None], hk: Callab
     assert report["metrics"]["mse"] > 0
 
 
-FORMAT = """
-from hkmap.sources.formats import Format
-
-FORMAT = Format("dots", "Dots.", lambda path: path.suffix == ".dots", lambda path, rejects: iter([{"id": "7"}]))
-"""
-
-
-def test_a_package_adds_a_format(install: Callable[..., None], tmp_path: Path) -> None:
-    install("hkmap.sources", "dots = dotted:FORMAT", FORMAT)
-    (tmp_path / "x.dots").write_text("")
-    for found in (recognised(tmp_path / "x.dots"), choose_format(tmp_path / "x.dots", "dots", None)):
-        assert list(found.read(tmp_path, None)) == [{"id": "7"}]
-
-
-def test_what_a_package_does_wrong_is_a_sentence_where_it_is_asked_for(install: Callable[..., None]) -> None:
-    install("hkmap.bandwidths", "scott = thief:sigma", "def sigma(*given): 'Taken.'")
-    install("hkmap.map_losses", "broken = shattered:loss", "import nothing_of_that_name")
-    install("hkmap.metrics", "wrong = number:METRIC", "METRIC = 7")
+def test_what_a_package_does_wrong_is_a_sentence_where_it_is_asked_for(installed: Callable[..., None]) -> None:
+    installed("thief", "def sigma(*given): 'Taken.'", group="hkmap.bandwidths", scott="thief:sigma")
+    installed("shattered", "import nothing_of_that_name", group="hkmap.map_losses", broken="shattered:loss")
+    installed("number", "METRIC = 7", group="hkmap.metrics", wrong="number:METRIC")
     assert kde_map(CENTRES, FRAME, SIZE).max() == 1         # ours stays ours
     assert "Taken." not in table("bandwidths").describe().values()
     sentence = r'the map loss "broken" \(shattered:loss\) cannot be imported \(ModuleNotFoundError: .*; mend or unin'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,9 +86,7 @@ def test_a_split_is_chosen(hk: Callable, request: pytest.FixtureRequest, release
     assert split == "all" or {record["split"] for record in records} == {split}
 
 
-def test_paths_are_as_the_root_was_given_or_absolute(
-    hk: Callable, cub2011: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_as_the_root_was_given_or_absolute(hk, cub2011, monkeypatch) -> None:
     monkeypatch.chdir(cub2011.parent)
     assert hk("cub", "CUB_200_2011").records[0]["image"] == "CUB_200_2011/images/001.Ani/Ani_01.jpg"
     monkeypatch.chdir(cub2011)
@@ -123,9 +120,7 @@ def test_gaze_comes_as_weighted_points_of_the_images_that_were_seen(hk: Callable
 
 
 @pytest.mark.parametrize("release", ["cub2011", "cub2010"])
-def test_bubbles_come_with_the_images_that_have_them(
-    hk: Callable, request: pytest.FixtureRequest, release: str
-) -> None:
+def test_bubbles_come_with_the_images_that_have_them(hk, request, release: str) -> None:
     root = request.getfixturevalue(release)
     table = write(root.parent / "b.csv", "img,x,y,radius,user\nAni_01.jpg,11,6,2,ann\nAni_01,21,1,4,\n")
     how = ("--columns", "image=img", "--origin", 1, "--frame", "20x15")
@@ -149,12 +144,6 @@ def test_a_wrong_row_is_its_image_s_error(hk: Callable, cub2011: Path) -> None:
     assert 'b.csv line 3: x is "left"; expected a number' in result.records[1]["error"]
     result = hk("cub", cub2011, "--bubbles", table, "--on-error", "skip", "--max-errors", 1)
     assert (result.exit_code, [record["id"] for record in result.records]) == (0, ["1", "7"])
-
-
-def test_bubbles_and_gaze_can_come_together(hk: Callable, cub2011: Path) -> None:
-    table = write(cub2011.parent / "b.csv", "image,x,y,radius\n1,1,2,3\n")
-    gaze = write(cub2011.parent / "ann.txt", "1,40,30,5,6,100\n")
-    assert {"bubbles", "points"} <= hk("cub", cub2011, "--bubbles", table, "--gaze", gaze).records[0].keys()
 
 
 @pytest.mark.parametrize(("file", "text", "message"), [
@@ -246,31 +235,6 @@ def test_a_row_about_no_image_names_table_and_value(hk: Callable, cub2011: Path)
     assert 'b.csv line 3: image "Emu_01.jpg" is not in the data set' in result.stderr
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--parts", "--gaze", "G"], "--gaze and --parts both fill the points"),
-    (["--frame", "20x20"], "name it by --bubbles"),
-    (["--columns", "x=cx"], "name it by --bubbles"),
-    (["--origin", "1"], "name it by --bubbles"),
-    (["--bubbles", "G", "--frame", "20x"], "'20x': expected a side N from 1, or WIDTHxHEIGHT"),
-    (["--bubbles", "G", "--frame", "0x20"], "'0x20': expected a side N from 1, or WIDTHxHEIGHT"),
-    (["--bubbles", "G", "--columns", "cx=x"], '"cx=x": expected NAME=COLUMN'),
-    (["--bubbles", "G", "--columns", "x"], '"x": expected NAME=COLUMN'),
-    (["--bubbles", "G", "--columns", "x="], '"x=": expected NAME=COLUMN'),
-    (["--bubbles", "absent.csv"], "does not exist"),
-])
-def test_a_wrong_call_ends_with_two(hk: Callable, cub2011: Path, options: list[str], message: str) -> None:
-    file = write(cub2011.parent / "G", "1,40,30\n")
-    result = hk("cub", cub2011, *[str(file) if option == "G" else option for option in options])
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(shell: Callable, cub2011: Path) -> None:
-    result = shell(f"hkmap cub '{cub2011}' | head -1")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert result.records[0]["id"] == "1"
-
-
 def test_the_real_miniature(hk: Callable, data_root: Path) -> None:
     root = data_root / "cub10"
     runs = [word for run in range(1, 6) for word in ("--gaze", root / f"gaze/Fixation_run{run}.txt")]
@@ -301,16 +265,6 @@ def test_the_greyscale_image_and_the_parts_of_the_miniature(hk: Callable, data_r
             assert list(image.size) == record["size"]
             grey.append(image.mode == "L")
     assert any(grey)
-
-
-def test_a_bubble_table_of_the_miniature_by_path(hk: Callable, data_root: Path, tmp_path: Path) -> None:
-    rows = [
-        {"image": f"images/{line.split()[1]}", "x": 1, "y": 1, "radius": 2}
-        for line in (data_root / "cub10/CUB_200_2011/images.txt").read_text().splitlines()
-    ]
-    table = write(tmp_path / "bubbles.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    records = hk("cub", data_root / "cub10/CUB_200_2011", "--bubbles", table).records
-    assert all(len(record["bubbles"]) == 1 for record in records)
 
 
 def test_boxes_and_outlines_of_2010(hk: Callable, cub2010: Path, tmp_path: Path) -> None:

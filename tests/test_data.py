@@ -9,7 +9,7 @@ import torch
 from hkmap.engine.data import ShardExamples, collate, exchange_maps, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.prediction import map_ahead
-from hkmap.errors import ChoiceError, ImageError, RunError, ShardError
+from hkmap.errors import ChoiceError, ImageError, RunError
 from hkmap.shards.loader import ShardLoader, Shares, epoch_order
 from hkmap.shards.sequence import ShardSequence
 
@@ -123,18 +123,3 @@ def test_several_shards_are_one_sequence(make_shard):
     for index, (shard, row) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]):
         assert both.read(index).record == apart[shard].read(row).record
         assert both.place(index) == f"{paths[shard]}#{row}"
-
-
-def test_a_record_in_two_shards_is_refused(make_shard):
-    path = make_shard("a.h5", 3)
-    with pytest.raises(ShardError, match=r'record "a.h5-0" is in .*a.h5 too; name each shard once'):
-        ShardSequence([path, path])
-
-
-def test_shards_that_disagree_on_a_class_are_refused(make_shard, tmp_path, hk):
-    path = make_shard("a.h5", 3)
-    records = hk("unpack", path).records
-    renamed = [{**record, "id": f"other {record['id']}", "class": f"dog {record['label']}"} for record in records]
-    assert hk("pack", tmp_path / "b.h5", stdin=renamed).exit_code == 0
-    with pytest.raises(ShardError, match='label 0 is "dog 0", in another shard "class 0"; pack all shards with'):
-        ShardSequence([path, tmp_path / "b.h5"])

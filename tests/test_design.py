@@ -123,28 +123,24 @@ BUBBLES = {"id": "7", "size": [50, 40], "bubbles": [{"x": x, "y": y, "radius": 4
 MASKS = {"id": "7", "size": [1, 1], "masks": {}}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "absent"),
-    [
-        (["--help"], ["numpy", "cv2", "h5py", "torch", "scipy", "sklearn", "PIL", "rich", "hkmap.cli.cub"]),
-        (["--version"], ["numpy", "importlib.metadata"]),
-        (["list"], ["numpy", "torch"]),
-        (["bubbles2map", "--help"], ["torch", "scipy", "sklearn", "h5py"]),
-        (["train", "--help"], ["numpy", "torch"]),
-        (["bubbles2map", "--out", "maps"], ["torch", "scipy.stats", "sklearn", "h5py", "rich", "matplotlib"]),
-        (["bubbles2map", "--bandwidth", "cv", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
-        (["boxes2map", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
-        (["masks2map", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
-        (["certainty", "--missing", "pass", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
-        (["resize", "--size", "3", "--missing", "pass", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
-        (["folder", "."], ["torch", "scipy", "sklearn", "h5py"]),
-        (["sample", "3"], ["numpy", "cv2", "torch", "scipy", "sklearn", "h5py"]),
-        (["split", "--help"], ["numpy", "sklearn"]),
-        (["webdataset", "--help"], ["numpy", "cv2"]),
-        (["crop", "--letterbox", "1", "--out", "out"], ["torch", "scipy", "sklearn", "h5py"]),
-    ],
-    ids=lambda value: " ".join(value[:2]),
-)
+@pytest.mark.parametrize(("arguments", "absent"), [
+    (["--help"], ["numpy", "cv2", "h5py", "torch", "scipy", "sklearn", "PIL", "rich", "hkmap.cli.cub"]),
+    (["--version"], ["numpy", "importlib.metadata"]),
+    (["list"], ["numpy", "torch"]),
+    (["bubbles2map", "--help"], ["torch", "scipy", "sklearn", "h5py"]),
+    (["train", "--help"], ["numpy", "torch"]),
+    (["bubbles2map", "--out", "maps"], ["torch", "scipy.stats", "sklearn", "h5py", "rich", "matplotlib"]),
+    (["bubbles2map", "--bandwidth", "cv", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
+    (["boxes2map", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
+    (["masks2map", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
+    (["certainty", "--missing", "pass", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
+    (["resize", "--size", "3", "--missing", "pass", "--out", "maps"], ["torch", "scipy", "sklearn", "h5py"]),
+    (["folder", "."], ["torch", "scipy", "sklearn", "h5py"]),
+    (["sample", "3"], ["numpy", "cv2", "torch", "scipy", "sklearn", "h5py"]),
+    (["split", "--help"], ["numpy", "sklearn"]),
+    (["webdataset", "--help"], ["numpy", "cv2"]),
+    (["crop", "--letterbox", "1", "--out", "out"], ["torch", "scipy", "sklearn", "h5py"]),
+], ids=lambda value: " ".join(value[:2]))
 def test_a_command_imports_no_more_than_it_needs(arguments: list[str], absent: list[str], tmp_path: Path) -> None:
     """torch costs 1.3 s at start, sklearn 1.0 s, scipy.stats 0.8 s, and every stage of a pipe pays."""
     code = (
@@ -183,12 +179,6 @@ def test_the_library_neither_talks_nor_exits(path: Path) -> None:
             assert ast.unparse(node.func) not in ("print", "input", "sys.exit", "exit", "quit", "SystemExit")
         if isinstance(node, ast.Attribute):
             assert ast.unparse(node) not in ("sys.stdout", "sys.stderr", "sys.argv")
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__main__.py"], ids=identifier)
-def test_python_m_is_the_command_line(path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "hkmap", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("hkmap, version ")
 
 
 # help

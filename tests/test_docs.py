@@ -136,14 +136,11 @@ def test_the_readme_shows_a_pipeline() -> None:
     assert "set -o pipefail" in read("README.md")
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "hkmap resise --size 3 --out m", "hkmap resize --side 3 --size 3 --out m", "hkmap resize --out m",
-        "hkmap train --out run", "hkmap resize a b --size 3 --out m", "hkmap resize --size 3 --out m --missing maybe",
-        "hkmap resize maps.h5 --size 3 --out m", "cat x | hkmap resize --sizes 3 > y", "hkmap --loud",
-    ],
-)
+@pytest.mark.parametrize("line", [
+    "hkmap resise --size 3 --out m", "hkmap resize --side 3 --size 3 --out m", "hkmap resize --out m",
+    "hkmap train --out run", "hkmap resize a b --size 3 --out m", "hkmap resize --size 3 --out m --missing maybe",
+    "hkmap resize maps.h5 --size 3 --out m", "cat x | hkmap resize --sizes 3 > y", "hkmap --loud",
+])
 def test_a_wrong_command_line_would_be_found(line: str) -> None:
     (words,) = sentences(line)
     with pytest.raises((click.UsageError, AssertionError)):

@@ -64,9 +64,7 @@ def test_what_is_missing_is_named(hk: Callable, root: Path) -> None:
     (["a/b.jpg"], [0], "labels 1 is 0; expected a whole number from 1"), (["a/b.jpg"], [1.5], "labels 1 is 1.5"),
     (["a/b.jpg"], [np.nan], "labels 1 is nan"), (["a/b.jpg"], [1, 2], "1 files and 2 labels; expected as many of both"),
 ])
-def test_a_wrong_list_is_named(
-    hk: Callable, tmp_path: Path, files: list[object], labels: list[float], sentence: str
-) -> None:
+def test_a_wrong_list_is_named(hk, tmp_path, files: list[object], labels: list[float], sentence: str) -> None:
     write_list(tmp_path / "train_list.mat", files, labels)
     result = hk("dogs", tmp_path)
     assert result.exit_code == 1

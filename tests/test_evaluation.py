@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -121,13 +119,6 @@ def test_predict_adds_what_the_network_says(hk, run, tmp_path):
     assert "attention" not in found[0]
 
 
-def test_predict_without_out_saves_no_map(hk, run):
-    folder, shard = run
-    found = hk("predict", "--from", folder, "--batch-size", 3, stdin=hk("unpack", shard).stdout)
-    assert len(found.records) == 10
-    assert "attention" not in found.records[0]
-
-
 def test_predict_skips_a_bad_image_and_counts_it(hk, run, tmp_path):
     folder, shard = run
     records = hk("unpack", shard, "--out", tmp_path / "files").records
@@ -172,9 +163,3 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
 def test_the_default_step_is_a_28th_of_the_image(size, step):
     assert EvaluationOptions(()).pixel_step(size) == step
     assert EvaluationOptions((), step=224).pixel_step(size) == 224
-
-
-def test_stdout_is_one_json_object(hk, run):
-    folder, shard = run
-    result = hk("eval", shard, "--from", folder / "last.pt", "--metric", "top1")
-    assert json.loads(result.stdout)["run"].endswith("last.pt")

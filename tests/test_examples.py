@@ -45,7 +45,6 @@ def fast_hkmap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         [sys.executable, str(Path(__file__).with_name("forking_hkmap.py")), str(folder)], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield folder
     assert process.returncode == 0

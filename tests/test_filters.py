@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 import pytest
 
@@ -23,12 +21,6 @@ TABLE = np.array([[10, 12, 6, 1], [30, 9, 9, 2], [20, 30, 3, 1]], float)
 
 def bubble_record(identifier: str = "7", **more: Any) -> dict[str, Any]:
     return {"id": identifier, "size": [50, 40], "bubbles": BUBBLES, "note": "kept", **more}
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def save_mask(path: str, *spots: tuple[int, int], size: tuple[int, int] = (60, 90)) -> str:
@@ -54,10 +46,7 @@ def masks(here: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("options", "bandwidth"),
-    [
-        ([], "scott"), (["--bandwidth", "radius"], "radius"), (["--bandwidth", "fixed"], "fixed"),
-        (["--bandwidth", "cv"], "cv"), (["--bandwidth", 4.5], 4.5),
-    ],
+    [([], "scott"), (["--bandwidth", "radius"], "radius"), (["--bandwidth", 4.5], 4.5)],
 )
 def test_bubbles2map_saves_the_density_and_refers_to_it(hk, here: Path, options: list, bandwidth: str | float) -> None:
     result = hk("bubbles2map", "--out", "maps", *options, stdin=[bubble_record()])
@@ -65,38 +54,6 @@ def test_bubbles2map_saves_the_density_and_refers_to_it(hk, here: Path, options:
     assert result.records == [bubble_record(map="maps/7.npy")]
     expected = kde_map(TABLE[:, :2], (50, 40), (224, 224), bandwidth=bandwidth, radii=TABLE[:, 2], weights=TABLE[:, 3])
     assert (load_map("maps/7.npy") == expected).all()
-
-
-@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("12x7", (7, 12)), ("1", (1, 1))])
-def test_the_size_is_a_side_or_width_and_height(hk, here: Path, size: str, shape: tuple[int, int]) -> None:
-    result = hk("bubbles2map", "--out", "maps", "--size", size, stdin=[bubble_record()])
-    assert load_map(result.records[0]["map"]).shape == shape
-
-
-@pytest.mark.parametrize("size", ["0", "-1", "14x", "x14", "14x0", "1.5", "a", "", "3x4x5", "²"])
-def test_another_size_is_called_wrongly(hk, here: Path, size: str) -> None:
-    for command in ("bubbles2map", "boxes2map", "masks2map", "resize"):
-        result = hk(command, "--out", "maps", "--size", size)
-        assert result.exit_code == 2
-        assert "expected a side N from 1, or WIDTHxHEIGHT" in result.stderr.replace("\n", " ")
-
-
-@pytest.mark.parametrize("bandwidth", ["0", "-3", "nan", "inf", "silverman", ""])
-def test_another_bandwidth_is_called_wrongly(hk, here: Path, bandwidth: str) -> None:
-    result = hk("bubbles2map", "--out", "maps", "--bandwidth", bandwidth)
-    assert result.exit_code == 2
-    said = " ".join(result.stderr.split())
-    assert "expected one of scott, radius, fixed, cv, or a number of image pixels above 0" in said
-
-
-def test_maps_become_rows_of_one_file_or_png(hk, here: Path) -> None:
-    records = [bubble_record("a"), bubble_record("b/c")]
-    rows = hk("bubbles2map", "--out", "maps.h5", "--size", 20, stdin=records).records
-    assert [record["map"] for record in rows] == ["maps.h5#0", "maps.h5#1"]
-    pictures = hk("bubbles2map", "--out", "maps", "--format", "png", "--size", 20, stdin=records).records
-    assert [record["map"] for record in pictures] == ["maps/a.png", "maps/b%2Fc.png"]
-    for row, picture in zip(rows, pictures, strict=True):
-        assert load_map(picture["map"]) == pytest.approx(load_map(row["map"]), abs=1 / 65535)
 
 
 def test_bubbles2map_draws_bubbles_before_points(hk, here: Path) -> None:
@@ -118,32 +75,28 @@ def test_a_gaze_point_weighs_its_duration(hk, here: Path) -> None:
     assert values[20, 40] / values[20, 10] == pytest.approx(0.25, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("record", "options", "message"),
-    [
-        ({"id": "7", "size": [50, 40]}, [], "has no bubbles and no points; expected an annotation; --missing pass"),
-        (bubble_record(bubbles=[]), [], "its annotation is empty, nobody marked anything; expected a bubble; --empty"),
-        ({"id": "7", "size": [50, 40], "points": []}, [], "its annotation is empty, nobody marked anything"),
-        (bubble_record(size=None), [], "size is None; expected [width, height] in pixels"),
-        (bubble_record(bubbles=[{"x": 1}]), [], "bubbles[0].y is None; expected a number of pixels"),
-        (
-            {"id": "7", "size": [50, 40], "points": [{"x": 1, "y": 2}]}, ["--bandwidth", "radius"],
-            'record "7": bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number',
-        ),
-        (
-            bubble_record(bubbles=[{"x": 900, "y": 900, "radius": 5}]), [],
-            'record "7": all 1 bubbles lie far off the image of 50x40 pixels, the first at (900, 900); is the frame',
-        ),
-        (
-            bubble_record(bubbles=BUBBLES * 2), ["--normalise", "none"],
-            "the sum of the bubbles reaches 4.06, expected at most 1 where nothing is normalised; lower their weights",
-        ),
-        (
-            bubble_record(bubbles=[{"x": 9, "y": 9, "radius": 5, "weight": 0}]), ["--empty", "zeros"],
-            'record "7": all 1 bubbles have weight 0',
-        ),
-    ],
-)
+@pytest.mark.parametrize(("record", "options", "message"), [
+    ({"id": "7", "size": [50, 40]}, [], "has no bubbles and no points; expected an annotation; --missing pass"),
+    (bubble_record(bubbles=[]), [], "its annotation is empty, nobody marked anything; expected a bubble; --empty"),
+    ({"id": "7", "size": [50, 40], "points": []}, [], "its annotation is empty, nobody marked anything"),
+    (bubble_record(bubbles=[{"x": 1}]), [], "bubbles[0].y is None; expected a number of pixels"),
+    (
+        {"id": "7", "size": [50, 40], "points": [{"x": 1, "y": 2}]}, ["--bandwidth", "radius"],
+        'record "7": bandwidth radius: needs a radius above 0 for every bubble; use scott, fixed or a number',
+    ),
+    (
+        bubble_record(bubbles=[{"x": 900, "y": 900, "radius": 5}]), [],
+        'record "7": all 1 bubbles lie far off the image of 50x40 pixels, the first at (900, 900); is the frame',
+    ),
+    (
+        bubble_record(bubbles=BUBBLES * 2), ["--normalise", "none"],
+        "the sum of the bubbles reaches 4.06, expected at most 1 where nothing is normalised; lower their weights",
+    ),
+    (
+        bubble_record(bubbles=[{"x": 9, "y": 9, "radius": 5, "weight": 0}]), ["--empty", "zeros"],
+        'record "7": all 1 bubbles have weight 0',
+    ),
+])
 def test_what_bubbles2map_cannot_draw_is_an_error(hk, here: Path, record: dict, options: list, message: str) -> None:
     result = hk("bubbles2map", "--out", "maps", *options, stdin=[record])
     assert result.exit_code == 1
@@ -172,25 +125,6 @@ def test_bad_records_can_be_skipped(hk, here: Path) -> None:
     assert 'skipped: record "b"' in result.stderr
 
 
-@pytest.mark.parametrize("normalise", ["max", "minmax", "sum", "none"])
-def test_bubbles2map_normalises_as_told(hk, here: Path, normalise: str) -> None:
-    light = [{**bubble, "weight": 0.3} for bubble in BUBBLES]
-    record = bubble_record(bubbles=light)
-    assert hk("bubbles2map", "--out", "maps", "--normalise", normalise, stdin=[record]).exit_code == 0
-    expected = kde_map(TABLE[:, :2], (50, 40), (224, 224), weights=np.full(3, 0.3), normalise=normalise)
-    assert (load_map("maps/7.npy") == expected).all()
-
-
-def test_every_user_has_an_equal_say(hk, here: Path) -> None:
-    points = [{"x": 10, "y": 20, "user": "ada", "weight": 400}, {"x": 40, "y": 20, "user": "ben"}]
-    more = [*points, {"x": 40, "y": 20, "user": "ben", "weight": 3}]
-    options = ("--equal-users", "--bandwidth", 3, "--size", "50x40")
-    for out, record in (("a", {"points": points}), ("b", {"points": more})):
-        made = hk("bubbles2map", "--out", out, *options, stdin=[{"id": "7", "size": [50, 40], **record}]).records[0]
-        values = load_map(made["map"])
-        assert values[20, 40] == pytest.approx(values[20, 10], abs=1e-6)
-
-
 # masks2map
 
 
@@ -202,32 +136,19 @@ def expected_map(*spots: tuple[int, int, float], size: tuple[int, int] = (6, 9))
     return values
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ([], expected_map((0, 0, 1), (3, 4, 1))),
-        (["--lesion", "EX"], expected_map((0, 0, 1))),
-        (["--lesion", "MA", "--lesion", "EX=0.5"], expected_map((5, 8, 1), (0, 0, 0.5))),
-        (["--lesion", "SE=0.25", "--lesion", "EX=0.5"], expected_map((0, 0, 0.5), (3, 4, 0.25))),
-        (["--lesion", "SE=0.25", "--normalise", "max"], expected_map((0, 0, 1), (3, 4, 1))),
-        (["--lesion", "SE=0.25", "--pooling", "max"], expected_map((0, 0, 0.25), (3, 4, 0.25))),
-    ],
-)
+@pytest.mark.parametrize(("options", "expected"), [
+    ([], expected_map((0, 0, 1), (3, 4, 1))),
+    (["--lesion", "EX"], expected_map((0, 0, 1))),
+    (["--lesion", "MA", "--lesion", "EX=0.5"], expected_map((5, 8, 1), (0, 0, 0.5))),
+    (["--lesion", "SE=0.25", "--lesion", "EX=0.5"], expected_map((0, 0, 0.5), (3, 4, 0.25))),
+    (["--lesion", "SE=0.25", "--normalise", "max"], expected_map((0, 0, 1), (3, 4, 1))),
+    (["--lesion", "SE=0.25", "--pooling", "max"], expected_map((0, 0, 0.25), (3, 4, 0.25))),
+])
 def test_masks2map_pools_the_chosen_lesions(hk, masks: dict[str, str], options: list, expected: np.ndarray) -> None:
     record = {"id": "7", "masks": masks, "size": [90, 60], "note": "kept"}
     result = hk("masks2map", "--out", "maps", "--size", "9x6", *options, stdin=[record])
     assert result.records == [{**record, "map": "maps/7.npy"}]
     assert load_map("maps/7.npy") == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_lesion_of_one_pixel_survives_in_a_map_of_means(hk, here: Path) -> None:
-    mask = np.zeros((1424, 2144), np.uint8)
-    mask[700, 1000] = 1
-    cv2.imwrite("m.png", mask)
-    record = {"id": "7", "masks": {"HE": "m.png"}, "size": [2144, 1424]}
-    values = load_map(hk("masks2map", "--out", "maps", "--size", 14, stdin=[record]).records[0]["map"])
-    assert np.count_nonzero(values) == 1
-    assert values[700 * 14 // 1424, 1000 * 14 // 2144] == pytest.approx(196 / mask.size, rel=1e-3)
 
 
 def test_the_size_of_the_image_is_read_where_the_record_has_none(hk, masks: dict[str, str]) -> None:
@@ -267,36 +188,19 @@ def test_not_annotated_and_no_lesion_are_two_things(hk, here: Path) -> None:
         assert "nothing is marked by its masks or polygons; expected a mark; --empty zeros draws" in refused.stderr
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ({"id": "7"}, 'record "7": has no masks and no polygons; expected an annotation; --missing pass'),
-        ({"id": "7", "masks": "EX.png"}, "masks is EX.png; expected an object of names and paths"),
-        ({"id": "7", "masks": {"EX": 3}}, "expected an object of names and paths"),
-        ({"id": "7", "masks": {"EX": "EX.png"}}, 'record "7": has neither size nor image'),
-        ({"id": "7", "masks": {"EX": "EX.png"}, "image": 4}, "image is 4; expected a path or a reference"),
-        ({"id": "7", "masks": {"EX": "EX.png"}, "size": [60, 90]}, "a mask of 90x60 pixels for an image of 60x90"),
-        ({"id": "7", "masks": {"EX": "gone.png"}, "size": [60, 90]}, "gone.png"),
-    ],
-)
+@pytest.mark.parametrize(("record", "message"), [
+    ({"id": "7"}, 'record "7": has no masks and no polygons; expected an annotation; --missing pass'),
+    ({"id": "7", "masks": {"EX": 3}}, "expected an object of names and paths"),
+    ({"id": "7", "masks": {"EX": "EX.png"}}, 'record "7": has neither size nor image'),
+    ({"id": "7", "masks": {"EX": "EX.png"}, "image": 4}, "image is 4; expected a path or a reference"),
+    ({"id": "7", "masks": {"EX": "EX.png"}, "size": [60, 90]}, "a mask of 90x60 pixels for an image of 60x90"),
+    ({"id": "7", "masks": {"EX": "gone.png"}, "size": [60, 90]}, "gone.png"),
+])
 def test_what_masks2map_cannot_draw_is_an_error(hk, masks: dict, here: Path, record: dict, message: str) -> None:
     result = hk("masks2map", "--out", "maps", stdin=[record])
     assert result.exit_code == 1
     assert message in result.stderr
     assert not list(here.rglob("*.npy"))
-
-
-@pytest.mark.parametrize("lesion", ["", "=1", "EX=", "EX=x", "EX=0", "EX=1.1", "EX=-1", "EX=nan"])
-def test_a_lesion_is_a_name_and_a_weight(hk, here: Path, lesion: str) -> None:
-    result = hk("masks2map", "--out", "maps", "--lesion", lesion)
-    assert result.exit_code == 2
-    assert "expected NAME or NAME=WEIGHT with a weight above 0 and up to 1" in result.stderr.replace("\n", " ")
-
-
-def test_a_lesion_is_named_once(hk, here: Path) -> None:
-    result = hk("masks2map", "--out", "maps", "--lesion", "EX", "--lesion", "EX=0.5", stdin=[{"id": "7"}])
-    assert result.exit_code == 2
-    assert "EX: expected each name once" in result.stderr
 
 
 def test_a_lesion_that_no_record_has_is_an_error_at_the_end(hk, masks: dict[str, str], here: Path) -> None:
@@ -332,21 +236,6 @@ def test_resize_changes_the_map_of_each_record(hk, saved: dict[str, Any], size: 
     assert (load_map("maps/7.npy") == resize_map(load_map("big.npy"), shape)).all()
 
 
-def test_resize_reads_rows_and_writes_rows(hk, saved: dict[str, Any]) -> None:
-    with h5py.File("rows.h5", "w") as file:
-        file["maps"] = np.stack([np.zeros((48, 64)), load_map("big.npy")]).astype("<f4")
-    result = hk("resize", "--size", 14, "--out", "out.h5", stdin=[{**saved, "map": "rows.h5#1"}])
-    assert result.records[0]["map"] == "out.h5#0"
-    assert (load_map("out.h5#0") == resize_map(load_map("big.npy"), (14, 14))).all()
-
-
-def test_normalise_gives_a_peak_of_one(hk, saved: dict[str, Any]) -> None:
-    np.save("zeros.npy", np.zeros((48, 64), np.float32))
-    records = [saved, {"id": "8", "map": "zeros.npy"}]
-    result = hk("resize", "--size", 14, "--normalise", "max", "--out", "maps", stdin=records)
-    assert [load_map(record["map"]).max() for record in result.records] == [1, 0]
-
-
 def test_a_record_without_a_map(hk, saved: dict[str, Any]) -> None:
     records = [saved, {"id": "8"}, {"id": "9", "map": None}]
     refused = hk("resize", "--size", 14, "--out", "a", stdin=records)
@@ -357,35 +246,15 @@ def test_a_record_without_a_map(hk, saved: dict[str, Any]) -> None:
     assert passed.records[1:] == records[1:]
 
 
-@pytest.mark.parametrize(
-    ("reference", "message"),
-    [
-        (5, 'record "7": map is 5; expected a path or a reference'),
-        ("", 'record "7": map is ; expected a path or a reference'),
-        ("gone.npy", "gone.npy"),
-        ("nan.npy", "nan.npy: holds NaN"),
-        ("large.npy", "large.npy: values span [0, 255], expected [0, 1]"),
-    ],
-)
+@pytest.mark.parametrize(("reference", "message"), [
+    (5, 'record "7": map is 5; expected a path or a reference'),
+    ("gone.npy", "gone.npy"),
+    ("nan.npy", "nan.npy: holds NaN"),
+    ("large.npy", "large.npy: values span [0, 255], expected [0, 1]"),
+])
 def test_a_map_that_is_none_is_an_error(hk, here: Path, reference: object, message: str) -> None:
     np.save("nan.npy", np.full((4, 4), np.nan, np.float32))
     np.save("large.npy", np.array([[0, 255]], np.float32))
     result = hk("resize", "--size", 2, "--out", "maps", stdin=[{"id": "7", "map": reference}])
     assert result.exit_code == 1
     assert message in result.stderr
-
-
-def test_the_filters_in_a_real_pipe(hk, shell, here: Path) -> None:
-    (here / "in.jsonl").write_text("".join(json.dumps(bubble_record(str(number))) + "\n" for number in range(3)))
-    result = shell("hkmap bubbles2map in.jsonl --out maps/ | hkmap resize --size 14 --normalise max --out maps14.h5")
-    assert result.exit_code == 0
-    assert [record["map"] for record in result.records] == ["maps14.h5#0", "maps14.h5#1", "maps14.h5#2"]
-    values = load_map("maps14.h5#2")
-    assert values.shape == (14, 14)
-    assert values.max() == 1
-    again = hk("bubbles2map", "in.jsonl", "--out", "maps/")
-    assert again.exit_code == 1
-    assert "maps/0.npy: exists already" in again.stderr
-    again = hk("resize", "--size", 14, "--out", "maps14.h5", stdin=result.stdout)
-    assert again.exit_code == 1
-    assert "maps14.h5: exists already" in again.stderr

@@ -98,9 +98,7 @@ def test_other_files_and_masks_without_image_are_named(hk: Callable, tmp_path: P
     (["a/1.jpg"], [], "none of its 0 masks has an image in"),
     (["a/1.jpg"], ["a/1.png", "a/1.tif"], "1.tif: 1.png in the same folder would have the same id"),
 ])
-def test_what_is_wrong_with_the_folders_is_said(
-    hk: Callable, tmp_path: Path, images: list[str], masks: list[str] | None, message: str
-) -> None:
+def test_what_is_wrong_with_the_folders_is_said(hk, tmp_path, images, masks, message) -> None:
     options = [] if masks is None else ["--masks", pictures(tmp_path / "masks", masks)]
     for folder in (tmp_path / "images", tmp_path / "masks"):
         folder.mkdir(exist_ok=True)

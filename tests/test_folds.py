@@ -125,11 +125,6 @@ def test_a_fold_without_records_is_refused(monkeypatch):
         fold_of(names(3), np.zeros(3, int), ["a", "b", "c"], folds=3, seed=0)
 
 
-def test_parts_that_cannot_be_are_sentences():
-    with pytest.raises(RecordError, match="2 groups for 3 parts, and a group is in one alone; ask for fewer"):
-        part_of(names(20), np.zeros(20, int), ["a"] * 10 + ["b"] * 10, TENTHS, seed=0)
-
-
 def test_a_part_without_records_is_refused(monkeypatch):
     monkeypatch.setattr("hkmap.shards.folds._cut", lambda *rest, **options: np.ones(30, int))
     with pytest.raises(RecordError, match='part "val" would have no record: some groups are large; give it more'):
@@ -299,20 +294,6 @@ def test_a_config_repeats_the_fold(hk, shard, tmp_path):
     other = hk("train", shard, "--config", tmp_path / "run/config.toml", "--fold", "1/3", "--resume",
                "--out", tmp_path / "run")
     assert "fold is '1/3', the run to resume had '3/3'" in other.stderr
-
-
-@pytest.mark.parametrize("fold", ["0/3", "4/3", "1/1", "2", "1/3/3", "-1/3"])
-def test_a_fold_that_is_none(hk, shard, tmp_path, fold):
-    done = hk("train", shard, "--fold", fold, "--out", tmp_path / "no")
-    assert done.exit_code == 2
-    assert "expected fold I of K as I/K, such as 1/5 to 5/5" in re.sub(r"\s+", " ", done.stderr)
-
-
-@pytest.mark.parametrize("option", [["--group", "patient"], ["--fold-seed", 0]])
-def test_how_to_cut_without_a_fold_is_a_wrong_call(hk, shard, tmp_path, option):
-    done = hk("train", shard, *option, "--out", tmp_path / "no")
-    assert done.exit_code == 2
-    assert "--group and --fold-seed say how to cut folds; give --fold I/K too" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(("value", "told"), [(None, "None"), ("", ""), ([1], r"\[1\]"), (True, "True")])

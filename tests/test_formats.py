@@ -49,7 +49,7 @@ def only(result: Any, count: int = 1) -> Any:
 # COCO
 
 
-def coco_file(*annotations: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def coco(*annotations: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "images": [{"id": 10 * n, "file_name": f"train/{n}.jpg", "width": 40, "height": 30} for n in (1, 2)],
         "categories": [{"id": 5, "name": "bear"}, {"id": 6, "name": "bus"}],
@@ -60,12 +60,12 @@ def coco_file(*annotations: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def listed(**changes: Any) -> dict[str, Any]:
     """A file that lists one image, with something about it changed."""
-    return coco_file(images=[{"id": 1, "file_name": "1.jpg", **changes}])
+    return coco(images=[{"id": 1, "file_name": "1.jpg", **changes}])
 
 
 def test_coco_boxes_polygons_and_crowds(hk: Callable, images: Path, tmp_path: Path) -> None:
     crowd = coco_masks.encode(np.asfortranarray(np.eye(30, 40, dtype=np.uint8)))["counts"].decode()
-    path = write(tmp_path / "a.json", coco_file(
+    path = write(tmp_path / "a.json", coco(
         {"bbox": [1.5, 2, 3, 4.25], "segmentation": [[0, 0, 4, 0, 4.5, 5], [9, 9, 10, 9, 10, 10, 9, 10]], "iscrowd": 0},
         {"bbox": [0, 0, 40, 30], "category_id": 6, "iscrowd": 1, "segmentation": {"size": [30, 40], "counts": crowd}},
     ))
@@ -93,7 +93,7 @@ def test_coco_run_lengths_of_a_category_are_one_mask(hk: Callable, images: Path,
     columns = [np.concatenate([[False], part.ravel(order="F")]) for part in parts]
     runs = [np.diff(np.flatnonzero(np.concatenate([[True], np.diff(column), [True]]))) for column in columns]
     counts = [[int(run[0]) - 1, *map(int, run[1:])] for run in runs]           # the first pixel was put in front
-    path = write(tmp_path / "a.json", coco_file(
+    path = write(tmp_path / "a.json", coco(
         *({"segmentation": {"size": [30, 40], "counts": count}} for count in counts)
     ))
     first = hk("annotations", path, "--images", images).records[0]
@@ -102,45 +102,18 @@ def test_coco_run_lengths_of_a_category_are_one_mask(hk: Callable, images: Path,
 
 
 def test_coco_without_annotations_says_that_nothing_is_there(hk: Callable, images: Path, tmp_path: Path) -> None:
-    records = only(hk("annotations", write(tmp_path / "a.json", coco_file()), "--images", images), 2)
+    records = only(hk("annotations", write(tmp_path / "a.json", coco()), "--images", images), 2)
     assert [record["boxes"] for record in records] == [[], []]
 
 
 def test_coco_annotations_of_images_that_are_not_listed_are_named(hk: Callable, images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", coco_file({"bbox": [0, 0, 1, 1], "image_id": 77}))
+    path = write(tmp_path / "a.json", coco({"bbox": [0, 0, 1, 1], "image_id": 77}))
     result = hk("annotations", path, "--images", images)
     assert "a.json: annotations of 1 images that it does not list: 77" in result.stderr
 
 
-@pytest.mark.parametrize(("document", "sentence"), [
-    (coco_file({"bbox": [0, 0, 1]}), "annotations[0].bbox has 3 numbers; expected [left, top, width, height]"),
-    (coco_file({"bbox": [0, 0, -1, 1]}), "annotations[0].bbox is -1; expected a number from 0"),
-    (coco_file({"bbox": [0, "0", 1, 1]}), "annotations[0].bbox is 0; expected a number"),
-    (coco_file({"bbox": {"x": 1}}), "annotations[0].bbox is {'x': 1}; expected a list"),
-    (coco_file({"category_id": 7}), "annotations[0].category_id is 7; expected the id of a category"),
-    (coco_file({"image_id": None}), "annotations[0].image_id is missing; expected a number or a text"),
-    (coco_file({"image_id": [1]}), "annotations[0].image_id is [1]; expected a number or a text"),
-    (coco_file({"segmentation": [[0, 0, 1, 1]]}), "segmentation[0] has 4 numbers; expected x and y of three corners"),
-    (coco_file({"segmentation": [0, 0, 1, 1, 2, 2]}), "segmentation[0] is 0; expected a list"),
-    (coco_file({"segmentation": {"size": [30, 40], "counts": [1, 2]}}), "run lengths for 3 pixels of 40x30; expected"),
-    (coco_file(images=[{"id": 1}]), "images[0].file_name is missing; expected a text"),
-    (listed(width=40), "images[0] width and height is missing; expected a whole number of pixels above 0"),
-    (listed(width="40", height=30), "images[0] width and height is 40; expected a whole number"),
-    (coco_file(images=listed()["images"] * 2), "images[1].id is 1, as that of an image before"),
-    (coco_file(categories=[{"id": 1}]), "categories[0].name is missing"),
-    (coco_file(categories=3), "categories is 3; expected a list"),
-], ids=range(16))
-def test_what_is_wrong_in_a_coco_file_is_named(
-    hk: Callable, images: Path, tmp_path: Path, document: Any, sentence: str
-) -> None:
-    result = hk("annotations", write(tmp_path / "a.json", document), "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
-    assert "a.json" in result.stderr
-
-
 def test_a_wrong_image_can_be_skipped(hk: Callable, images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", coco_file({"bbox": [0]}, {"bbox": [0, 0, 1, 1], "image_id": 20}))
+    path = write(tmp_path / "a.json", coco({"bbox": [0]}, {"bbox": [0, 0, 1, 1], "image_id": 20}))
     result = hk("annotations", path, "--images", images, "--on-error", "skip", "--max-errors", 1)
     assert only(result)["id"] == "2"
 
@@ -179,9 +152,7 @@ def test_voc_counts_from_one_and_holds_the_last_pixel(hk: Callable, images: Path
 
 
 @pytest.mark.parametrize("given", ["VOC", "VOC/Annotations", "VOC/Annotations/1.xml", "."])
-def test_voc_palettes_become_masks_by_class_and_what_is_unknown(
-    hk: Callable, images: Path, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_voc_palettes_become_masks_by_class_and_what_is_unknown(hk, images, tmp_path, given: str, monkeypatch) -> None:
     write(tmp_path / "VOC/Annotations/1.xml", voc())
     values = palette(tmp_path / "VOC/SegmentationClass/1.png",
                      (12, slice(3, 9), slice(5, 9)), (21, slice(20, 22), slice(0, 3)), (255, slice(9, 10), slice(5, 9)))
@@ -204,15 +175,6 @@ def test_voc_objects_are_masks_in_the_order_of_the_file(hk: Callable, images: Pa
     assert "unknown" not in record
 
 
-def test_a_map_is_drawn_and_shown_of_a_palette(hk: Callable, images: Path, tmp_path: Path) -> None:
-    write(tmp_path / "VOC/Annotations/1.xml", voc())
-    palette(tmp_path / "VOC/SegmentationClass/1.png", (12, slice(0, 15), slice(0, 20)))
-    text = hk("annotations", tmp_path / "VOC", "--images", images).stdout
-    drawn = only(hk("masks2map", "--lesion", "dog", "--size", 2, "--out", tmp_path / "maps", stdin=text))
-    assert np.load(drawn["map"]).tolist() == [[1, 0], [0, 0]]
-    assert hk("show", "--out", tmp_path / "x.png", stdin=[drawn]).exit_code == 0
-
-
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
 def test_voc_without_a_size_takes_that_of_the_image(hk: Callable, images: Path, tmp_path: Path, size: str) -> None:
     path = write(tmp_path / "x.xml", voc(thing("dog", 1, 1, 40, 30), size=size))
@@ -223,24 +185,6 @@ def test_voc_without_a_size_takes_that_of_the_image(hk: Callable, images: Path, 
 def test_voc_without_a_file_name_takes_the_own(hk: Callable, images: Path, tmp_path: Path, name: str) -> None:
     result = hk("annotations", write(tmp_path / "1.xml", voc(name=name)), "--images", images)
     assert result.exit_code == (0 if not name else 1)
-
-
-@pytest.mark.parametrize(("text", "sentence"), [
-    (voc("<object><name>dog</name></object>"), "object 1 has no bndbox; expected a name and a bndbox"),
-    (voc("<object><bndbox/></object>"), "object 1 has no name"),
-    (voc(thing("dog", 5, 1, 4, 2)), "object 1 goes from 5, 1 to 4, 2; expected xmin <= xmax"),
-    (voc("<object><name>dog</name><bndbox><xmin>a</xmin></bndbox></object>"), 'xmin is "a"; expected a number'),
-    (voc(thing("dog", 1, 1, float("inf"), 2)), 'xmax is "inf"; expected a number'),
-    (voc(size="<size><width>x</width><height>3</height></size>"), "size is x; expected a whole number of pixels"),
-    (voc(size="<size><width>30</width><height>40</height></size>"),
-     "1.jpg: annotated at 30x40 pixels, but it has 40x30 as displayed (its EXIF turns it); expected"),
-])
-def test_what_is_wrong_in_a_voc_file_is_named(
-    hk: Callable, images: Path, tmp_path: Path, text: str, sentence: str
-) -> None:
-    result = hk("annotations", write(tmp_path / "x.xml", text), "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
@@ -292,26 +236,6 @@ def test_labelme_without_shapes_was_looked_at(hk: Callable, images: Path, tmp_pa
     first, second = only(hk("annotations", tmp_path / "labels", "--images", images), 2)
     assert first["points"] == [{"x": 1, "y": 1}]
     assert second["polygons"] == []
-
-
-@pytest.mark.parametrize(("document", "sentence"), [
-    (labelme(shape("mask", [1, 1])), "shapes[0].shape_type is mask; expected one of polygon, rectangle"),
-    (labelme(shape(["x"], [1, 1])), "shapes[0].shape_type is ['x']"),      # type: ignore[arg-type]
-    (labelme(shape("circle", [1, 1])), "shapes[0]: a circle of 1 points; expected 2"),
-    (labelme(shape("polygon", [1, 1])), "shapes[0]: a polygon of 1 points; expected 3 or more"),
-    (labelme(shape("circle", [1, 1], [1, 1])), "a circle whose edge is its centre"),
-    (labelme(shape("point", [1])), "shapes[0].points[0] is [1]; expected two numbers"),
-    (labelme(shape("point", [1, True])), "shapes[0].points[0] is True; expected a number"),
-    (labelme(3), "shapes[0] is 3; expected an object"),       # type: ignore[arg-type]
-    (labelme(imagePath=3), "x.json: imagePath is 3; expected a text"),
-    (labelme(imageWidth=0), "x.json: imageWidth and imageHeight is 0; expected a whole number of pixels above 0"),
-])
-def test_what_is_wrong_in_a_labelme_file_is_named(
-    hk: Callable, images: Path, tmp_path: Path, document: Any, sentence: str
-) -> None:
-    result = hk("annotations", write(tmp_path / "x.json", document), "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
 
 
 # VIA
@@ -369,24 +293,6 @@ def test_a_via_image_without_regions_is_not_annotated(hk: Callable, images: Path
     assert set(record) == {"id", "image", "size"}
 
 
-@pytest.mark.parametrize(("document", "sentence"), [
-    (via(region("spiral")), '"1.jpg99".regions[0] has the shape spiral; expected one of rect, circle'),
-    (via(region("rect", x=1, y=2, width=-3, height=4)), "regions[0].width is -3; expected a number from 0"),
-    (via(region("circle", cx=1, cy=1, r=0)), "regions[0].r is 0; expected a number of pixels above 0"),
-    (via(region("polygon", all_points_x=[1], all_points_y=[])), "has 1 x and 0 y; expected as many of both"),
-    (via(region("point", "text", cx=1, cy=1)), "region_attributes is text; expected an object"),
-    (via({}), "regions[0].shape_attributes is missing; expected an object"),
-    (via(regions=7), "regions is 7; expected a list"),
-    (via(filename=7), "filename is 7; expected a text"),
-])
-def test_what_is_wrong_in_a_via_file_is_named(
-    hk: Callable, images: Path, tmp_path: Path, document: Any, sentence: str
-) -> None:
-    result = hk("annotations", write(tmp_path / "x.json", document), "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
-
-
 # YOLO
 
 
@@ -409,31 +315,11 @@ def test_yolo_is_scaled_to_the_image(hk: Callable, images: Path, tmp_path: Path)
     ("data.yaml", 'names: # two\n  0: disc\n\n  1: "hard exudates"\n'),
     ("dataset.yaml", "names: [disc,\n  hard exudates]\n"),
 ])
-def test_yolo_classes_have_names_where_somebody_says_them(
-    hk: Callable, images: Path, tmp_path: Path, name: str, text: str
-) -> None:
+def test_yolo_classes_have_names_where_somebody_says_them(hk, images, tmp_path, name: str, text: str) -> None:
     write(tmp_path / "labels/1.txt", "1 0.5 0.5 0.25 0.5\n0 0.5 0.5 0.25 0.5\n")
     write(tmp_path / name, text)
     record = only(hk("annotations", tmp_path / "labels/1.txt", "--images", images))
     assert [box["label"] for box in record["boxes"]] == ["hard exudates", "disc"]
-
-
-@pytest.mark.parametrize(("line", "sentence"), [
-    ("0 20 15 10 10", '1.txt line 2: "0 20 15 10 10"; expected lines of class x y width height, relative to the image'),
-    ("0 0.5 0.5 0.1", 'line 2: "0 0.5 0.5 0.1"'),
-    ("0 0.5 0.5 0.1 0.1 0.9", 'line 2: "0 0.5 0.5 0.1 0.1 0.9"'),
-    ("cat 0.5 0.5 0.1 0.1", 'line 2: "cat'),
-    ("0 0.5 0.5 0.1 -0.001", 'line 2: "0 0.5 0.5 0.1 -0.001"'),
-    ("9 0.5 0.5 0.1 0.1", "line 2: the class 9 is none of the 1 that have a name"),
-])
-def test_what_is_wrong_in_a_yolo_file_is_named(
-    hk: Callable, images: Path, tmp_path: Path, line: str, sentence: str
-) -> None:
-    write(tmp_path / "labels/1.txt", f"0 0.5 0.5 0.1 0.1\n{line}\n")
-    write(tmp_path / "labels/classes.txt", "disc\n")
-    result = hk("annotations", tmp_path / "labels", "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
 
 
 def test_a_yaml_without_names_is_refused(hk: Callable, images: Path, tmp_path: Path) -> None:
@@ -482,20 +368,6 @@ def test_salicon_gives_row_and_column_from_one(hk: Callable, images: Path, tmp_p
     assert "points" not in second       # nobody looked at it
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({"fixations": [[1]]}, "annotations[0].fixations[0] is [1]; expected two numbers"),
-    ({"fixations": None}, "annotations[0].fixations is missing; expected a list"),
-    ({"image_id": [1]}, "annotations[0].image_id is [1]; expected a number or a text"),
-    ({"worker_id": {}}, "annotations[0].worker_id is {}; expected a number or a text"),
-])
-def test_what_is_wrong_in_a_salicon_file_is_named(
-    hk: Callable, images: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
-) -> None:
-    result = hk("annotations", write(tmp_path / "x.json", salicon(**changes)), "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
-
-
 # tables and gaze
 
 
@@ -509,9 +381,7 @@ def test_what_is_wrong_in_a_salicon_file_is_named(
     ('{"image": 1, "x": 2, "y": 3, "width": 4, "height": 0, "score": 0.5}\n', "boxes",
      [{"x": 2, "y": 3, "width": 4, "height": 0, "score": 0.5}]),
 ])
-def test_the_columns_of_a_table_tell_what_is_in_it(
-    hk: Callable, images: Path, tmp_path: Path, text: str, key: str | None, items: Any
-) -> None:
+def test_the_columns_of_a_table_tell_what_is_in_it(hk, images, tmp_path, text, key, items) -> None:
     result = hk("annotations", write(tmp_path / "table", text), "--images", images)
     if key is None:
         assert '"1.jpg" and "1" are both' in result.stderr
@@ -528,21 +398,6 @@ def test_a_table_says_how_it_is_to_be_read(hk: Callable, images: Path, tmp_path:
     assert hk("annotations", path, "--images", images, "--origin", 1, "--format", "coco").exit_code == 2
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("image,x,y,radius,width,height\n1,1,1,1,1,1\n", "has the columns of boxes and bubbles; expected those of one"),
-    ("image,x,y,width,height\n1,1,1,-1,1\n", "t.csv line 2: width is -1; expected a number from 0"),
-    ("image,x,y\n1,1,1e999\n", 't.csv line 2: y is "1e999"; expected a number'),
-    ("image,x,y\n", "t.csv: read as table, no annotation in it"),
-    ("image,x,y\n1,1,\"" + "a" * 140_000, "t.csv: not CSV (field larger than field limit"),
-])
-def test_what_is_wrong_in_a_table_is_named(
-    hk: Callable, images: Path, tmp_path: Path, text: str, sentence: str
-) -> None:
-    result = hk("annotations", write(tmp_path / "t.csv", text), "--images", images)
-    assert result.exit_code == 1
-    assert sentence in result.stderr
-
-
 def test_gaze_of_several_people(hk: Callable, images: Path, tmp_path: Path) -> None:
     write(tmp_path / "gaze/run1.txt", "1,40,30,1,2,100\n2,40,30\n")
     write(tmp_path / "gaze/run2.txt", "1,40,30,3,4,200,5,6,300\n")
@@ -554,15 +409,100 @@ def test_gaze_of_several_people(hk: Callable, images: Path, tmp_path: Path) -> N
     assert second["points"] == []
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("1,40,30,1,2,100\n2,40.5,30\n", "run1.txt line 2: no size of the image; expected image_id,width,height"),
-    ("1,40,30,1,2,100\n1,30,40\n", "line 2: fixations in 30x40 pixels, but the image has 40x30"),
-    ("1,39,30,1,2,100\n", "1.jpg: annotated at 39x30 pixels, but it has 40x30 as displayed; expected the image"),
-])
-def test_what_is_wrong_in_gaze_is_named(hk: Callable, images: Path, tmp_path: Path, text: str, sentence: str) -> None:
-    result = hk("annotations", write(tmp_path / "run1.txt", text), "--images", images)
+# what is wrong in a file
+
+
+GOOD_BOX = "0 0.5 0.5 0.1 0.1\n"      # of YOLO
+WRONG: dict[str, list[tuple[Any, str]]] = {
+    "coco.json": [
+        (coco({"bbox": [0, 0, 1]}), "annotations[0].bbox has 3 numbers; expected [left, top, width, height]"),
+        (coco({"bbox": [0, 0, -1, 1]}), "annotations[0].bbox is -1; expected a number from 0"),
+        (coco({"bbox": [0, "0", 1, 1]}), "annotations[0].bbox is 0; expected a number"),
+        (coco({"bbox": {"x": 1}}), "annotations[0].bbox is {'x': 1}; expected a list"),
+        (coco({"category_id": 7}), "annotations[0].category_id is 7; expected the id of a category"),
+        (coco({"image_id": None}), "annotations[0].image_id is missing; expected a text"),
+        (coco({"image_id": [1]}), "annotations[0].image_id is [1]; expected a text"),
+        (coco({"segmentation": [[0, 0, 1, 1]]}), "segmentation[0] has 4 numbers; expected x and y of three corners"),
+        (coco({"segmentation": [0, 0, 1, 1, 2, 2]}), "segmentation[0] is 0; expected a list"),
+        (coco({"segmentation": {"size": [30, 40], "counts": [1, 2]}}), "run lengths for 3 pixels of 40x30; expected"),
+        (coco(images=[{"id": 1}]), "images[0].file_name is missing; expected a text"),
+        (listed(width=40), "images[0] width and height is missing; expected a whole number of pixels above 0"),
+        (listed(width="40", height=30), "images[0] width and height is 40; expected a whole number"),
+        (coco(images=listed()["images"] * 2), "images[1].id is 1, as that of an image before"),
+        (coco(categories=[{"id": 1}]), "categories[0].name is missing"),
+        (coco(categories=3), "categories is 3; expected a list"),
+    ],
+    "voc.xml": [
+        (voc("<object><name>dog</name></object>"), "object 1 has no bndbox; expected a name and a bndbox"),
+        (voc("<object><bndbox/></object>"), "object 1 has no name"),
+        (voc(thing("dog", 5, 1, 4, 2)), "object 1 goes from 5, 1 to 4, 2; expected xmin <= xmax"),
+        (voc("<object><name>dog</name><bndbox><xmin>a</xmin></bndbox></object>"), 'xmin is "a"; expected a number'),
+        (voc(thing("dog", 1, 1, float("inf"), 2)), 'xmax is "inf"; expected a number'),
+        (voc(size="<size><width>x</width><height>3</height></size>"), "size is x; expected a whole number of pixels"),
+        (voc(size="<size><width>30</width><height>40</height></size>"),
+         "1.jpg: annotated at 30x40 pixels, but it has 40x30 as displayed (its EXIF turns it); expected"),
+    ],
+    "labelme.json": [
+        (labelme(shape("mask", [1, 1])), "shapes[0].shape_type is mask; expected one of polygon, rectangle"),
+        (labelme(shape(["x"], [1, 1])), "shapes[0].shape_type is ['x']"),
+        (labelme(shape("circle", [1, 1])), "shapes[0]: a circle of 1 points; expected 2"),
+        (labelme(shape("polygon", [1, 1])), "shapes[0]: a polygon of 1 points; expected 3 or more"),
+        (labelme(shape("circle", [1, 1], [1, 1])), "a circle whose edge is its centre"),
+        (labelme(shape("point", [1])), "shapes[0].points[0] is [1]; expected two numbers"),
+        (labelme(shape("point", [1, True])), "shapes[0].points[0] is True; expected a number"),
+        (labelme(3), "shapes[0] is 3; expected an object"),
+        (labelme(imagePath=3), "labelme.json: imagePath is 3; expected a text"),
+        (labelme(imageWidth=0), "imageWidth and imageHeight is 0; expected a whole number of pixels above 0"),
+    ],
+    "via.json": [
+        (via(region("spiral")), '"1.jpg99".regions[0] has the shape spiral; expected one of rect, circle'),
+        (via(region("rect", x=1, y=2, width=-3, height=4)), "regions[0].width is -3; expected a number from 0"),
+        (via(region("circle", cx=1, cy=1, r=0)), "regions[0].r is 0; expected a number of pixels above 0"),
+        (via(region("polygon", all_points_x=[1], all_points_y=[])), "has 1 x and 0 y; expected as many of both"),
+        (via(region("point", "text", cx=1, cy=1)), "region_attributes is text; expected an object"),
+        (via({}), "regions[0].shape_attributes is missing; expected an object"),
+        (via(regions=7), "regions is 7; expected a list"),
+        (via(filename=7), "filename is 7; expected a text"),
+    ],
+    "labels/1.txt": [
+        (GOOD_BOX + "0 20 15 10 10",
+         '1.txt line 2: "0 20 15 10 10"; expected lines of class x y width height, relative to the image'),
+        (GOOD_BOX + "0 0.5 0.5 0.1", 'line 2: "0 0.5 0.5 0.1"'),
+        (GOOD_BOX + "0 0.5 0.5 0.1 0.1 0.9", 'line 2: "0 0.5 0.5 0.1 0.1 0.9"'),
+        (GOOD_BOX + "cat 0.5 0.5 0.1 0.1", 'line 2: "cat'),
+        (GOOD_BOX + "0 0.5 0.5 0.1 -0.001", 'line 2: "0 0.5 0.5 0.1 -0.001"'),
+        (GOOD_BOX + "9 0.5 0.5 0.1 0.1", "line 2: the class 9 is none of the 1 that have a name"),
+    ],
+    "salicon.json": [
+        (salicon(fixations=[[1]]), "annotations[0].fixations[0] is [1]; expected two numbers"),
+        (salicon(fixations=None), "annotations[0].fixations is missing; expected a list"),
+        (salicon(image_id=[1]), "annotations[0].image_id is [1]; expected a number or a text"),
+        (salicon(worker_id={}), "annotations[0].worker_id is {}; expected a number or a text"),
+    ],
+    "t.csv": [
+        ("image,x,y,radius,width,height\n1,1,1,1,1,1\n", "has the columns of boxes and bubbles; expected those of one"),
+        ("image,x,y,width,height\n1,1,1,-1,1\n", "t.csv line 2: -1 wide and 1 high; expected numbers from 0"),
+        ("image,x,y\n1,1,1e999\n", 't.csv line 2: y is "1e999"; expected a number'),
+        ("image,x,y\n", "t.csv: read as table, no annotation in it"),
+        ("image,x,y\n1,1,\"" + "a" * 140_000, "t.csv: not CSV (field larger than field limit"),
+    ],
+    "run1.txt": [
+        ("1,40,30,1,2,100\n2,40.5,30\n", "run1.txt line 2: no size of the image; expected image_id,width,height"),
+        ("1,40,30,1,2,100\n1,30,40\n", "line 2: fixations in 30x40 pixels, but the image has 40x30"),
+        ("1,39,30,1,2,100\n", "1.jpg: annotated at 39x30 pixels, but it has 40x30 as displayed; expected the image"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"), [(name, *row) for name, rows in WRONG.items() for row in rows]
+)
+def test_what_is_wrong_in_a_file_is_named(hk, images, tmp_path, name: str, content: Any, sentence: str) -> None:
+    write(tmp_path / "labels/classes.txt", "disc\n")
+    result = hk("annotations", write(tmp_path / name, content), "--images", images)
     assert result.exit_code == 1
     assert sentence in result.stderr
+    assert name in result.stderr or not name.endswith(".json")
 
 
 # the real samples

@@ -40,8 +40,8 @@ from hkmap.sources.folder import folder_records
 from hkmap.sources.formats import OURS
 from hkmap.sources.idrid import idrid_records
 
-ORDINARY = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+pytestmark = pytest.mark.hypothesis      # which `make fuzz` asks for
+EXAMPLES = pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.soak)])
 MEMORY = 6 << 30        # above what is in use: a header that promises gigabytes must not get them
 
 FORMATS = {known.name: known for known in OURS}
@@ -229,49 +229,30 @@ SEEDS = st.integers(0, 2**63)
 # the readers of formats
 
 
-def check_mutated(name: str, scratch: Path, seed: int) -> None:
-    try_bytes(name, mutate(VALID[name], random.Random(seed)), scratch)
-
-
-def check_wrong_values(name: str, scratch: Path, seed: int, values: list[Any]) -> None:
-    document, dice = DOCUMENTS[name], random.Random(seed)
-    for value in values:
-        document = replaced(document, dice.choice(list(places(document))), value)
-    try_bytes(name, json.dumps(document).encode(), scratch)
+def fuzz(examples: int, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
+    """Call ``check`` with so many draws of the strategies."""
+    settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))(given(*strategies)(check))()
 
 
 @pytest.mark.parametrize("name", list(VALID))
-@ORDINARY
-@given(SEEDS)
-def test_a_damaged_file_is_records_or_an_error(name: str, scratch: Path, seed: int) -> None:
-    check_mutated(name, scratch, seed)
+@EXAMPLES
+def test_a_damaged_file_is_records_or_an_error(name: str, examples: int, scratch: Path) -> None:
+    def check(seed: int) -> None:
+        try_bytes(name, mutate(VALID[name], random.Random(seed)), scratch)
 
-
-@pytest.mark.soak
-@pytest.mark.parametrize("name", list(VALID))
-@LONG
-@given(SEEDS)
-def test_many_damaged_files_are_records_or_errors(name: str, scratch: Path, seed: int) -> None:
-    check_mutated(name, scratch, seed)
+    fuzz(examples, check, SEEDS)
 
 
 @pytest.mark.parametrize("name", list(DOCUMENTS))
-@ORDINARY
-@given(SEEDS, st.lists(SCALARS, min_size=1, max_size=2))
-def test_a_document_with_wrong_values_is_records_or_an_error(
-    name: str, scratch: Path, seed: int, values: list[Any]
-) -> None:
-    check_wrong_values(name, scratch, seed, values)
+@EXAMPLES
+def test_a_document_with_wrong_values_is_records_or_an_error(name: str, examples: int, scratch: Path) -> None:
+    def check(seed: int, values: list[Any]) -> None:
+        document, dice = DOCUMENTS[name], random.Random(seed)
+        for value in values:
+            document = replaced(document, dice.choice(list(places(document))), value)
+        try_bytes(name, json.dumps(document).encode(), scratch)
 
-
-@pytest.mark.soak
-@pytest.mark.parametrize("name", list(DOCUMENTS))
-@LONG
-@given(SEEDS, st.lists(SCALARS, min_size=1, max_size=3))
-def test_many_documents_with_wrong_values_are_records_or_errors(
-    name: str, scratch: Path, seed: int, values: list[Any]
-) -> None:
-    check_wrong_values(name, scratch, seed, values)
+    fuzz(examples, check, SEEDS, st.lists(SCALARS, min_size=1, max_size=3))
 
 
 @pytest.mark.parametrize("name", list(VALID))
@@ -337,18 +318,12 @@ DATA_SETS = ["cub2011", "cub2010", "dogs", "idrid", "folder"]
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-@ORDINARY
-@given(SEEDS)
-def test_a_damaged_data_set_is_records_or_an_error(name: str, scratch: Path, seed: int) -> None:
-    check_data_set(name, scratch, seed)
+@EXAMPLES
+def test_a_damaged_data_set_is_records_or_an_error(name: str, examples: int, scratch: Path) -> None:
+    def check(seed: int) -> None:
+        check_data_set(name, scratch, seed)
 
-
-@pytest.mark.soak
-@pytest.mark.parametrize("name", DATA_SETS)
-@LONG
-@given(SEEDS)
-def test_many_damaged_data_sets_are_records_or_errors(name: str, scratch: Path, seed: int) -> None:
-    check_data_set(name, scratch, seed)
+    fuzz(examples, check, SEEDS)
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
@@ -366,13 +341,12 @@ def test_a_mat_file_that_is_cut_short_is_read_or_an_error(scratch: Path, compres
         assert drained(lambda: [{"found": str(read_variable(scratch / "x.mat", last))}]) is None
 
 
-@ORDINARY
-@given(
-    st.lists(st.integers(1, 400), min_size=2, max_size=2) | SCALARS,
-    st.text(st.characters(max_codepoint=120)) | SCALARS,
-)
-def test_run_lengths_are_a_mask_or_an_error(size: Any, counts: Any) -> None:
-    drained(lambda: [{"shape": list(decode_rle({"size": size, "counts": counts}).shape)}])
+def test_run_lengths_are_a_mask_or_an_error() -> None:
+    def check(size: Any, counts: Any) -> None:
+        drained(lambda: [{"shape": list(decode_rle({"size": size, "counts": counts}).shape)}])
+
+    sizes, texts = st.lists(st.integers(1, 400), min_size=2, max_size=2), st.text(st.characters(max_codepoint=120))
+    fuzz(100, check, sizes | SCALARS, texts | SCALARS)
 
 
 # floods

@@ -87,15 +87,6 @@ def test_image_and_map_move_together(augmentations, fit, size):
         assert drawn.max() <= 1
 
 
-def test_an_off_centre_landmark_keeps_its_side():
-    """Neither mirrored nor transposed: upper left stays upper left."""
-    landmark = blob(90, 160, 0.25, 0.3, 8)
-    seen = view_image(picture(landmark), WHOLE, (64, 64))[:, :, 0].astype(np.float32)
-    drawn = view_map(bare(resize_map(landmark, (32, 32))), WHOLE, (16, 16)).map
-    assert np.allclose(centre_of(seen), (0.25, 0.3), atol=0.01)
-    assert np.allclose(centre_of(drawn), (0.25, 0.3), atol=0.01)
-
-
 def test_without_a_view_a_map_is_only_resized():
     values = np.random.default_rng(0).random((28, 28), np.float32)
     assert np.array_equal(view_map(bare(values), WHOLE, (14, 14), padded=True).map, resize_map(values, (14, 14)))

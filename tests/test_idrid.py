@@ -274,12 +274,6 @@ def test_a_segmentation_without_masks_or_images_is_refused(hk: Callable, root: P
     assert "no folder of masks here; expected 1. Microaneurysms, 2. Haem" in hk("idrid", root).stderr
 
 
-def test_binary_takes_both_parts(hk: Callable, root: Path) -> None:
-    result = hk("idrid", root, "--binary", "--part", "grading")
-    assert result.exit_code == 2
-    assert "--binary takes both parts; omit --part" in result.stderr
-
-
 def test_the_real_segmentation(hk: Callable, data_root: Path) -> None:
     result = hk("idrid", data_root / "idrid")
     assert [record["id"] for record in result.records] == [f"IDRiD_{number:02}" for number in range(1, 13)]

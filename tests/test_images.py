@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,20 @@ def test_a_broken_exif_block_turns_nothing(tmp_path: Path) -> None:
             path.write_bytes(encoded(RED_ABOVE_BLUE, kind, exif=b"Exif\0\0" + exif))
             assert image_size(path) == (24, 40)
             assert read_image(str(path)).shape == (40, 24, 3)
+
+
+def test_opencvs_own_words_for_a_damaged_image_are_not_heard(shell, tmp_path: Path) -> None:
+    """libpng's get through."""
+    for kind in ("gif", "tiff", "bmp", "webp"):
+        data = cv2.imencode(f".{kind}", RED_ABOVE_BLUE)[1].tobytes()
+        (tmp_path / f"damaged.{kind}").write_bytes(data[: len(data) // 3])
+        with (tmp_path / "in.jsonl").open("a") as stream:
+            stream.write(f'{{"id": "{kind}", "image": "damaged.{kind}"}}\n')
+    result = shell("hkmap pack x.h5 in.jsonl --on-error skip")
+    *skipped, last = result.stderr.splitlines()
+    assert len(skipped) == 4
+    assert all(re.match(r'warning: skipped: record "\w+": image damaged', line) for line in skipped)
+    assert last.startswith("Error: x.h5: no record left to pack")
 
 
 def masks() -> dict[str, tuple[bytes, np.ndarray[Any, Any]]]:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pty
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +113,11 @@ def test_the_digest_is_of_the_bytes_and_verify_compares_it(shard: Path, hk: Hk) 
     assert whole["sha256"] == hashlib.sha256(data[512:]).hexdigest()
 
 
-def test_a_table_for_people(shard: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "hkmap", "info", "--full", str(shard)]
-    wide = {**os.environ, "COLUMNS": "150"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60, env=wide)
-    os.close(theirs)
-    pieces = []
-    with suppress(OSError):      # so Linux says that the other end is closed
-        while piece := os.read(ours, 65536):
-            pieces.append(piece)
-    table = b"".join(pieces).decode()
+def test_a_table_for_people(shard: Path, terminal: Callable) -> None:
+    code, table, printed = terminal("info", "--full", str(shard), stream="stderr", COLUMNS="150")
     assert "label 1 [bold]" in table
     assert "#" * 20 in table
     assert "content_sha256" in table
     assert "map_mean 0.9 to 1" in table
     assert "{" not in table
-    assert json.loads(done.stdout)["records"] == 5
+    assert (code, json.loads(printed)["records"]) == (0, 5)

@@ -110,26 +110,6 @@ def test_few_tiles_and_many_and_the_direct_sum_agree(monkeypatch: pytest.MonkeyP
     assert maps[2] == pytest.approx(maps[0], rel=1e-9)
 
 
-@pytest.mark.parametrize("bandwidth", ["scott", "radius", "fixed", 25.0])
-def test_the_order_of_the_bubbles_does_not_matter(bandwidth: str | float) -> None:
-    radii, weights, order = np.array([9.0, 30, 5, 14, 20]), np.array([1, 2, 0.5, 3, 1]), [3, 0, 4, 2, 1]
-    values = kde_map(SPREAD, FRAME, SIZE, bandwidth=bandwidth, radii=radii, weights=weights)
-    other = kde_map(SPREAD[order], FRAME, SIZE, bandwidth=bandwidth, radii=radii[order], weights=weights[order])
-    assert other == pytest.approx(values, abs=1e-6)
-
-
-@pytest.mark.parametrize("bandwidth", ["scott", "radius", "fixed", 25.0])
-def test_the_map_turns_with_the_image(bandwidth: str | float) -> None:
-    radii = np.array([9.0, 30, 5, 14, 20])
-    values = kde_map(SPREAD, FRAME, SIZE, bandwidth=bandwidth, radii=radii)
-    mirrored = kde_map(SPREAD * [-1, 1] + [FRAME[0], 0], FRAME, SIZE, bandwidth=bandwidth, radii=radii)
-    assert mirrored == pytest.approx(values[:, ::-1], abs=1e-6)
-    upside_down = kde_map(SPREAD * [1, -1] + [0, FRAME[1]], FRAME, SIZE, bandwidth=bandwidth, radii=radii)
-    assert upside_down == pytest.approx(values[::-1], abs=1e-6)
-    transposed = kde_map(SPREAD[:, ::-1].copy(), FRAME[::-1], SIZE[::-1], bandwidth=bandwidth, radii=radii)
-    assert transposed == pytest.approx(values.T, abs=1e-6)
-
-
 def test_the_peak_lies_where_the_bubble_does() -> None:
     values = kde_map(np.array([[81.5, 301.0]]), FRAME, (75, 100), bandwidth=20.0)
     assert np.unravel_index(values.argmax(), values.shape) == (301 // 5, 81 // 5)
@@ -153,19 +133,15 @@ def test_fixed_and_a_number_are_one_sigma_in_pixels_of_the_image(bandwidth: str 
     assert values == pytest.approx(plain_sum(SPREAD, np.full(5, sigma), np.ones(5)), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "centres",
-    [
-        [[100, 200]],
-        [[100, 200], [300, 100]],
-        [[50, 50], [150, 100], [350, 200]],
-        [[50, 50], [150, 100.00001], [350, 200]],
-        [[80, 90]] * 5,
-        [[100, 50], [100, 60], [100, 300]],
-        [[80, 90], [80 + 1e-7, 90], [80, 90 + 1e-7]],        # a spread far below any pixel
-    ],
-    ids=["one", "two", "on a line", "almost on a line", "on one spot", "on a column", "almost on one spot"],
-)
+@pytest.mark.parametrize("centres", [
+    [[100, 200]],
+    [[100, 200], [300, 100]],
+    [[50, 50], [150, 100], [350, 200]],
+    [[50, 50], [150, 100.00001], [350, 200]],
+    [[80, 90]] * 5,
+    [[100, 50], [100, 60], [100, 300]],
+    [[80, 90], [80 + 1e-7, 90], [80, 90 + 1e-7]],        # a spread far below any pixel
+], ids=["one", "two", "on a line", "almost on a line", "on one spot", "on a column", "almost on one spot"])
 def test_where_scotts_rule_says_nothing_the_bubbles_are_drawn_as_fixed(centres: list[list[float]]) -> None:
     points = np.array(centres, float)
     assert (kde_map(points, FRAME, SIZE) == kde_map(points, FRAME, SIZE, bandwidth="fixed")).all()
@@ -183,14 +159,6 @@ def test_one_bubble_that_has_all_the_weight_is_drawn_as_fixed() -> None:
     weights = np.array([1.0, 1e-30, 1e-30, 1e-30, 1e-30])
     values = kde_map(SPREAD, FRAME, SIZE, weights=weights)
     assert values == pytest.approx(kde_map(SPREAD[:1], FRAME, SIZE, bandwidth="fixed"), abs=1e-6)
-
-
-def test_only_the_ratio_of_weights_matters() -> None:
-    weights = np.array([1, 2, 0.5, 3, 1])
-    for bandwidth in ("scott", "fixed"):
-        values = kde_map(SPREAD, FRAME, SIZE, bandwidth=bandwidth, weights=weights)
-        other = kde_map(SPREAD, FRAME, SIZE, bandwidth=bandwidth, weights=weights * 1e9)
-        assert other == pytest.approx(values, abs=1e-6)
 
 
 @pytest.mark.parametrize("x", np.linspace(0, 500, 17))
@@ -227,19 +195,16 @@ def test_a_bubble_just_beyond_the_border_is_drawn() -> None:
     assert values.argmax() == 7 * 40 + 0 or values.argmax() == 8 * 40 + 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"centres": np.zeros((0, 2))}, "no bubbles, expected at least one"),
-        ({"weights": np.array([1, 1, -1, 1, 1.0])}, r"weights span \[-1, 1\], expected finite numbers from 0"),
-        ({"weights": np.array([1, 1, np.inf, 1, 1.0])}, "expected finite numbers from 0"),
-        ({"weights": np.zeros(5)}, "all 5 bubbles have weight 0"),
-        ({"bandwidth": "radius"}, "needs a radius above 0 for every bubble; use scott, fixed or a number"),
-        ({"bandwidth": "radius", "radii": np.array([1, 1, 0, 1, 1.0])}, "needs a radius above 0"),
-        ({"bandwidth": 0.0}, "expected a sigma above 0, in pixels"),
-        ({"bandwidth": float("nan")}, "expected a sigma above 0, in pixels"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"centres": np.zeros((0, 2))}, "no bubbles, expected at least one"),
+    ({"weights": np.array([1, 1, -1, 1, 1.0])}, r"weights span \[-1, 1\], expected finite numbers from 0"),
+    ({"weights": np.array([1, 1, np.inf, 1, 1.0])}, "expected finite numbers from 0"),
+    ({"weights": np.zeros(5)}, "all 5 bubbles have weight 0"),
+    ({"bandwidth": "radius"}, "needs a radius above 0 for every bubble; use scott, fixed or a number"),
+    ({"bandwidth": "radius", "radii": np.array([1, 1, 0, 1, 1.0])}, "needs a radius above 0"),
+    ({"bandwidth": 0.0}, "expected a sigma above 0, in pixels"),
+    ({"bandwidth": float("nan")}, "expected a sigma above 0, in pixels"),
+])
 def test_what_cannot_be_drawn_is_an_error(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(MapError, match=message):
         kde_map(**{"centres": SPREAD, "frame": FRAME, "size": SIZE, **arguments})
@@ -364,17 +329,3 @@ def test_a_sum_above_1_is_refused(bandwidth: str) -> None:
 def test_an_equal_say_for_every_user() -> None:
     weights = equal_say(np.array([1.0, 0, 3, 5, 0]), ["ada", "eve", "ada", "ben", "eve"])
     assert weights.tolist() == [0.25, 0, 0.75, 1, 0]
-
-
-def test_bubbles2map_needs_none_of_the_slow_imports(tmp_path) -> None:
-    code = (
-        "import sys\nfrom hkmap.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "slow = {'torch', 'scipy', 'sklearn', 'h5py'} & set(sys.modules)\n"
-        "assert not slow, slow\nassert 'numpy' in sys.modules\n"
-    )
-    line = b'{"id": "7", "size": [50, 40], "bubbles": [{"x": 9, "y": 9, "radius": 5}]}\n'
-    command = [sys.executable, "-c", code, "bubbles2map", "--out", str(tmp_path / "maps")]
-    done = subprocess.run(command, input=line, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    assert (tmp_path / "maps" / "7.npy").is_file()

@@ -208,12 +208,6 @@ def test_a_damaged_record_is_named(unequal):
         list(loader.epoch(0))
 
 
-def test_the_classes_of_a_shard_stay_its_own(make_shard):
-    paths = [make_shard("a.h5", 4, classes=2), make_shard("b.h5", 4, classes=3)]
-    assert ShardSequence(paths).classes == ["class 0", "class 1", "class 2"]
-    assert [ShardReader(path).classes for path in paths] == [["class 0", "class 1"], ["class 0", "class 1", "class 2"]]
-
-
 # Processes, files
 
 
@@ -281,11 +275,6 @@ def test_a_data_sets_ends_and_its_transform(unequal):
             dataset[index]
 
 
-def test_a_missing_shard_has_its_sentence(tmp_path):
-    with pytest.raises(ShardError, match=r"none\.h5: No such file or directory; expected an HDF5 file"):
-        ShardReader(Path(tmp_path / "none.h5"))
-
-
 @pytest.mark.parametrize("index", [-1, TOTAL])
 def test_a_record_that_no_sequence_has(unequal, index):
     for look in (unequal.read, unequal.read_bare, unequal.place):
@@ -323,8 +312,3 @@ def test_commands_take_a_folder_a_pattern_and_a_range(hk, make_shard, tmp_path):
     for name in ("", "/a-*.h5", "/a-{00000..00002}.h5"):
         assert len(hk("unpack", f"{tmp_path}/x{name}").records) == 6
     assert len(hk("check", f"{tmp_path}/x").records) == 3
-    done = hk("info", f"{tmp_path}/x/b-*.h5")
-    assert done.exit_code == 2
-    assert "b-*.h5: no file has a name of this pattern" in done.stderr
-    missing = hk("check", f"{tmp_path}/x/a-00003.h5", f"{tmp_path}/x/a-00001.h5")
-    assert (missing.exit_code, [result["ok"] for result in missing.records]) == (1, [False, True])

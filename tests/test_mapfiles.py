@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from hkmap.errors import MapError, OutputError, ShardError
+from hkmap.files.atomic import replacing
 from hkmap.files.hdf5 import Columns
 from hkmap.files.maps import open_writer
 from hkmap.maps.check import Map
@@ -133,6 +135,34 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["maps", "maps.h5"])
+def test_a_file_that_cannot_grow(name: str, tmp_path: Path) -> None:
+    """A limit on the size of files; Python ignores the signal that comes with it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"), open_writer(tmp_path / name) as writer:
+            writer.save("x", np.zeros((99, 99), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_ctrl_c_just_when_a_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come between the lines that make a temporary file: that one is removed too."""
+    close = os.close
+
+    def interrupted(handle: int) -> None:
+        close(handle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "new" / "last.pt"):
+        pytest.fail("the file is not made yet")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+
+
 def write_npy(path: Path, values: object) -> None:
     np.save(path, np.asarray(values), allow_pickle=True)
 
@@ -141,6 +171,10 @@ def write_promise(path: Path) -> None:
     """A header that promises 4 TB."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
+
+
+def spoil(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
 def write_png(path: Path, *shape: int) -> None:
@@ -185,9 +219,12 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("m.npy", lambda p: p.write_bytes(pickle.dumps([1])), "no plain .npy array .* without pickle"),
     ("m.npy", lambda p: write_npy(p, np.array([{}], object)), "no plain .npy array .* without pickle"),
     ("m.npy", write_promise, "no plain .npy array"),
-    ("m.npy", lambda p: write_npy(p, np.zeros((1, 3, 3))), r"shape \(1, 3, 3\), expected \(height, width\)"),
-    ("m.npy", lambda p: write_npy(p, [[0, np.nan]]), "holds NaN or infinite values"),
-    ("m.npy", lambda p: write_npy(p, [[0, 255]]), r"values span \[0, 255\], expected \[0, 1\]; divide by"),
+    ("m.npy", lambda p: (write_npy(p, MAPS[0]), spoil(p, b"}", b"\0")), "save it with numpy.save"),      # in tokenize
+    ("m.png", lambda p: (write_png(p, 3, 3), spoil(p, b"\0\0\0\3" * 2, b"@\0\0\0" * 2)), "scale it down"),
+    ("m.npy", lambda p: write_npy(p, np.zeros((1, 3, 3))), r"shape \(1, 3, 3\), expected \(height, width\); drop the"),
+    ("m.npy", lambda p: write_npy(p, [[0, np.nan]]), "holds NaN or infinite values, .*; unknown cells are 0, of cert"),
+    ("m.npy", lambda p: write_npy(p, [[0, np.inf]]), "holds NaN or infinite values"),
+    ("m.npy", lambda p: write_npy(p, [[0, 255]]), r"values span \[0, 255\], expected \[0, 1\]; divide by the max"),
     ("m.npy", lambda p: write_npy(p, [[-0.1, 1]]), r"values span \[-0.1, 1\]"),
     ("m.npy", lambda p: write_npy(p, [[1j]]), "type complex128, expected real numbers"),
     ("m.png", lambda p: None, "No such file or directory; expected a grey .png file"),
@@ -212,9 +249,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("name", "write", "sentence"), BAD)
-def test_what_is_no_map_gets_its_sentence(
-    name: str, write: Callable[[Path], object], sentence: str, tmp_path: Path
-) -> None:
+def test_what_is_no_map_gets_its_sentence(name: str, write: Callable[[Path], object], sentence: str, tmp_path) -> None:
     write(tmp_path / name.partition("#")[0])
     with pytest.raises(MapError, match=rf"m\.(npy|png|csv|h5)(#\d)?: .*{sentence}"):
         load_map(str(tmp_path / name))

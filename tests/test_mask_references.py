@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,19 +190,3 @@ def test_a_record_may_hold_references_of_every_kind() -> None:
     for wrong in ({"size": [3, 4]}, {"counts": "1"}, ["x.png"], 7, {"size": [3, 4], "counts": [12]}):
         with pytest.raises(RecordError, match=r'record "7": unknown is .*; expected an object of names and paths'):
             masks_of({"id": "7", "unknown": {"a": wrong}}, "unknown")
-
-
-def test_maps_and_sheets_are_made_of_every_kind(hk: Callable, level_image: Path, tmp_path: Path) -> None:
-    scipy.io.savemat(tmp_path / "x.mat", {"seg": VALUES})
-    Image.new("RGB", (4, 3)).save(tmp_path / "photo.png")
-    rle = coco_masks.encode(np.asfortranarray((VALUES == 2).astype(np.uint8)))
-    masks = {
-        "value": f"{level_image}#2", "variable": f"{tmp_path}/x.mat#seg",
-        "runs": {"size": [3, 4], "counts": rle["counts"].decode()},
-    }
-    records = [{"id": name, "image": f"{tmp_path}/photo.png", "masks": {"m": mask}} for name, mask in masks.items()]
-    drawn = hk("masks2map", "--size", "4x3", "--out", tmp_path / "maps", stdin=records).records
-    expected = [VALUES == 2, VALUES != 0, VALUES == 2]
-    for record, mask in zip(drawn, expected, strict=True):
-        assert np.array_equal(np.load(record["map"]), mask)
-    assert hk("show", "--out", tmp_path / "x.png", stdin=drawn).exit_code == 0

@@ -104,16 +104,13 @@ def test_masks_may_be_read_only_views() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("count", "weights", "message"),
-    [
-        (0, [], "no masks, expected at least one"),
-        (1, [0.0], "weights 0: expected each above 0 and up to 1"),
-        (2, [1.0, 1.5], "weights 1, 1.5: expected each above 0 and up to 1"),
-        (1, [float("nan")], "expected each above 0"),
-        (256, list(np.arange(1, 257) / 256), "256 different weights, expected at most 255"),
-    ],
-)
+@pytest.mark.parametrize(("count", "weights", "message"), [
+    (0, [], "no masks, expected at least one"),
+    (1, [0.0], "weights 0: expected each above 0 and up to 1"),
+    (2, [1.0, 1.5], "weights 1, 1.5: expected each above 0 and up to 1"),
+    (1, [float("nan")], "expected each above 0"),
+    (256, list(np.arange(1, 257) / 256), "256 different weights, expected at most 255"),
+])
 def test_what_cannot_be_drawn_is_an_error(count: int, weights: list[float], message: str) -> None:
     with pytest.raises(MapError, match=message):
         masks_map([np.ones((4, 4), bool)] * count, weights, (2, 2), "mean")

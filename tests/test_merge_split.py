@@ -103,14 +103,6 @@ def test_what_does_not_go_together(hk, rich, make_shard):
         assert sentence in done.stderr
 
 
-def test_maps_of_two_sizes_are_refused(hk, rich, make_shard):
-    np.save("small.npy", np.zeros((2, 3), np.float32))
-    hk("pack", "small.h5", stdin=[{"id": "small", "image": "bare.h5#0", "map": "small.npy"}])
-    done = hk("merge", "out.h5", "bare.h5", "small.h5")
-    assert (done.exit_code, Path("out.h5").exists()) == (1, False)
-    assert 'record "small": 2x3 (height x width), but the file\'s maps are 8x8' in done.stderr
-
-
 # --- split --------------------------------------------------------------------------------------------------------
 
 
@@ -209,24 +201,6 @@ def test_a_split_into_many_needs_few_open_files(hk, make_shard, tmp_path):
     assert len(contents([part["path"] for part in parts.values()])) == 40
 
 
-@pytest.mark.parametrize(("options", "sentence"), [
-    ([], "Give either --shares NAME=SHARE,... or --folds K"),
-    (["--folds", 2, "--shares", "a=0.5,b=0.5"], "Give either --shares NAME=SHARE,... or --folds K"),
-    (["--shares", "a=0.5,b=0.4"], "the shares add up to 0.9, expected 1"),
-    (["--shares", "a=1"], '"a=1": expected two or more parts'),
-    (["--shares", "a=0.5,a=0.5"], '"a=0.5": expected NAME=SHARE with a NAME of its own'),
-    (["--shares", "../a=0.5,b=0.5"], '"../a=0.5": expected NAME=SHARE'),
-    (["--shares", "a=0,b=1"], '"a=0": expected a share above 0, such as 0.8 or 1/3'),
-    (["--shares", "a=-1,b=2"], '"a=-1": expected a share above 0'),
-    (["--shares", "a=1/0,b=1"], '"a=1/0": expected a share above 0'),
-    (["--shares", "a=x,b=1"], '"a=x": expected a share above 0'),
-])
-def test_a_wrong_split_is_a_sentence(hk, parts, options, sentence):
-    done = hk("split", "all.h5", *options, "--out", "out")
-    assert done.exit_code == 2
-    assert sentence in " ".join(done.stderr.replace("│", "").split())
-
-
 # --- sample -------------------------------------------------------------------------------------------------------
 
 
@@ -276,31 +250,11 @@ def test_fewer_records_than_asked_for_are_all_taken(hk):
     assert "4 records came, all taken; 9 were asked for" in found.stderr
 
 
-@pytest.mark.parametrize("amount", ["0", "1.5", "-3", "nan", "x", "0.0", "1.0"])
-def test_an_amount_that_is_none(hk, amount):
-    done = hk("sample", "--", amount, stdin=stream(4))
-    assert done.exit_code == 2
-    assert "expected a number of records from 1, or a share such as 0.1" in " ".join(done.stderr.split())
-
-
-def test_a_share_of_each_class_is_a_wrong_call(hk):
-    done = hk("sample", "0.5", "--per-class", stdin=stream(4))
-    assert done.exit_code == 2
-    assert "A share is about the same of each class already; give N" in done.stderr
-
-
 def test_a_sample_of_a_broken_stream_is_none(hk):
     done = hk("sample", 2, stdin='{"id": "a"}\n{"id": "b"}\n{"id": "c"}\n{"error": "the camera broke"}\n')
     assert done.exit_code == 1
     assert "the stage before failed: the camera broke" in done.stderr
     assert [set(record) for record in done.records] == [{"error"}]
-
-
-def test_a_sample_flows_from_shard_to_shard(hk, make_shard, tmp_path):
-    unpacked = hk("unpack", make_shard("train.h5", 12))
-    sampled = hk("sample", 3, "--per-class", stdin=unpacked.stdout)
-    done = hk("pack", tmp_path / "small.h5", stdin=sampled.stdout)
-    assert (done.exit_code, done.records[0]["records"]) == (0, 6), done.stderr
 
 
 def test_shards_of_pixels_stay_so(hk, rich):

@@ -64,9 +64,7 @@ def test_pack_prints_one_result(hk: Hk, records: list[dict[str, Any]], tmp_path:
 
 @pytest.mark.parametrize("folder", [None, "files"])
 @pytest.mark.parametrize("shard_size", [[], ["--shard-size", 4]])
-def test_pack_unpack_pack_keeps_the_content(
-    folder: str | None, shard_size: list[Any], hk: Hk, records: list[dict[str, Any]]
-) -> None:
+def test_pack_unpack_pack_keeps_the_content(folder: str | None, shard_size: list[Any], hk, records) -> None:
     np.save("maps/w.npy", RANDOM.random((3, 4), dtype=np.float32))
     records[2]["certainty"] = "maps/w.npy"
     hk("pack", "train.h5", *shard_size, stdin=records)
@@ -83,14 +81,6 @@ def test_pack_unpack_pack_keeps_the_content(
     assert np.array_equal(ShardReader(shards[0]).read(2).certainty, np.load("maps/w.npy"))
 
 
-def test_unpack_without_out_refers_to_the_shard(hk: Hk, records: list[dict[str, Any]]) -> None:
-    hk("pack", "train.h5", stdin=records)
-    unpacked = hk("unpack", "train.h5").records
-    assert [record["image"] for record in unpacked] == [f"train.h5#{index}" for index in range(6)]
-    assert unpacked[4]["map"] == "train.h5#4"
-    assert "map" not in unpacked[5]
-
-
 def test_unpack_writes_the_files_that_went_in(hk: Hk, records: list[dict[str, Any]]) -> None:
     hk("pack", "train.h5", stdin=records)
     unpacked = hk("unpack", "train.h5", "--out", "files").records
@@ -99,10 +89,6 @@ def test_unpack_writes_the_files_that_went_in(hk: Hk, records: list[dict[str, An
     for before, after in zip(records, unpacked, strict=True):
         assert Path(after["image"]).read_bytes() == Path(before["image"]).read_bytes()
     assert np.array_equal(np.load(unpacked[1]["map"]), np.load("maps/1.npy"))
-    again = hk("unpack", "train.h5", "--out", "files")
-    assert again.exit_code == 1
-    assert "bird%2F0.jpg: exists already; choose another name, or use --overwrite" in again.stderr
-    assert hk("unpack", "train.h5", "--out", "files", "--overwrite").exit_code == 0
 
 
 def test_a_folder_is_never_replaced(hk: Hk, records: list[dict[str, Any]]) -> None:
@@ -127,11 +113,7 @@ def test_two_shards_with_one_id_are_not_unpacked_over_each_other(hk: Hk, records
 
 def write_odd_image(name: str) -> None:
     pixels = RANDOM.integers(0, 256, (12, 10, 4), dtype=np.uint8)
-    if name == "truncated.jpg":
-        Path(name).write_bytes(Path("photos/0.jpg").read_bytes()[:-2])
-    elif name == "empty.jpg":
-        Path(name).touch()
-    elif name == "four.png":
+    if name == "four.png":
         cv2.imwrite(name, pixels)
     elif name == "sixteen.png":
         cv2.imwrite(name, pixels.astype(np.uint16) * 257)
@@ -142,29 +124,23 @@ def write_odd_image(name: str) -> None:
 
 
 REFUSED = [
-    ({"image": "truncated.jpg"}, r"image truncated.jpg: cut short at \d+ bytes \(its end marker is missing\); copy it"),
-    ({"image": "empty.jpg"}, r"image empty.jpg: empty \(0 bytes\), expected an image; copy it again"),
     ({"image": "gone.jpg"}, "gone.jpg: No such file or directory; expected an image file"),
     ({"image": None}, 'record "x": has no image; expected the path of its image under "image"'),
     ({"image": 7}, 'record "x": image is 7; expected a path or a reference'),
     ({"image": "turned.jpg", "size": [10, 12]}, r"size is 10x12 \(width x height\), but the image is 12x10 once"),
     ({"map": "maps/gone.npy"}, "gone.npy: No such file or directory; expected a .npy file"),
     ({"map": "maps/outside.npy"}, r"outside.npy: values span \[0, 2\], expected \[0, 1\]"),
-    ({"map": "maps/nan.npy"}, "nan.npy: holds NaN or infinite values"),
     ({"map": "maps/small.npy"}, r'record "x": 2x2 \(height x width\), but the file\'s maps are 3x4; it holds maps of '
                                 "one size: pass them through `hkmap resize` first"),
-    ({"certainty": "maps/0.npy"}, 'record "x": has certainty but no map'),
+    ({"map": "maps/0.npy", "annotator_maps": {"y": "maps/gone.npy"}}, "gone.npy: No such file or directory"),
     ({"id": "bird/0"}, 'record "bird/0": this id comes twice'),
     ({"label": 2}, 'record "x": label 2 is beyond the 2 classes, counted from 0'),
-    ({"label": 1, "class": "c"}, 'label 1 is class "c", but it was "b" before'),
 ]
 
 
 @pytest.mark.parametrize(("keys", "sentence"), REFUSED)
-def test_a_bad_record_leaves_no_shard(
-    keys: dict[str, Any], sentence: str, hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    for name, values in [("outside", [[0, 2]]), ("nan", [[0, np.nan]]), ("small", np.zeros((2, 2)))]:
+def test_a_bad_record_leaves_no_shard(keys: dict[str, Any], sentence: str, hk, records, tmp_path) -> None:
+    for name, values in [("outside", [[0, 2]]), ("small", np.zeros((2, 2)))]:
         np.save(f"maps/{name}.npy", np.asarray(values, np.float32))
     write_odd_image(str(keys.get("image")))
     Path("classes.txt").write_text("a\nb\n")
@@ -179,12 +155,6 @@ def test_a_bad_record_leaves_no_shard(
     assert done.exit_code == 0
     assert "warning: skipped: " in done.stderr
     assert len(ShardReader(Path("train.h5"))) == 4
-
-
-def test_options_that_contradict_each_other(hk: Hk, records: list[dict[str, Any]]) -> None:
-    for option in ("--resume", "--append"):
-        done = hk("pack", "train.h5", option, "--overwrite", stdin=records)
-        assert (done.exit_code, "--append and --resume keep shards" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("name", ["four.png", "sixteen.png", "turned.jpg"])
@@ -225,43 +195,7 @@ def test_expect_counts(hk: Hk, records: list[dict[str, Any]], tmp_path: Path) ->
     assert hk("pack", "train.h5", "--expect", 6, stdin=records).exit_code == 0
 
 
-@pytest.mark.parametrize("shard_size", [[], ["--shard-size", 2]])
-def test_a_stage_before_that_dies_leaves_no_shard(
-    shard_size: list[Any], hk: Hk, records: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    done = hk("pack", "train.h5", *shard_size, stdin=lines(records) + '{"error": "the camera broke"}\n')
-    assert done.exit_code == 1
-    assert "Error: the stage before failed: the camera broke" in done.stderr
-    assert left(tmp_path) == []
-
-
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("", "stdin: no records"), ('{"id": "x"\n', "stdin line 1: not a JSON object"),
-])
-def test_a_stream_that_is_none(text: str, sentence: str, hk: Hk, tmp_path: Path, records: object) -> None:
-    done = hk("pack", "train.h5", stdin=text)
-    assert done.exit_code == 1
-    assert sentence in done.stderr
-    assert left(tmp_path) == []
-
-
-def test_all_records_skipped_is_no_shard(hk: Hk, records: list[dict[str, Any]], tmp_path: Path) -> None:
-    done = hk("pack", "train.h5", "--on-error", "skip", "--max-errors", 9, stdin=[{"id": "x"}])
-    assert done.exit_code == 1
-    assert "train.h5: no record left to pack; see the warnings before this" in done.stderr
-    assert left(tmp_path) == []
-
-
 # --- real processes -----------------------------------------------------------------------------------------------
-
-
-def test_a_real_pipe_that_dies(shell: Hk, records: list[dict[str, Any]], tmp_path: Path) -> None:
-    Path("records.jsonl").write_text(lines(records))
-    done = shell("(head -3 records.jsonl; echo '{\"id\": \"x\", \"map\": \"gone.npy\"}')"
-                 " | hkmap resize --size 2 --out small | hkmap pack train.h5")
-    assert done.exit_code == 1
-    assert "the stage before failed: gone.npy: No such file or directory" in done.stderr
-    assert left(tmp_path) == ["small"]
 
 
 @pytest.mark.parametrize("kilobytes", [4, 64])
@@ -282,8 +216,6 @@ def test_an_interrupt_leaves_nothing(records: list[dict[str, Any]], tmp_path: Pa
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),      # whatever the tests were started from
     ) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
         process.stdin.write(lines([*records[:2], {"id": "no image"}]))
         process.stdin.flush()
         assert "skipped" in process.stderr.readline()      # so the records before it are packed; it waits for more
@@ -302,9 +234,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, True), (logging.ERROR, False)])
 @pytest.mark.parametrize("total", [3, None])
-def test_progress_is_for_terminals(
-    level: int, shown: bool, total: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_for_terminals(level: int, shown: bool, total: int | None, monkeypatch) -> None:
     monkeypatch.setattr(logging.getLogger("hkmap"), "level", level)
     logging.getLogger("hkmap").manager._clear_cache()      # type: ignore[attr-defined]
     for stderr, expected in ((io.StringIO(), False), (Terminal(), shown)):

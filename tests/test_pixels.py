@@ -16,7 +16,7 @@ from hkmap.engine.data import ShardExamples
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import OutputError, ShardError
 from hkmap.files.images import decode_image, encode_png
-from hkmap.shards.info import content_digest, describe_shard, outline_shard
+from hkmap.shards.info import describe_shard, outline_shard
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.verify import verify_shard
@@ -97,21 +97,8 @@ def test_every_check_knows_pixels(hk: Hk, shard: Path) -> None:
     assert outline["image_bytes_histogram"] == {"edges": [360, 360], "counts": [5]}
     assert whole["image_sizes"] == [{"size": [10, 12], "records": 5}]
     unpacked = hk("unpack", shard)
-    assert "bad-image" not in hk("validate", stdin=unpacked.stdout).stdout
+    assert "bad-image" not in hk("check", stdin=unpacked.stdout).stdout
     assert hk("show", "--out", "sheet.png", stdin=unpacked.stdout).exit_code == 0
-
-
-@pytest.mark.parametrize("folder", [[], ["--out", "files"]])
-def test_pixels_unpacked_and_packed_again_stay(folder: list[str], hk: Hk, shard: Path) -> None:
-    unpacked = hk("unpack", shard, *folder)
-    assert unpacked.exit_code == 0
-    if folder:
-        assert unpacked.records[0]["image"] == "files/images/0.png"
-        assert np.array_equal(read_image("files/images/0.png"), ShardReader(shard).image(0))
-    assert hk("pack", "again.h5", "--store", "pixels", "--size", "10x12", stdin=unpacked.stdout).exit_code == 0
-    assert content_digest(ShardReader(Path("again.h5"))) == content_digest(ShardReader(shard))
-    assert hk("pack", "files.h5", stdin=unpacked.stdout).exit_code == 0
-    assert np.array_equal(ShardReader(Path("files.h5")).image(4), ShardReader(shard).image(4))
 
 
 @pytest.mark.parametrize("pixel_size", [None, (12, 10), (6, 5)])
@@ -146,13 +133,6 @@ def test_a_flipped_bit_in_the_pixels_is_found_and_named(shard: Path) -> None:
 def test_a_png_gives_its_pixels_back() -> None:
     pixels = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     assert np.array_equal(decode_image(encode_png(pixels), "x"), pixels)
-
-
-@pytest.mark.parametrize("options", [["--store", "pixels"], ["--size", "12"], ["--store", "files", "--size", "12"]])
-def test_store_and_size_go_together(options: list[str], hk: Hk, records: list[dict[str, Any]]) -> None:
-    done = hk("pack", "y.h5", *options, stdin=records)
-    assert done.exit_code == 2
-    assert "--store pixels needs --size, and --size belongs to it" in done.stderr
 
 
 def test_pixels_have_a_limit(hk: Hk, records: list[dict[str, Any]]) -> None:

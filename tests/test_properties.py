@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hkmap.maps.kde import kde_map
-from hkmap.maps.resize import resize_map
 
 BANDWIDTHS = ["scott", "radius", "fixed", "cv", 20.0]
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -76,9 +75,7 @@ def test_the_order_of_the_bubbles_does_not_matter(bandwidth: str | float, drawin
 @pytest.mark.parametrize("bandwidth", ["radius", "fixed", 20.0])
 @few
 @given(drawing=drawings(weight=0.15), cut=st.integers(1, 11))
-def test_before_normalising_a_density_is_the_sum_over_the_annotators(
-    bandwidth: str | float, drawing: Drawing, cut: int
-) -> None:
+def test_before_normalising_a_density_is_the_sum_over_the_annotators(bandwidth, drawing, cut) -> None:
     weights = drawing.weights / 2       # 12 of them at most: the sum stays below 1
     parts = [part for part in (slice(0, cut), slice(cut, None)) if len(weights[part])]
     each = [
@@ -96,19 +93,3 @@ def test_before_normalising_a_density_is_the_sum_over_the_annotators(
 def test_doubling_every_weight_changes_nothing(bandwidth: str | float, normalise: str, drawing: Drawing) -> None:
     doubled = drawing._replace(weights=drawing.weights * 2)
     assert doubled.map(bandwidth, normalise) == pytest.approx(drawing.map(bandwidth, normalise), abs=1e-6)
-
-
-sides = st.integers(1, 60)
-
-
-@few
-@given(before=st.tuples(sides, sides), after=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
-def test_resize_keeps_the_range_always_and_the_mean_where_both_axes_shrink(
-    before: tuple[int, int], after: tuple[int, int], seed: int
-) -> None:
-    values = np.random.default_rng(seed).random(before).astype(np.float32)
-    resized = resize_map(values, after)
-    assert values.min() <= resized.min()
-    assert resized.max() <= values.max()
-    smaller = (min(before[0], after[0]), min(before[1], after[1]))
-    assert resize_map(values, smaller).mean(dtype=float) == pytest.approx(values.mean(dtype=float), abs=1e-6)

@@ -80,6 +80,8 @@ def test_the_datasets_and_attributes_are_those_of_the_page(shard: Path) -> None:
         found |= set(file.attrs)
         assert all(not item.attrs for item in file.values())
     assert found <= table
+    with h5py.File(shard) as file:
+        assert all(file[name].chunks is None for name in ("maps", "labels", "crc32", "records/bytes"))
     optional = {name for name in table if name.startswith(("annotator_maps", "certainty", "images/"))}
     assert table - found <= optional
 

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.errors import RecordError
 from hkmap.report.colouring import COLOURS as COLOUR_MAPS
 from hkmap.report.colouring import bare, colour_bar, coloured, overlay
 from hkmap.report.lettering import PAPER, length, spelt
@@ -36,15 +35,12 @@ def extent(marked: np.ndarray) -> tuple[int, int, int, int]:
 # what is drawn where: the frame is twice the picture, and a line three pixels thick
 
 
-@pytest.mark.parametrize(
-    ("annotations", "expected"),
-    [
-        ({"bubbles": [{"x": 100, "y": 60, "radius": 20}]}, (40, 20, 60, 40)),
-        ({"boxes": [{"x": 40, "y": 20, "width": 60, "height": 30}]}, (20, 10, 50, 25)),
-        ({"polygons": [{"points": [[40, 20], [100, 20], [40, 50]]}]}, (20, 10, 50, 25)),
-        ({"points": [{"x": 101, "y": 61}]}, (44.5, 24.5, 56.5, 36.5)),      # a dot of radius 5 with a rim of 1
-    ],
-)
+@pytest.mark.parametrize(("annotations", "expected"), [
+    ({"bubbles": [{"x": 100, "y": 60, "radius": 20}]}, (40, 20, 60, 40)),
+    ({"boxes": [{"x": 40, "y": 20, "width": 60, "height": 30}]}, (20, 10, 50, 25)),
+    ({"polygons": [{"points": [[40, 20], [100, 20], [40, 50]]}]}, (20, 10, 50, 25)),
+    ({"points": [{"x": 101, "y": 61}]}, (44.5, 24.5, 56.5, 36.5)),      # a dot of radius 5 with a rim of 1
+])
 def test_annotations_lie_where_the_record_says(annotations: dict, expected: tuple[float, ...]) -> None:
     drawn = extent(changed(annotated(GREY, record(**annotations), {})))
     assert drawn == pytest.approx(expected, abs=4.01)      # cv2's soft edges
@@ -116,23 +112,6 @@ def test_the_overlay_is_brightest_where_the_map_is() -> None:
     low, high = picture[80, 10].astype(int), picture[10, 110].astype(int)
     assert high[0] > high[2]      # yellow
     assert low[2] > low[1]        # dark blue
-
-
-@pytest.mark.parametrize(
-    ("annotations", "message"),
-    [
-        ({"boxes": 5}, "boxes is 5; expected a list of objects with x, y, width and height"),
-        ({"boxes": [{"x": 1, "y": 2, "width": -1, "height": 3}]}, r"boxes\[0\] is .* expected an object with the num"),
-        ({"boxes": ["a"]}, r"boxes\[0\] is a; expected an object with the numbers x, y, width and height"),
-        ({"polygons": {}}, "polygons is {}; expected a list of objects with points"),
-        ({"polygons": [[1, 2]]}, r"polygons\[0\] is .*; expected an object with points, a list of \[x, y\]"),
-        ({"polygons": [{"points": [[1, "2"]]}]}, r"polygons\[0\] is"),
-        ({"points": [{"x": 1}]}, r"points\[0\].y is None"),
-    ],
-)
-def test_an_annotation_that_is_none_is_an_error(annotations: dict, message: str) -> None:
-    with pytest.raises(RecordError, match=message):
-        annotated(GREY, record(**annotations), {})
 
 
 def test_tiles_of_all_shapes_make_one_sheet() -> None:
@@ -211,17 +190,14 @@ def test_a_bare_map_keeps_its_cells_as_blocks() -> None:
 # captions and the legend
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("Großer Ani, Ωμέγα, птица", "Großer Ani, Ωμέγα, птица"),
-        ("Ærø, Łódź, 5\u201310", "Ærø, Łódź, 5\u201310"),
-        ("é e\u0301", "é é"),
-        ("日本 中国", "\\u65e5\\u672c \\u4e2d\\u56fd"),
-        ("a\nb\tc", "a\\nb\\tc"),
-        ("🐦", "\\U0001f426"),
-    ],
-)
+@pytest.mark.parametrize(("line", "expected"), [
+    ("Großer Ani", "Grosser Ani"),
+    ("Ærø, Łódź, 5\u201310", "AEro, Lodz, 5-10"),
+    ("é e\u0301", "e e"),
+    ("日本 中国", "\\u65e5\\u672c \\u4e2d\\u56fd"),
+    ("a\nb\tc", "a b c"),
+    ("🐦", "\\U0001f426"),
+])
 def test_captions_are_spelt_so_that_names_stay_apart(line: str, expected: str) -> None:
     assert spelt(line) == expected
 
@@ -289,13 +265,6 @@ def full_record(identifier: str = "7") -> dict[str, Any]:
     )
 
 
-def test_show_writes_a_sheet_and_says_so(hk, here: Path) -> None:
-    result = hk("show", "--out", "sheets/a.png", "--cell", 60, stdin=[full_record(), full_record("8")])
-    assert result.exit_code == 0
-    assert result.records == [{"sheet": "sheets/a.png", "records": 2}]
-    assert cv2.imread("sheets/a.png").shape[1] == 2 * 2 * 64
-
-
 def test_the_image_keeps_its_colours(hk, here: Path) -> None:
     cv2.imwrite("red.png", np.full((60, 60, 3), (0, 0, 255), np.uint8))
     hk("show", "--out", "a.png", "--cell", 60, stdin=[{"id": "7", "image": "red.png"}])
@@ -361,7 +330,6 @@ def test_the_options_show(hk, here: Path) -> None:
         for other in pictures[:index]:
             assert (one[:45, 64:124] != other[:45, 64:124]).any()
     assert len(sheet("--caption", "id", "--caption", "label", "--caption", "split")) == len(usual) + 15
-    assert hk("show", "--out", "a.png", "--colour", "jet", stdin=[full_record()]).exit_code == 2
 
 
 @pytest.mark.parametrize("reference", ["levels.png#7", {"size": [90, 120], "counts": "hX5hX5"}], ids=["value", "rle"])
@@ -423,9 +391,7 @@ def opener(here: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("platform", "name"), [("linux", "xdg-open"), ("darwin", "open")])
-def test_the_sheet_is_opened_once_it_is_written(
-    hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch, platform: str, name: str
-) -> None:
+def test_the_sheet_is_opened_once_it_is_written(hk, here, opener, monkeypatch, platform: str, name: str) -> None:
     monkeypatch.setattr("hkmap.cli.show.sys.platform", platform)
     opener(name, f'#!/bin/sh\n[ -s "$1" ] && echo "$1" > "{here}/opened"\necho noise\n')
     result = hk("show", "--out", "-a.png", "--open", stdin=[full_record()])
@@ -434,32 +400,22 @@ def test_the_sheet_is_opened_once_it_is_written(
     assert (here / "opened").read_text().strip() == str(here / "-a.png")
 
 
-@pytest.mark.parametrize(
-    ("script", "message"),
-    [
-        (None, "a.png: written, but not shown, as xdg-open cannot be run; open it in a viewer"),
-        ("#!/bin/sh\nexit 3\n", "a.png: written, but not shown, as xdg-open failed; open it in a viewer"),
-        ("#!/no/such/shell\n", "as xdg-open cannot be run"),
-    ],
-)
-def test_a_sheet_that_cannot_be_opened_is_written_all_the_same(
-    hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch, script: str | None, message: str
-) -> None:
+@pytest.mark.parametrize(("script", "message"), [
+    (None, "a.png: written, but not shown, as there is no xdg-open; open it in a viewer"),
+    ("#!/bin/sh\nexit 3\n", "a.png: written, but not shown, as xdg-open failed; open it in a viewer"),
+    ("#!/no/such/shell\n", "as xdg-open failed"),
+    ("#!/bin/sh\nexec /bin/sleep 1\n", ""),     # a viewer that stays is not waited for
+])
+def test_a_sheet_that_cannot_be_opened_is_written_all_the_same(hk, here, opener, monkeypatch, script, message) -> None:
     monkeypatch.setattr("hkmap.cli.show.sys.platform", "linux")
+    monkeypatch.setattr("hkmap.cli.show.PATIENCE", 0.1)
     if script:
         opener("xdg-open", script)
     result = hk("show", "--out", "a.png", "--open", stdin=[full_record()])
     assert result.exit_code == 0
     assert message in result.stderr
+    assert bool(message) == bool(result.stderr)
     assert result.records == [{"sheet": "a.png", "records": 1}]
-
-
-def test_a_viewer_that_stays_is_not_waited_for(hk, here: Path, opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hkmap.cli.show.sys.platform", "linux")
-    monkeypatch.setattr("hkmap.cli.show.PATIENCE", 0.1)
-    opener("xdg-open", "#!/bin/sh\nexec /bin/sleep 1\n")
-    result = hk("show", "--out", "a.png", "--open", stdin=[full_record()])
-    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_nothing_is_opened_after_a_failure(hk, here: Path, opener) -> None:
@@ -468,27 +424,12 @@ def test_nothing_is_opened_after_a_failure(hk, here: Path, opener) -> None:
     assert not (here / "opened").exists()
 
 
-def test_a_failure_upstream_leaves_no_sheet(hk, here: Path) -> None:
-    lines = json.dumps(full_record()) + "\n" + json.dumps(full_record("8")) + '\n{"error": "no disk"}\n'
-    result = hk("show", "--out", "a.png", "--limit", 1, stdin=lines)
-    assert result.exit_code == 1
-    assert "the stage before failed: no disk" in result.stderr
-    assert not (here / "a.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"image": None}, 'record "7": has no image to show; expected a path, or a row of a shard'),
-        ({"image": "gone.png"}, "gone.png"),
-        ({"map": "gone.npy"}, "gone.npy"),
-        ({"map": 7}, "map is 7; expected a path or a reference"),
-        ({"masks": ["a"]}, "expected an object of names and paths"),
-        ({"masks": {"EX": "small.png"}}, "small.png: a mask of 9x8 pixels for an image of 120x90"),
-        ({"boxes": 5}, "boxes is 5"),
-        ({"label": "x"}, "label is x"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"image": None}, 'record "7": has no image to show; expected a path, or a row of a shard'),
+    ({"map": "gone.npy"}, "gone.npy"),
+    ({"masks": {"EX": "small.png"}}, "small.png: a mask of 9x8 pixels for an image of 120x90"),
+    ({"boxes": 5}, "boxes is 5"),
+])
 def test_what_cannot_be_shown_is_an_error(hk, here: Path, change: dict[str, Any], message: str) -> None:
     cv2.imwrite("small.png", np.zeros((8, 9), np.uint8))
     records = [full_record() | change, full_record("8")]
@@ -504,18 +445,6 @@ def test_no_record_that_can_be_drawn(hk, here: Path) -> None:
     result = hk("show", "--out", "a.png", "--on-error", "skip", stdin=[{"id": "7"}])
     assert result.exit_code == 1
     assert "a.png: no record could be drawn" in result.stderr
-
-
-def test_the_output_is_a_png_and_is_not_replaced_unasked(hk, here: Path) -> None:
-    wrong = hk("show", "--out", "a.jpg", stdin=[full_record()])
-    assert wrong.exit_code == 2
-    assert "a.jpg: expected a name that ends in .png" in wrong.stderr
-    (here / "a.png").write_bytes(b"mine")
-    refused = hk("show", "--out", "a.png", stdin=[full_record()])
-    assert refused.exit_code == 1
-    assert "a.png: exists already" in refused.stderr
-    assert (here / "a.png").read_bytes() == b"mine"
-    assert hk("show", "--out", "a.png", "--overwrite", stdin=[full_record()]).exit_code == 0
 
 
 def test_kinds_of_annotation_have_colours_of_their_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -55,9 +54,7 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarra
 
 @pytest.mark.parametrize("suffix", ["npy", "png"])
 @pytest.mark.parametrize("between", [14, 224], ids=["straight to 14", "by way of 224"])
-def test_every_cell_that_holds_lesion_is_above_zero_in_the_shard(
-    hk: Callable, eyes: tuple[Path, list[np.ndarray]], tmp_path: Path, suffix: str, between: int
-) -> None:
+def test_every_cell_that_holds_lesion_is_above_zero_in_the_shard(hk, eyes, tmp_path, suffix: str, between: int) -> None:
     folder, expected = eyes
     saved = ("--format", suffix, "--out")
     records = hk("folder", folder / "images", "--masks", folder / "masks").stdout

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from conftest import lines
 
 import hkmap
 
 MINE = {"mine": {"deep": [1, None, "é"]}, "note": "kept"}
 BUBBLES = [{"x": 3, "y": 3, "radius": 2}, {"x": 9, "y": 4, "radius": 2}, {"x": 5, "y": 12, "radius": 3}]
-PASS = ("resize", "--size", 3, "--missing", "pass", "--out", "maps")       # a filter that needs nothing of a record
+PASS = ("resize", "--size", "3", "--missing", "pass", "--out", "maps")       # a filter that needs nothing of a record
 PASSING = "hkmap resize --size 3 --missing pass --out maps"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -40,23 +30,6 @@ def photos(here: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(path), rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
     return here / "photos"
-
-
-@contextmanager
-def started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-m", "hkmap", *arguments], stderr=subprocess.PIPE, **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def records_of(count: int) -> list[dict[str, Any]]:
-    return [{"id": str(number)} for number in range(count)]
 
 
 # what flows
@@ -107,18 +80,19 @@ def test_records_come_from_a_file_or_from_stdin(hk, here: Path) -> None:
         assert [record["id"] for record in hk(*arguments, stdin=stdin).records] == ["1", "2"]
 
 
-def test_a_filter_writes_each_record_before_it_reads_the_next(here: Path) -> None:
-    arguments = [str(item) for item in PASS]
-    with started(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for number in range(3):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_filter_answers_each_record_at_once_and_interrupted_it_is_130_and_no_end_of_data(here, jobs: str) -> None:
+    """`kill -INT` of one stage: the others would take a mere end of its output for the end of the data."""
+    command, pipe = [sys.executable, "-m", "hkmap", *PASS, "--jobs", jobs], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+        for number in range(5):
             process.stdin.write(b'{"id": "%d"}\n' % number)
             process.stdin.flush()
             assert json.loads(process.stdout.readline()) == {"id": str(number)}      # while its input is still open
-        process.stdin.close()
-        assert process.stdout.read() == b""
-        assert process.wait(30) == 0
+        process.send_signal(signal.SIGINT)
+        output, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, b"interrupted\n")
+    assert json.loads(output) == {"error": "interrupted"}
 
 
 def test_a_filter_into_one_file_holds_its_records_back_until_the_file_is_there(hk, here: Path) -> None:
@@ -130,25 +104,35 @@ def test_a_filter_into_one_file_holds_its_records_back_until_the_file_is_there(h
     assert not (here / "maps.h5").exists()
 
 
-def test_memory_does_not_grow_with_the_stream(here: Path) -> None:
-    """A stream four times as long, 80 MB of it, takes no more memory."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("no /proc to ask for the peak of memory")
-    code = (
-        "import re, sys\nfrom hkmap.cli import main\n"
-        "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1], file=sys.stderr)"
-    )
-    peaks = []
-    for count in (2_000, 8_000):
-        line = json.dumps({"id": "7", "long": "x" * 10_000})
-        (here / "in.jsonl").write_text(f"{line}\n" * count, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, PASS), "in.jsonl"], check=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, cwd=here, timeout=120,
-        )
-        peaks.append(int(done.stderr.split()[-1]))
-    assert peaks[1] < 1.1 * peaks[0]
+MEASURED = """
+import re, sys
+from hkmap.cli import main
+import hkmap.files.hdf5, hkmap.stream.references
+
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+before = memory("VmRSS")
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(memory("VmHWM") - before, *{"distributed", "multiprocessing"} & set(sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to ask for the peak of memory")
+@pytest.mark.parametrize(("count", "more", "options"), [
+    (16_000, {"long": "x" * 10_000}, ["--missing", "pass", "--out", "maps"]),       # 160 MB of records
+    (1_000, {"map": "map.npy"}, ["--jobs", "2", "--out", "maps.h5"]),               # 160 MB of maps
+])
+def test_memory_does_not_grow_with_the_stream_and_nothing_of_dask_is_loaded(here, count, more, options) -> None:
+    np.save("map.npy", np.ones((200, 200), np.float32))
+    Path("in.jsonl").write_text(lines([{"id": str(number), **more} for number in range(count)]))
+    command = [sys.executable, "-c", MEASURED, "resize", "in.jsonl", "--size", "200", *options]
+    pipe = subprocess.PIPE
+    done = subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=pipe, text=True, timeout=120)
+    assert int(done.stderr) < 80_000
 
 
 # a failure
@@ -186,47 +170,28 @@ def test_a_failure_goes_through_the_whole_pipe(shell, photos: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["pack x.h5", "show --out x.png", "resize --missing pass --size 3 --out x.h5"])
-def test_a_sink_leaves_nothing_when_the_stage_before_fails(hk, photos: Path, command: str) -> None:
-    records = [{"id": "1", "image": "photos/cat/1.png"}, {"error": "disk gone"}]
+def test_a_sink_leaves_nothing_when_nothing_comes_or_the_stage_before_fails(hk, photos: Path, command: str) -> None:
+    failed = [{"id": "1", "image": "photos/cat/1.png"}, {"error": "disk gone"}]
+    none = "stdin: no records; expected one JSON object a line, as `hkmap folder` prints them"
     for policy in ([], ["--on-error", "skip", "--max-errors", 9]):
-        result = hk(*command.split(), *policy, stdin=records)
-        assert result.exit_code == 1
-        assert "Error: the stage before failed: disk gone" in result.stderr
-        assert result.records == [{"error": "disk gone"}]
-        assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+        for records, said in ((failed, "the stage before failed: disk gone"), ([], none)):
+            result = hk(*command.split(), *policy, stdin=records)
+            assert result.exit_code == 1
+            assert f"Error: {said}" in result.stderr
+            assert result.records == [{"error": said.removeprefix("the stage before failed: ")}]
+            assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
 
 
-def on_terminal(arguments: list[str], *, stdin: bytes | None, folder: Path) -> tuple[int, str, str]:
-    """Run hkmap with a terminal as stdout, and as stdin where there is none; return exit code, stdout, stderr."""
-    ours, theirs = pty.openpty()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "hkmap", *arguments], cwd=folder, stdout=theirs, stderr=subprocess.PIPE, check=False,
-            timeout=60, **({"stdin": theirs} if stdin is None else {"input": stdin}),
-        )
-        os.write(theirs, b"END")
-        shown = b""
-        while not shown.endswith(b"END"):
-            shown += os.read(ours, 4096)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    return done.returncode, shown.removesuffix(b"END").decode(), done.stderr.decode()
-
-
-def test_a_person_gets_no_error_record(here: Path) -> None:
-    records = b'{"id": "1"}\nbroken\n'
-    code, shown, said = on_terminal([str(item) for item in PASS], stdin=records, folder=here)
-    assert code == 1
-    assert shown == '{"id": "1"}\r\n'
+def test_a_person_gets_no_error_record(terminal) -> None:
+    code, shown, said = terminal(*PASS, stream="stdout", stdin=b'{"id": "1"}\nbroken\n')
+    assert (code, shown) == (1, '{"id": "1"}\r\n')
     assert said.startswith("Error: stdin line 2: not a JSON object")
 
 
 @pytest.mark.parametrize("arguments", [["resize", "--size", "3", "--out", "m"], ["pack", "x.h5"]], ids=" ".join)
-def test_a_terminal_is_nobodys_stream(here: Path, arguments: list[str]) -> None:
-    code, shown, said = on_terminal(arguments, stdin=None, folder=here)
-    assert code == 2
-    assert shown == ""
+def test_a_terminal_is_nobodys_stream(terminal, here: Path, arguments: list[str]) -> None:
+    code, shown, said = terminal(*arguments, stream="stdout", stdin=None)
+    assert (code, shown) == (2, "")
     assert "Nothing to read: pipe records in, or name a file of records." in said
     assert list(here.iterdir()) == []
 
@@ -267,60 +232,10 @@ def test_a_full_stdout_is_a_sentence(shell, photos: Path) -> None:
 # how a command ends
 
 
-def test_done_is_0(hk, here: Path) -> None:
-    result = hk(*PASS, stdin=records_of(1))
-    assert (result.exit_code, result.stderr) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["resise"], "No such command 'resise'"),
-        (["resize", "--out", "m"], "Missing option '--size'"),
-        (["resize", "--side", "3"], "No such option"),
-        (["resize", "--size", "3", "--out", "m", "gone.jsonl"], "'gone.jsonl': No such file or directory"),
-        (["folder", "gone"], "Directory 'gone' does not exist."),
-        (["info", "gone.h5"], "gone.h5: no such file; expected a shard"),
-        (["pack", "x.h5", "--expect", "0"], "0 is not in the range x>=1"),
-        (["resize", "--size", "3", "--out", "m", "--max-errors", "-1"], "-1 is not in the range x>=0"),
-        (["resize", "--size", "3", "--out", "m", "--on-error", "ignore"], "'ignore' is not one of 'stop', 'skip'"),
-    ],
-)
-def test_called_wrongly_is_2(hk, here: Path, arguments: list[str], message: str) -> None:
-    result = hk(*arguments, stdin=records_of(1))
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert message in result.stderr.replace("\n", " ")
-    assert "Usage: hkmap" in result.stderr
-
-
-def test_a_shard_is_no_file_of_records(hk, here: Path) -> None:
-    (here / "x.h5").write_bytes(b"\x89HDF")
-    result = hk("resize", "x.h5", "--size", 3, "--out", "m")
-    assert result.exit_code == 2
-    assert "x.h5: a shard, expected a file of records; use `hkmap unpack x.h5 | hkmap ...`" in result.stderr
-
-
-def test_interrupted_is_130_and_no_end_of_data(here: Path) -> None:
-    """`kill -INT` of one stage: the others would take a mere end of its output for the end of the data."""
-    arguments = [str(item) for item in PASS]
-    with started(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b'{"id": "1"}\n')
-        process.stdin.flush()
-        process.stdout.readline()           # it is at work
-        process.send_signal(signal.SIGINT)
-        output, said = process.communicate(timeout=30)
-        assert process.returncode == 130
-        assert said == b"interrupted\n"
-        assert json.loads(output) == {"error": "interrupted"}
-
-
 @pytest.mark.parametrize("reader", ["head -1", "true", "head -c 1 > /dev/null"])
 def test_a_closed_pipe_is_quiet(shell, here: Path, reader: str) -> None:
     (here / "in.jsonl").write_text('{"id": "%s"}\n' % ("x" * 1000) * 5000)
-    result = shell(f"{PASSING} in.jsonl | {PASSING} | {reader}; echo ${{PIPESTATUS[@]}}")
+    result = shell(f"{PASSING} --jobs 2 in.jsonl | {PASSING} | {reader}; echo ${{PIPESTATUS[@]}}")
     assert result.stdout.splitlines()[-1] == "0 0 0"
     assert result.stderr == ""
 
@@ -338,18 +253,13 @@ def test_a_failure_into_a_closed_pipe_says_its_sentence_alone(shell, here: Path)
 BAD = b'{"id": "1"}\nbroken\n{"id": "2"}\n{"id": "3", "map": "gone.npy"}\n{"id": "4"}\n'
 
 
-@pytest.mark.parametrize(
-    ("options", "exit_code", "said"),
-    [
-        ([], 1, "Error: 2 skipped, --max-errors allows 0"),
-        (["--max-errors", 1], 1, "Error: 2 skipped, --max-errors allows 1"),
-        (["--max-errors", 2], 0, "warning: 2 skipped"),
-        (["--max-errors", 99], 0, "warning: 2 skipped"),
-    ],
-)
-def test_skipped_records_are_named_counted_and_limited(
-    hk, here: Path, options: list[object], exit_code: int, said: str
-) -> None:
+@pytest.mark.parametrize(("options", "exit_code", "said"), [
+    ([], 1, "Error: 2 skipped, --max-errors allows 0"),
+    (["--max-errors", 1], 1, "Error: 2 skipped, --max-errors allows 1"),
+    (["--max-errors", 2], 0, "warning: 2 skipped"),
+    (["--max-errors", 99], 0, "warning: 2 skipped"),
+])
+def test_skipped_records_are_named_counted_and_limited(hk, here, options, exit_code, said) -> None:
     result = hk(*PASS, "--on-error", "skip", *options, stdin=BAD)
     assert [record["id"] for record in result.records] == ["1", "2", "4"]
     first, second, last = result.stderr.splitlines()
@@ -377,30 +287,14 @@ def test_quiet_and_verbose(hk, here: Path) -> None:
     assert hk(*PASS, "--quiet", stdin=BAD).stderr.startswith("Error: stdin line 2")       # errors are no talk
 
 
-def test_stderr_holds_no_progress_where_nobody_watches(shell, photos: Path) -> None:
-    result = shell("hkmap folder photos | hkmap pack x.h5")
-    assert (result.exit_code, result.stderr) == (0, "")
-
-
-def test_progress_is_shown_on_a_terminal(photos: Path) -> None:
-    records = subprocess.run(
-        [sys.executable, "-m", "hkmap", "folder", "photos"], capture_output=True, check=True, cwd=photos.parent
-    ).stdout
-    ours, theirs = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-m", "hkmap", "pack", "x.h5"], input=records, stdout=subprocess.PIPE, stderr=theirs,
-        check=False, timeout=60, cwd=photos.parent, env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
-    )
-    os.write(theirs, b"END")
-    shown = b""
-    while not shown.endswith(b"END"):
-        shown += os.read(ours, 4096)
-    os.close(ours)
-    os.close(theirs)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["records"] == 4      # stdout is data all the same
-    assert b"packing" in shown
-    assert b"\x1b[3" not in shown       # NO_COLOR
+def test_progress_is_shown_on_a_terminal_and_where_nobody_watches_there_is_none(hk, terminal, photos: Path) -> None:
+    records = hk("folder", "photos").stdout
+    colourless = {"TERM": "xterm", "NO_COLOR": "1"}
+    code, shown, printed = terminal("pack", "x.h5", stream="stderr", stdin=records.encode(), **colourless)
+    assert (code, json.loads(printed)["records"]) == (0, 4)      # stdout is data all the same
+    assert "packing" in shown
+    assert "\x1b[3" not in shown
+    assert hk("pack", "y.h5", stdin=records).stderr == ""
 
 
 def test_variables_stand_for_options(hk, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,16 +332,14 @@ def test_help_of_nothing_names_the_commands_in_the_order_of_a_pipeline(hk) -> No
 # outputs
 
 
-@pytest.mark.parametrize(
-    ("command", "out"),
-    [
-        ("resize --size 3 --out maps", "maps/7.npy"), ("resize --size 3 --out maps.h5", "maps.h5"),
-        ("resize --size 3 --out maps --format png", "maps/7.png"), ("bubbles2map --out maps", "maps/7.npy"),
-        ("masks2map --out maps", "maps/7.npy"), ("pack x.h5", "x.h5"), ("pack x.h5 --shard-size 1", "x-00000.h5"),
-        ("show --out x.png", "x.png"), ("unpack one.h5 --out files", "files/images/7.png"),
-        ("unpack one.h5 --out files", "files/maps/7.npy"),
-    ],
-)
+@pytest.mark.parametrize(("command", "out"), [
+    ("resize --size 3 --out maps", "maps/7.npy"), ("resize --size 3 --out maps.h5", "maps.h5"),
+    ("resize --size 3 --out maps --format png", "maps/7.png"), ("crop --letterbox 1 --out v", "v/images/7.png"),
+    ("bubbles2map --out maps", "maps/7.npy"),
+    ("masks2map --out maps", "maps/7.npy"), ("pack x.h5", "x.h5"), ("pack x.h5 --shard-size 1", "x-00000.h5"),
+    ("show --out x.png", "x.png"), ("unpack one.h5 --out files", "files/images/7.png"),
+    ("unpack one.h5 --out files", "files/maps/7.npy"),
+])
 def test_nothing_existing_is_overwritten_unless_told(hk, photos: Path, command: str, out: str) -> None:
     np.save("map.npy", np.ones((8, 8), np.float32))
     cv2.imwrite("mask.png", np.ones((16, 16), np.uint8))

@@ -76,24 +76,6 @@ def test_an_image_folder_can_be_moved(hk, shard, monkeypatch):
     assert digest("../../again.h5") == content_digest(shard)
 
 
-def test_folder_reads_the_classes_of_an_image_folder(hk, shard):
-    hk("unpack", "train.h5", "--to", "imagefolder", "--out", "tree")
-    found = {record["image"]: record.get("class") for record in hk("folder", "tree/images").records}
-    unpacked = [json.loads(line) for line in Path("tree/records.jsonl").read_text().splitlines()]
-    folders = {"..": "%2E.", "gr/oß": "gr%2Foß", "owl": "owl", None: None}
-    assert found == {f"tree/{record['image']}": folders[record.get("class")] for record in unpacked}
-
-
-def test_torchvision_reads_an_image_folder(hk, shard):
-    """As ImageFolder does it: the sorted folders are the classes, their images the samples."""
-    hk("unpack", "train.h5", "--to", "imagefolder", "--out", "tree")
-    classes = sorted(path.name for path in Path("tree/images").iterdir() if path.is_dir())
-    samples = [path for name in classes for path in Path("tree/images", name).iterdir()]
-    assert len(samples) == 7
-    originals = {shard.read(index).image_bytes for index in range(7)}
-    assert {path.read_bytes() for path in samples} == originals
-
-
 def test_what_an_image_folder_cannot_hold(hk, make_shard, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = hk("unpack", make_shard("a.h5", 3)).records
@@ -182,6 +164,11 @@ def test_shards_that_share_an_id_are_not_one_tar(hk, shard):
     assert 'record "owl/1": is in two of the shards; write them to a tar each' in done.stderr
 
 
+def test_the_name_of_a_tar_ends_in_tar(hk, shard):
+    done = hk("unpack", "train.h5", "--to", "webdataset", "--out", "dir")
+    assert (done.exit_code, done.stderr) == (1, "Error: dir: the name of a tar ends in .tar; call it dir.tar\n")
+
+
 def test_tars_are_replaced_as_a_series(hk, shard):
     command = ["unpack", "train.h5", "--to", "webdataset", "--out", "train.tar", "--shard-size"]
     hk(*command, 2)
@@ -190,17 +177,6 @@ def test_tars_are_replaced_as_a_series(hk, shard):
     assert done.exit_code == 0
     assert "train-00003.tar: removed, as it belonged to the tars that were replaced" in done.stderr
     assert sorted(path.name for path in Path().glob("*.tar")) == ["train-00000.tar", "train-00001.tar"]
-
-
-@pytest.mark.parametrize(("options", "code", "sentence"), [
-    (["--to", "webdataset", "--out", "dir"], 1, "dir: the name of a tar ends in .tar; call it dir.tar"),
-    (["--to", "webdataset"], 2, "--to webdataset writes files; give --out"),
-    (["--to", "imagefolder"], 2, "--to imagefolder writes files; give --out"),
-    (["--out", "x", "--shard-size", 3], 2, "--shard-size is for tars; give --to webdataset too, or use `hkmap merge`"),
-])
-def test_a_wrong_call_of_unpack(hk, shard, options, code, sentence):
-    done = hk("unpack", "train.h5", *options)
-    assert (done.exit_code, sentence in " ".join(done.stderr.split())) == (code, True), done.stderr
 
 
 # --- what a stranger's tar may hold -------------------------------------------------------------------------------
@@ -224,11 +200,6 @@ def make_tar(members, *, name="x.tar", **changes):
                 setattr(info, key, value)
             tar.addfile(info, io.BytesIO(data))
     return name
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def test_a_tar_as_tar_itself_writes_it(hk, here, shell, tmp_path):
@@ -313,18 +284,9 @@ def test_a_tar_cut_short_anywhere_is_never_taken_for_whole(hk, here):
 
 
 def test_any_bytes_are_a_sentence(hk, here):
+    """`make soak` changes the headers of real ones, thousands of times."""
     Path("x.tar").write_bytes(RANDOM.bytes(5000))
     assert "x.tar: not a tar that can be read" in hk("webdataset", "x.tar", "--out", "out").stderr
-    make_tar([("1.png", PIXEL)])
-    whole = bytearray(Path("x.tar").read_bytes())
-    for _ in range(100):
-        damaged = bytearray(whole)
-        for place in RANDOM.integers(0, 512, 3):
-            damaged[place] = RANDOM.integers(0, 256)
-        checksum = sum(damaged[:148]) + 8 * 32 + sum(damaged[156:512])
-        damaged[148:156] = b"%06o\0 " % checksum
-        Path("x.tar").write_bytes(damaged)
-        assert hk("webdataset", "x.tar", "--out", "out", "--overwrite").exit_code in (0, 1)
 
 
 @pytest.mark.parametrize(("members", "sentence"), [

@@ -1,4 +1,4 @@
-"""What the golden set runs and how it looks at the products: shared by make.py, which wrote it, and the tests.
+"""What the golden set runs and how it looks at the products, as its maker did (README.md).
 
 Everything goes through the command line, and through h5py, numpy and OpenCV for what it wrote. Names are those of shard
 layout 1; ``Names`` translates them to what they are called today.

@@ -117,9 +117,7 @@ def test_every_key_is_read_or_an_error(record: dict[str, Any]) -> None:
     st.sampled_from(["scott", "radius", "fixed", 0.5, 1e-300, 1e300]),
     st.sampled_from([(1, 1), (14, 14), (7, 30)]),
 )
-def test_bubbles_are_a_map_or_an_error(
-    bubbles: list[dict[str, Any]], frame: tuple[Any, Any], bandwidth: str | float, size: tuple[int, int]
-) -> None:
+def test_bubbles_are_a_map_or_an_error(bubbles, frame, bandwidth, size) -> None:
     record = {"id": "7", "size": list(frame), "bubbles": bubbles, "points": bubbles}
     for key in ("bubbles", "points"):
         found = tried(bubbles_of, record, key)
@@ -199,9 +197,7 @@ def test_bytes_are_an_image_or_an_error(scratch: Path, data: bytes, magic: bytes
     ]),
     st.booleans(),
 )
-def test_any_records_through_the_whole_command_line(
-    hk, tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]], command: str, skip: bool
-) -> None:
+def test_any_records_through_the_whole_command_line(hk, tmp_path_factory, records, command, skip) -> None:
     with suppress(ValueError):      # json.dumps cannot say every record that was made up here
         text = "".join(json.dumps(record) + "\n" for record in records).encode()
         arguments = command.format(tmp_path_factory.mktemp("line")).split()

@@ -113,7 +113,6 @@ def test_pack_killed_while_records_come(records: Path, tmp_path: Path) -> None:
     dice = random.Random(1)
     for _ in range(15):
         process = start(tmp_path, "pack", "x.h5", stdin=subprocess.PIPE)
-        assert process.stdin is not None
         for line in lines[: dice.randrange(len(lines))]:
             process.stdin.write(line)
         process.stdin.flush()

@@ -1,0 +1,112 @@
+"""Called wrongly: exit code 2, a sentence on what was expected beside the usage, nothing on stdout, nothing written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SIZE = "expected a side N from 1, or WIDTHxHEIGHT, such as 224x168, in pixels."
+CROP = "expected X,Y,W,H in whole pixels, W and H at least 1"
+LESION = "expected NAME or NAME=WEIGHT with a weight above 0 and up to 1"
+FOLDS = "--group and --fold-seed say how folds are cut; give --fold I/K too"
+CLUSTER = "--backend dask and --scheduler ADDRESS go together; give both, or neither."
+
+#: A command line and what is said; where values follow, {} is each of them in turn.
+WRONG: list[tuple[str, ...]] = [
+    # the group, and what all commands share
+    ("resise", "No such command 'resise'"),
+    ("resize --out m", "Missing option '--size'"),
+    ("resize --side 3", "No such option"),
+    ("resize --size 3 --out m gone.jsonl", "'gone.jsonl': No such file or directory"),
+    ("resize --size 3 --out m a.h5", "a.h5: a shard, expected a file of records; use `hkmap unpack a.h5 | hkmap"),
+    ("resize --size 3 --out m --max-errors -1", "-1 is not in the range x>=0"),
+    ("resize --size 3 --out m --on-error ignore", "'ignore' is not one of 'stop', 'skip'"),
+    ("resize --size 3 --out m --jobs {}", "'{}': expected a number of threads from 1, or -1 for al", "0", "-2", "all"),
+    ("resize --size 3 --out m --backend dask", CLUSTER),
+    ("resize --size 3 --out m --scheduler tcp://x:1", CLUSTER),
+    ("list bandwiths", "'bandwiths' is not one of "),
+    # sources
+    ("folder gone", "Directory 'gone' does not exist."),
+    ("cub . --parts --gaze G", "--gaze and --parts both fill the points"),
+    ("cub . {}", "name it by --bubbles", "--frame 20x20", "--columns x=cx", "--origin 1"),
+    ("cub . --bubbles G --frame {}", "'{}': expected a side N from 1, or WIDTHxHEIGHT", "20x", "0x20"),
+    ("cub . --bubbles G --columns {}", '"{}": expected NAME=COLUMN', "cx=x", "x", "x="),
+    ("cub . --bubbles gone.csv", "does not exist"),
+    ("idrid . --binary --part grading", "--binary takes both parts; omit --part"),
+    ("annotations G --images . --origin 1 --format coco", "--origin"),
+    # maps
+    ("{} --out maps --size 0", SIZE, "bubbles2map", "boxes2map", "masks2map"),
+    ("resize --out m --size '{}'", SIZE, "0", "-1", "7x", "x7", "7x0", "1.5", "a", "", "7*3", "3x4x5", "²"),
+    ("resize --out m --size 3 --normalise maxx",
+     "'maxx' is unknown; did you mean 'max'? expected one of max, minmax, sum, none."),
+    ("bubbles2map --out m --bandwidth '{}'",
+     "bandwidth '{}' is unknown; expected one of scott, radius, fixed, cv, or a number of image pixels above 0.", "0",
+     "-3", "nan", "inf", "silverman", ""),
+    ("masks2map --out m --lesion '{}'", LESION, "", "=1", "EX=", "EX=x", "EX=0", "EX=1.1", "EX=-1", "EX=nan"),
+    ("masks2map --out m --lesion EX --lesion EX=0.5", "--lesion: EX, EX; expected each name once"),
+    ("boxes2map --out m --label a --label a=0.5", "--label: a, a; expected each name once"),
+    ("certainty --out m --above {}", "--above", "1", "-0.1", "x"),
+    # images
+    ("crop --out v", "0 ways given; give one of --crop, --center-crop and --letterbox"),
+    ("crop --out v --crop 0,0,5,5 --letterbox 1", "2 ways given"),
+    ("crop --out v --crop {}", f"'{{}}': {CROP}", "0,0,5", "-1,0,5,5", "0.5,0,5,5", "0,0,0,5"),
+    ("crop --out v --letterbox '{}'", "'{}': expected W:H, such as 4:3", "0", "-1", "nan", "inf", "4:0", "-4:-3",
+     "4:3:2", "wide", "1001", "1:1001", ""),
+    ("crop --out v --center-crop 4/3", "'4/3': expected W:H, such as 4:3"),
+    ("crop --out v --letterbox 1 --jpeg 101", "101 is not in the range 1<=x<=100"),
+    ("crop --out v --letterbox 1 --map-size 0", "expected a side N from 1"),
+    ("sample -- {}", "expected a number of records from 1, or a share such", "0", "1.5", "-3", "nan", "x", "0.0",
+     "1.0"),
+    ("sample 0.5 --per-class", "A share is about the same of each class already; give N"),
+    # shards
+    ("pack x.h5 --expect 0", "0 is not in the range x>=1"),
+    ("pack x.h5 --overwrite --resume", "--resume keeps what was finished"),
+    ("pack x.h5 --overwrite --append", "--append leaves what"),
+    ("pack x.h5 {}", "--store pixels needs --size, and --size belongs to it", "--store pixels", "--size 12",
+     "--store files --size 12"),
+    ("pack x.h5 --shard-bytes '{}'", "expected a number of bytes such as 500000, 500MB or 2GiB.", "", "0", "0GB", "-1",
+     "1.5GB", "MB", "5 XB", "1e9", "٣", "9" * 13),
+    ("unpack a.h5 --to {}", "--to {} writes files; give --out", "webdataset", "imagefolder"),
+    ("unpack a.h5 --out x --shard-size 3", "--shard-size is for tars; give --to webdataset too, or use `hkmap merge`"),
+    ("info gone.h5", "gone.h5: no such file; expected a shard"),
+    ("info b-*.h5", "b-*.h5: no file has a name of this pattern"),
+    ("check --ignore emptymap", "'emptymap' is unknown; did you mean 'empty-map'?"),
+    ("check {}", "Expected one file of records, or shards alone", "a.h5 in.jsonl", "in.jsonl in.jsonl"),
+    ("check --quick in.jsonl", "--quick is not for records; omit it."),
+    ("check --full", "--full is not for records; omit it."),
+    ("check --ids 3 a.h5", "--ids is not for shards; omit it."),
+    ("check --ignore empty-map a.h5", "--ignore is not for shards; omit it."),
+    ("check --quick --full a.h5", "--quick and --full are opposites; give one of them."),
+    ("check gone.jsonl", "'gone.jsonl': No such file or directory"),
+    ("split a.h5 --out out {}", "Give either --shares NAME=SHARE,... or --folds K", "",
+     "--folds 2 --shares a=0.5,b=0.5"),
+    ("split a.h5 --out out --shares a=0.5,b=0.4", "the shares add up to 0.9, expected 1"),
+    ("split a.h5 --out out --shares a=1", '"a=1": expected two or more parts'),
+    ("split a.h5 --out out --shares a=0.5,a=0.5", '"a=0.5": expected NAME=SHARE with a NAME of its own'),
+    ("split a.h5 --out out --shares ../a=0.5,b=0.5", '"../a=0.5": expected NAME=SHARE'),
+    ("split a.h5 --out out --shares {},b=1", '"{}": expected a share above 0, such as', "a=0", "a=-1", "a=1/0", "a=x"),
+    # networks, and people
+    ("train a.h5 --out run --arch vgg16", "architecture 'vgg16' is unknown; expected one of resnet8"),
+    ("train a.h5 --out run --fold {}", "expected fold I of K as I/K, such as 1/5 to 5/5", "0/3", "4/3", "1/1", "2",
+     "1/3/3", "-1/3"),
+    ("train a.h5 --out run {}", FOLDS, "--group patient", "--fold-seed 0"),
+    ("show --out a.jpg", "a.jpg: expected a name that ends in .png"),
+    ("show --out a.png --colour jet", "colour 'jet' is unknown; expected one of"),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [(line.format(value), sentence.format(value)) for line, sentence, *values in WRONG for value in values or [""]],
+)
+def test_a_wrong_call_is_2_and_says_what_was_expected(hk: Callable, here: Path, line: str, sentence: str) -> None:
+    for name, content in (("a.h5", b"\x89HDF"), ("in.jsonl", b'{"id": "1"}\n'), ("G", b"1,40,30\n")):
+        Path(name).write_bytes(content)
+    result = hk(*shlex.split(line), stdin=[{"id": "1"}])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in " ".join(result.stderr.split())
+    assert "Usage: hkmap" in result.stderr
+    assert {path.name for path in here.iterdir()} == {"a.h5", "in.jsonl", "G"}
