@@ -285,7 +285,7 @@ def _is_path(value: object) -> bool:
 
 
 def _is_rle(value: object) -> bool:
-    """Whether it has the form of run lengths; what they say is checked where they are decoded."""
+    """Whether it has the form of run lengths, which are checked where they are decoded."""
     return isinstance(value, dict) and isinstance(value.get("size"), list) and isinstance(value.get("counts"), str)
 
 

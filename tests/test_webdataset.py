@@ -253,7 +253,7 @@ def test_a_huge_member_is_refused_before_it_is_read(hk, here):
 def test_members_that_are_large_together_are_refused(hk, here, monkeypatch):
     monkeypatch.setattr("hkmap.sources.webdataset.MOST_BYTES", 1000)
     make_tar([("7.png", bytes(600)), ("7.map.npy", bytes(600))])
-    assert 'x.tar: "7" has more than 1000 bytes; leave some members out' in hk("webdataset", "x.tar", "--out", "o").stderr
+    assert 'x.tar: "7" has more than 1000 bytes; leave some' in hk("webdataset", "x.tar", "--out", "o").stderr
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])

@@ -35,7 +35,7 @@ def sample_share(records: Iterable[Record], share: float, *, seed: int) -> Itera
 
 
 def sample_count(records: Iterable[Record], count: int, *, seed: int, per_label: bool = False) -> Iterator[Record]:
-    """Yield ``count`` records, or so many of each label, in their order, once all have been seen.
+    """Yield ``count`` records, or that many of each label, in their order, once all have been seen.
 
     Warns where there are fewer. Records without a label count as a label of their own.
     """

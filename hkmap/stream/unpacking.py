@@ -84,17 +84,17 @@ class SampleFiles(ExitStack):
         Their name is its id, or ``name``, quoted as in a URL; they lie in a ``folder`` of each of the three.
         Raises OutputError for a name that is there already.
         """
-        called = sample.record["id"] if name is None else name
-        if (folder, called) in self._seen:
+        name = sample.record["id"] if name is None else name
+        if (folder, name) in self._seen:
             raise OutputError(f'record "{sample.record["id"]}": its files are there already, of another record with '
                               "this id; unpack the two into a folder each")
-        self._seen.add((folder, called))
-        record = {**labelled_record(sample), "image": self._save_image(sample, folder, called)}
+        self._seen.add((folder, name))
+        record = {**labelled_record(sample), "image": self._save_image(sample, folder, name)}
         for key, values in _maps(sample).items():
-            record[key] = self._writer(FOLDERS[key], folder).save(called, values)
+            record[key] = self._writer(FOLDERS[key], folder).save(name, values)
         maps = self._writer("maps", folder)
         return with_annotators(
-            record, {user: maps.save(called, values, user) for user, values in sample.annotators.items()}
+            record, {user: maps.save(name, values, user) for user, values in sample.annotators.items()}
         )
 
     def _writer(self, kind: str, folder: str) -> MapWriter:
