@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 pytestmark = pytest.mark.xdist_group("benchmarks")      # they run once
-ROOT = Path(__file__).resolve().parent.parent
 JUDGED = {"value", "target", "met"}
 
 

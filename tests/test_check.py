@@ -273,9 +273,3 @@ def test_pairs_of_idrid_that_two_people_graded_differently(hk, data_root: Path) 
         "duplicate-other-label": ["IDRiD_327", "IDRiD_391"],
     }
     assert '"IDRiD_391" and "IDRiD_021"' in result.records[0]["findings"][1]["sentence"]
-
-
-def test_birds_with_boxes_and_gaze_are_in_order(hk, data_root: Path) -> None:
-    root = data_root / "cub10"
-    birds = hk("cub", root / "CUB_200_2011", "--gaze", root / "gaze" / "Fixation_run1.txt").records
-    assert hk("check", stdin=birds[::6]).records == [{"records": len(birds[::6]), "findings": []}]

@@ -329,22 +329,3 @@ def test_ids_come_once(hk, record):
 
 
 # together, and real data
-
-
-def test_birds_and_tumours(hk, data_root, here):
-    birds = hk("cub", data_root / "cub10" / "CUB_200_2011").records[:3]
-    seen = hk("crop", "--letterbox", "1", "--out", "birds", stdin=birds).records
-    for bird, square in zip(birds, seen, strict=True):
-        assert square["size"] == [max(bird["size"])] * 2
-        left, top = ((side - length) // 2 for side, length in zip(square["size"], bird["size"], strict=True))
-        cut = read_image(square["image"])[top : top + bird["size"][1], left : left + bird["size"][0]]
-        assert np.array_equal(cut, read_image(bird["image"]))
-    busi = data_root / "busi"
-    tumours = hk("folder", busi / "images", "--masks", busi / "masks").records[:3]
-    for tumour, square in zip(
-        tumours, hk("crop", "--center-crop", 1, "--out", "busi", stdin=tumours).records, strict=True
-    ):
-        assert len(set(square["size"])) == 1
-        assert set(square["masks"]) == set(tumour["masks"])
-        for name, path in square["masks"].items():
-            assert read_mask(Path(path)).sum() <= read_mask(Path(tumour["masks"][name])).sum()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine.data import ShardExamples, collate, exchange_maps, in_order, normalise, tensors
+from hkmap.engine.data import ShardExamples, exchange_maps, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.prediction import map_ahead
 from hkmap.errors import ChoiceError, ImageError, RunError
@@ -90,13 +90,6 @@ def test_normalise_is_the_textbook_formula_channels_last():
     assert found.shape == (2, 3, 5, 4)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(found.permute(0, 2, 3, 1).double(), wanted, atol=1e-5)
-
-
-def test_a_batch_stays_whole_on_its_way_to_the_device(examples):
-    batch = collate([examples.example(0), examples.example(9)])
-    moved = batch.to(torch.device("cpu"))
-    assert torch.equal(moved.maps, batch.maps)
-    assert torch.equal(moved.certainty, batch.certainty)
 
 
 def test_a_failure_in_a_thread_reaches_the_reader():

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import ROOT
 
 from hkmap.cli.main import OURS, load
 
 COMMANDS = [load(name) for name in OURS]
-ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "hkmap").rglob("*.py"))
 SOURCES = [
     path

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import ROOT
 
 import hkmap
 from hkmap.choices import table
@@ -20,7 +21,6 @@ from hkmap.cli.main import OURS, load
 from hkmap.cli.main import hkmap as group
 
 COMMANDS = [load(name) for name in OURS]
-ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "hkmap").rglob("*.py")

@@ -236,16 +236,6 @@ def test_resize_changes_the_map_of_each_record(hk, saved: dict[str, Any], size: 
     assert (load_map("maps/7.npy") == resize_map(load_map("big.npy"), shape)).all()
 
 
-def test_a_record_without_a_map(hk, saved: dict[str, Any]) -> None:
-    records = [saved, {"id": "8"}, {"id": "9", "map": None}]
-    refused = hk("resize", "--size", 14, "--out", "a", stdin=records)
-    assert refused.exit_code == 1
-    assert 'record "8": has no map; expected one; --missing pass' in refused.stderr
-    passed = hk("resize", "--size", 14, "--out", "b", "--missing", "pass", stdin=records)
-    assert passed.exit_code == 0
-    assert passed.records[1:] == records[1:]
-
-
 @pytest.mark.parametrize(("reference", "message"), [
     (5, 'record "7": map is 5; expected a path or a reference'),
     ("gone.npy", "gone.npy"),

@@ -188,7 +188,6 @@ def test_real_threads_read_an_endless_stream_only_so_far_ahead() -> None:
     read: list[int] = []
     endless = (read.append(number) or number for number in itertools.count())
     with open_pool(Workers(2), reads_files=False) as pool:
-        assert pool is not None
         assert list(itertools.islice(pool.attempts(abs, endless), 100)) == list(range(100))
     assert len(read) <= 100 + 2 * 3 * 16
 
@@ -504,7 +503,6 @@ def test_threads_of_a_worker_share_its_folder_in_turn(tmp_path: Path) -> None:
 
 def test_a_task_that_kills_every_worker_is_a_sentence(cluster: str) -> None:
     with open_pool(Workers(-1, cluster), reads_files=False) as pool:
-        assert pool is not None
         with pytest.raises(WorkerError, match=r"the cluster gave up a task \(KilledWorker: "):
             list(pool.attempts(signal.raise_signal, [signal.SIGKILL]))
 

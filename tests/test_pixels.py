@@ -15,7 +15,7 @@ from PIL import Image
 from hkmap.engine.data import ShardExamples
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import OutputError, ShardError
-from hkmap.files.images import decode_image, encode_png
+from hkmap.files.images import decode_image
 from hkmap.shards.info import describe_shard, outline_shard
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
@@ -128,11 +128,6 @@ def test_a_flipped_bit_in_the_pixels_is_found_and_named(shard: Path) -> None:
     assert ShardReader(shard).image(1).shape == (12, 10, 3)
     problems = verify_shard(shard)["problems"]
     assert [problem["record"] for problem in problems] == [None, 2]
-
-
-def test_a_png_gives_its_pixels_back() -> None:
-    pixels = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert np.array_equal(decode_image(encode_png(pixels), "x"), pixels)
 
 
 def test_pixels_have_a_limit(hk: Hk, records: list[dict[str, Any]]) -> None:

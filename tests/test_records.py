@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from hkmap.records import (
     label_of,
     masks_of,
     parse_record,
-    passed_on,
     polygons_of,
     read_records,
     reference_of,
@@ -126,18 +124,6 @@ def test_a_reader_asks_for_no_line_before_its_turn() -> None:
     assert taken == [0]
 
 
-def test_bad_lines_are_skipped_counted_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(logging.getLogger("hkmap"), "warning", lambda text, *parts: said.append(text % parts))
-    rejects = Rejects(skip=True, max_errors=1)
-    assert read(b'{"id": "1"}\nbroken\n[]\n{"id": "2"}\n', rejects) == [{"id": "1"}, {"id": "2"}]
-    assert rejects.count == 2
-    assert rejects.too_many
-    assert said[0].startswith("skipped: stdin line 2: not a JSON object")
-    assert said[1].startswith("skipped: stdin line 3: expected a JSON object")
-    assert len(said) == 2
-
-
 def test_each_gives_users_errors_to_rejects_and_lets_bugs_through() -> None:
     def function(record: dict[str, Any]) -> str:
         if record["id"] == "bad":
@@ -152,13 +138,6 @@ def test_each_gives_users_errors_to_rejects_and_lets_bugs_through() -> None:
         list(each(records, function, Rejects()))
     with pytest.raises(KeyError):
         list(each([{}], function, Rejects(skip=True)))
-
-
-def test_a_record_with_nothing_to_work_on_is_passed_on_or_refused() -> None:
-    record = {"id": "7", "mine": 1}
-    assert passed_on(record, "pass", "has no map", "do this") is record
-    with pytest.raises(RecordError, match=r'^record "7": has no map; do this$'):
-        passed_on(record, "error", "has no map", "do this")
 
 
 # the keys

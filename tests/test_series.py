@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from hkmap.cli.pack import _bytes
-from hkmap.errors import RecordError, ShardError
 from hkmap.files.hdf5 import SLACK
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
@@ -208,17 +207,3 @@ def test_names_that_come_late_and_are_long(options: dict[str, int], tmp_path: Pa
         assert reader.classes == [f"{label}" * 4000 for label in range(5 + number * 4 if options else 12)][:12]
         for index in range(len(reader)):
             assert reader.image(index).shape[0] == number * 4 + index + 1
-
-
-def test_a_former_name_is_kept(tmp_path: Path) -> None:
-    def add(name: str, label: int, **options: Any) -> None:
-        with ShardWriter(tmp_path / "x.h5", shard_size=1, **options) as writer:
-            writer.add({"id": name, "image": "x", "label": label, "class": name}, png(2), None)
-
-    add("a", 0)
-    add("c", 2, options=WriterOptions(append=True))
-    with pytest.raises(ShardError, match='label 2 is class "d", but it was "c" before'):
-        add("d", 2, options=WriterOptions(append=True))
-    with pytest.raises(RecordError, match="this id is in the series already"):
-        add("a", 0, options=WriterOptions(append=True))
-    assert ShardReader(tmp_path / "x-00001.h5").classes == ["a", "", "c"]

@@ -13,13 +13,14 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from hkmap.files.hdf5 import Columns
 from hkmap.shards.info import content_digest
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter, WriterOptions
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "shards.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "shards.md").read_text(encoding="utf-8")
 READER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
 MAPS = np.random.default_rng(0).random((6, 3, 4), dtype=np.float32)
 

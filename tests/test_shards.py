@@ -364,12 +364,6 @@ def test_ids_that_are_no_text(shard: Path) -> None:
         _ = ShardReader(shard).ids
 
 
-def test_what_another_program_writes_in_this_layout_is_read(shard: Path) -> None:
-    before = content_digest(ShardReader(shard))
-    rewrite(shard, lambda file: file.create_group("notes/deep"))
-    assert content_digest(ShardReader(shard)) == before
-
-
 def test_a_damaged_user_block_never_hides_the_content(shard: Path) -> None:
     before = content_digest(ShardReader(shard))
     shard.write_bytes(RANDOM.bytes(512) + shard.read_bytes()[512:])

@@ -449,19 +449,3 @@ def test_no_record_that_can_be_drawn(hk, here: Path) -> None:
 
 def test_kinds_of_annotation_have_colours_of_their_own() -> None:
     assert len(set(COLOURS.values())) == len(COLOURS)
-
-
-def test_gaze_lies_on_real_birds(hk, here: Path, data_root: Path) -> None:
-    root = data_root / "cub10"
-    found = hk("cub", root / "CUB_200_2011", "--gaze", root / "gaze" / "Fixation_run1.txt").records
-    records = [item for item in found if item.get("points") and item.get("boxes")][:12]
-    mapped = hk("bubbles2map", "--bandwidth", "fixed", "--size", 28, "--out", "maps", stdin=records).records
-    shares = []
-    for item in mapped:
-        values, (width, height), box = np.load(item["map"]), item["size"], item["boxes"][0]
-        columns = slice(int(box["x"] * 28 / width), -int(-(box["x"] + box["width"]) * 28 // width))
-        rows = slice(int(box["y"] * 28 / height), -int(-(box["y"] + box["height"]) * 28 // height))
-        inside = values[rows, columns]
-        shares.append(inside.mean() / values.mean())
-    assert np.median(shares) > 1.5
-    assert hk("show", "--out", "a.png", "--cell", 80, stdin=mapped).records == [{"sheet": "a.png", "records": 12}]

@@ -88,8 +88,14 @@ def test_a_frame_is_scaled_to_the_image(tmp_path: Path, frame: tuple, size: tupl
     (f"{HEADER}\n9,3,4,5\n", 'line 3: image "9" is not in the data set; expected an id'),
     (f"{HEADER}Ani_02,3,4,5\n", 'line 2: image "Ani_02" is the name of 2 images; give the path below images/'),
     (b"image,x,y,radius\nGro\xdfer Ani,1,2,3\n", "not UTF-8 text"),
+    # JSON lines
+    ('{"image": 1,', "line 1: not a JSON object"),
+    ('{"image": 1, "x": 1, "y": 1, "radius": 1}\n[2]\n', "line 2: expected a JSON object with image, x, y, got [2]"),
+    ('{"image": 1, "x": true, "y": 1, "radius": 1}', 'x is "True"; expected a number'),
+    ('{"image": 1, "x": [1], "y": 1, "radius": 1}', 'x is "[1]"; expected a number'),
+    ('{"image": 1, "x": null, "y": 1, "radius": 1}', 'no value under "x"'),
 ])
-def test_what_is_wrong_in_a_csv_is_named_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_what_is_wrong_in_a_table_is_named_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(SourceError) as error:
         table(tmp_path, text)
     assert message in str(error.value)
@@ -106,19 +112,6 @@ def test_a_wrong_row_is_told_when_its_image_is_asked_for(tmp_path: Path) -> None
     ]
     with pytest.raises(SourceError, match='line 6: x is "wide"'):
         table_bubbles(found["2"], Table(path), (9, 9))
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ('{"image": 1,', "line 1: not a JSON object"),
-    ("\n[1, 2]\n", "line 2: expected a JSON object with image, x, y, got [1, 2]"),
-    ('{"image": 1, "x": true, "y": 1, "radius": 1}', 'x is "True"; expected a number'),
-    ('{"image": 1, "x": [1], "y": 1, "radius": 1}', 'x is "[1]"; expected a number'),
-    ('{"image": 1, "x": null, "y": 1, "radius": 1}', 'no value under "x"'),
-])
-def test_what_is_wrong_in_json_lines_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(SourceError) as error:
-        table(tmp_path, text, "bubbles.jsonl")
-    assert message in str(error.value)
 
 
 def gaze_file(tmp_path: Path, text: str | bytes, name: str = "run1.txt") -> Path:
