@@ -205,7 +205,7 @@ def test_certainty_of_nothing_said(hk, record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("more", "message"), [
-    ({"map": None}, 'record "7": has no map; expected the reference of one; --missing pass'),
+    ({"map": None}, 'record "7": has no map; expected one; --missing pass'),
     ({"unknown": ["levels.png"]}, "unknown is ['levels.png']; expected an object of names and paths"),
     ({"dont_look": {"x": 4}}, "dont_look is {'x': 4}; expected an object of names and paths"),
     ({"size": [40, 60]}, "a mask of 60x40 pixels for an image of 40x60"),

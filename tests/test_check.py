@@ -78,7 +78,7 @@ def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
     ({"map": 5}, "bad-record", "map is 5"),
     ({"image": 5}, "bad-record", "image is 5"),
     ({"bubbles": None}, "no-annotation", "1 of 1 records: neither an annotation nor a map"),
-    ({"bubbles": []}, "empty-annotation", "annotated, and nothing is marked"),
+    ({"bubbles": []}, "empty-annotation", "annotated, but nothing is marked"),
     ({"bubbles": None, "masks": {}}, "empty-annotation", "nothing is marked"),
     ({"bubbles": None, "masks": {"EX": "black.png"}}, "empty-annotation", "nothing is marked"),
     ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),

@@ -47,7 +47,7 @@ def test_a_record_written_and_read_is_the_same_record(record: dict[str, Any]) ->
     (b'{"id": "7"', "not a JSON object (Expecting ',' delimiter"),
     (b"photos/7.jpg", "not a JSON object (Expecting value"),
     (b'{"id": "caf\xe9"}', "not a JSON object ('utf-8' codec can't decode byte 0xe9"),
-    (b'{"id": "7", "x": NaN}', "not a JSON object (NaN is not JSON); expected one record a line"),
+    (b'{"id": "7", "x": NaN}', "not a JSON object (NaN is not JSON); expected one record per line"),
     (b'{"id": "7", "x": -Infinity}', "-Infinity is not JSON"),
     (b'{"id": "7", "x": ' + b"9" * 5000 + b"}", "not a JSON object"),
     (DEEP, "not a JSON object (maximum recursion depth exceeded"),

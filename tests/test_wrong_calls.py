@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 SIZE = "expected a side N from 1, or WIDTHxHEIGHT, such as 224x168, in pixels."
-CROP = "expected X,Y,W,H in whole pixels, W and H at least 1"
+CROP = "expected X,Y,W,H in whole pixels, W and H from 1"
 LESION = "expected NAME or NAME=WEIGHT with a weight above 0 and up to 1"
-FOLDS = "--group and --fold-seed say how folds are cut; give --fold I/K too"
+FOLDS = "--group and --fold-seed say how to cut folds; give --fold I/K too"
 CLUSTER = "--backend dask and --scheduler ADDRESS go together; give both, or neither."
 
 #: A command line and what is said; where values follow, {} is each of them in turn.
@@ -31,11 +31,11 @@ WRONG: list[tuple[str, ...]] = [
     # sources
     ("folder gone", "Directory 'gone' does not exist."),
     ("cub . --parts --gaze G", "--gaze and --parts both fill the points"),
-    ("cub . {}", "name it by --bubbles", "--frame 20x20", "--columns x=cx", "--origin 1"),
+    ("cub . {}", "name it with --bubbles", "--frame 20x20", "--columns x=cx", "--origin 1"),
     ("cub . --bubbles G --frame {}", "'{}': expected a side N from 1, or WIDTHxHEIGHT", "20x", "0x20"),
     ("cub . --bubbles G --columns {}", '"{}": expected NAME=COLUMN', "cx=x", "x", "x="),
     ("cub . --bubbles gone.csv", "does not exist"),
-    ("idrid . --binary --part grading", "--binary takes both parts; omit --part"),
+    ("idrid . --binary --part grading", "--binary uses both parts; omit --part"),
     ("annotations G --images . --origin 1 --format coco", "--origin"),
     # maps
     ("{} --out maps --size 0", SIZE, "bubbles2map", "boxes2map", "masks2map"),
@@ -46,8 +46,8 @@ WRONG: list[tuple[str, ...]] = [
      "bandwidth '{}' is unknown; expected one of scott, radius, fixed, cv, or a number of image pixels above 0.", "0",
      "-3", "nan", "inf", "silverman", ""),
     ("masks2map --out m --lesion '{}'", LESION, "", "=1", "EX=", "EX=x", "EX=0", "EX=1.1", "EX=-1", "EX=nan"),
-    ("masks2map --out m --lesion EX --lesion EX=0.5", "--lesion: EX, EX; expected each name once"),
-    ("boxes2map --out m --label a --label a=0.5", "--label: a, a; expected each name once"),
+    ("masks2map --out m --lesion EX --lesion EX=0.5", "EX: expected each name once"),
+    ("boxes2map --out m --label a --label a=0.5", "a: expected each name once"),
     ("certainty --out m --above {}", "--above", "1", "-0.1", "x"),
     # images
     ("crop --out v", "0 ways given; give one of --crop, --center-crop and --letterbox"),
@@ -60,21 +60,21 @@ WRONG: list[tuple[str, ...]] = [
     ("crop --out v --letterbox 1 --map-size 0", "expected a side N from 1"),
     ("sample -- {}", "expected a number of records from 1, or a share such", "0", "1.5", "-3", "nan", "x", "0.0",
      "1.0"),
-    ("sample 0.5 --per-class", "A share is about the same of each class already; give N"),
+    ("sample 0.5 --per-class", "A share already applies to each class; give N"),
     # shards
     ("pack x.h5 --expect 0", "0 is not in the range x>=1"),
-    ("pack x.h5 --overwrite --resume", "--resume keeps what was finished"),
-    ("pack x.h5 --overwrite --append", "--append leaves what"),
-    ("pack x.h5 {}", "--store pixels needs --size, and --size belongs to it", "--store pixels", "--size 12",
+    ("pack x.h5 --overwrite --resume", "--append and --resume keep shards"),
+    ("pack x.h5 --overwrite --append", "--append and --resume keep shards"),
+    ("pack x.h5 {}", "--store pixels and --size go together; give both, or neither", "--store pixels", "--size 12",
      "--store files --size 12"),
     ("pack x.h5 --shard-bytes '{}'", "expected a number of bytes such as 500000, 500MB or 2GiB.", "", "0", "0GB", "-1",
      "1.5GB", "MB", "5 XB", "1e9", "٣", "9" * 13),
     ("unpack a.h5 --to {}", "--to {} writes files; give --out", "webdataset", "imagefolder"),
-    ("unpack a.h5 --out x --shard-size 3", "--shard-size is for tars; give --to webdataset too, or use `hkmap merge`"),
+    ("unpack a.h5 --out x --shard-size 3", "--shard-size is for tars; use --to webdataset, or `hkmap merge`"),
     ("info gone.h5", "gone.h5: no such file; expected a shard"),
     ("info b-*.h5", "b-*.h5: no file has a name of this pattern"),
     ("check --ignore emptymap", "'emptymap' is unknown; did you mean 'empty-map'?"),
-    ("check {}", "Expected one file of records, or shards alone", "a.h5 in.jsonl", "in.jsonl in.jsonl"),
+    ("check {}", "Expected one file of records, or only shards", "a.h5 in.jsonl", "in.jsonl in.jsonl"),
     ("check --quick in.jsonl", "--quick is not for records; omit it."),
     ("check --full", "--full is not for records; omit it."),
     ("check --ids 3 a.h5", "--ids is not for shards; omit it."),
