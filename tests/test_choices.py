@@ -14,7 +14,7 @@ import torch
 from hkmap.choices import TABLES, Choices, table
 from hkmap.engine.abn import Output
 from hkmap.engine.data import make_data
-from hkmap.engine.evaluation import EvaluationOptions, measure
+from hkmap.engine.evaluation import EvaluationOptions, evaluate
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import losses
 from hkmap.engine.resnet import Architecture, build
@@ -162,7 +162,7 @@ METRIC = Metric("How sure the network is.", measure, higher=True, needs_map=Fals
 def test_a_package_adds_a_metric(installed: Callable[..., None], make_shard: Callable[..., Path]) -> None:
     installed("sure", METRIC, group="hkmap.metrics", confidence="sure:METRIC")
     options = EvaluationOptions(("confidence", "top1"))
-    report = measure(untrained(), ShardSequence([make_shard("a.h5", 6)]), options, torch.device("cpu"))
+    report = evaluate(untrained(), ShardSequence([make_shard("a.h5", 6)]), options, torch.device("cpu"))
     assert 0.5 <= report["metrics"]["confidence"] <= 1
     assert report["counts"] == {"confidence": 6, "top1": 6}
 

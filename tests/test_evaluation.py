@@ -140,7 +140,7 @@ def test_a_metric_that_applies_to_no_sample_is_null(hk, make_shard, tmp_path):
     result = hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse", "--metric", "top1")
     assert result.records[0]["metrics"]["mse"] is None
     assert result.records[0]["counts"] == {"mse": 0, "mse_of_zeros": 0, "top1": 6}
-    assert "none applies" in result.stderr
+    assert "none" in result.stderr
     assert hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse", "-q").stderr == ""
 
 

@@ -36,7 +36,7 @@ def evaluate(
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
-    from hkmap.engine.evaluation import EvaluationOptions, measure
+    from hkmap.engine.evaluation import EvaluationOptions, evaluate
     from hkmap.engine.runs import check_fold, hold_out, load_model, pick_device
     from hkmap.shards.sequence import ShardSequence
 
@@ -44,7 +44,7 @@ def evaluate(
     held_out = hold_out(reader, *fold) if fold else None
     check_fold(model, held_out)
     total = int(held_out.inside.sum()) if held_out else len(reader)
-    report = measure(
+    report = evaluate(
         model, reader, EvaluationOptions(**options), pick_device(device), held_out=held_out,
         watch=lambda rows: track(rows, "evaluating", total=total),
     )

@@ -25,7 +25,7 @@ def info(shards: tuple[Path, ...], full: bool) -> None:
     and a histogram of the images' bytes. `hkmap check` looks for damage. On a terminal, stderr gets a table.
 
     With --full also: the numbers of records per split and per key; the ten most frequent sizes of images, [width,
-    height]; histograms of the maps; sha256, the file's own digest (null if another program rewrote it); and
+    height]; histograms of the maps; sha256, of all but the first 512 bytes; and
     content_sha256, which stays the same if a shard is unpacked and packed again, or goes through h5repack.
 
     \b

@@ -17,7 +17,7 @@ from hkmap.engine.abn import AttentionBranchNetwork, place
 from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, put_maps
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.metrics import METRICS, Answered, map_distances
-from hkmap.engine.runs import HeldOut, TrainedModel, named
+from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.errors import RunError
 from hkmap.shards.sequence import ShardSequence
 
@@ -79,7 +79,7 @@ def accuracy(network: AttentionBranchNetwork, data: Data, device: torch.device, 
     return figures | ({"mse": math.fsum(known) / len(known)} if known else {})
 
 
-def evaluate(
+def sample_figures(
     network: AttentionBranchNetwork,
     examples: ShardExamples,
     indices: npt.NDArray[np.int64],
@@ -102,24 +102,25 @@ def evaluate(
             yield {name: value for name, value in zip(columns, row, strict=True) if math.isfinite(value)}
 
 
-def measure(
+def evaluate(
     model: TrainedModel,
     shards: ShardSequence,
     options: EvaluationOptions,
-    device: torch.device,
+    device: torch.device | None = None,
     *,
     held_out: HeldOut | None = None,
     watch: Callable[[Iterable[dict[str, float]]], Iterable[dict[str, float]]] = iter,
 ) -> dict[str, Any]:
     """Return the mean of each metric, the number of samples of each, and how it was measured.
 
-    Only the fold ``held_out`` is used, where it is given. ``watch`` may wrap the samples' figures to show progress. A
+    ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``watch`` may wrap the samples' figures to show progress. A
     metric that applies to no sample is None.
     """
+    device = device or pick_device("auto")
     check_classes(model, shards)
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
-    rows = list(watch(evaluate(model.network, examples, indices, options, device)))
+    rows = list(watch(sample_figures(model.network, examples, indices, options, device)))
     found = {name: [row[name] for row in rows if name in row] for name in options.measures()}
     return {
         "samples": len(indices),

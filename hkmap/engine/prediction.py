@@ -13,7 +13,7 @@ import torch
 from hkmap.engine.abn import place
 from hkmap.engine.data import Example, collate, normalise, put_maps, seen_example
 from hkmap.engine.inputs import plain_view
-from hkmap.engine.runs import TrainedModel
+from hkmap.engine.runs import TrainedModel, pick_device
 from hkmap.errors import HkmapError, RecordError, RunError
 from hkmap.files.maps import MapWriter
 from hkmap.maps.certainty import Weighted
@@ -45,13 +45,17 @@ class Prediction:
 def predict(
     model: TrainedModel,
     records: Iterable[Record],
-    rejects: Rejects,
-    device: torch.device,
+    rejects: Rejects | None = None,
+    device: torch.device | None = None,
     *,
     use_maps: bool = False,
     batch_size: int = 16,
 ) -> Iterator[Prediction]:
-    """Yield a Prediction for each record, in order; ``use_maps`` replaces the predicted map by the record's own."""
+    """Yield a Prediction for each record, in order; ``use_maps`` replaces the predicted map by the record's own.
+
+    An error of a record goes to ``rejects``; None raises it. ``device`` None is CUDA where there is one.
+    """
+    rejects, device = rejects or Rejects(), device or pick_device("auto")
     if use_maps and model.network.attention is None:
         raise RunError("the network has no attention branch, so no map can replace its own")
     place(model.network, device).eval()

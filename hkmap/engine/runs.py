@@ -97,12 +97,12 @@ def save_model(path: Path, model: TrainedModel) -> None:
         torch.save(content, beside)
 
 
-def load_model(path: Path) -> TrainedModel:
+def load_model(path: str | Path) -> TrainedModel:
     """Load the best.pt of the run folder ``path``, or the checkpoint ``path``; on the CPU.
 
     Raises RunError where it is missing, or not hkmap's. Nothing in the file is executed.
     """
-    file = path / "best.pt" if path.is_dir() else path
+    file = Path(path, "best.pt") if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its best.pt or last.pt")
     try:

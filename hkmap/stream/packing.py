@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hkmap.errors import HkmapError, RecordError
 from hkmap.parallel.threads import threads
 from hkmap.records import Record, Rejects, accepted, attempt, label_of, reference_of
 from hkmap.shards.layout import Sample
-from hkmap.shards.writer import Ready, ShardWriter
+from hkmap.shards.writer import Ready, ShardWriter, summary_of
 from hkmap.stream.references import image_bytes, load_annotators, load_certainty, load_map
 
 
@@ -20,6 +20,17 @@ class _Task(NamedTuple):
 
     record: Record
     awaited: bool
+
+
+def pack(path: str | Path, records: Iterable[Record], *, overwrite: bool = False, **options: Any) -> dict[str, Any]:
+    """Pack records, with what they refer to, into the shard ``path``; return what was written.
+
+    ``options`` are those of ShardWriter: ``classes``, ``shard_size`` and ``options``. Raises the error of a record.
+    """
+    with ShardWriter(Path(path), overwrite=overwrite, **options) as writer:
+        for _ in pack_records(writer, records, Rejects()):
+            pass
+    return summary_of(writer)
 
 
 def pack_records(
