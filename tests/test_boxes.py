@@ -224,7 +224,7 @@ def test_boxes_not_annotated_and_none_there_are_two_things(hk, here: Path) -> No
 @pytest.mark.parametrize(("record", "options", "message"), [
     ({"id": "7"}, [], 'record "7": has no boxes; expected an annotation; --missing pass'),
     (box_record(boxes=[{"x": 1}]), [], "boxes[0] is {'x': 1}; expected an object with the numbers x, y, width"),
-    (box_record(boxes=[4]), [], "boxes is [4]; expected a list of objects"),
+    (box_record(boxes=[4]), [], "boxes[0] is 4; expected an object with"),
     (box_record(), ["--label", "tail"], "--label tail: no record has this name; the names are 3, head"),
     ({"id": "7", "size": [3, 2], "boxes": []}, ["--label", "a"], "no record has this name; the names are none"),
 ])

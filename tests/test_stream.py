@@ -172,7 +172,7 @@ def test_a_failure_goes_through_the_whole_pipe(shell, photos: Path) -> None:
 @pytest.mark.parametrize("command", ["pack x.h5", "show --out x.png", "resize --missing pass --size 3 --out x.h5"])
 def test_a_sink_leaves_nothing_when_nothing_comes_or_the_stage_before_fails(hk, photos: Path, command: str) -> None:
     failed = [{"id": "1", "image": "photos/cat/1.png"}, {"error": "disk gone"}]
-    none = "stdin: no records; expected one JSON object a line, as `hkmap folder` prints them"
+    none = "stdin: no records; expected one JSON object per line, as `hkmap folder` prints them"
     for policy in ([], ["--on-error", "skip", "--max-errors", 9]):
         for records, said in ((failed, "the stage before failed: disk gone"), ([], none)):
             result = hk(*command.split(), *policy, stdin=records)
