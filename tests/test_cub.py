@@ -248,9 +248,9 @@ def test_a_row_about_no_image_names_table_and_value(hk: Callable, cub2011: Path)
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--parts", "--gaze", "G"], "--gaze and --parts both fill the points"),
-    (["--frame", "20x20"], "name it by --bubbles"),
-    (["--columns", "x=cx"], "name it by --bubbles"),
-    (["--origin", "1"], "name it by --bubbles"),
+    (["--frame", "20x20"], "name it with --bubbles"),
+    (["--columns", "x=cx"], "name it with --bubbles"),
+    (["--origin", "1"], "name it with --bubbles"),
     (["--bubbles", "G", "--frame", "20x"], "'20x': expected a side N from 1, or WIDTHxHEIGHT"),
     (["--bubbles", "G", "--frame", "0x20"], "'0x20': expected a side N from 1, or WIDTHxHEIGHT"),
     (["--bubbles", "G", "--columns", "cx=x"], '"cx=x": expected NAME=COLUMN'),

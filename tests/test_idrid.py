@@ -277,7 +277,7 @@ def test_a_segmentation_without_masks_or_images_is_refused(hk: Callable, root: P
 def test_binary_takes_both_parts(hk: Callable, root: Path) -> None:
     result = hk("idrid", root, "--binary", "--part", "grading")
     assert result.exit_code == 2
-    assert "--binary takes both parts; omit --part" in result.stderr
+    assert "--binary uses both parts; omit --part" in result.stderr
 
 
 def test_the_real_segmentation(hk: Callable, data_root: Path) -> None:

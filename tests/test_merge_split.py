@@ -286,7 +286,7 @@ def test_an_amount_that_is_none(hk, amount):
 def test_a_share_of_each_class_is_a_wrong_call(hk):
     done = hk("sample", "0.5", "--per-class", stdin=stream(4))
     assert done.exit_code == 2
-    assert "A share is about the same of each class already; give N" in done.stderr
+    assert "A share already applies to each class; give N" in done.stderr
 
 
 def test_a_sample_of_a_broken_stream_is_none(hk):

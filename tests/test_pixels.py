@@ -152,7 +152,7 @@ def test_a_png_gives_its_pixels_back() -> None:
 def test_store_and_size_go_together(options: list[str], hk: Hk, records: list[dict[str, Any]]) -> None:
     done = hk("pack", "y.h5", *options, stdin=records)
     assert done.exit_code == 2
-    assert "--store pixels needs --size, and --size belongs to it" in done.stderr
+    assert "--store pixels and --size go together" in done.stderr
 
 
 def test_pixels_have_a_limit(hk: Hk, records: list[dict[str, Any]]) -> None:

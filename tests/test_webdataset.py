@@ -196,7 +196,7 @@ def test_tars_are_replaced_as_a_series(hk, shard):
     (["--to", "webdataset", "--out", "dir"], 1, "dir: the name of a tar ends in .tar; call it dir.tar"),
     (["--to", "webdataset"], 2, "--to webdataset writes files; give --out"),
     (["--to", "imagefolder"], 2, "--to imagefolder writes files; give --out"),
-    (["--out", "x", "--shard-size", 3], 2, "--shard-size is for tars; give --to webdataset too, or use `hkmap merge`"),
+    (["--out", "x", "--shard-size", 3], 2, "--shard-size is for tars; use --to webdataset, or `hkmap merge`"),
 ])
 def test_a_wrong_call_of_unpack(hk, shard, options, code, sentence):
     done = hk("unpack", "train.h5", *options)
