@@ -1,7 +1,7 @@
 """Tables of choices: every choice by name is a row of a table, beside the code that it chooses.
 
-From a table come the names that an option takes, its help, `hkmap list TABLE`, and the sentence that refuses an
-unknown name. A row is a function whose docstring begins with one line, or another object that has such a title.
+A table provides the names that an option takes, its help, `hkmap list TABLE`, and the error for an unknown name. A row
+is a function whose docstring begins with one line, or another object with a ``title``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-#: Every table, by the name that `hkmap list` gives it: where it is.
+#: Where each table is, under the name that `hkmap list` uses.
 TABLES = {
     "formats": "hkmap.sources.formats:FORMATS",
     "bandwidths": "hkmap.maps.bandwidths:BANDWIDTHS",
@@ -44,10 +44,10 @@ TABLES = {
 
 
 class Choices(Mapping[str, Row], Generic[Row]):
-    """Rows by their names, in order; ``what`` says in messages what one of them is ("bandwidth").
+    """Rows by name, in order; messages call a row ``what`` ("bandwidth").
 
-    ``group`` names the entry points by which other packages add rows of a ``kind`` ("hkmap.bandwidths"); a row of
-    theirs is looked up only where a name is none of ours, and never takes the name of one of ours.
+    ``group`` names the entry points ("hkmap.bandwidths") by which other packages add rows of a ``kind``; they cannot
+    replace one of our rows.
 
     >>> gates = Choices("gate", {"residual": lambda x, m: x * (1 + m), "product": lambda x, m: x * m})
     >>> gates["product"](2, 0.5)
@@ -83,20 +83,20 @@ class Choices(Mapping[str, Row], Generic[Row]):
         return name in self._rows or name in self._added()
 
     def row(self, choice: str | Row) -> Row:
-        """Return the row of a name, or the row itself that was given in the place of a name."""
+        """Return the row of a name, or the given row itself."""
         return self[choice] if isinstance(choice, str) else choice
 
     def check(self, *names: str) -> None:
-        """Raise ChoiceError where one of the names is unknown, or its package cannot be imported."""
+        """Raise ChoiceError if a name is unknown, or its package cannot be imported."""
         for name in names:
             self[name]
 
     def describe(self) -> dict[str, str]:
-        """Return each row's title or the first line of its docstring; of a package that fails, what it fails of."""
+        """Return each row's title or the first line of its docstring; if its package fails, the reason."""
         return {name: self._described(name) for name in self}
 
     def unknown(self, name: object) -> ChoiceError:
-        """Return the error for a name that is none of the rows."""
+        """Return the error for an unknown name."""
         near = get_close_matches(str(name), list(self), 1)
         hint = f" did you mean {near[0]!r}?" if near else ""
         return ChoiceError(f"{self.what} {name!r} is unknown;{hint} expected one of {', '.join(self)}")
@@ -131,7 +131,7 @@ class Choices(Mapping[str, Row], Generic[Row]):
 
 
 def table(name: str) -> Choices[Any]:
-    """Return the table of that name in TABLES; its module is imported now."""
+    """Import and return the table of that name in TABLES."""
     module, _, attribute = Choices("table", TABLES)[name].partition(":")
     found: Choices[Any] = getattr(importlib.import_module(module), attribute)
     return found

@@ -1,6 +1,6 @@
-"""What a user can get wrong. Everything else that is raised is a bug and keeps its traceback.
+"""What a user can get wrong. Any other exception is a bug and keeps its traceback.
 
-A message is one sentence with the place, what was expected, what was found and the remedy.
+A message is one sentence: place, expected, got, remedy.
 """
 
 
@@ -9,22 +9,22 @@ class HkmapError(Exception):
 
 
 class RecordError(HkmapError):
-    """A record, or the stream of records, is not what the command reads."""
+    """A record, or the stream of records, is not what the command expects."""
 
 
 class ChoiceError(HkmapError):
-    """A choice by name is in no row of its table."""
+    """A name is not in its table of choices."""
 
 
 class UpstreamError(RecordError):
-    """The stage before failed and said so, in its only argument; skipping records cannot mend that."""
+    """The stage before failed with the message in the only argument; skipping records does not help."""
 
     def __str__(self) -> str:
         return f"the stage before failed: {self.args[0]}"
 
 
 class SourceError(HkmapError):
-    """A data set on disk is not laid out as its source expects."""
+    """A data set on disk does not have the layout that its source expects."""
 
 
 class ImageError(HkmapError):
@@ -36,16 +36,16 @@ class MapError(HkmapError):
 
 
 class ShardError(HkmapError):
-    """An HDF5 shard is damaged, foreign, or holds what it should not."""
+    """An HDF5 shard is damaged, from another program, or has invalid contents."""
 
 
 class RunError(HkmapError):
-    """A run folder, a checkpoint or a training set-up does not fit."""
+    """A run folder, a checkpoint or a training set-up does not match."""
 
 
 class WorkerError(HkmapError):
-    """The cluster that should do the work cannot."""
+    """The cluster cannot do the work."""
 
 
 class OutputError(HkmapError):
-    """An output cannot be written where it was asked for."""
+    """An output cannot be written to the requested place."""

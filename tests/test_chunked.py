@@ -103,7 +103,7 @@ def test_pixels_certainty_and_annotators(options: Options, shard: Path, tmp_path
 
 
 @pytest.mark.parametrize(("block", "depth", "sentences"), [
-    (True, "quick", []), (True, "full", ["its bytes have the sha256 .* where another program such as h5repack rewrote"]),
+    (True, "quick", []), (True, "full", ["its bytes have the sha256 .* another program such as h5repack rewrote"]),
     (False, "quick", ["its first 512 bytes are not as"]),
     (False, "records", ["its first 512 bytes are not as", "states no sha256 of its bytes"]),
 ])

@@ -49,7 +49,7 @@ def evaluate(
         watch=lambda rows: track(rows, "evaluating", total=total),
     )
     warn_of_control(model)
-    means = {name: "none" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
+    means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     rows = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
     show_table(("metric", "mean", "samples"), rows, title=str(source))
     print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})

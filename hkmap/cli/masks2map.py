@@ -40,8 +40,7 @@ def masks2map(
     """
     shapes = Shapes("--lesion", named, size, normalise, missing, empty, LEFT_OUT)
     parts = {"masks": _masks, "polygons": _polygons}
-    drawings = {key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()}
-    shapes.draw_records(drawings, **drawing)
+    shapes.draw_records({key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()}, **drawing)
 
 
 def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:

@@ -56,9 +56,9 @@ def show(
 ) -> None:
     """Draw a contact sheet: each image with its annotations, and its maps beside it.
 
-    Bubbles are circles, points dots whose area grows with their weight, boxes, polygons and masks outlines (named
-    `unknown` or `dont_look` if they are such). A map is drawn in colour over the image in grey, with its size and
-    maximum below. Prints one JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages also "sheets".
+    Bubbles are drawn as circles, points as dots whose area grows with their weight, other annotations as outlines.
+    Masks are named, those under `unknown` and `dont_look` with their key. Maps are drawn in colour over the grey image.
+    Prints one JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages also "sheets".
 
     \b
     Example:

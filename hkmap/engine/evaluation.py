@@ -113,8 +113,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the mean of each metric, the number of samples of each, and how it was measured.
 
-    ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``watch`` may wrap
-    the samples' figures to show progress. A metric that applies to no sample is None.
+    ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``watch`` may
+    wrap the samples' figures to show progress. A metric that applies to no sample is None.
     """
     device = device or pick_device("auto")
     check_classes(model, shards)

@@ -109,7 +109,7 @@ def draw_tile(entry: Entry, style: Style) -> Tile:
     lines = max(map(len, captions))
     panels = [_panel(picture, text, style.cell, lines) for picture, text in zip(pictures, captions, strict=True)]
     kinds = {kind for kind in COLOURS if entry.record.get(kind)}
-    maps = {"map"} if any(values is not None for values in entry.maps.values()) else set()
+    maps = {"map" for values in entry.maps.values() if values is not None}
     return Tile(np.concatenate(panels, axis=1), frozenset(kinds | maps))
 
 
