@@ -140,6 +140,26 @@ def test_the_same_training_makes_the_same_run(run: Run, data: Path, name: str) -
     assert_as_stored(run_case(f"{TRAINING[name]} out/run", run, NAMES), STORED["training"][name], within=LEARNING)
 
 
+@pytest.mark.parametrize("command", ["train", "finetune --from trained/run"])
+def test_a_golden_run_is_resumed_with_what_its_config_does_not_name(hk, data: Path, command: str) -> None:
+    """Its config.toml has no map_loss, schedule or optimizer; its best.pt is that of its last epoch."""
+    golden, run = Path("trained/run" if command == "train" else "trained/tuned"), Path("out/run")
+    run.mkdir(parents=True)
+    shutil.copy(golden / "best.pt", run / "last.pt")
+    config = (golden / "config.toml").read_text(encoding="utf-8").replace("epochs = 2", "epochs = 3")
+    (run / "config.toml").write_text(config, encoding="utf-8")
+    log = shutil.copy(golden / "log.jsonl", run / "log.jsonl")
+    before = len(log.read_text(encoding="utf-8").splitlines())
+    shards = ["shards/series-00000.h5", "shards/series-00001.h5"]
+    resume = [*command.split(), *shards, "--config", run / "config.toml", "--out", run, "--resume"]
+    refused = hk(*resume, "--lr", 0.5)
+    assert "lr is 0.5, the run to resume had 0.05; repeat its options" in refused.stderr
+    resumed = hk(*resume)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert resumed.records[0]["epochs"] == 3
+    assert len(log.read_text(encoding="utf-8").splitlines()) == before / 2 * 3
+
+
 def assert_as_stored(got: dict[str, Any], stored: dict[str, Any], *, within: float) -> None:
     found = differences(got, NAMES.value(stored), within=within)
     assert not found, "\n".join(found[:20])

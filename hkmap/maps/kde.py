@@ -21,7 +21,7 @@ from hkmap.records import Bubble, Record, frame_of
 
 Array = npt.NDArray[np.float64]
 
-LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _fill_tile
+LARGEST_CROSS_TERM = 150.0    # |b X Y| inside a tile of rows; see _tile
 SMALLEST_EXPONENT = -350.0    # of either factor: clamped terms stay below e^-50 and above the subnormals
 MOST_TILES = 32               # more cost as much as the direct sum
 SMALLEST_PEAK = 1e-6          # of the total weight, as at 5.3 sigma: no centre is near the image
@@ -223,7 +223,7 @@ def _normalised(density: npt.NDArray[np.floating], unit: float, how: Normalisati
             )
         density = np.minimum(density, 1)
     values = normalise_map(density, how)
-    return np.where(values < 1e-30, np.float32(0), values)      # no subnormals for the next stage
+    return values * (values >= 1e-30)       # no subnormals for the next stage
 
 
 def _check_weights(weights: Array) -> None:
