@@ -77,9 +77,8 @@ def test_pack_killed_at_any_moment_and_resumed(options: list[str], records: Path
             killed += killed_after(start(folder, *command, "--resume"), dice.uniform(0.2, 1.05) * duration)
             final = {path.name: path.read_bytes() for path in folder.glob("*.h5")}
             assert final.items() <= whole.items()
-        if final != whole:
-            succeed(start(folder, *command, "--resume", "--expect", RECORDS))
-        assert files(folder) == whole or (final == whole and not list(folder.glob(".*/*.h5")))
+        succeed(start(folder, *command, "--resume", "--expect", RECORDS))
+        assert files(folder) == whole
     assert killed > PACKS / 3
 
 
@@ -123,6 +122,7 @@ def test_pack_killed_while_records_come(records: Path, tmp_path: Path) -> None:
         assert process.returncode != 0
         assert not (tmp_path / "x.h5").exists()
     succeed(start(tmp_path, "pack", "x.h5", records, "--expect", RECORDS))
+    assert list(files(tmp_path)) == ["x.h5"]
 
 
 # training
@@ -168,9 +168,7 @@ def kill_and_resume(folder: Path, command: tuple[object, ...], dice: random.Rand
             succeed(process)
             return broken
         goal = steps_in(out / "log.jsonl") + dice.randrange(1, 40)
-        deadline = time.monotonic() + 120
         while steps_in(out / "log.jsonl") < goal and process.poll() is None:
-            assert time.monotonic() < deadline
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.01)
         if process.poll() is not None:
