@@ -499,9 +499,9 @@ def test_threads_of_a_worker_share_its_folder_in_turn(tmp_path: Path) -> None:
 
 
 def test_a_task_that_kills_every_worker_is_a_sentence(cluster: str) -> None:
-    with open_pool(Workers(-1, cluster), reads_files=False) as pool:
-        with pytest.raises(WorkerError, match=r"the cluster gave up a task \(KilledWorker: "):
-            list(pool.attempts(signal.raise_signal, [signal.SIGKILL]))
+    refused = pytest.raises(WorkerError, match=r"the cluster gave up a task \(KilledWorker: ")
+    with open_pool(Workers(-1, cluster), reads_files=False) as pool, refused:
+        list(pool.attempts(signal.raise_signal, [signal.SIGKILL]))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x"])
