@@ -208,7 +208,8 @@ def test_a_column_without_spread_has_no_width() -> None:
 
 
 def test_one_image_has_no_null() -> None:
-    with pytest.raises(MapError, match="1 images with two annotators or more, expected at least two such images"):
+    sentence = r"1 images with two annotators or more, .*; draw the maps with `hkmap bubbles2map --per-annotator`"
+    with pytest.raises(MapError, match=sentence):
         figures([{"a": blob(1, 1), "b": blob(2, 2)}])
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from conftest import lines
 
 from hkmap.shards.reader import ShardReader
-from hkmap.shards.writer import ShardWriter
+from hkmap.shards.writer import ShardWriter, WriterOptions
 
 Hk = Callable[..., Any]
 COUNT = 11
@@ -212,6 +213,20 @@ def test_records_that_were_skipped_are_skipped_again(hk: Hk, records: list[dict[
     assert (done.exit_code, done.stderr) == (0, unbroken.stderr)
     assert done.stderr.count("skipped: ") == 5
     assert digests() == whole
+
+
+def test_the_library_resumes_too(hk: Hk, records: list[dict[str, Any]], whole: dict[str, str]) -> None:
+    def left_after(count: int) -> dict[str, str]:
+        options = WriterOptions(resume=True)
+        with suppress(KeyboardInterrupt), ShardWriter(Path("x.h5"), shard_size=4, options=options) as writer:
+            for record in records[:count]:
+                writer.add(record, Path(record["image"]).read_bytes(), np.load(record["map"]))
+            if count < COUNT:
+                raise KeyboardInterrupt
+        return digests()
+
+    assert [sorted(left_after(count)) for count in (2, 5, 9)] == [[], ["x-00000.h5"], ["x-00000.h5", "x-00001.h5"]]
+    assert left_after(COUNT) == whole
 
 
 def test_a_former_series_stays_until_all_is_well(hk: Hk, records: list[dict[str, Any]]) -> None:

@@ -218,16 +218,6 @@ def test_what_cannot_be_weighed_is_an_error(hk, record: dict[str, Any], more: di
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("out", ["small", "small.h5"])
-def test_resize_carries_the_certainty_along(hk, record: dict[str, Any], out: str) -> None:
-    weighed = hk("certainty", "--out", "out", stdin=[record]).records
-    made = hk("resize", "--size", "3x2", "--out", out, "--normalise", "max", stdin=weighed).records[0]
-    whole = Weighted(load_map("out/7.npy"), load_certainty("out/7+certainty.npy"))
-    values, certainty = change_weighted(whole, lambda cells: resize_map(cells, (2, 3)))
-    assert (load_certainty(made["certainty"]) == certainty).all()
-    assert load_map(made["map"]) == pytest.approx(values / values.max())
-
-
 def test_certainty_of_another_size_is_an_error(hk, here: Path) -> None:
     np.save("map.npy", VALUES)
     np.save("certainty.npy", VALUES[:3])

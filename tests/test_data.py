@@ -10,7 +10,7 @@ from hkmap.engine.data import ShardExamples, exchange_maps, in_order, normalise,
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.prediction import map_ahead
 from hkmap.errors import ChoiceError, ImageError, RunError
-from hkmap.shards.loader import ShardLoader, Shares, epoch_order
+from hkmap.shards.loader import ShardLoader, Shares
 from hkmap.shards.sequence import ShardSequence
 
 
@@ -49,14 +49,6 @@ def test_without_augmentations_every_epoch_sees_the_image_as_it_is(examples):
     plain = ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4))
     for epoch in (0, 1, 7):
         assert np.array_equal(plain.example(3, epoch).image, examples.shards.shards[0].image(3))
-
-
-def test_an_epochs_order_is_a_permutation_that_seed_and_epoch_fix():
-    order = epoch_order(50, 1, 2)
-    assert sorted(order) == list(range(50))
-    assert np.array_equal(order, epoch_order(50, 1, 2))
-    assert not np.array_equal(order, epoch_order(50, 1, 3))
-    assert not np.array_equal(order, epoch_order(50, 2, 2))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -249,4 +249,4 @@ def test_dataset(make_shard: Callable[..., Path], tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "60 records in 3 shards, 2 classes"
     assert [line[:7] for line in lines[1:3]] == ["step 0:", "step 1:"]
-    assert sum("(16, 64, 64, 3)" in line for line in lines) == 3
+    assert sum("(16, 3, 64, 64)" in line for line in lines) == 3

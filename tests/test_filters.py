@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hkmap.maps.kde import kde_map
-from hkmap.maps.resize import resize_map
 from hkmap.stream.references import load_map
 
 BUBBLES = [
@@ -158,7 +157,7 @@ def test_the_size_of_the_image_is_read_where_the_record_has_none(hk, masks: dict
     assert good.exit_code == 0
     bad = hk("masks2map", "--out", "b", stdin=[{"id": "7", "image": "bad.png", "masks": masks}])
     assert bad.exit_code == 1
-    assert "EX.png: a mask of 90x60 pixels for an image of 60x90, expected the same size" in bad.stderr
+    assert "EX.png: a mask of 90x60 pixels for an image of 60x90, expected the same size; scale the mask" in bad.stderr
 
 
 def test_the_image_may_be_a_row_of_a_shard(hk, masks: dict[str, str]) -> None:
@@ -221,19 +220,6 @@ def test_a_new_map_has_not_the_certainty_and_annotators_of_an_old_one(hk, here: 
 
 
 # resize
-
-
-@pytest.fixture
-def saved(here: Path) -> dict[str, Any]:
-    np.save("big.npy", np.random.default_rng(0).random((48, 64)).astype(np.float32) / 2)
-    return {"id": "7", "map": "big.npy", "note": "kept"}
-
-
-@pytest.mark.parametrize(("size", "shape"), [("14", (14, 14)), ("32x96", (96, 32)), ("64x48", (48, 64))])
-def test_resize_changes_the_map_of_each_record(hk, saved: dict[str, Any], size: str, shape: tuple[int, int]) -> None:
-    result = hk("resize", "--size", size, "--out", "maps", stdin=[saved])
-    assert result.records == [{**saved, "map": "maps/7.npy"}]
-    assert (load_map("maps/7.npy") == resize_map(load_map("big.npy"), shape)).all()
 
 
 @pytest.mark.parametrize(("reference", "message"), [

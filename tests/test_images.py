@@ -107,7 +107,8 @@ def test_filling_bytes_before_a_marker_are_part_of_it() -> None:
     (b"", r"^here: empty \(0 bytes\), expected an image; copy it again$"),
     (b"id,label\n1,2\n", r"^here: starts with b'id,label', expected an image \(JPEG"),
     (encoded(RED_ABOVE_BLUE, "BMP")[:40], r"^here: damaged, or of a kind that OpenCV does not decode"),
-    (cv2.imencode(".tiff", np.zeros((3, 3, 3), np.float32))[1].tobytes(), r"^here: has float32 pixels, expected 8"),
+    (cv2.imencode(".tiff", np.zeros((3, 3, 3), np.float32))[1].tobytes(),
+     r"^here: has float32 pixels, expected 8 or 16 bits a channel; convert it to PNG"),
 ], ids=["empty", "text", "broken", "float"])
 def test_what_is_no_image_gets_its_sentence(data: bytes, sentence: str) -> None:
     with pytest.raises(ImageError, match=sentence):

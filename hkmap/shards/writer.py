@@ -344,7 +344,7 @@ class ShardWriter:
             if not self._overwrite and former.is_file():
                 raise OutputError(
                     f"{former}: exists already; choose another name, replace it with --overwrite, or go on after it "
-                    "with --resume"
+                    "with `hkmap pack --resume`"
                 )
             refuse_existing(former, overwrite=self._overwrite)
 
