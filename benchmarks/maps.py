@@ -102,7 +102,7 @@ def kernel(rule: str, count: int, scale: Scale) -> Answer:
         "floor": scott_floor if rule == "scott" else radius_floor,
     }, scale.repeats)
     floor = "a float64 matrix product and one exp over the map" if rule == "scott" else "float32 exps, a matrix product"
-    return over_floor(found, 2.5) | {"floor": floor}
+    return over_floor(found, 4) | {"floor": floor}
 
 
 RESIZES = (
