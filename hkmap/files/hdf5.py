@@ -118,8 +118,8 @@ class Parts:
         """Open a pair of datasets, bytes end to end and the offsets between them."""
         return Strings(self.add(f"{name}/bytes", "u1"), self.add(f"{name}/offsets", "<u8"))
 
-    def write(self, path: Path, attributes: Attributes) -> str:
-        """Write the HDF5 file ``path``, an empty temporary one, and return its sha256; raise OSError on a full disk."""
+    def write(self, path: Path, attributes: Attributes, *, seal: bool = True) -> str:
+        """Write the HDF5 file ``path``, an empty temporary one, and return its sha256, "" unless it is to ``seal``."""
         _reserve(path, sum(part.finished_bytes() for part in self.by_name.values()) + SLACK)
         offsets = _lay_out(path, self.by_name, attributes)
         with path.open("r+b") as file:
@@ -127,7 +127,7 @@ class Parts:
                 file.seek(offsets[name])
                 part.spool.seek(0)
                 shutil.copyfileobj(part.spool, file, 1 << 20)
-        return _seal(path)
+        return _seal(path) if seal else ""
 
     def close(self) -> None:
         """Drop the spools."""
