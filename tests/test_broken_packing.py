@@ -147,7 +147,7 @@ def test_a_run_that_is_not_told_to_resume_says_so(hk: Hk, records: list[dict[str
     done = hk("pack", "x.h5", "--shard-size", 4, stdin=records)
     assert done.exit_code == 1
     assert ("Error: x-00000.h5: exists already; choose another name, replace it with --overwrite, or go on after it "
-            "with --resume") in done.stderr
+            "with `hkmap pack --resume`") in done.stderr
     assert digests() == before
     assert hk("pack", "x.h5", "--shard-size", 9, "--overwrite", stdin=records).exit_code == 0
     assert [len(ShardReader(Path(name))) for name in sorted(digests())] == [9, 2]
