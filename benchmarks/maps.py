@@ -122,7 +122,7 @@ def resize(before: tuple[int, int], after: tuple[int, int], scale: Scale) -> Ans
     rows, columns = (resize_matrix(n_in, n_out) for n_in, n_out in zip(before, after, strict=True))
     exact = rows @ values.astype(np.float64) @ columns.T
     error, floor_error = (float(np.abs(made - exact).max()) for made in (resize_map(values, after), ready))
-    return over_floor(found, 1.3) | {
+    return over_floor(found, 2) | {
         "floor": "one float32 cv2.resize into a ready array", "floor_error": floor_error,
         "error": error, "error_target": 1e-6, "error_met": error <= 1e-6,
     }

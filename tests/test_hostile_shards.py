@@ -210,7 +210,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "classes": (attribute("classes", "[" + '"a",' * 2_000_000 + '"a"]'), "takes more than|damaged HDF5"),
     "nested-classes": (attribute("classes", "[" * 100_000), "its attribute classes is no JSON list of names"),
     "classes-of-numbers": (attribute("classes", np.zeros(8000)), "its attribute classes is no JSON list of names"),
-    "format": (attribute("format", np.bytes_(b"hkmap-shard")), "HDF5, but no shard"),
+    "format": (attribute("format", np.bytes_(b"hkmap-\xff")), "damaged HDF5 .*decode byte 0xff"),
     "version": (attribute("version", HUGE), "shard version"),
     "attributes": (dense, "attributes, a shard has 4"),
     "deep": (deep, ""),

@@ -61,7 +61,7 @@ def test_only_rows_of_a_file_are_deferred(tmp_path: Path) -> None:
         writer.save("x", MAPS[0])
         assert not (tmp_path / "maps.h5").exists()
     with h5py.File(tmp_path / "maps.h5") as file:
-        assert file.attrs["format"] == "hkmap-maps"
+        assert file.attrs["format"] == b"hkmap-maps"
     assert [path.name for path in tmp_path.iterdir()] == ["maps.h5"]
 
 

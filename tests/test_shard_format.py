@@ -46,6 +46,11 @@ def read_by_page() -> Callable[[Path], Iterator[tuple[dict[str, Any], bytes, Any
     return scope["read_shard"]
 
 
+def test_no_text_lies_in_a_heap_without_a_checksum(shard: Path) -> None:
+    """A read of such a heap that is damaged may never end; the header that holds text of a fixed length has a sum."""
+    assert b"GCOL" not in shard.read_bytes()
+
+
 def test_the_reader_on_the_page_needs_h5py_alone(shard: Path) -> None:
     assert re.findall(r"^\s*(?:import|from) (\w+)", READER, re.MULTILINE) == ["json", "zlib", "h5py"]
     reader = ShardReader(shard)

@@ -172,7 +172,10 @@ def _lay_out(path: Path, parts: Mapping[str, Part], attributes: Attributes) -> d
     plist.set_obj_track_times(False)      # the same content is the same file, whenever it is made
     offsets = {}
     with h5py.File(path, "w", userblock_size=_USER_BLOCK, libver=("v110", "v110")) as file:
-        file.attrs.update(attributes)
+        for key, value in attributes.items():      # no text of variable length: libhdf5 hangs where that is damaged
+            text = value.encode() if isinstance(value, str) else None
+            dtype = None if text is None else h5py.string_dtype(length=len(text) or 1)
+            file.attrs.create(key, value if text is None else text, dtype=dtype)
         for name, part in parts.items():
             group, _, _ = name.rpartition("/")
             file.require_group(group or "/")
@@ -381,7 +384,7 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, object]:
 
 def _plain(value: object) -> object:
     plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-    return plain if isinstance(plain, str | int | float) else None
+    return plain.decode() if isinstance(plain, bytes) else plain if isinstance(plain, str | int | float) else None
 
 
 def _columns(group: h5py.Group, path: Path, size: int, prefix: str = "") -> Iterator[tuple[str, Column]]:

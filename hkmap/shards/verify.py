@@ -17,8 +17,6 @@ from hkmap.shards.reader import ShardReader
 
 Depth = Literal["quick", "records", "full"]
 _AT_ONCE = 256      # records in the hands of the threads; more would only wait in memory
-
-
 Problem = dict[str, Any]
 
 

@@ -310,7 +310,7 @@ LOOKS: dict[str, Callable[[bytes], Any]] = {
 
 def look_at_h5(data: bytes, names: Names, given: Given) -> Any:
     with h5py.File(io.BytesIO(data)) as file:
-        if file.attrs["format"] == "hkmap-shard":
+        if file.attrs["format"] in ("hkmap-shard", b"hkmap-shard"):
             records = shard_records(file, names, exact=False)
             records = [item | {"record": since(given, item["record"])} for item in records]
             return {"classes": json.loads(file.attrs["classes"]), "records": records}
