@@ -392,5 +392,12 @@ def test_the_digest_of_the_content_leaves_paths_aside(tmp_path: Path) -> None:
 
 def test_class_names_are_json() -> None:
     assert dump_classes(["a", "ü"]) == '["a", "ü"]'
-    with pytest.raises(ShardError, match="the classes' names take 5000004 characters, expected at most 4194304"):
-        dump_classes(["a" * 5_000_000])
+    with pytest.raises(ShardError, match="the classes' names take 6000004 bytes, expected at most 4194304"):
+        dump_classes(["é" * 3_000_000])
+
+
+def test_the_longest_list_of_class_names_is_read_again(tmp_path: Path) -> None:
+    names = ["a", "é" * 2_097_147]      # two bytes a letter, and ["a", ""]: 4 MiB less one byte
+    with ShardWriter(tmp_path / "x.h5", classes=names) as writer:
+        writer.add(record(0), png(0), None)
+    assert ShardReader(tmp_path / "x.h5").classes == names

@@ -199,8 +199,8 @@ def dump_classes(classes: list[str]) -> str:
     Raises ShardError where it would be longer than a reader takes.
     """
     text = json.dumps(classes, ensure_ascii=False)
-    if len(text) > MOST_TEXT:
-        raise ShardError(f"the classes' names take {len(text)} characters, expected at most {MOST_TEXT}; shorten them")
+    if (size := len(text.encode())) > MOST_TEXT:
+        raise ShardError(f"the classes' names take {size} bytes, expected at most {MOST_TEXT}; shorten them")
     return text
 
 
