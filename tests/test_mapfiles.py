@@ -294,3 +294,16 @@ def test_a_map_is_the_same_through_any_layout_of_memory(tmp_path: Path) -> None:
     with open_writer(tmp_path / "maps") as writer:
         for index, view in enumerate(views):
             assert np.array_equal(load_map(writer.save(str(index), view)), view)
+
+
+def test_rows_of_other_programs_need_no_checksum_and_ours_are_compared_with_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "maps.h5"
+    with open_writer(path) as writer:
+        writer.save("a", MAPS[0])
+    with h5py.File(path, "r+") as file:
+        file["maps"][0, 0, 0] = 0.5
+    with pytest.raises(MapError, match=r"maps\.h5#0: its checksum does not fit"):
+        load_map(f"{path}#0")
+    with h5py.File(path, "r+") as file:
+        del file["crc32"]
+    assert load_map(f"{path}#0")[0, 0] == 0.5

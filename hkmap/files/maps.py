@@ -115,7 +115,7 @@ def load_map_row(file: Columns, row: int) -> Map:
         raise MapError(f"{place}: the file has {count} rows, counted from 0")
     try:
         values = file.rows("maps", row, row + 1)[0]
-        sums = file.rows("crc32", row, row + 1) if file.attributes.get("format") == FORMAT else None
+        sums = file.rows("crc32", row, row + 1) if "crc32" in file.by_name else None
     except ShardError as error:
         raise MapError(str(error)) from error
     if sums is not None and zlib.crc32(values.tobytes()) not in sums:
