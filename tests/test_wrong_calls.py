@@ -17,7 +17,7 @@ CLUSTER = "--backend dask and --scheduler ADDRESS go together; give both, or nei
 #: A command line and what is said; where values follow, {} is each of them in turn.
 WRONG: list[tuple[str, ...]] = [
     # the group, and what all commands share
-    ("resise", "No such command 'resise'"),
+    ("resise", "command 'resise' is unknown; did you mean 'resize'? expected one of cub, dogs, "),
     ("resize --out m", "Missing option '--size'"),
     ("resize --side 3", "No such option"),
     ("resize --size 3 --out m gone.jsonl", "'gone.jsonl': No such file or directory"),

@@ -94,6 +94,13 @@ class Commands(click.Group):
         found: click.Command = COMMANDS[name]
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            ctx.fail(f"{COMMANDS.unknown(args[0])}.")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections without cutting lines, and one for the commands of other packages."""
         others = {name: _line(name) for name in COMMANDS if name not in OURS}
