@@ -3,9 +3,9 @@
 A writer spools each dataset in a nameless file, has libhdf5 lay out a file with room for all of them, and copies their
 bytes to their places; so a full disk is an ordinary OSError and memory stays small. A reader asks libhdf5 once where
 the datasets lie, closes the file, and reads by itself; so it forks, pickles and threads. Chunked datasets of other
-programs are read by h5py. The metadata carry HDF5's own checksums (``libver`` v110), and the user block, the first 512
-bytes, which libhdf5 leaves alone, holds a sha256 of all that follows. A file that was crafted to attack libhdf5 is
-beyond what is defended here, as in every program that reads HDF5.
+programs are read by h5py. The metadata carry HDF5's own checksums (``libver`` v110), and the user block of a shard, the
+first 512 bytes, which libhdf5 leaves alone, holds a sha256 of all that follows. A file that was crafted to attack
+libhdf5 is beyond what is defended here, as in every program that reads HDF5.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Parts:
         """Open a pair of datasets, bytes end to end and the offsets between them."""
         return Strings(self.add(f"{name}/bytes", "u1"), self.add(f"{name}/offsets", "<u8"))
 
-    def write(self, path: Path, attributes: Attributes, *, seal: bool = True) -> str:
-        """Write the HDF5 file ``path``, an empty temporary one, and return its sha256, "" unless it is to ``seal``."""
+    def write(self, path: Path, attributes: Attributes, *, with_digest: bool = True) -> str:
+        """Write the HDF5 file ``path``, an empty temporary one, and return its sha256, "" if it is to state none."""
         _reserve(path, sum(part.finished_bytes() for part in self.by_name.values()) + SLACK)
         offsets = _lay_out(path, self.by_name, attributes)
         with path.open("r+b") as file:
@@ -127,7 +127,7 @@ class Parts:
                 file.seek(offsets[name])
                 part.spool.seek(0)
                 shutil.copyfileobj(part.spool, file, 1 << 20)
-        return _seal(path) if seal else ""
+        return _seal(path, with_digest=with_digest)
 
     def close(self) -> None:
         """Drop the spools."""
@@ -190,11 +190,11 @@ def _lay_out(path: Path, parts: Mapping[str, Part], attributes: Attributes) -> d
 
 
 def _block(digest: str) -> bytes:
-    return f"{_TITLE}sha256 {digest}\n".encode().ljust(_USER_BLOCK - 1) + b"\n"
+    return (_TITLE + (f"sha256 {digest}\n" if digest else "")).encode().ljust(_USER_BLOCK - 1) + b"\n"
 
 
-def _seal(path: Path) -> str:
-    _, digest = file_digest(path)
+def _seal(path: Path, *, with_digest: bool) -> str:
+    digest = file_digest(path)[1] if with_digest else ""
     with path.open("r+b") as file:
         file.write(_block(digest))
     return digest

@@ -90,7 +90,7 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
     with closing(Parts(out.parent)) as parts, replacing(out, overwrite=overwrite, durable=True) as beside:
         yield _RowWriter(out, parts)
         with written_as(out, "nothing is left of it, make room for all of its maps"):
-            parts.write(beside, attributes, seal=False)      # each row has a checksum
+            parts.write(beside, attributes, with_digest=False)      # each row has a checksum
 
 
 def load_map_file(path: Path) -> Map:
