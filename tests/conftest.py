@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import pty
 import signal
 import subprocess
@@ -17,12 +19,23 @@ import h5py
 import pytest
 from click.testing import CliRunner
 
+import hkmap as hkmap_package
 from hkmap.cli.main import hkmap
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Import the whole package before a test that draws: hypothesis also draws the constants of modules it finds
+    imported, so that what it drew depended on which tests had run before.
+    """
+    if any(item.get_closest_marker("hypothesis") for item in session.items):
+        for module in pkgutil.walk_packages(hkmap_package.__path__, "hkmap."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
 
 
 @dataclass(frozen=True)

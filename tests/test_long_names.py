@@ -79,6 +79,19 @@ def test_a_data_set_lists_it(hk, record: dict[str, Any], long: str) -> None:
 
 
 @LONG
+def test_a_class_has_it(hk, record: dict[str, Any], long: str) -> None:
+    """The outline of a bird is looked for in a folder of the class's name, and is not there."""
+    texts = {"images": "1 b/a.png", "image_class_labels": "1 1", "classes": f"1 {long}", "train_test_split": "1 1"}
+    Path("images/b").mkdir(parents=True)
+    Path("a.png").rename("images/b/a.png")
+    for name, text in texts.items():
+        Path(f"{name}.txt").write_text(text)
+    (found,) = hk("cub", ".").records
+    assert found["class"] == long
+    assert "masks" not in found
+
+
+@LONG
 @pytest.mark.parametrize(("command", "exit_code"), [
     ("info {}.h5", 2), ("check {}.h5", 1), ("unpack {}-[ab].h5", 2), ("info {}-{{0..3}}.h5", 2),
 ])
