@@ -258,7 +258,7 @@ def write_ready(path: Path, paths: list[Path], ready: list[Ready]) -> None:
         data = file.read_bytes()
         builder.add(Sample(sample.record, data, sample.map, None, sample.label), item.text, item.checksum)
     builder.write(path, ["a"] * 10)
-    builder.close()
+    builder.parts.close()
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -206,7 +206,7 @@ def build(path: Path, *samples: Sample, texts: tuple[bytes, ...] = ()) -> None:
         text = texts[index] if texts else b'{"id": "%d"}' % index
         builder.add(sample, text, checksum(sample, text))
     builder.write(path, ["a"])
-    builder.close()
+    builder.parts.close()
 
 
 def test_full_looks_at_what_was_wrong_before_it_was_packed(tmp_path: Path, hk: Hk) -> None:

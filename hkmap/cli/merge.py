@@ -26,7 +26,7 @@ def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite
       hkmap merge all.h5 monday.h5 tuesday.h5
       hkmap merge part.h5 all.h5 --shard-size 10000
     """
-    from hkmap.shards.copy import merge_shards, pixel_size_of
+    from hkmap.shards.copy import copy_sample, pixel_size_of
     from hkmap.shards.sequence import ShardSequence
     from hkmap.shards.writer import ShardWriter, WriterOptions, summary_of
 
@@ -35,5 +35,6 @@ def merge(out: Path, shards: tuple[Path, ...], shard_size: int | None, overwrite
     with ShardWriter(
         out, classes=sequence.classes, shard_size=shard_size, overwrite=overwrite, options=options
     ) as writer:
-        merge_shards(sequence, writer, watch=lambda rows: track(rows, "merging", total=len(sequence)))
+        for index in track(range(len(sequence)), "merging", total=len(sequence)):
+            copy_sample(writer, sequence.read(index))
     print_result(summary_of(writer))

@@ -1,11 +1,10 @@
 """HDF5 files whose datasets are contiguous: laid out by libhdf5, written and read by plain file I/O.
 
-A writer spools each dataset in a nameless file, has libhdf5 lay out a file with room for all of them, and copies their
-bytes to their places; so a full disk is an ordinary OSError and memory stays small. A reader asks libhdf5 once where
-the datasets lie, closes the file, and reads by itself; so it forks, pickles and threads. Chunked datasets of other
-programs are read by h5py. The metadata carry HDF5's own checksums (``libver`` v110), and the user block of a shard, the
-first 512 bytes, which libhdf5 leaves alone, holds a sha256 of all that follows. A file that was crafted to attack
-libhdf5 is beyond what is defended here, as in every program that reads HDF5.
+A writer spools each dataset in a nameless file (a large one, where it will lie in the file itself), has libhdf5 lay
+out room for all of them, and copies their bytes there; so a full disk is an ordinary OSError and memory stays small. A
+reader asks libhdf5 once where they lie, closes the file, and reads by itself; so it forks, pickles and threads. Chunked
+datasets of other programs are read by h5py. The metadata carry HDF5's own checksums (``libver`` v110); a shard's user
+block, the first 512 bytes, holds a sha256 of all that follows. No file crafted to attack libhdf5 is defended against.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ _MOST_CHUNKS = 4096            # of a dataset, and one for 256 bytes of the file
 _MOST_AT_ONCE = 1 << 30        # bytes of one system call, which reads less than 2 GiB
 _MOST_OPEN = 32                # files; a data set may have thousands of shards, and a process few descriptors
 _USER_BLOCK = 512
+_METADATA = 1 << 14            # bytes that libhdf5 is told to reserve for its structures ahead of a dataset in place
 _TITLE = f"HDF5 of hkmap, from byte {_USER_BLOCK} on\n"
 _DIGEST = re.compile(rb"^sha256 ([0-9a-f]{64})$", re.MULTILINE)
 #: What hkmap writes there; the third line is that of shards of version 1, of no use any more.
@@ -56,18 +56,19 @@ Version = tuple[int, ...]
 
 @dataclass
 class Part:
-    """One dataset in the making: ``rows`` rows of ``shape``, spooled in a file without a name."""
+    """One dataset in the making: ``rows`` rows of ``shape``, spooled from byte ``begin`` of a file."""
 
     dtype: npt.DTypeLike
     spool: IO[bytes]
     shape: tuple[int, ...] = ()
+    begin: int = 0
     rows: int = 0
     skipped: bool = False
 
     def append(self, values: npt.ArrayLike) -> None:
         """Add one row."""
         if self.skipped:
-            self.spool.seek(self.rows * self.row_bytes)      # what is skipped is a hole of zeros
+            self.spool.seek(self.begin + self.rows * self.row_bytes)      # what is skipped is a hole of zeros
             self.skipped = False
         self.spool.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.rows += 1
@@ -80,7 +81,7 @@ class Part:
     def finished_bytes(self) -> int:
         """Return how many bytes the dataset takes, all of them spooled."""
         self.spool.flush()
-        return self.spool.truncate(self.rows * self.row_bytes)
+        return self.spool.truncate(self.begin + self.rows * self.row_bytes) - self.begin
 
     @property
     def row_bytes(self) -> int:
@@ -114,20 +115,44 @@ class Parts:
         self.by_name[name] = Part(dtype, spool, shape)
         return self.by_name[name]
 
+    def add_in_place(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...], path: Path) -> Part:
+        """Open the first and largest dataset; its rows are spooled in the file that write_around will complete."""
+        self.by_name[name] = part = Part(dtype, path.open("r+b"), shape, begin=_USER_BLOCK + _METADATA)
+        part.spool.seek(part.begin)
+        return part
+
     def add_strings(self, name: str) -> Strings:
         """Open a pair of datasets, bytes end to end and the offsets between them."""
         return Strings(self.add(f"{name}/bytes", "u1"), self.add(f"{name}/offsets", "<u8"))
 
-    def write(self, path: Path, attributes: Attributes, *, with_digest: bool = True) -> str:
-        """Write the HDF5 file ``path``, an empty temporary one, and return its sha256, "" if it is to state none."""
-        _reserve(path, sum(part.finished_bytes() for part in self.by_name.values()) + SLACK)
+    def write(self, path: Path, attributes: Attributes) -> str:
+        """Write the HDF5 file ``path``, an empty temporary one, and return the sha256 that it states."""
+        self._write(path, attributes)
+        return _seal(path, file_digest(path)[1])
+
+    def write_around(self, path: Path, attributes: Attributes) -> None:
+        """Complete the HDF5 file ``path``, which holds the rows of the first dataset; it states no sha256."""
+        first = next(iter(self.by_name.values()))
+        end = first.begin + first.finished_bytes()
+        with tempfile.NamedTemporaryFile(dir=self.folder) as frame, path.open("r+b") as file:
+            if self._write(Path(frame.name), attributes) == first.begin:
+                file.write(frame.read(first.begin))
+                file.seek(frame.seek(end))
+            shutil.copyfileobj(frame, file)
+            file.truncate()
+        _seal(path, "")
+
+    def _write(self, path: Path, attributes: Attributes) -> int:
+        """Write all but what is in its place already, and return where the first dataset begins."""
+        _reserve(path, sum(part.begin + part.finished_bytes() for part in self.by_name.values()) + SLACK)
         offsets = _lay_out(path, self.by_name, attributes)
         with path.open("r+b") as file:
             for name, part in self.by_name.items():
-                file.seek(offsets[name])
-                part.spool.seek(0)
-                shutil.copyfileobj(part.spool, file, 1 << 20)
-        return _seal(path, with_digest=with_digest)
+                if offsets[name] != part.begin:
+                    file.seek(offsets[name])
+                    part.spool.seek(part.begin)
+                    shutil.copyfileobj(part.spool, file, 1 << 20)
+        return next(iter(offsets.values()))
 
     def close(self) -> None:
         """Drop the spools."""
@@ -171,7 +196,8 @@ def _lay_out(path: Path, parts: Mapping[str, Part], attributes: Attributes) -> d
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)      # the same content is the same file, whenever it is made
     offsets = {}
-    with h5py.File(path, "w", userblock_size=_USER_BLOCK, libver=("v110", "v110")) as file:
+    block = _METADATA if any(part.begin for part in parts.values()) else 2048       # libhdf5's default
+    with h5py.File(path, "w", userblock_size=_USER_BLOCK, libver=("v110", "v110"), meta_block_size=block) as file:
         for key, value in attributes.items():      # no text of variable length: libhdf5 hangs where that is damaged
             text = value.encode() if isinstance(value, str) else None
             dtype = None if text is None else h5py.string_dtype(length=len(text) or 1)
@@ -189,14 +215,9 @@ def _lay_out(path: Path, parts: Mapping[str, Part], attributes: Attributes) -> d
 # the user block
 
 
-def _block(digest: str) -> bytes:
-    return (_TITLE + (f"sha256 {digest}\n" if digest else "")).encode().ljust(_USER_BLOCK - 1) + b"\n"
-
-
-def _seal(path: Path, *, with_digest: bool) -> str:
-    digest = file_digest(path)[1] if with_digest else ""
+def _seal(path: Path, digest: str) -> str:
     with path.open("r+b") as file:
-        file.write(_block(digest))
+        file.write((_TITLE + (f"sha256 {digest}\n" if digest else "")).encode().ljust(_USER_BLOCK - 1) + b"\n")
     return digest
 
 

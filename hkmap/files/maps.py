@@ -87,10 +87,10 @@ def open_writer(out: Path, *, suffix: str = "npy", overwrite: bool = False) -> I
 
     attributes: dict[str, str | int] = {"format": FORMAT, "version": 1, "created_with": f"hkmap {__version__}"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with closing(Parts(out.parent)) as parts, replacing(out, overwrite=overwrite, durable=True) as beside:
-        yield _RowWriter(out, parts)
+    with closing(Parts(out.parent)) as parts, replacing(out, overwrite=overwrite) as beside:
+        yield _RowWriter(out, parts, beside)
         with written_as(out, "nothing is left of it, make room for all of its maps"):
-            parts.write(beside, attributes, with_digest=False)      # each row has a checksum
+            parts.write_around(beside, attributes)      # each row has a checksum
 
 
 def load_map_file(path: Path) -> Map:
@@ -182,9 +182,9 @@ class _FolderWriter:
 class _RowWriter:
     deferred = True
 
-    def __init__(self, out: Path, parts: Parts) -> None:
+    def __init__(self, out: Path, parts: Parts, beside: Path) -> None:
         self._out = out
-        self._maps = parts.add("maps", "<f4", (0, 0))
+        self._maps = parts.add_in_place("maps", "<f4", (0, 0), beside)
         self._ids = parts.add_strings("ids")
         self._checksums = parts.add("crc32", "<u4")
         self._seen: set[str] = set()

@@ -26,15 +26,6 @@ logger = logging.getLogger("hkmap")
 Watch = Callable[[Iterable[int]], Iterable[int]]
 
 
-def merge_shards(shards: ShardSequence, writer: ShardWriter, *, watch: Watch = iter) -> None:
-    """Add every record of ``shards``, in order, to ``writer``, which checks them as if they were new.
-
-    ``watch`` may wrap the record numbers to show progress.
-    """
-    for index in watch(range(len(shards))):
-        copy_sample(writer, shards.read(index))
-
-
 def split_shards(
     shards: ShardSequence, parts: Numbers, names: Sequence[str], out: Path, *, overwrite: bool, watch: Watch = iter
 ) -> list[dict[str, Any]]:
@@ -42,7 +33,7 @@ def split_shards(
 
     ``parts`` (n,) is each record's place in ``names``. All parts have the classes of all shards, and keep the
     records' order. Where it fails, no new shard is left. Raises OutputError where one is in the way, also a fold of a
-    former split into more.
+    former split into more. ``watch`` may wrap the record numbers to show progress.
     """
     _refuse_former(out, names)
     paths = [out / f"{name}.h5" for name in names]
@@ -68,7 +59,7 @@ def split_shards(
 
 
 def copy_sample(writer: ShardWriter, sample: Sample) -> None:
-    """Add a record of a shard to another one, with everything that belongs to it."""
+    """Add a record of a shard, with everything that belongs to it, to a writer, which checks it as if it were new."""
     writer.add_sample(replace(sample, record=labelled_record(sample), certainty=given_certainty(sample)))
 
 

@@ -163,10 +163,6 @@ class ShardBuilder:
             "created_with": f"hkmap {__version__}",
         })
 
-    def close(self) -> None:
-        """Drop the spools."""
-        self.parts.close()
-
     def _add_certainty(self, sample: Sample) -> None:
         certainty = self.parts.by_name.get(CERTAINTY)
         if certainty is None and sample.certainty is None:
@@ -294,14 +290,6 @@ def _check_sizes(file: Columns) -> None:
             f"{file.path}: {PIXELS} is {shape}, expected (records, height, width, 3) with at most {MAX_PIXELS:,} "
             "pixels an image; the file is damaged or foreign"
         )
-
-
-def pixel_size_of(file: Columns) -> tuple[int, int] | None:
-    """Return (height, width) of the images in a file whose layout was checked; None where they are files."""
-    if PIXELS not in file.by_name:
-        return None
-    _, height, width, _ = file.by_name[PIXELS].shape
-    return height, width
 
 
 def parse_classes(path: Path, text: object) -> list[str]:

@@ -28,7 +28,6 @@ from hkmap.shards.layout import (
     checksum,
     of_version_2,
     parse_classes,
-    pixel_size_of,
 )
 
 Flags = npt.NDArray[np.bool_]
@@ -52,7 +51,8 @@ class ShardReader:
         self.classes = parse_classes(path, self.attributes.get("classes"))
         self.labels: npt.NDArray[np.int64] = self._file.whole("labels")
         self.has_map: Flags = self._file.whole("has_map").view(np.uint8) != 0
-        self.pixel_size = pixel_size_of(self._file)
+        pixels = self._file.by_name.get(PIXELS)
+        self.pixel_size = None if pixels is None else (pixels.shape[1], pixels.shape[2])      # height, width
         self._offsets: dict[str, Offsets] = {
             name: self._file.whole(f"{name}/offsets")
             for name in (IMAGES, "ids", "records", NAMES) if f"{name}/offsets" in self._file.by_name

@@ -412,7 +412,7 @@ class ShardWriter:
             self.written.append(WrittenShard(path, self._builder.count, digest))      # Ctrl-C may follow its name
             if self._overwrite:
                 self._unnamed.push(stack.pop_all())
-        self._builder.close()
+        self._builder.parts.close()
         self._builder, self._number = None, self._number + 1
 
     def _end(self) -> None:
@@ -435,7 +435,7 @@ class ShardWriter:
     def _close(self, error: BaseException | None) -> None:
         """Leave nothing behind; after an error, with --resume, the finished shards."""
         if self._builder is not None:
-            self._builder.close()
+            self._builder.parts.close()
         if error is None:
             return
         self._unnamed.__exit__(type(error), error, error.__traceback__)
