@@ -1,0 +1,110 @@
+"""Find files that are, by the look of them, masks of other images, though nobody said so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from hkmap.errors import ImageError
+from hkmap.files.images import decode_image, file_bytes
+from hkmap.sources.images import nfc
+from hkmap.sources.mask_names import TELLING
+
+LOOKED_AT = 8           # files of one way of naming in a folder: any of them may be an empty mask
+MOST_LOOKED_AT = 100    # files in all
+MOST_NEIGHBOURS = 5
+FEW_COLOURS = 8         # of a mask: black, and one for each class
+NEARLY_ALL = 0.99       # of the pixels: at its edges a JPEG of a mask has more colours
+BLACK = 0
+SIDE = 512              # pixels along a side that are looked at
+
+
+def lookalike(root: Path, images: list[Path]) -> str | None:
+    """Return a sentence about a file that looks like a mask of the image that it is named after, None without one.
+
+    That is a file of few colours, black among them, beside an image that is not so. Only files are opened that have
+    the name of another one in theirs ("x_lesion" and "x"), or in another folder, or speak of masks in their name or
+    that of their folder; and of each way of naming no more than a few.
+    """
+    is_mask_like = cache(_is_mask_like)
+    seen: dict[tuple[Path, str], int] = {}
+    for path, neighbour, way in _candidates(images):
+        group = (path.parent, re.sub(r"\d+", "0", way))
+        seen[group] = seen.get(group, 0) + 1
+        if seen[group] > LOOKED_AT:
+            continue
+        if sum(min(count, LOOKED_AT) for count in seen.values()) > MOST_LOOKED_AT:
+            return None
+        if is_mask_like(path) and not is_mask_like(neighbour):
+            return (
+                f"{path}: looks like a mask of {neighbour.relative_to(root)}, and would be an image of its own; "
+                f"{_remedy(path, neighbour, way)}; or say that there are no masks: --mask-pattern none"
+            )
+    return None
+
+
+def doubtful(masks: list[Path]) -> Path | None:
+    """Return one that has too many colours for a mask, of the few that are opened; None without one."""
+    chosen = masks[:: -(-len(masks) // LOOKED_AT) or 1]
+    return next((path for path in chosen if not _colours(path)), None)
+
+
+def _candidates(images: list[Path]) -> Iterator[tuple[Path, Path, str]]:
+    """Yield a file, an image that it may be a mask of, and its name with {stem} for that of the image."""
+    by_stem: dict[str, list[Path]] = {}
+    plain: dict[Path, Path] = {}        # one for each folder
+    for path in images:
+        by_stem.setdefault(nfc(path.stem), []).append(path)
+        if not _is_telling(path):
+            plain.setdefault(path.parent, path)
+    for path in images:
+        for name, way in _parts(nfc(path.stem)):
+            yield from ((path, other, way) for other in by_stem.get(name, ())[:MOST_NEIGHBOURS] if other != path)
+        if _is_telling(path):
+            yield from ((path, other, "") for other in islice(plain.values(), MOST_NEIGHBOURS))
+
+
+def _is_telling(path: Path) -> bool:
+    return any(TELLING.fullmatch(name) for name in (path.stem, path.parent.name))
+
+
+def _parts(stem: str) -> Iterable[tuple[str, str]]:
+    """Yield what comes before and after each separator of a name, and the rest of the name around {stem}."""
+    yield stem, "{stem}"
+    for gap in re.finditer(r"[ _.-]+", stem):
+        yield stem[: gap.start()], "{stem}" + stem[gap.start() :]
+        yield stem[gap.end() :], stem[: gap.end()] + "{stem}"
+
+
+def _remedy(path: Path, neighbour: Path, way: str) -> str:
+    here, there = path.parent, neighbour.parent
+    folder = {there.parent / here.name: f"../{here.name}/", there / here.name: f"{here.name}/", there: ""}.get(here)
+    if not way or folder is None:
+        return "give the images' folder as ROOT and that of the masks by --masks, or their names by --mask-pattern"
+    return f"say how the masks are named, such as --mask-pattern '{folder}{way}{path.suffix}'"
+
+
+def _is_mask_like(path: Path) -> bool:
+    colours = _colours(path)
+    return BLACK in colours and len(colours) > 1
+
+
+def _colours(path: Path) -> set[int]:
+    """Return the colours of a picture that has few, else none."""
+    try:
+        pixels = decode_image(file_bytes(path), str(path)).astype(np.int32)
+    except ImageError:      # whoever needs it will say so
+        return set()
+    pixels = pixels[:: -(-len(pixels) // SIDE), :: -(-pixels.shape[1] // SIDE)]
+    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
+    if lossy:
+        pixels = np.select([pixels < 16, pixels > 239], [0, 255], pixels)
+    colours, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
+    chief = np.argsort(-counts)[:FEW_COLOURS]
+    few = len(colours) <= FEW_COLOURS or (lossy and counts[chief].sum() >= NEARLY_ALL * counts.sum())
+    return set(colours[chief].tolist()) if few else set()
