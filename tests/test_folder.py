@@ -94,7 +94,7 @@ def test_other_files_and_masks_without_image_are_named(hk: Callable, tmp_path: P
     ([], None, "no image here; expected files with the suffixes .bmp .gif .jpeg .jpg"),
     (["a/1.jpg", "a/1.png"], None, "1.png: would have the id \"a/1\", as "),
     (["a/1.jpg"], ["2.png"], "none of its 1 masks has an image in"),
-    (["a/1.jpg"], ["b/1.png"], "(the first: b/1); expected the same path but for the suffix"),
+    (["a/1.jpg"], ["b/1.png"], "(the first: b/1.png); expected the same path but for the suffix"),
     (["a/1.jpg"], [], "none of its 0 masks has an image in"),
     (["a/1.jpg"], ["a/1.png", "a/1.tif"], "1.tif: would have the id \"a/1\", as "),
 ])

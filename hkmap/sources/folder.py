@@ -13,7 +13,7 @@ from hkmap.files.opening import file_content
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.images import IMAGE_SUFFIXES, by_name, few, list_folder, path_below, sized
 from hkmap.sources.lookalikes import doubtful, lookalike
-from hkmap.sources.mask_names import SAME_OR_USUAL, USUAL, MaskNames, Owners, Place, mask_names
+from hkmap.sources.mask_names import SAME_OR_USUAL, USUAL, MaskNames, Owners, Place, common_endings, mask_names
 
 logger = logging.getLogger("hkmap")
 
@@ -183,16 +183,39 @@ def _beside(root: Path, files: list[Path], names: MaskNames, *, given: bool = Fa
 def _apart(root: Path, images: Mapping[str, Path], folder: Path, pattern: str | None) -> _Masks:
     """Find the masks in a folder of their own, at least one."""
     others: list[Path] = []
-    names = SAME_OR_USUAL if pattern is None else mask_names(pattern)
-    if names.up:
-        raise SourceError(f'mask pattern "{pattern}": .. leads out of {folder}; expected a path in there')
-    files = list(_walk(folder, [root.resolve()], others))
+    files = {path.relative_to(folder).as_posix(): path for path in _walk(folder, [root.resolve()], others)}
     _warn(folder, "%d files are no images", others)
-    owners, masks = Owners(images), _Masks()
+    for names in [SAME_OR_USUAL, *common_endings(files)] if pattern is None else [mask_names(pattern)]:
+        if names.up:
+            raise SourceError(f'mask pattern "{pattern}": .. leads out of {folder}; expected a path in there')
+        masks, unfit = _matched(files, names, Owners(images), skip=pattern is not None)
+        if masks.found:
+            break
+    else:
+        first = f" (the first: {next(iter(files))})" if files else ""
+        expected = (
+            "the same path but for the suffix and an ending such as _mask, or their names by --mask-pattern, such as "
+            "'{lesion}/{stem}.png'"
+        )
+        if pattern is not None:
+            expected = f'"{_example(pattern)}" for an image "x"'
+        raise SourceError(
+            f"{folder}: none of its {len(files)} masks has an image in {root}{first}; expected {expected}"
+        )
+    _warn(folder, f'%d files do not fit the mask pattern "{pattern}"', unfit)
+    by_name((path_below(folder, path), path) for paths in masks.found.values() for path, _ in paths)
+    return masks
+
+
+def _matched(
+    files: Mapping[str, Path], names: MaskNames, owners: Owners, *, skip: bool
+) -> tuple[_Masks, list[Path]]:
+    """Return the masks among the files, by their paths below the folder of masks, and those that fit no name."""
+    masks = _Masks()
     unfit: list[Path] = []
-    for path in files:
-        places = list(names.places(path.relative_to(folder).as_posix()))
-        pairs = ((owners.apart(place, skip=pattern is not None), place) for place in places)
+    for below, path in files.items():
+        places = list(names.places(below))
+        pairs = ((owners.apart(place, skip=skip), place) for place in places)
         owner, place = next(((found, place) for found, place in pairs if found), ([], None))
         if len(owner) > 1:
             raise SourceError(
@@ -202,17 +225,7 @@ def _apart(root: Path, images: Mapping[str, Path], folder: Path, pattern: str | 
             masks.add(owner[0], path, place)
         else:
             (masks.strays if places else unfit).append(path)
-    if not masks.found:
-        first = f" (the first: {path_below(folder, files[0])})" if files else ""
-        expected = "the same path but for the suffix and an ending such as _mask, or their names by --mask-pattern"
-        if pattern is not None:
-            expected = f'"{_example(pattern)}" for an image "x"'
-        raise SourceError(
-            f"{folder}: none of its {len(files)} masks has an image in {root}{first}; expected {expected}"
-        )
-    _warn(folder, f'%d files do not fit the mask pattern "{pattern}"', unfit)
-    by_name((path_below(folder, path), path) for paths in masks.found.values() for path, _ in paths)
-    return masks
+    return masks, unfit
 
 
 def _example(pattern: str) -> str:

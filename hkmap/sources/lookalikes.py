@@ -31,7 +31,7 @@ def lookalike(root: Path, images: list[Path]) -> str | None:
     the name of another one in theirs ("x_lesion" and "x"), or in another folder, or speak of masks in their name or
     that of their folder; and of each way of naming no more than a few.
     """
-    is_mask_like = cache(_is_mask_like)
+    colours = cache(_colours)
     seen: dict[tuple[Path, str], int] = {}
     for path, neighbour, way in _candidates(images):
         group = (path.parent, re.sub(r"\d+", "0", way))
@@ -40,7 +40,8 @@ def lookalike(root: Path, images: list[Path]) -> str | None:
             continue
         if sum(min(count, LOOKED_AT) for count in seen.values()) > MOST_LOOKED_AT:
             return None
-        if is_mask_like(path) and not is_mask_like(neighbour):
+        its, theirs = colours(path), colours(neighbour)
+        if _are_of_mask(its) and theirs is not None and not _are_of_mask(theirs):
             return (
                 f"{path}: looks like a mask of {neighbour.relative_to(root)}, and would be an image of its own; "
                 f"{_remedy(path, neighbour, way)}; or say that there are no masks: --mask-pattern none"
@@ -51,7 +52,7 @@ def lookalike(root: Path, images: list[Path]) -> str | None:
 def doubtful(masks: list[Path]) -> Path | None:
     """Return one that has too many colours for a mask, of the few that are opened; None without one."""
     chosen = masks[:: -(-len(masks) // LOOKED_AT) or 1]
-    return next((path for path in chosen if not _colours(path)), None)
+    return next((path for path in chosen if _colours(path) == set()), None)
 
 
 def _candidates(images: list[Path]) -> Iterator[tuple[Path, Path, str]]:
@@ -89,17 +90,16 @@ def _remedy(path: Path, neighbour: Path, way: str) -> str:
     return f"say how the masks are named, such as --mask-pattern '{folder}{way}{path.suffix}'"
 
 
-def _is_mask_like(path: Path) -> bool:
-    colours = _colours(path)
-    return BLACK in colours and len(colours) > 1
+def _are_of_mask(colours: set[int] | None) -> bool:
+    return colours is not None and BLACK in colours and len(colours) > 1
 
 
-def _colours(path: Path) -> set[int]:
-    """Return the colours of a picture that has few, else none."""
+def _colours(path: Path) -> set[int] | None:
+    """Return the colours of a picture that has few, none where there are many, None for what cannot be read."""
     try:
         pixels = decode_image(file_bytes(path), str(path)).astype(np.int32)
     except ImageError:      # whoever needs it will say so
-        return set()
+        return None
     pixels = pixels[:: -(-len(pixels) // SIDE), :: -(-pixels.shape[1] // SIDE)]
     lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
     if lossy:

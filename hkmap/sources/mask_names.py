@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from hkmap.errors import SourceError
@@ -91,6 +92,19 @@ def mask_names(pattern: str) -> MaskNames:
     expression = "".join(meanings[token] if number % 2 else re.escape(token) for number, token in enumerate(tokens))
     expression = expression.replace("(?P=lesion)", "(?P<lesion>[^/]+)", 1)
     return MaskNames((expression,), suffix, stem.count("/"), up, "{lesion}" in tokens)
+
+
+def common_endings(paths: Iterable[str]) -> Iterator[MaskNames]:
+    """Yield the names with an ending that all the masks share, the longest ending first.
+
+    >>> [names.expressions for names in common_endings(["a_1_EX.png", "b/b_1_EX.tif"])]
+    [('{stem}_1_EX',), ('{stem}_EX',)]
+    """
+    backwards = [stem_of(nfc(path).rpartition("/")[2])[::-1] for path in paths]
+    shared = takewhile(lambda characters: len(set(characters)) == 1, zip(*backwards, strict=False))
+    ending = "".join(characters[0] for characters in shared)[::-1]
+    for gap in re.finditer(r"[ _.-]+", ending):
+        yield MaskNames(("{stem}" + re.escape(ending[gap.start() :]),))
 
 
 class Owners:
