@@ -111,11 +111,11 @@ BUSI = "benign/benign (1).png|benign/benign (2).png", "|".join((
 @pytest.mark.parametrize(("photos", "masks", "pattern", "expected"), [
     (*BUSI, None, {
         "benign/benign (1)": {"mask": "benign/benign (1)_mask.png"},
-        "benign/benign (2)": {"mask": "benign/benign (2)_mask.png", "mask 2": "benign/benign (2)_mask_1.png"},
+        "benign/benign (2)": {"mask": "benign/benign (2)_mask.png", "mask#2": "benign/benign (2)_mask_1.png"},
     }),
     (*BUSI, "{stem}_mask*.png", {
         "benign/benign (1)": {"mask": "benign/benign (1)_mask.png"},
-        "benign/benign (2)": {"mask": "benign/benign (2)_mask.png", "mask 2": "benign/benign (2)_mask_1.png"},
+        "benign/benign (2)": {"mask": "benign/benign (2)_mask.png", "mask#2": "benign/benign (2)_mask_1.png"},
     }),
     ("x.jpg|y.JPG", "x_segmentation.png", None, {"x": {"mask": "x_segmentation.png"}, "y": {}}),
     ("a/x.jpg|b/x.jpg", "a/x_mask.PNG", None, {"a/x": {"mask": "a/x_mask.PNG"}, "b/x": {}}),
@@ -129,7 +129,7 @@ BUSI = "benign/benign (1).png|benign/benign (2).png", "|".join((
     ("a/x.tif", "a/MA/x.tif|a/EX/x.tif", "{lesion}/{stem}.tif", {"a/x": {"EX": "a/EX/x.tif", "MA": "a/MA/x.tif"}}),
     ("a/images/x.png", "a/masks/x.png", "../masks/{stem}.png", {"a/images/x": {"mask": "a/masks/x.png"}}),
     ("7f/images/7f.png", "7f/masks/1.png|7f/masks/2.png", "../../{stem}/masks/*.png",
-     {"7f/images/7f": {"mask": "7f/masks/1.png", "mask 2": "7f/masks/2.png"}}),
+     {"7f/images/7f": {"mask": "7f/masks/1.png", "mask#2": "7f/masks/2.png"}}),
     (f"{NFD}.png", f"{NFC}_mask.png", None, {NFC: {"mask": f"{NFC}_mask.png"}}),
     ("bottle.png|bottle_label.png", "", "none", {"bottle": {}, "bottle_label": {}}),
 ])
@@ -215,9 +215,9 @@ def test_a_pattern_that_takes_none_or_all(hk: Callable, tmp_path: Path, pattern:
      {"a/x": {"MA": "MA/a/x.png"}, "b/x": {"EX": "EX/b/x.png"}}),
     ("a/x.jpg|b/x.jpg", "a/MA/x.png|b/EX/x.png", "{lesion}/{stem}",
      {"a/x": {"MA": "a/MA/x.png"}, "b/x": {"EX": "b/EX/x.png"}}),
-    ("x.jpg", "one/x.png|two/x.png", "*/{stem}.png", {"x": {"mask": "one/x.png", "mask 2": "two/x.png"}}),
+    ("x.jpg", "one/x.png|two/x.png", "*/{stem}.png", {"x": {"mask": "one/x.png", "mask#2": "two/x.png"}}),
     ("x.jpg", "x_MA.png|x_MA_2.png", "{stem}_{lesion}.png", {"x": {"MA": "x_MA.png", "MA_2": "x_MA_2.png"}}),
-    ("x.jpg", "MA/x_1.png|MA/x_2.png", "{lesion}/{stem}_?.png", {"x": {"MA": "MA/x_1.png", "MA 2": "MA/x_2.png"}}),
+    ("x.jpg", "MA/x_1.png|MA/x_2.png", "{lesion}/{stem}_?.png", {"x": {"MA": "MA/x_1.png", "MA#2": "MA/x_2.png"}}),
     (f"a/{NFD}.JPG", f"a/{NFC}_mask.PNG", None, {f"a/{NFC}": {"mask": f"a/{NFC}_mask.PNG"}}),
     (f"a/{NFC}.jpg", f"a/{NFD}.png", None, {f"a/{NFC}": {"mask": f"a/{NFD}.png"}}),
     (f"{NFD}/x.jpg", f"{NFC}/x.png", None, {f"{NFC}/x": {"mask": f"{NFC}/x.png"}}),
@@ -357,6 +357,17 @@ def test_from_a_bare_folder_to_a_shard(hk, here, photos, masks, options) -> None
     assert two == pytest.approx((2 if "_mask_1" in masks else 1) / 15, abs=1e-6)
     packed = hk("pack", "x.h5", stdin=drawn.stdout).records[0]
     assert (packed["records"], packed["maps"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("chosen", "share"), [([], 3), (["HE"], 2), (["HE#2"], 1), (["EX"], 1)])
+def test_a_lesion_is_all_of_its_masks(hk: Callable, here: Path, chosen: list[str], share: int) -> None:
+    tree(here, "i/x.png", "")
+    for left, name in enumerate(("EX/x_1", "HE/x_1", "HE/x_2")):
+        mask(here / f"m/{name}.png", left=20 * left)
+    records = hk("folder", "i", "--masks", "m", "--mask-pattern", "{lesion}/{stem}_?.png").stdout
+    options = [part for name in chosen for part in ("--lesion", name)]
+    [drawn] = hk("masks2map", "--size", "60x50", "--out", "out", *options, stdin=records).records
+    assert float(load_map_file(Path(drawn["map"])).mean()) == pytest.approx(share / 15, abs=1e-6)
 
 
 def test_a_mask_of_an_unturned_photograph_is_named_as_such(hk: Callable, here: Path) -> None:

@@ -15,8 +15,7 @@ from hkmap.records import Rejects
               help="A folder of masks, with the paths of their images except the suffix and an ending such as _mask: "
                    "DIR/cat/007.png or DIR/cat/007_mask.png for ROOT/cat/007.jpg, or directly in DIR.")
 @click.option("--mask-pattern", "pattern", metavar="PATTERN",
-              help="How the masks are named, beside the images or in --masks; or none, if no image beside another is "
-                   "its mask.")
+              help="How the masks are named, such as '{stem}_{lesion}.png'; or none, if no image is another's mask.")
 @click.option("--unknown", type=FOLDER, metavar="DIR",
               help="Like --masks, masks of unknown areas; see `hkmap certainty`.")
 @click.option("--dont-look", type=FOLDER, metavar="DIR",
@@ -29,10 +28,11 @@ def folder(root: Path, pattern: str | None, rejects: Rejects, **masks: Path | No
     before 10). Images directly in ROOT have no label. The id is the path below ROOT without the suffix. A warning names
     visible files that are not images, and masks without an image. An image without a mask counts as not annotated.
 
-    Masks may lie beside their images: x_mask.png, x_mask_1.png and x_segmentation.png belong to x.png (or x.jpg).
-    Where they are named otherwise, --mask-pattern says how: {stem} stands for the image's name without suffix, {lesion}
-    for the name that the mask gets, * for anything; folders in it begin at the image's, and .. is the one above.
-    Several masks of one name are called mask, mask 2 and so on; `hkmap masks2map` draws their union.
+    Masks may lie beside their images: x_mask.png, x_mask_1.png and x_segmentation.png belong to x.png or x.jpg. Where
+    they are named otherwise, --mask-pattern says how: {stem} is the image's name without suffix, {lesion} the name that
+    the mask gets, * anything. Folders in the pattern begin at the image's own, .. is the one above; with --masks they
+    lie anywhere in DIR. A second mask of a name is called mask#2; `hkmap masks2map` draws all of them. Files that look
+    like masks of other images, and that nothing was said about, are an error.
 
     \b
     Example:

@@ -41,11 +41,11 @@ class _Masks:
         return [path for pairs in self.found.values() for path, _ in pairs] + self.strays
 
     def references(self, identifier: str) -> dict[str, str]:
-        """Return the masks of an image by lesion, "mask" without; the second of a name is "mask 2"."""
+        """Return the masks of an image by lesion, "mask" without; the second of a name is "mask#2"."""
         named: dict[str, str] = {}
         for path, place in self.found.get(identifier, ()):
             base = place.lesion or "mask"
-            names = (base if number == 1 else f"{base} {number}" for number in count(1))
+            names = (base if number == 1 else f"{base}#{number}" for number in count(1))
             named[next(name for name in names if name not in named)] = str(path)
         return named
 

@@ -15,11 +15,11 @@ from hkmap.files.images import decode_image, file_bytes
 from hkmap.sources.images import nfc
 from hkmap.sources.mask_names import TELLING
 
-LOOKED_AT = 8           # files of one way of naming in a folder: any of them may be an empty mask
-MOST_LOOKED_AT = 100    # files in all
+LOOKED_AT = 5           # files of one way of naming in a folder: any of them may be an empty mask
+MOST_LOOKED_AT = 60     # files in all, decoded in some seconds
 MOST_NEIGHBOURS = 5
 FEW_COLOURS = 8         # of a mask: black, and one for each class
-NEARLY_ALL = 0.99       # of the pixels: at its edges a JPEG of a mask has more colours
+NEARLY_ALL = 0.98       # of the pixels: at its edges a mask may have more colours
 BLACK = 0
 SIDE = 512              # pixels along a side that are looked at
 
@@ -32,16 +32,17 @@ def lookalike(root: Path, images: list[Path]) -> str | None:
     that of their folder; and of each way of naming no more than a few.
     """
     colours = cache(_colours)
-    seen: dict[tuple[Path, str], int] = {}
+    seen: dict[tuple[Path, str], set[Path]] = {}
+    opened: set[Path] = set()
     for path, neighbour, way in _candidates(images):
-        group = (path.parent, re.sub(r"\d+", "0", way))
-        seen[group] = seen.get(group, 0) + 1
-        if seen[group] > LOOKED_AT:
+        files = seen.setdefault((path.parent, re.sub(r"\d+", "0", way)), set())
+        if path not in files and len(files) == LOOKED_AT:
             continue
-        if sum(min(count, LOOKED_AT) for count in seen.values()) > MOST_LOOKED_AT:
+        files.add(path)
+        opened.add(path)
+        if len(opened) > MOST_LOOKED_AT:
             return None
-        its, theirs = colours(path), colours(neighbour)
-        if _are_of_mask(its) and theirs is not None and not _are_of_mask(theirs):
+        if _are_of_mask(colours(path)) and (theirs := colours(neighbour)) is not None and not _are_of_mask(theirs):
             return (
                 f"{path}: looks like a mask of {neighbour.relative_to(root)}, and would be an image of its own; "
                 f"{_remedy(path, neighbour, way)}; or say that there are no masks: --mask-pattern none"
@@ -56,14 +57,17 @@ def doubtful(masks: list[Path]) -> Path | None:
 
 
 def _candidates(images: list[Path]) -> Iterator[tuple[Path, Path, str]]:
-    """Yield a file, an image that it may be a mask of, and its name with {stem} for that of the image."""
+    """Yield a file, an image that it may be a mask of, and its name with {stem} for that of the image.
+
+    Those that speak of masks come first.
+    """
     by_stem: dict[str, list[Path]] = {}
     plain: dict[Path, Path] = {}        # one for each folder
     for path in images:
         by_stem.setdefault(nfc(path.stem), []).append(path)
         if not _is_telling(path):
             plain.setdefault(path.parent, path)
-    for path in images:
+    for path in sorted(images, key=lambda path: not _is_telling(path)):
         for name, way in _parts(nfc(path.stem)):
             yield from ((path, other, way) for other in by_stem.get(name, ())[:MOST_NEIGHBOURS] if other != path)
         if _is_telling(path):
@@ -101,10 +105,8 @@ def _colours(path: Path) -> set[int] | None:
     except ImageError:      # whoever needs it will say so
         return None
     pixels = pixels[:: -(-len(pixels) // SIDE), :: -(-pixels.shape[1] // SIDE)]
-    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
-    if lossy:
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
         pixels = np.select([pixels < 16, pixels > 239], [0, 255], pixels)
     colours, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
     chief = np.argsort(-counts)[:FEW_COLOURS]
-    few = len(colours) <= FEW_COLOURS or (lossy and counts[chief].sum() >= NEARLY_ALL * counts.sum())
-    return set(colours[chief].tolist()) if few else set()
+    return set(colours[chief].tolist()) if counts[chief].sum() >= NEARLY_ALL * counts.sum() else set()
