@@ -91,7 +91,7 @@ def test_what_a_path_says(pattern: str, path: str, expected: list[tuple[Any, ...
 
 @pytest.mark.parametrize("pattern", [
     "", "mask.png", "{lesion}.png", "{Stem}_mask.png", "{stem}_{class}.png", "{stem", "{stem}}.png", "a/../{stem}.png",
-    "/masks/{stem}.png", "a//{stem}.png", "{}{stem}", "..",
+    "/masks/{stem}.png", "a//{stem}.png", "{}{stem}", "..", "*{stem}*_*",
 ])
 def test_a_pattern_that_is_none(hk: Callable, here: Path, pattern: str) -> None:
     tree(here / "i", "x.png", "x_mask.png")

@@ -16,6 +16,8 @@ from hkmap.errors import SourceError
 from hkmap.sources.images import nfc
 from hkmap.sources.matching import stem_of
 
+MOST_STARS = 2      # in a name: each one more multiplies the ways to read it by its length
+
 _WORD = r"(?i:masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|manual)"
 _NUMBER = r"(?:[ _.-]?\(?\d+\)?)?"
 _IMAGE = r"(?i:training|train|test|images?|img|sat|orig|original)"
@@ -83,10 +85,12 @@ def mask_names(pattern: str) -> MaskNames:
     suffix, stem = path[len(stem) :].lower(), stem.removesuffix(".*")
     tokens = re.split(r"({stem}|{lesion}|\*|\?)", stem)
     braces = any("{" in token or "}" in token for token in tokens[::2])
-    if "{stem}" not in tokens or braces or not {"", ".", ".."}.isdisjoint(parts[up:]):
+    slow = any(part.count("*") > MOST_STARS for part in parts)
+    if "{stem}" not in tokens or braces or slow or not {"", ".", ".."}.isdisjoint(parts[up:]):
         raise SourceError(
-            f'mask pattern "{pattern}": expected {{stem}} in it for the name of the image, {{lesion}}, * and ? where '
-            "you like, and .. at the beginning only, such as '{stem}_mask*.png' or '../masks/{stem}.png'"
+            f'mask pattern "{pattern}": expected {{stem}} in it for the name of the image, {{lesion}}, ?, at most '
+            f"{MOST_STARS} * in a name, and .. at the beginning only, such as '{{stem}}_mask*.png' or "
+            "'../masks/{stem}.png'"
         )
     meanings = {"{stem}": "{stem}", "*": "[^/]*", "?": "[^/]", "{lesion}": "(?P=lesion)"}
     expression = "".join(meanings[token] if number % 2 else re.escape(token) for number, token in enumerate(tokens))
