@@ -19,7 +19,8 @@ mkdir -p "$OUT"
 
 set -v                 # from here on the shell shows each command before it runs it
 
-# One record per image; its class is its folder, its mask has the same name.
+# One record per image; its class is its folder, its mask has the same name. Of the release itself, where the masks lie
+# beside the images ("benign (1)_mask.png"), `hkmap folder Dataset_BUSI_with_GT` makes the same records.
 hkmap folder "$HKMAP_DATA/busi/images" --masks "$HKMAP_DATA/busi/masks" > "$OUT/all.jsonl"
 
 # First, look: do the maps lie on the tumours? The last images are normal: a black mask gives a map of zeros, which

@@ -157,7 +157,7 @@ def test_the_size_of_the_image_is_read_where_the_record_has_none(hk, masks: dict
     assert good.exit_code == 0
     bad = hk("masks2map", "--out", "b", stdin=[{"id": "7", "image": "bad.png", "masks": masks}])
     assert bad.exit_code == 1
-    assert "EX.png: a mask of 90x60 pixels for an image of 60x90, expected the same size; scale the mask" in bad.stderr
+    assert "EX.png: a mask of 90x60 pixels for an image of 60x90, expected the same size; turn the mask" in bad.stderr
 
 
 def test_the_image_may_be_a_row_of_a_shard(hk, masks: dict[str, str]) -> None:

@@ -69,12 +69,12 @@ def test_masks_inside_the_root_are_no_class(hk: Callable, tmp_path: Path) -> Non
 
 
 def test_paths_are_as_given_or_absolute(hk: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures(tmp_path, ["images/a/1.png", "masks/a/1.png"])
+    pictures(tmp_path, ["images/a/1.png", "masks/a/1.bmp"])
     monkeypatch.chdir(tmp_path)
     [record] = hk("folder", "images", "--masks", "masks").records
-    assert (record["image"], record["masks"]["mask"]) == ("images/a/1.png", "masks/a/1.png")
+    assert (record["image"], record["masks"]["mask"]) == ("images/a/1.png", "masks/a/1.bmp")
     [record] = hk("folder", "images", "--masks", "masks", "--absolute").records
-    assert (record["image"], record["masks"]["mask"]) == (f"{tmp_path}/images/a/1.png", f"{tmp_path}/masks/a/1.png")
+    assert (record["image"], record["masks"]["mask"]) == (f"{tmp_path}/images/a/1.png", f"{tmp_path}/masks/a/1.bmp")
 
 
 def test_other_files_and_masks_without_image_are_named(hk: Callable, tmp_path: Path) -> None:
@@ -86,17 +86,17 @@ def test_other_files_and_masks_without_image_are_named(hk: Callable, tmp_path: P
     assert result.exit_code == 0
     assert f"{root}: 2 files are no images: labels.csv, a/notes.txt" in result.stderr
     assert f"{masks}: 1 files are no images: readme.md" in result.stderr
-    assert f"{masks}: 1 masks have no image: a/2" in result.stderr
+    assert f"{masks}: 1 masks have no image: a/2.png" in result.stderr
     assert "DS_Store" not in result.stderr
 
 
 @pytest.mark.parametrize(("images", "masks", "message"), [
     ([], None, "no image here; expected files with the suffixes .bmp .gif .jpeg .jpg"),
-    (["a/1.jpg", "a/1.png"], None, "1.png: 1.jpg in the same folder would have the same id"),
-    (["a/1.jpg"], ["1.png"], "none of its 1 masks has an image in"),
-    (["a/1.jpg"], ["b/1.png"], "(the first: b/1); expected the same path but for the suffix"),
+    (["a/1.jpg", "a/1.png"], None, "1.png: would have the id \"a/1\", as "),
+    (["a/1.jpg"], ["2.png"], "none of its 1 masks has an image in"),
+    (["a/1.jpg"], ["b/1.png"], "(the first: b/1.png); expected the same path but for the suffix"),
     (["a/1.jpg"], [], "none of its 0 masks has an image in"),
-    (["a/1.jpg"], ["a/1.png", "a/1.tif"], "1.tif: 1.png in the same folder would have the same id"),
+    (["a/1.jpg"], ["a/1.png", "a/1.tif"], "1.tif: would have the id \"a/1\", as "),
 ])
 def test_what_is_wrong_with_the_folders_is_said(hk, tmp_path, images, masks, message) -> None:
     options = [] if masks is None else ["--masks", pictures(tmp_path / "masks", masks)]

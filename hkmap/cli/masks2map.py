@@ -50,7 +50,9 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.masks import masks_map
     from hkmap.stream.references import image_frame
 
-    references, weights = shapes.chosen(masks_of(record), masks_of(record).values())
+    named = masks_of(record)
+    names = (name if name in shapes.named else name.partition("#")[0] for name in named)       # EX#2 is of EX too
+    references, weights = shapes.chosen(names, named.values())
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)

@@ -36,9 +36,12 @@ def read_fitting_mask(reference: MaskReference, frame: tuple[int, int]) -> Mask:
     height, width = mask.shape
     if (width, height) != frame:
         place = reference if isinstance(reference, str) else "run lengths"
+        remedy = "scale the mask, without smoothing, to its image"
+        if (height, width) == frame:
+            remedy = "turn the mask too, if it was drawn on a photograph that its EXIF turns when displayed"
         raise ImageError(
             f"{place}: a mask of {width}x{height} pixels for an image of {frame[0]}x{frame[1]}, "
-            "expected the same size; scale the mask, without smoothing, to its image"
+            f"expected the same size; {remedy}"
         )
     return mask
 

@@ -11,7 +11,7 @@ from hkmap.files.images import image_size
 from hkmap.records import Record, Rejects, each, reference_of
 from hkmap.sources.formats import FORMATS, Format, recognised
 from hkmap.sources.frames import SHAPES, fit_record
-from hkmap.sources.images import few, path_below
+from hkmap.sources.images import few, nfc, path_below
 from hkmap.sources.matching import PathIndex, find_image, image_paths
 from hkmap.sources.tables import Table, table_records
 from hkmap.stream.references import image_frame
@@ -113,8 +113,8 @@ def _by_name(path: Path, source: Format, rejects: Rejects) -> dict[str, Record]:
 def _find(record: Record, annotations: Mapping[str, Record], index: PathIndex, path: Path) -> str | None:
     image = reference_of(record, "image")
     found = set(index.find(image)) if image else set()
-    if record["id"] in annotations:
-        found.add(record["id"])
+    if (name := nfc(record["id"])) in annotations:
+        found.add(name)
     if len(found) > 1:
         raise SourceError(
             f'{path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
@@ -127,7 +127,7 @@ def _name(record: Record, source: Format) -> str:
     name = record.get("image")
     if not isinstance(name, str) or not name or not isinstance(record.get("id"), str):
         raise SourceError(f"the format {source.name} gave a record without the texts id and image; mend its reader")
-    return name
+    return nfc(name)
 
 
 def _warn_of_lines(path: Path, count: int) -> None:

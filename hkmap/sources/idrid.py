@@ -123,7 +123,7 @@ def _segmentation(root: Path, split: str) -> Iterator[Record]:
     seen: set[str] = set()
     for name, folder in _split_folders(images, split):
         found = _masks(_need(masks, SPLITS[name]))
-        listed = list_folder(folder).images
+        listed = list_folder(folder).by_stem()
         if not listed:
             raise SourceError(f"{folder}: no image here; unpack the segmentation part again")
         stray = [path.name for stem in found.keys() - listed.keys() for path in found[stem].values()]
@@ -147,7 +147,7 @@ def _masks(folder: Path) -> dict[str, dict[str, Path]]:
     if absent:
         logger.warning("%s: no folder %s; every image counts as free of them", folder, " nor ".join(absent))
     for lesion, inner in lesions.items():
-        for path in list_folder(inner).images.values() if inner else ():
+        for path in list_folder(inner).by_stem().values() if inner else ():
             match = re.fullmatch(rf"(.+)_{lesion}", path.stem)
             if match is None:
                 raise SourceError(f"{path}: expected a name that ends in _{lesion}.tif, as the release writes it")
@@ -161,7 +161,7 @@ def _grading(root: Path, split: str, rejects: Rejects, *, warn_of_twins: bool) -
     for name, folder in _split_folders(images, split):
         table = _grade_table(tables, name)
         grades = _read_grades(table)
-        listed = list_folder(folder).images
+        listed = list_folder(folder).by_stem()
         ungraded = sorted(listed.keys() - grades.keys())
         if ungraded:
             logger.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,48 @@ from hkmap.records import Record
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+# What systems and programs leave in folders, in lower case; names that begin with a dot go without saying.
+LITTER = frozenset({
+    "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", "__macosx", "__pycache__",
+    "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+})
+
 
 @dataclass
 class Listing:
-    """What lies directly in a folder, in natural order, without hidden names."""
+    """What lies directly in a folder, in natural order, without hidden names and litter."""
 
-    images: dict[str, Path] = field(default_factory=dict)      # by name without suffix
+    images: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
+
+    def by_stem(self) -> dict[str, Path]:
+        """Return the images by their names without suffix; SourceError where two share one."""
+        return by_name((nfc(path.stem), path) for path in self.images)
+
+
+def nfc(name: str) -> str:
+    """Return a name in composed characters, as which names are compared: macOS and its archives take them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_stored(path: Path) -> Path:
+    """Return the path of the file whose name is this one in other characters, or with its suffix in capitals."""
+    names = (unicodedata.normalize(form, path.stem) for form in ("NFC", "NFD"))
+    spelt = (path.with_name(name + suffix) for name in names for suffix in (path.suffix, path.suffix.upper()))
+    return next((other for other in (path, *spelt) if other.is_file()), path)
+
+
+def by_name(paths: Iterable[tuple[str, Path]], remedy: str = "rename one") -> dict[str, Path]:
+    """Return the paths by their names; SourceError where two have the same."""
+    found: dict[str, Path] = {}
+    for name, path in paths:
+        if path != (before := found.setdefault(name, path)):
+            alike = " (the same letters, composed or not)" if nfc(str(before)) == nfc(str(path)) else ""
+            raise SourceError(
+                f'{path}: would have the id "{name}", as {before} has{alike}; expected one file per name, {remedy}'
+            )
+    return found
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -34,29 +69,26 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
 
 
 def list_folder(folder: Path) -> Listing:
-    """List a folder; SourceError where two images share a name but for the suffix."""
+    """List what is directly in a folder."""
     listing = Listing()
     for path in _visible(folder):
         if path.is_dir():
             listing.folders.append(path)
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            listing.images.append(path)
+        else:
             listing.others.append(path)
-        elif path != (before := listing.images.setdefault(path.stem, path)):
-            raise SourceError(
-                f"{path}: {before.name} in the same folder would have the same id; expected one file per name, "
-                "rename one"
-            )
     return listing
 
 
 def files_of(path: Path, suffix: str) -> list[Path]:
-    """Return the files with a suffix in a folder, in natural order, without hidden names; a file as it is."""
+    """Return the files with a suffix in a folder, in natural order, without hidden ones; a file as it is."""
     return [path] if path.is_file() else [file for file in _visible(path) if file.suffix.lower() == suffix]
 
 
 def path_below(folder: Path, path: Path) -> str:
-    """Return the path of a file below a folder, without its suffix."""
-    return path.relative_to(folder).with_suffix("").as_posix()
+    """Return the path of a file below a folder, without its suffix, in composed characters."""
+    return nfc(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def sized(record: Record) -> Record:
@@ -78,6 +110,11 @@ def few(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(found[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def is_litter(name: str) -> bool:
+    """Whether a name is hidden, or one that systems and programs leave in folders."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
 def _visible(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if not is_litter(path.name))
     return sorted(found, key=lambda path: natural_order(path.name))

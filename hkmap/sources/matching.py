@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hkmap.errors import SourceError
-from hkmap.sources.images import IMAGE_SUFFIXES, few
+from hkmap.sources.images import IMAGE_SUFFIXES, few, is_litter, nfc
 
 
 class PathIndex:
     """Finds paths by other spellings of them.
 
-    Folders that all the paths begin with tell nothing and are ignored; the others must agree.
+    Folders that all the paths begin with tell nothing and are ignored; the others must agree. Characters are compared
+    as composed (NFC), and suffixes in lower case.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -68,9 +69,10 @@ def stem_of(name: str) -> str:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the folders, from the root down, and the file's name."""
-    *folders, name = path.replace("\\", "/").split("/")
-    return [*(folder for folder in folders if folder not in ("", ".", "..")), name]
+    """Return the folders, from the root down, and the file's name with its suffix in lower case."""
+    *folders, name = nfc(path).replace("\\", "/").split("/")
+    stem = stem_of(name)
+    return [*(folder for folder in folders if folder not in ("", ".", "..")), stem + name[len(stem) :].lower()]
 
 
 def _shared(one: list[str], other: list[str]) -> int:
@@ -86,7 +88,7 @@ def image_paths(folder: Path) -> list[str]:
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
         visited.add(here.resolve())
-        folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() not in visited)
-        names = (name for name in files if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES)
+        folders[:] = sorted(name for name in folders if not is_litter(name) and (here / name).resolve() not in visited)
+        names = (name for name in files if not is_litter(name) and Path(name).suffix.lower() in IMAGE_SUFFIXES)
         found += [(here / name).relative_to(folder).as_posix() for name in sorted(names)]
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from hkmap.errors import ImageError, SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.images import files_of
+from hkmap.sources.images import files_of, nfc
 
 FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
 
@@ -39,7 +39,7 @@ def _files(path: Path) -> list[Path]:
 
 def _record(file: Path) -> Record:
     levels = _levels(file)
-    record: Record = {"id": file.stem, "image": file.stem, "masks": {"foreground": f"{file}#{FOREGROUND}"}}
+    record: Record = {"id": nfc(file.stem), "image": nfc(file.stem), "masks": {"foreground": f"{file}#{FOREGROUND}"}}
     return record | ({"unknown": {"border": f"{file}#{BORDER}"}} if BORDER in levels else {})
 
 

@@ -18,7 +18,7 @@ from hkmap.errors import SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, read_xml, stated_size
-from hkmap.sources.images import files_of
+from hkmap.sources.images import as_stored, files_of
 from hkmap.sources.matching import stem_of
 
 CLASSES = (
@@ -111,7 +111,7 @@ def _masks(path: Path, objects: list[str]) -> Record:
         number: name if objects.count(name) == 1 else f"{name} {number}" for number, name in enumerate(objects, start=1)
     }
     for kind, names in (("Class", dict(enumerate(CLASSES))), ("Object", numbered)):
-        picture = beside / f"Segmentation{kind}" / f"{path.stem}.png"
+        picture = as_stored(beside / f"Segmentation{kind}" / f"{path.stem}.png")
         if picture.is_file():
             levels = {int(level): f"{picture}#{level}" for level in np.unique(read_levels(picture)) if level != 0}
             unknown = {"unknown": {"void": levels.pop(VOID)}} if VOID in levels else {}
