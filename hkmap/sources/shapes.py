@@ -1,0 +1,96 @@
+"""Shapes that a record has no key for, as polygons; and what several formats make of masks and classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from hkmap.errors import ImageError, SourceError
+from hkmap.files.images import MAX_PIXELS, Mask
+from hkmap.files.masks import merge_rles
+from hkmap.records import Record
+
+Points = list[list[float]]
+
+CORNERS = 72        # of the polygon for an ellipse: its area is 0.13 % too small
+
+
+def ellipse_points(centre: tuple[float, float], across: float, down: float, turn: float = 0) -> Points:
+    """Return the corners of a polygon for an ellipse with these half axes, turned clockwise by ``turn`` radians."""
+    angles = [2 * math.pi * corner / CORNERS for corner in range(CORNERS)]
+    flat = [[centre[0] + across * math.cos(angle), centre[1] + down * math.sin(angle)] for angle in angles]
+    return turned(flat, centre, turn)
+
+
+def box_points(box: Record) -> Points:
+    """Return the corners of a box, clockwise from its top left one.
+
+    >>> box_points({"x": 1, "y": 2, "width": 3, "height": 4})
+    [[1, 2], [4, 2], [4, 6], [1, 6]]
+    """
+    left, top, right, bottom = box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def turned(points: Points, pivot: tuple[float, float], turn: float) -> Points:
+    """Return points turned about a pivot, clockwise as seen (y runs down), by ``turn`` radians."""
+    cosine, sine = math.cos(turn), math.sin(turn)
+    return [
+        [pivot[0] + cosine * (x - pivot[0]) - sine * (y - pivot[1]),
+         pivot[1] + sine * (x - pivot[0]) + cosine * (y - pivot[1])]
+        for x, y in points
+    ]
+
+
+def runs_mask(runs: Iterable[int], size: tuple[int, int], place: str) -> Mask:
+    """Return the mask (height, width) of runs along its rows, background first; ``size`` is (width, height).
+
+    Raises SourceError where they do not fill the size, which may have no more pixels than an image.
+    """
+    lengths, (width, height) = list(runs), size
+    if width * height > MAX_PIXELS or sum(lengths) != width * height or min(lengths, default=0) < 0:
+        raise SourceError(f"{place} has runs for {sum(lengths)} pixels of {width}x{height}; expected to fill them")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
+
+
+def named_masks(masks: Iterable[tuple[str, str, Record]], *, several: bool, place: str) -> Record:
+    """Return "masks", one for each label (the union), and "mask_users" where users are known; {} without masks.
+
+    ``masks`` are (label, user, run lengths). If the file has masks of ``several`` users, a name is LABEL@USER.
+    """
+    runs: dict[str, list[Record]] = {}
+    users: dict[str, str] = {}
+    for label, user, rle in masks:
+        name = f"{label}@{user}" if several and user else label
+        runs.setdefault(name, []).append(rle)
+        users |= {name: user} if user else {}
+    try:
+        merged = {name: merge_rles(rles) for name, rles in runs.items()}
+    except ImageError as error:
+        raise SourceError(f"{place}: {error}") from error
+    return ({"masks": merged} if merged else {}) | ({"mask_users": users} if users else {})
+
+
+def class_of(names: Iterable[str]) -> Record:
+    """Return the "class" where the names are one; "classes", all of them, where they are more.
+
+    >>> class_of(["cat", "cat"]), class_of(["cat", "dog"]), class_of([])
+    ({'class': 'cat'}, {'classes': ['cat', 'dog']}, {})
+    """
+    found = list(dict.fromkeys(names))
+    return {"classes": found} if len(found) > 1 else dict(zip(["class"], found, strict=False))
+
+
+def number_of(text: Any, place: str) -> float:
+    """Return the finite number that a text stands for; SourceError where it is none."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        got = "missing" if text is None else f'"{str(text)[:40]}"'
+        raise SourceError(f"{place} is {got}; expected a number of pixels")
+    return number
