@@ -111,6 +111,7 @@ def test_the_folder_of_an_export(hk: Callable, images: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("content", "sentence"), [
     ("<annotations><track id='0'/></annotations>", 'tracks of a video; expected images, export it as "CVAT for images'),
+    ("<annotations><image></annotations>", "x.xml: not XML (mismatched tag"),
     ("<annotations><image/></annotations>", "image 1 has no name; expected that of the image's file"),
     ("<annotations><image name='1.jpg' width='x' height='3'/></annotations>", 'width is "x"; expected a whole number'),
     (BOX.replace("10", "21"), "image 1: box 1 goes from 21, 5 to 20, 9; expected xtl <= xbr"),
@@ -121,7 +122,7 @@ def test_the_folder_of_an_export(hk: Callable, images: Path, tmp_path: Path) -> 
     ('<polygon points="1,2;3,4"/>', 'has the points "1,2;3,4"; expected 3 or more as x,y;x,y'),
     ('<polygon points="1,2;3,4;5"/>', 'has the points "1,2;3,4;5"; expected 3 or more'),
     ('<ellipse cx="1" cy="1" rx="-1" ry="1"/>', "has the radii -1 and 1; expected numbers from 0"),
-    ('<mask rle="0, 5" left="3" top="4" width="2" height="2"/>', "mask 1.rle has runs for 5 pixels of 2x2; expected to"),
+    ('<mask rle="0, 5" left="3" top="4" width="2" height="2"/>', "mask 1.rle has runs for 5 pixels of 2x2; expected"),
     ('<mask rle="0, x" left="3" top="4" width="2" height="2"/>', 'mask 1.rle is "0, x"; expected whole numbers'),
     ('<mask rle="0, 5, -1" left="3" top="4" width="2" height="2"/>', "mask 1.rle has runs for 4 pixels of 2x2"),
     ('<mask rle="0, 4" left="39" top="4" width="2" height="2"/>', "mask 1 reaches from 39, 4 over 2x2 pixels of 40x30"),

@@ -9,6 +9,7 @@ assigned to, or else its owner. CVAT lists every image of a task: one without a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,13 @@ Size = tuple[int, int]
 
 FILE = "annotations.xml"        # in an unpacked export
 
+_BEGIN = re.compile(r"\s*(<\?.*?\?>\s*)?(<!--.*?-->\s*)*<annotations[\s>]", re.DOTALL)
+
 
 def is_cvat(path: Path) -> bool:
-    """Whether it is a file of CVAT's, or the folder of an export."""
+    """Whether it is a file of CVAT's, or the folder of an export; a damaged one too, so that its reader says why."""
     file = _file(path)
-    if not file.is_file() or "<annotations" not in head(file):
-        return False
-    try:
-        return read_xml(file).tag == "annotations"
-    except SourceError:
-        return False
+    return file.is_file() and bool(_BEGIN.match(head(file)))
 
 
 def cvat_records(path: Path, rejects: Rejects) -> Iterator[Record]:

@@ -78,14 +78,14 @@ class _Shape:
 
 
 def is_label_studio(path: Path) -> bool:
-    """Whether a file is a JSON export of tasks, or the minimal one, which the reader refuses by its name."""
+    """Whether a file has a task of a JSON export, or is the minimal one, which the reader refuses by its name."""
     if not path.is_file() or head(path).lstrip()[:1] not in ("[", "{"):
         return False
     try:
         tasks = _tasks(path)
     except SourceError:
         return False
-    return bool(tasks) and all(isinstance(task, dict) and (_is_task(task) or task.keys() >= MINIMAL) for task in tasks)
+    return any(isinstance(task, dict) and (_is_task(task) or task.keys() >= MINIMAL) for task in tasks)
 
 
 def label_studio_records(path: Path, rejects: Rejects) -> Iterator[Record]:
@@ -199,7 +199,7 @@ def _marked(annotation: Item, place: str) -> tuple[list[_Shape], list[str]]:
         if kind in KINDS:
             shapes.setdefault(str(result.get("id", where)), _shape(where, kind, user, result))
         elif kind and kind not in ("choices", *ANSWERS):
-            raise SourceError(f"{where}.type is {shown(result['type'])}; expected one of {', '.join(KINDS)} or choices")
+            raise SourceError(f'{where}.type is "{shown(kind)}"; expected one of {", ".join(KINDS)}, or choices')
     choices = []
     for where, result in results:
         shape = shapes.get(str(result.get("id", where)))
