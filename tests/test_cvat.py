@@ -109,6 +109,18 @@ def test_the_folder_of_an_export(hk: Callable, images: Path, tmp_path: Path) -> 
     assert found["boxes"][0]["x"] == 10
 
 
+def test_the_subsets_of_a_project_are_folders_where_there_are_such(hk: Callable, images: Path, tmp_path: Path) -> None:
+    image = 'name="1.jpg" subset="{}" width="40" height="30"'
+    for subset, x in (("train", 10), ("val", 12)):
+        (images / subset).mkdir()
+        Image.new("RGB", (40, 30)).save(images / subset / "1.jpg")
+        path = cvat(tmp_path / "x.xml", BOX.replace("10", str(x)), image=image.format(subset))
+        [record] = hk("annotations", path, "--images", images).records
+        assert (record["id"], record["boxes"][0]["x"]) == (f"{subset}/1", x)
+    flat = cvat(tmp_path / "x.xml", BOX, image=image.format("other").replace("1.jpg", "2.jpg"))
+    assert hk("annotations", flat, "--images", images).records[0]["id"] == "2"
+
+
 @pytest.mark.parametrize(("content", "sentence"), [
     ("<annotations><track id='0'/></annotations>", 'tracks of a video; expected images, export it as "CVAT for images'),
     ("<annotations><image></annotations>", "x.xml: not XML (mismatched tag"),

@@ -175,6 +175,14 @@ def test_the_image_is_found(hk: Callable, tmp_path: Path, disk: str, image: str,
     assert "names" not in marked[0]
 
 
+@pytest.mark.parametrize("more", [
+    {"data": {"photo": "1.jpg", "caption": "one"}}, {"data": {}, "file_upload": "abcd1234-1.jpg"},
+    {"data": {"image": "/x/1"}},
+])
+def test_the_image_may_stand_elsewhere(hk: Callable, images: Path, more: dict[str, Any]) -> None:
+    assert only(read(hk, images, task(by(1, result("keypointlabels", x=25, y=20))) | more))["points"][0]["x"] == 10
+
+
 def test_two_uploads_of_one_name_are_not_guessed_between(hk: Callable, tmp_path: Path) -> None:
     (tmp_path / "img").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "img/scan.png")
@@ -201,11 +209,12 @@ def test_runs_of_a_published_file_begin_as_described() -> None:
 
 
 def test_half_of_a_pixel_counts_as_marked() -> None:
-    bits = f"{8:032b}{7:05b}" + f"{2:04b}" * 4
-    bits += "000111" + f"{0:08b}{0:08b}{0:08b}{127:08b}{0:08b}{0:08b}{0:08b}{128:08b}"      # eight values one by one
+    values = [0, 0, 127, 0, 0, 0, 128, 0]           # one by one, from the second value on
+    bits = f"{12:032b}{7:05b}" + f"{2:04b}" * 4 + f"000000{9:08b}" + "000111" + "".join(f"{one:08b}" for one in values)
+    bits += f"100010{200:08b}"                      # and three times 200, the last of them an alpha
     bits += "0" * (-len(bits) % 8)
     data = bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8))
-    assert brush_mask(data, (2, 1), "x").tolist() == [[False, True]]
+    assert brush_mask(data, (3, 1), "x").tolist() == [[False, True, True]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -234,7 +243,8 @@ WIDE = result("rectanglelabels", x=25, y=20, width=-1, height=10)
     ([task(by(1, result("brushlabels", rle=[0, 0, 0, 1])))], "value.rle ends too early; expected the run lengths"),
     ([task(by(1)), {"id": 2}], "export.json[1].annotations is missing; expected a list"),
     ([task(by([1], WIDE))], "completed_by is [1]; expected a person's number or email"),
-    ([task(image="notes.txt")], "expected the path of an image under \"image\""),
+    ([task() | {"data": {"text": "fine"}}], """expected the path of one image under "image\""""),
+    ([task() | {"data": {"left": "1.jpg", "right": "2.jpg"}}], 'expected the path of one image under "image"'),
     ([task(by(1, result("keypointlabels", x=1, y=1)) | {"result": 7})], "annotations[0].result is 7; expected a list"),
 ])
 def test_what_is_wrong_is_said(hk: Callable, images: Path, document: list[Any], sentence: str) -> None:

@@ -83,6 +83,8 @@ def _record(image: Element, place: str, users: dict[str | None, str]) -> Record:
         raise SourceError(f"{place} has no name; expected that of the image's file")
     width, height = (_whole(image, side, place) for side in ("width", "height"))
     record: Record = {"id": stem_of(name.replace("\\", "/").rsplit("/", 1)[-1]), "image": name}
+    if subset := image.get("subset"):       # the folder of its images in the export of a project
+        record |= {"image": f"{subset}/{name}", "names": [name]}
     record |= stated_size(width, height, f"{place}: width and height")
     user = users.get(image.get("task_id"), users.get(None, ""))
     masks = []

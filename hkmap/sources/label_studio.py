@@ -47,7 +47,6 @@ ANSWERS = ("relation", "textarea", "rating", "number", "datetime", "taxonomy")  
 MARKED = 128        # of a brush's alpha, 0 to 255: half of the pixel
 
 _UPLOAD = re.compile(r"(?:.*/)?upload/\d+/([0-9a-f]{8}-(.+))")
-_STORED = re.compile(r"([0-9a-f]{8}-(.+))")
 
 
 @dataclass
@@ -128,16 +127,18 @@ def brush_mask(data: bytes, size: tuple[int, int], place: str) -> Mask:
     if count != 4 * size[0] * size[1] or count > 4 * MAX_PIXELS or value_bits != 8:
         raise SourceError(f"{place} has {count} values; expected 4 for each pixel of {size[0]}x{size[1]}")
     length_bits = [read(4) + 1 for _ in range(4)]
-    values = np.zeros(count, np.uint8)
-    filled = 0
-    while filled < count:
+    mask = np.zeros(size[0] * size[1], np.bool_)
+    start = 0
+    while start < count:
         repeated = read(1)
-        end = filled + read(length_bits[read(2)]) + 1
+        end = start + read(length_bits[read(2)]) + 1
         if end > count:
             raise SourceError(f"{place} has more than {count} values; expected 4 for each pixel of {size[0]}x{size[1]}")
-        values[filled:end] = read(8) if repeated else [read(8) for _ in range(end - filled)]
-        filled = end
-    return np.asarray(values.reshape(size[1], size[0], 4)[..., 3] >= MARKED, dtype=np.bool_)
+        values = [read(8)] * 4 if repeated else [read(8) for _ in range(start, end)]
+        alphas = [value >= MARKED for value in values[3 - start % 4 :: 4]]
+        mask[start // 4 : end // 4] = alphas[:1] if repeated else alphas
+        start = end
+    return mask.reshape(size[1], size[0])
 
 
 def _tasks(path: Path) -> list[Any]:
@@ -242,15 +243,19 @@ def _user(value: object, place: str) -> str:
 def _names(task: Item, place: str) -> list[str]:
     """Return what the image may be called: as Label Studio stores it, and as it was uploaded."""
     data = as_object(task.get("data"), f"{place}.data")
-    texts = [value for value in (data.get("image"), *data.values()) if isinstance(value, str)]
-    pictures = [path for path in map(_path_of, texts) if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    texts = {key: _path_of(value) for key, value in data.items() if isinstance(value, str)}
+    found = [texts["image"]] if "image" in texts else [path for path in texts.values() if _is_picture(path)]
     stored = task.get("file_upload")
-    if isinstance(stored, str) and (found := _STORED.fullmatch(stored)) and not pictures:
-        return [found[1], found[2]]
-    if not pictures:
-        raise SourceError(f"{place}.data is {shown(data)}; expected the path of an image under \"image\"")
-    uploaded = _UPLOAD.fullmatch(pictures[0])
-    return [uploaded[1], uploaded[2]] if uploaded else [pictures[0]]
+    if not found and isinstance(stored, str):
+        found = [f"upload/0/{stored}"]
+    if len(found) != 1 or not found[0]:
+        raise SourceError(f'{place}.data is {shown(data)}; expected the path of one image under "image"')
+    uploaded = _UPLOAD.fullmatch(found[0])
+    return [uploaded[1], uploaded[2]] if uploaded else found
+
+
+def _is_picture(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _path_of(text: str) -> str:
