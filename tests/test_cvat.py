@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,29 @@ def test_the_annotator_is_whom_it_was_assigned_to(hk, images, tmp_path, meta: st
     name = f"m@{user}" if several else "m"
     assert list(found["masks"]) == [name]
     assert found.get("mask_users") == ({name: user} if user else None)
+
+
+def test_two_annotators_files_join(hk: Callable, images: Path, tmp_path: Path) -> None:
+    stream = hk("folder", images).stdout
+    for user, column in (("ann", 0), ("bob", 4), ("cy", 8)):
+        mask = f'<mask label="m" rle="0, 4" left="{column}" top="0" width="2" height="2"/>'
+        meta = f"<task><assignee><username>{user}</username></assignee></task>"
+        stream = hk("join", cvat(tmp_path / "x.xml", BOX, mask, meta=meta), stdin=stream).stdout
+    record = json.loads(stream.splitlines()[0])
+    assert [box["user"] for box in record["boxes"]] == ["ann", "bob", "cy"]
+    assert record["mask_users"] == {"m@ann": "ann", "m@bob": "bob", "m": "cy"}
+    columns = {name: np.argwhere(decode_rle(rle))[:, 1].min() for name, rle in record["masks"].items()}
+    assert columns == {"m@ann": 0, "m@bob": 4, "m": 8}
+    drawn = hk("masks2map", "--lesion", "m", "--size", "40x30", "--out", tmp_path / "maps", stdin=[record])
+    assert np.load(drawn.records[0]["map"]).sum() == 12         # all three are called m
+
+
+def test_users_of_masks_that_are_none_are_refused(hk: Callable, images: Path, tmp_path: Path) -> None:
+    record = {"id": "1", "image": f"{images}/1.jpg", "size": [40, 30], "masks": {"m": "1.png"}, "mask_users": ["ann"]}
+    for arguments in (("join", cvat(tmp_path / "x.xml", BOX)), ("masks2map", "--out", tmp_path / "maps")):
+        result = hk(*arguments, stdin=[record])
+        assert result.exit_code == 1
+        assert 'record "1": mask_users is [\'ann\']; expected names of masks and users, such as' in result.stderr
 
 
 def test_the_folder_of_an_export(hk: Callable, images: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.masks import masks_map
     from hkmap.stream.references import image_frame
 
-    references, weights = shapes.chosen(masks_of(record), masks_of(record).values())
+    references, weights = shapes.chosen(labels_of(record, "masks"), masks_of(record).values())
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)

@@ -13,13 +13,14 @@ from hkmap.sources.formats import FORMATS, Format, recognised
 from hkmap.sources.frames import SHAPES, fit_record
 from hkmap.sources.images import few, path_below
 from hkmap.sources.matching import PathIndex, find_image, image_paths
+from hkmap.sources.shapes import told_apart
 from hkmap.sources.tables import Table, table_records
 from hkmap.stream.references import image_frame
 
 logger = logging.getLogger("hkmap")
 
 OWN = {"id", "image", "names", "size", "frame"}     # what describes the image and is no annotation
-MASKS = ("masks", "unknown", "dont_look")
+MASKS = ("masks", "unknown", "dont_look", "mask_users")
 
 
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:
@@ -147,6 +148,7 @@ def _warn_of_lines(path: Path, count: int) -> None:
 
 def _merged(record: Record, annotation: Record, path: Path) -> Record:
     """Append the shapes, add the masks under new names, and add the keys that the record lacks."""
+    record, annotation = told_apart(record, annotation)
     merged = {**record, "size": annotation["size"]}
     for key in annotation.keys() - OWN:
         before, value = record.get(key), annotation[key]

@@ -11,7 +11,7 @@ import numpy as np
 from hkmap.errors import ImageError, SourceError
 from hkmap.files.images import MAX_PIXELS, Mask
 from hkmap.files.masks import merge_rles
-from hkmap.records import Record
+from hkmap.records import Record, mask_users_of
 
 Points = list[list[float]]
 
@@ -59,7 +59,7 @@ def runs_mask(runs: Iterable[int], size: tuple[int, int], place: str) -> Mask:
 def named_masks(masks: Iterable[tuple[str, str, Record]], *, several: bool, place: str) -> Record:
     """Return "masks", one for each label (the union), and "mask_users" where users are known; {} without masks.
 
-    ``masks`` are (label, user, run lengths). If the file has masks of ``several`` users, a name is LABEL@USER.
+    ``masks`` are (label, user, run lengths). If there are ``several`` users in the file, a name is LABEL@USER.
     """
     runs: dict[str, list[Record]] = {}
     users: dict[str, str] = {}
@@ -72,6 +72,24 @@ def named_masks(masks: Iterable[tuple[str, str, Record]], *, several: bool, plac
     except ImageError as error:
         raise SourceError(f"{place}: {error}") from error
     return ({"masks": merged} if merged else {}) | ({"mask_users": users} if users else {})
+
+
+def told_apart(record: Record, other: Record) -> tuple[Record, Record]:
+    """Return two records of an image, masks of one name but of two users in them called LABEL@USER.
+
+    >>> told_apart({"id": "1", "masks": {"a": "1.png"}, "mask_users": {"a": "ann"}},
+    ...            {"id": "1", "masks": {"a": "2.png"}, "mask_users": {"a": "bob"}})[1]
+    {'id': '1', 'masks': {'a@bob': '2.png'}, 'mask_users': {'a@bob': 'bob'}}
+    """
+    ours, theirs = mask_users_of(record), mask_users_of(other)
+    shared = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    return _renamed(record, ours, shared), _renamed(other, theirs, shared)
+
+
+def _renamed(record: Record, users: dict[str, str], names: set[str]) -> Record:
+    called = {name: f"{name}@{users[name]}" for name in names}
+    found = {key: record[key] for key in ("masks", "mask_users") if isinstance(record.get(key), dict)}
+    return record | {key: {called.get(name, name): value for name, value in old.items()} for key, old in found.items()}
 
 
 def class_of(names: Iterable[str]) -> Record:
