@@ -242,6 +242,7 @@ WIDE = result("rectanglelabels", x=25, y=20, width=-1, height=10)
     ([task(by(1, result("brushlabels", rle=[1, 300])))], "value.rle is [1, 300]; expected bytes, and original_width"),
     ([task(by(1, result("brushlabels", rle=[0, 0, 0, 1])))], "value.rle ends too early; expected the run lengths"),
     ([task(by(1)), {"id": 2}], "export.json[1].annotations is missing; expected a list"),
+    ([{"id": 1, "data": {"image": "1.jpg"}}], "export.json[0].annotations is missing; expected a list"),
     ([task(by([1], WIDE))], "completed_by is [1]; expected a person's number or email"),
     ([task() | {"data": {"text": "fine"}}], """expected the path of one image under "image\""""),
     ([task() | {"data": {"left": "1.jpg", "right": "2.jpg"}}], 'expected the path of one image under "image"'),

@@ -158,7 +158,10 @@ def _mask(shape: Element, place: str, size: Size) -> Item:
     """Return a mask's run lengths over the whole image; the file's are those of the rectangle around it."""
     left, top, width, height = (_whole(shape, name, place) for name in ("left", "top", "width", "height"))
     if left + width > size[0] or top + height > size[1] or size[0] * size[1] > MAX_PIXELS:
-        raise SourceError(f"{place} reaches from {left}, {top} over {width}x{height} pixels of {size[0]}x{size[1]}")
+        raise SourceError(
+            f"{place} is {width}x{height} from {left}, {top}, in an image of {size[0]}x{size[1]}; expected it inside, and "
+            f"at most {MAX_PIXELS:,} pixels"
+        )
     text = shape.get("rle", "")
     try:
         runs = [int(run) for run in text.split(",")]

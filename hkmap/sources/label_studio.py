@@ -147,7 +147,7 @@ def _tasks(path: Path) -> list[Any]:
 
 
 def _is_task(task: Item) -> bool:
-    return isinstance(task.get("data"), dict) and any(isinstance(task.get(key), list) for key in PEOPLE)
+    return isinstance(task.get("data"), dict) and not task.keys().isdisjoint(("id", *PEOPLE))
 
 
 def _record(place: str, value: object) -> tuple[Record, bool, list[tuple[str, str, Item]]]:
