@@ -161,7 +161,7 @@ def test_the_subsets_of_a_project_are_folders_where_there_are_such(hk: Callable,
     ('<mask rle="0, 5" left="3" top="4" width="2" height="2"/>', "mask 1.rle has runs for 5 pixels of 2x2; expected"),
     ('<mask rle="0, x" left="3" top="4" width="2" height="2"/>', 'mask 1.rle is "0, x"; expected whole numbers'),
     ('<mask rle="0, 5, -1" left="3" top="4" width="2" height="2"/>', "mask 1.rle has runs for 4 pixels of 2x2"),
-    ('<mask rle="0, 4" left="39" top="4" width="2" height="2"/>', "mask 1 is 2x2 from 39, 4, in an image of 40x30; exp"),
+    ('<mask rle="0, 4" left="39" top="4" width="2" height="2"/>', "mask 1 is 2x2 from 39, 4, in an image of 40x30"),
     ('<mask rle="0, 4" left="-1" top="4" width="2" height="2"/>', 'left is "-1"; expected a whole number of pixels'),
 ])
 def test_what_is_wrong_is_said(hk: Callable, images: Path, tmp_path: Path, content: str, sentence: str) -> None:

@@ -159,8 +159,8 @@ def _mask(shape: Element, place: str, size: Size) -> Item:
     left, top, width, height = (_whole(shape, name, place) for name in ("left", "top", "width", "height"))
     if left + width > size[0] or top + height > size[1] or size[0] * size[1] > MAX_PIXELS:
         raise SourceError(
-            f"{place} is {width}x{height} from {left}, {top}, in an image of {size[0]}x{size[1]}; expected it inside, and "
-            f"at most {MAX_PIXELS:,} pixels"
+            f"{place} is {width}x{height} from {left}, {top}, in an image of {size[0]}x{size[1]}; expected it inside, "
+            f"and at most {MAX_PIXELS:,} pixels"
         )
     text = shape.get("rle", "")
     try:
