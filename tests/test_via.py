@@ -26,8 +26,9 @@ def images(tmp_path: Path) -> Path:
 def project(*regions: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "project": {"pid": "x", "vid_list": ["1"]}, "config": {}, "view": {"1": {"fid_list": ["1"]}},
-        "attribute": {"1": {"aname": "class", "type": 4, "options": {"0": "fin", "1": "tail"}},
-                      "2": {"aname": "note", "type": 1, "options": {}}},
+        "attribute": {"1": {"aname": "class", "type": 4, "options": {"0": "fin", "1": "tail"}, "default_option_id": "1"},
+                      "2": {"aname": "note", "type": 1, "options": {}},
+                      "3": {"aname": "kinds", "type": 2, "options": {"0": "a", "1": "b"}, "default_option_id": ""}},
         "file": {"1": {"fid": "1", "fname": "1.jpg", "type": 2, "loc": 1, "src": ""}},
         "metadata": {f"1_{number}": {"vid": "1", "flg": 0, "z": [], "av": {}, **region}
                      for number, region in enumerate(regions)},
@@ -50,6 +51,12 @@ def read(hk: Callable, images: Path, document: Any, name: str = "x.json") -> Any
     ({"xy": [2, 10, 5, 4, 3], "av": {"1": "1"}}, {"boxes": [BOX | {"label": "tail", "attributes": {"class": "tail"}}]}),
     ({"xy": [2, 10, 5, 4, 3], "av": {"1": "0", "2": "torn"}},
      {"boxes": [BOX | {"label": "fin", "attributes": {"class": "fin", "note": "torn"}}]}),
+    ({"xy": [1, 3, 4], "av": {"1": "_DEFAULT", "2": "a, b"}},
+     {"points": [{"x": 3, "y": 4, "label": "tail", "attributes": {"class": "tail", "note": "a, b"}}]}),
+    ({"xy": [1, 3, 4], "av": {"3": "0,1"}}, {"points": [{"x": 3, "y": 4, "attributes": {"kinds": ["a", "b"]}}]}),
+    ({"xy": [1, 3, 4], "av": {"3": "1"}},
+     {"points": [{"x": 3, "y": 4, "label": "b", "attributes": {"kinds": "b"}}]}),
+    ({"xy": [1, 3, 4], "av": {"3": "_DEFAULT"}}, {"points": [{"x": 3, "y": 4, "attributes": {"kinds": ""}}]}),
     ({"xy": [3, 10, 5, 4]}, {"bubbles": [{"x": 10, "y": 5, "radius": 4}]}),
     ({"xy": [5, 1, 2, 3, 4]}, {"lines": [{"points": [[1, 2], [3, 4]]}]}),
     ({"xy": [6, 1, 2, 3, 4, 5, 6]}, {"lines": [{"points": [[1, 2], [3, 4], [5, 6]]}]}),

@@ -14,6 +14,8 @@ Item = dict[str, Any]
 PARTS = {"project", "attribute", "file", "metadata", "view"}
 CSV_OF_3 = "# CSV_HEADER = metadata_id"
 IMAGE = 2           # the type of a file: 4 is video, 8 is audio
+TEXT = 1            # the type of an attribute: 2 to 5 choose among options, by their numbers with commas between
+DEFAULT = "_DEFAULT"
 
 # VIA's number of a shape: its name in version 2, and what its numbers are; none where they are pairs of x and y.
 SHAPES: dict[object, tuple[str, tuple[str, ...]]] = {
@@ -67,14 +69,23 @@ def _add(image: Item, item: Item, attributes: Item, place: str) -> None:
 
 
 def _named(values: Item, attributes: Item, place: str) -> Item:
-    """Return the values by the names of their attributes; a choice by its text."""
+    """Return the values by the names of their attributes."""
     named = {}
     for key, value in values.items():
-        attribute = as_object(attributes.get(key), f'{place}: attribute "{key[:40]}"')
-        options = attribute.get("options")
-        chosen = options.get(value, value) if isinstance(options, dict) and isinstance(value, str) else value
-        named[as_text(attribute.get("aname"), f'{place}: attribute "{key[:40]}".aname')] = chosen
+        where = f'{place}: attribute "{key[:40]}"'
+        attribute = as_object(attributes.get(key), where)
+        named[as_text(attribute.get("aname"), f"{where}.aname")] = _value(value, attribute)
     return named
+
+
+def _value(value: object, attribute: Item) -> object:
+    """Return what a value stands for: the text of the option that was chosen, the texts where it is not one."""
+    options = attribute.get("options")
+    if attribute.get("type") == TEXT or not isinstance(options, dict) or not isinstance(value, str):
+        return value
+    chosen = [str(attribute.get("default_option_id")) if one == DEFAULT else one for one in value.split(",")]
+    texts = [options.get(one, "" if DEFAULT in value else one) for one in chosen]
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _shape(xy: list[Any], place: str) -> Item:
