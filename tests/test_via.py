@@ -26,7 +26,8 @@ def images(tmp_path: Path) -> Path:
 def project(*regions: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "project": {"pid": "x", "vid_list": ["1"]}, "config": {}, "view": {"1": {"fid_list": ["1"]}},
-        "attribute": {"1": {"aname": "class", "type": 4, "options": {"0": "fin", "1": "tail"}, "default_option_id": "1"},
+        "attribute": {"1": {"aname": "class", "type": 4, "options": {"0": "fin", "1": "tail"},
+                            "default_option_id": "1"},
                       "2": {"aname": "note", "type": 1, "options": {}},
                       "3": {"aname": "kinds", "type": 2, "options": {"0": "a", "1": "b"}, "default_option_id": ""}},
         "file": {"1": {"fid": "1", "fname": "1.jpg", "type": 2, "loc": 1, "src": ""}},
@@ -126,6 +127,10 @@ def test_what_is_wrong_in_a_csv_is_said(hk: Callable, images: Path, text: str, s
 
 
 def test_columns_that_lack_are_named(hk: Callable, images: Path) -> None:
-    (images.parent / "x.csv").write_text("filename,file_size\n1.jpg,9\n")
-    result = hk("annotations", images.parent / "x.csv", "--images", images, "--format", "via")
-    assert "has the columns filename, file_size; expected file_attributes, filename, region_attributes" in result.stderr
+    said = read(hk, images, "filename,region_shape_attributes\n1.jpg,{}\n", "x.csv").stderr
+    assert "has the columns filename, region_shape_attributes; expected file_attributes, filename, region_attri" in said
+
+
+def test_a_damaged_project_is_told_why(hk: Callable, images: Path) -> None:
+    said = read(hk, images, {"_via_img_metadata": {"a": {"filename": "1.jpg"}}}).stderr
+    assert 'x.json: "a".regions is missing; expected a list' in said

@@ -18,21 +18,12 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from hkmap.errors import SourceError
-from hkmap.files.images import MAX_PIXELS
+from hkmap.files.images import MAX_PIXELS, Mask
 from hkmap.files.masks import encode_rle
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, read_xml, stated_size
 from hkmap.sources.matching import stem_of
-from hkmap.sources.shapes import (
-    Points,
-    box_points,
-    class_of,
-    ellipse_points,
-    named_masks,
-    number_of,
-    runs_mask,
-    turned,
-)
+from hkmap.sources.shapes import Points, box_points, class_of, ellipse_points, named_masks, turned
 
 Item = dict[str, Any]
 Size = tuple[int, int]
@@ -95,7 +86,7 @@ def _record(image: Element, place: str, users: dict[str | None, str]) -> Record:
         if shape.tag == "tag":
             tags.append(label)
         elif shape.tag == "mask":
-            masks.append((label, user, _mask(shape, where, (width, height))))
+            masks.append((label or "object", user, _mask(shape, where, (width, height))))
         else:
             key, items = _shape(shape, where)
             record.setdefault(key, []).extend(item | _details(shape, label, user) for item in items)
@@ -151,7 +142,7 @@ def _pairs(shape: Element, least: int, place: str) -> Points:
     pairs = [pair.split(",") for pair in text.split(";")]
     if len(pairs) < least or any(len(pair) != 2 for pair in pairs):
         raise SourceError(f'{place} has the points "{text[:40]}"; expected {least} or more as x,y;x,y')
-    return [[number_of(number, f"{place}.points") for number in pair] for pair in pairs]
+    return [[_number(number, f"{place}.points") for number in pair] for pair in pairs]
 
 
 def _mask(shape: Element, place: str, size: Size) -> Item:
@@ -168,16 +159,35 @@ def _mask(shape: Element, place: str, size: Size) -> Item:
     except ValueError as error:
         raise SourceError(f'{place}.rle is "{text[:40]}"; expected whole numbers with commas between') from error
     whole = np.zeros(size[::-1], np.bool_)
-    whole[top : top + height, left : left + width] = runs_mask(runs, (width, height), f"{place}.rle")
+    whole[top : top + height, left : left + width] = _decoded(runs, (width, height), f"{place}.rle")
     return encode_rle(whole)
 
 
+def _decoded(runs: list[int], size: Size, place: str) -> Mask:
+    """Return the mask (height, width) of runs along its rows, background first."""
+    width, height = size
+    if sum(runs) != width * height or min(runs) < 0:
+        raise SourceError(f"{place} has runs for {sum(runs)} pixels of {width}x{height}; expected to fill them")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+
+
 def _turn(shape: Element, place: str) -> float:
-    return math.radians(number_of(shape.get("rotation", "0"), f"{place}.rotation") % 360)
+    return math.radians(_number(shape.get("rotation", "0"), f"{place}.rotation") % 360)
+
+
+def _number(text: str | None, place: str) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        got = "missing" if text is None else f'"{text[:40]}"'
+        raise SourceError(f"{place} is {got}; expected a number of pixels")
+    return number
 
 
 def _numbers(shape: Element, names: tuple[str, ...], place: str) -> list[float]:
-    return [number_of(shape.get(name), f"{place}.{name}") for name in names]
+    return [_number(shape.get(name), f"{place}.{name}") for name in names]
 
 
 def _whole(element: Element, name: str, place: str) -> int:

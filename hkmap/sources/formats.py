@@ -36,11 +36,11 @@ class Format:
     """A format of annotations.
 
     ``recognise`` decides by its content whether a file or folder is of the format, and raises nothing. ``read`` yields
-    a record for each image: ``image`` as the file calls it, with or without folders and suffix (``names``: what else it
-    may be called, tried in this order), an ``id`` for messages,
-    ``size`` [width, height] where the file states it (it is compared with the image's), or ``frame`` [width, height]
-    where the coordinates count in another (they are scaled), and the annotations. What cannot be read it raises as a
-    SourceError, or hands to ``rejects`` where the rest can still be read.
+    a record for each image: ``image`` as the file calls it, with or without folders and suffix, ``names`` if it may be
+    called something else too, an ``id`` for messages, ``size`` [width, height] where the file states it (it is compared
+    with the image's), or ``frame`` [width, height] where the coordinates count in another (they are scaled), and the
+    annotations. What cannot be read it raises as a SourceError, or hands to ``rejects`` where the rest can still be
+    read.
     """
 
     name: str

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
 
 from hkmap.errors import ImageError, SourceError
-from hkmap.files.images import MAX_PIXELS, Mask
 from hkmap.files.masks import merge_rles
 from hkmap.records import Record, mask_users_of
 
@@ -43,17 +39,6 @@ def turned(points: Points, pivot: tuple[float, float], turn: float) -> Points:
          pivot[1] + sine * (x - pivot[0]) + cosine * (y - pivot[1])]
         for x, y in points
     ]
-
-
-def runs_mask(runs: Iterable[int], size: tuple[int, int], place: str) -> Mask:
-    """Return the mask (height, width) of runs along its rows, background first; ``size`` is (width, height).
-
-    Raises SourceError where they do not fill the size, which may have no more pixels than an image.
-    """
-    lengths, (width, height) = list(runs), size
-    if width * height > MAX_PIXELS or sum(lengths) != width * height or min(lengths, default=0) < 0:
-        raise SourceError(f"{place} has runs for {sum(lengths)} pixels of {width}x{height}; expected to fill them")
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
 
 
 def named_masks(masks: Iterable[tuple[str, str, Record]], *, several: bool, place: str) -> Record:
@@ -100,15 +85,3 @@ def class_of(names: Iterable[str]) -> Record:
     """
     found = list(dict.fromkeys(names))
     return {"classes": found} if len(found) > 1 else dict(zip(["class"], found, strict=False))
-
-
-def number_of(text: Any, place: str) -> float:
-    """Return the finite number that a text stands for; SourceError where it is none."""
-    try:
-        number = float(text)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        got = "missing" if text is None else f'"{str(text)[:40]}"'
-        raise SourceError(f"{place} is {got}; expected a number of pixels")
-    return number

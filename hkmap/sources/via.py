@@ -44,14 +44,14 @@ COLUMNS = {"filename", *CELLS}
 
 
 def is_via(path: Path) -> bool:
-    """Whether a file has the images of a VIA project, or is the export of its regions."""
+    """Whether a file is a VIA project, or the export of its regions; a damaged one too, so that its reader says why."""
     document = json_object(path)
-    if is_project(document):
+    if IMAGES in document or is_project(document):
         return True
-    images = list(document.get(IMAGES, document).values()) if isinstance(document.get(IMAGES, {}), dict) else []
-    if images:
-        return all(isinstance(item, dict) and {"filename", "regions"} <= set(item) for item in images[:9])
-    return path.is_file() and (set(_header(head(path))) >= COLUMNS or head(path).startswith(CSV_OF_3))
+    if document:
+        images = list(document.values())[:9]
+        return all(isinstance(item, dict) and {"filename", "regions"} <= set(item) for item in images)
+    return path.is_file() and (CELLS[1] in _header(head(path)) or head(path).startswith(CSV_OF_3))
 
 
 def via_records(path: Path, rejects: Rejects) -> Iterator[Record]:
