@@ -197,7 +197,13 @@ def polygons_of(record: Record, key: str = "polygons") -> list[list[tuple[float,
 
 
 def labels_of(record: Record, key: str) -> list[str]:
-    """Return the label of each shape under ``key`` ("boxes" or "polygons"), "" where it has none."""
+    """Return the label of each shape under ``key`` ("boxes", "polygons" or "masks"), "" where it has none.
+
+    The label of a mask is its name, without the @USER that tells the masks of several users apart.
+    """
+    if key == "masks":
+        users = mask_users_of(record)
+        return [name.removesuffix(f"@{users[name]}") if name in users else name for name in masks_of(record)]
     return [str(item.get("label", "")) for _, item in _items(record, key, "labels")]
 
 
@@ -207,6 +213,14 @@ def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
     if not (isinstance(found, dict) and all(_is_path(value) or _is_rle(value) for value in found.values())):
         raise _wrong(record, key, 'an object of names and paths, such as {"EX": "path.tif"}', found)
     return found
+
+
+def mask_users_of(record: Record) -> dict[str, str]:
+    """Return who drew each of the record's masks, by the masks' names, checked; empty where that is not said."""
+    found = record.get("mask_users")
+    if not isinstance(found, dict | None):
+        raise _wrong(record, "mask_users", 'names of masks and users, such as {"EX": "ada"}', found)
+    return {name: str(user) for name, user in (found or {}).items() if user is not None}
 
 
 def reference_of(record: Record, key: str) -> str | None:

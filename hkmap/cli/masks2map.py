@@ -50,9 +50,9 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.masks import masks_map
     from hkmap.stream.references import image_frame
 
-    named = masks_of(record)
-    names = (name if name in shapes.named else name.partition("#")[0] for name in named)       # EX#2 is of EX too
-    references, weights = shapes.chosen(names, named.values())
+    labels = labels_of(record, "masks")
+    names = (name if name in shapes.named else name.partition("#")[0] for name in labels)      # EX#2 is of EX too
+    references, weights = shapes.chosen(names, masks_of(record).values())
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)

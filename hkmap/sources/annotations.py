@@ -13,13 +13,14 @@ from hkmap.sources.formats import FORMATS, Format, recognised
 from hkmap.sources.frames import SHAPES, fit_record
 from hkmap.sources.images import few, nfc, path_below
 from hkmap.sources.matching import PathIndex, find_image, image_paths
+from hkmap.sources.shapes import told_apart
 from hkmap.sources.tables import Table, table_records
 from hkmap.stream.references import image_frame
 
 logger = logging.getLogger("hkmap")
 
-OWN = {"id", "image", "size", "frame"}      # what describes the image and is no annotation
-MASKS = ("masks", "unknown", "dont_look")
+OWN = {"id", "image", "names", "size", "frame"}     # what describes the image and is no annotation
+MASKS = ("masks", "unknown", "dont_look", "mask_users")
 
 
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:
@@ -43,7 +44,8 @@ def annotation_records(path: Path, images: Path, *, source: Format, rejects: Rej
 
     def placed(record: Record) -> Record:
         name = _name(record, source)
-        image = find_image(index, images, name)
+        known = next((one for one in (name, *record.get("names", ())) if index.find(one)), name)
+        image = find_image(index, images, known)
         if image in seen:
             raise SourceError(f'{path}: "{name}" and "{seen[image]}" are both {image}; expected each image once')
         seen[image] = name
@@ -68,13 +70,14 @@ def joined_records(records: Iterable[Record], path: Path, *, source: Format, rej
     counts them, and names the annotations that fit none. Raises SourceError where nothing fits at all.
     """
     annotations = _by_name(path, source, rejects)
-    index = PathIndex(annotations)
+    spellings = _spellings(annotations)
+    index = PathIndex(spellings)
     used: dict[str, str] = {}
     missed = 0
 
     def joined(record: Record) -> Record:
         nonlocal missed
-        name = _find(record, annotations, index, path)
+        name = _find(record, spellings, index, path)
         if name is None:
             missed += 1
             return record
@@ -110,11 +113,19 @@ def _by_name(path: Path, source: Format, rejects: Rejects) -> dict[str, Record]:
     return annotations
 
 
-def _find(record: Record, annotations: Mapping[str, Record], index: PathIndex, path: Path) -> str | None:
+def _spellings(annotations: Mapping[str, Record]) -> dict[str, set[str]]:
+    """Return the names of the annotated images by these names themselves, and by others that the images may have."""
+    found = {name: {name} for name in annotations}
+    for name, record in annotations.items():
+        for other in record.get("names", ()):
+            found.setdefault(other, set()).add(name)
+    return found
+
+
+def _find(record: Record, spellings: Mapping[str, set[str]], index: PathIndex, path: Path) -> str | None:
     image = reference_of(record, "image")
-    found = set(index.find(image)) if image else set()
-    if (name := nfc(record["id"])) in annotations:
-        found.add(name)
+    found = {name for other in (index.find(image) if image else []) for name in spellings[other]}
+    found |= spellings.get(nfc(record["id"]), set())
     if len(found) > 1:
         raise SourceError(
             f'{path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
@@ -137,6 +148,7 @@ def _warn_of_lines(path: Path, count: int) -> None:
 
 def _merged(record: Record, annotation: Record, path: Path) -> Record:
     """Append the shapes, add the masks under new names, and add the keys that the record lacks."""
+    record, annotation = told_apart(record, annotation)
     merged = {**record, "size": annotation["size"]}
     for key in annotation.keys() - OWN:
         before, value = record.get(key), annotation[key]

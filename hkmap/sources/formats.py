@@ -18,8 +18,10 @@ from hkmap.choices import Choices
 from hkmap.errors import ChoiceError, SourceError
 from hkmap.records import Record, Rejects
 from hkmap.sources.coco import coco_records, is_coco
+from hkmap.sources.cvat import cvat_records, is_cvat
 from hkmap.sources.documents import read_json
 from hkmap.sources.gaze import gaze_records, is_gaze
+from hkmap.sources.label_studio import is_label_studio, label_studio_records
 from hkmap.sources.labelme import is_labelme, labelme_records
 from hkmap.sources.salicon import is_salicon, salicon_records
 from hkmap.sources.tables import Table, is_table, table_records
@@ -34,10 +36,11 @@ class Format:
     """A format of annotations.
 
     ``recognise`` decides by its content whether a file or folder is of the format, and raises nothing. ``read`` yields
-    a record for each image: ``image`` as the file calls it, with or without folders and suffix, an ``id`` for messages,
-    ``size`` [width, height] where the file states it (it is compared with the image's), or ``frame`` [width, height]
-    where the coordinates count in another (they are scaled), and the annotations. What cannot be read it raises as a
-    SourceError, or hands to ``rejects`` where the rest can still be read.
+    a record for each image: ``image`` as the file calls it, with or without folders and suffix, ``names`` if it may be
+    called something else too, an ``id`` for messages, ``size`` [width, height] where the file states it (it is compared
+    with the image's), or ``frame`` [width, height] where the coordinates count in another (they are scaled), and the
+    annotations. What cannot be read it raises as a SourceError, or hands to ``rejects`` where the rest can still be
+    read.
     """
 
     name: str
@@ -50,7 +53,9 @@ OURS = (
     Format("coco", "COCO instances (JSON)", is_coco, coco_records),
     Format("voc", "Pascal VOC (XML)", is_voc, voc_records),
     Format("labelme", "labelme (JSON)", is_labelme, labelme_records),
-    Format("via", "VGG image annotator (JSON)", is_via, via_records),
+    Format("via", "VGG image annotator (JSON, CSV)", is_via, via_records),
+    Format("cvat", "CVAT for images 1.1 (XML)", is_cvat, cvat_records),
+    Format("label-studio", "Label Studio (JSON)", is_label_studio, label_studio_records),
     Format("yolo", "YOLO boxes (one text file per image)", is_yolo, yolo_records),
     Format("trimaps", "Oxford trimaps (PNG)", is_trimaps, trimap_records),
     Format("salicon", "SALICON fixations (JSON)", is_salicon, salicon_records),

@@ -1,42 +1,119 @@
-"""VIA, the VGG image annotator (version 2, and 1): a project file, or the regions exported from one, as JSON.
+"""VIA, the VGG image annotator: a project file, or the regions exported from one, as JSON or CSV (versions 1 to 3).
 
 A rect becomes a box, a circle a bubble, a polygon a polygon, an ellipse a polygon of 72 corners, a point a point;
 polylines are kept under ``lines``, which no filter draws. Coordinates are continuous pixels from 0 in VIA too: they are
 kept as they are. A region's attributes stay on it as ``attributes``; one of them is its label (LABELS, or the only one
-that is a text). An image without regions counts as not annotated: VIA lists every image that was ever opened.
+that is a text). A file's attribute of CLASSES is the image's class. An image without regions counts as not annotated:
+VIA lists every image that was ever opened. Version 3 and CSV are first brought into the form of version 2.
 """
 
 from __future__ import annotations
 
-import math
+import csv
+import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hkmap.errors import SourceError
-from hkmap.records import Record, Rejects, each, shown
-from hkmap.sources.documents import as_number, as_numbers, as_object, as_text, json_object, numbered, read_json
+from hkmap.records import Record, Rejects, each, refuse_constant, shown
+from hkmap.sources.documents import (
+    as_number,
+    as_numbers,
+    as_object,
+    as_text,
+    head,
+    json_object,
+    numbered,
+    read_json,
+    text_lines,
+)
+from hkmap.sources.images import few
 from hkmap.sources.matching import stem_of
+from hkmap.sources.shapes import ellipse_points
+from hkmap.sources.via3 import CSV_OF_3, is_project, project_images
 
 Item = dict[str, Any]
 
 IMAGES = "_via_img_metadata"
 LABELS = ("label", "class", "name", "type")
-CORNERS = 72        # of the polygon for an ellipse: its area is 0.13 % too small
+CLASSES = ("class", "label")
+CELLS = ("file_attributes", "region_shape_attributes", "region_attributes")     # of a CSV, each a JSON object
+COLUMNS = {"filename", *CELLS}
 
 
 def is_via(path: Path) -> bool:
-    """Whether a file has the images of a VIA project, or is the export of its regions."""
+    """Whether a file is a VIA project, or the export of its regions; a damaged one too, so that its reader says why."""
     document = json_object(path)
-    images = list(document.get(IMAGES, document).values()) if isinstance(document.get(IMAGES, {}), dict) else []
-    return bool(images) and all(isinstance(item, dict) and {"filename", "regions"} <= set(item) for item in images[:9])
+    if IMAGES in document or is_project(document):
+        return True
+    if document:
+        images = list(document.values())[:9]
+        return all(isinstance(item, dict) and {"filename", "regions"} <= set(item) for item in images)
+    return path.is_file() and (CELLS[1] in _header(head(path)) or head(path).startswith(CSV_OF_3))
 
 
 def via_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each image of the file."""
+    yield from each(_images(path), lambda image: _record(*image), rejects)
+
+
+def _images(path: Path) -> Iterator[tuple[str, object]]:
+    """Yield the place and the image as version 2 has it."""
+    text = head(path)
+    if text.lstrip()[:1] != "{":
+        yield from _csv_images(path, text)
+        return
     document = as_object(read_json(path), str(path))
-    images = as_object(document.get(IMAGES, document), f"{path}: {IMAGES}")
-    yield from each(images.items(), lambda image: _record(f'{path}: "{image[0][:80]}"', image[1]), rejects)
+    if is_project(document):
+        yield from project_images(document, str(path))
+        return
+    for key, image in as_object(document.get(IMAGES, document), f"{path}: {IMAGES}").items():
+        yield f'{path}: "{key[:80]}"', image
+
+
+def _header(text: str) -> list[str]:
+    """Return the columns in the first line of a CSV, which VIA may begin with a #."""
+    first = (text.splitlines() or [""])[0]
+    return [name.strip(' "#') for name in first.split(_delimiter(first))]
+
+
+def _delimiter(first: str) -> str:
+    return max(",;\t", key=first.count)        # spreadsheets save others
+
+
+def _csv_images(path: Path, text: str) -> Iterator[tuple[str, object]]:
+    if text.startswith(CSV_OF_3):
+        raise SourceError(f"{path}: a CSV of VIA 3; hkmap reads its project, save that as JSON")
+    columns = _header(text)
+    if not set(columns) >= COLUMNS:
+        raise SourceError(f"{path}: has the columns {few(columns)}; expected {', '.join(sorted(COLUMNS))}, as VIA has")
+    images: dict[str, Item] = {}
+    stream = io.StringIO("\n".join(text_lines(path, "a CSV of VIA's")), newline="")
+    rows = csv.reader(stream, delimiter=_delimiter(next(stream)))
+    try:
+        for cells in rows:
+            if any(map(str.strip, cells)):
+                _add_row(images, dict(zip(columns, cells, strict=False)), f"{path} line {rows.line_num + 1}")
+    except csv.Error as error:
+        raise SourceError(f"{path}: not CSV ({error}); expected VIA's, export it again") from error
+    yield from ((f'{path}: "{name[:80]}"', image) for name, image in images.items())
+
+
+def _add_row(images: dict[str, Item], row: dict[str, str], place: str) -> None:
+    name = as_text(row["filename"].strip(), f"{place}: filename")
+    of_file, shape, attributes = (_object(row.get(column, ""), f"{place}: {column}") for column in CELLS)
+    image = images.setdefault(name, {"filename": name, "file_attributes": of_file, "regions": []})
+    if shape:       # a row without one says that the image has no region
+        image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
+
+
+def _object(text: str, place: str) -> Item:
+    try:
+        return as_object(json.loads(text or "{}", parse_constant=refuse_constant), place)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f'{place} is "{text[:40]}"; expected a JSON object ({str(error)[:60]})') from error
 
 
 def _record(place: str, value: object) -> Record:
@@ -49,7 +126,9 @@ def _record(place: str, value: object) -> Record:
     for where, region in numbered(regions, f"{place}.regions"):
         key, shape = _shape(region, where)
         record.setdefault(key, []).append(shape)
-    return record
+    of_file = as_object(image.get("file_attributes") or {}, f"{place}.file_attributes")
+    found = [of_file[name] for name in CLASSES if isinstance(of_file.get(name), str) and of_file[name]]
+    return record | ({"class": found[0]} if found else {})
 
 
 def _shape(value: object, place: str) -> tuple[str, Item]:
@@ -90,13 +169,7 @@ def _ellipse(shape: Item, place: str) -> Item:
     centre = _point(shape, place)
     across, down = (as_number(shape.get(name), f"{place}.{name}", above=0) for name in ("rx", "ry"))
     turn = as_number(shape.get("theta", 0), f"{place}.theta")
-    cosine, sine = math.cos(turn), math.sin(turn)
-    points = []
-    for corner in range(CORNERS):
-        angle = 2 * math.pi * corner / CORNERS
-        x, y = across * math.cos(angle), down * math.sin(angle)
-        points.append([centre["x"] + cosine * x - sine * y, centre["y"] + sine * x + cosine * y])
-    return {"points": points}
+    return {"points": ellipse_points((centre["x"], centre["y"]), across, down, turn)}
 
 
 def _points(shape: Item, place: str) -> Item:
