@@ -201,6 +201,21 @@ def labels_of(record: Record, key: str) -> list[str]:
     return [str(item.get("label", "")) for _, item in _items(record, key, "labels")]
 
 
+def users_of(record: Record, key: str) -> list[str]:
+    """Return who drew each mark under ``key`` ("bubbles", "points", "boxes", "polygons" or "masks"), "" for nobody.
+
+    A mark names its `user` itself; those of the masks are in the record's `mask_users`, {NAME: USER}.
+    """
+    if key == "masks":
+        users = record.get("mask_users")
+        if not isinstance(users, dict | None):
+            raise _wrong(record, "mask_users", 'names of masks and users, such as {"EX": "ada"}', users)
+        found = [(users or {}).get(name) for name in masks_of(record)]
+    else:
+        found = [item.get("user") for _, item in _items(record, key, "users")]
+    return ["" if user is None else str(user) for user in found]
+
+
 def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
     """Return the references of the record's masks ("masks", or "unknown") by their names, checked."""
     found = record.get(key)

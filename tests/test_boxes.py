@@ -283,11 +283,14 @@ def test_masks2map_draws_polygons_by_label_and_masks_by_name(hk, here: Path) -> 
     cv2.imwrite("EX.png", mask)
     polygons = [{"points": POLYGONS["square"], "label": "SE"}, {"points": POLYGONS["triangle"], "label": "MA"}]
     record = {"id": "7", "size": [30, 20], "masks": {"EX": "EX.png"}, "polygons": polygons}
-    square = polygons_map([POLYGONS["square"]], [1.0], FRAME, SIZE, "mean")
+    square, triangle, both = (
+        polygons_map(corners, [1.0] * len(corners), FRAME, SIZE, "mean")
+        for corners in ([POLYGONS["square"]], [POLYGONS["triangle"]], [POLYGONS["square"], POLYGONS["triangle"]])
+    )
     spot = resize_map((mask / 255).astype(np.float32), SIZE)
     cases = [
-        ([], np.maximum(square, spot)), (["--lesion", "SE=0.5"], square / 2), (["--lesion", "EX"], spot),
-        (["--lesion", "MA"], polygons_map([POLYGONS["triangle"]], [1.0], FRAME, SIZE, "mean")),
+        ([], np.maximum(both, spot)), (["--lesion", "SE=0.5"], square / 2), (["--lesion", "EX"], spot),
+        (["--lesion", "MA"], triangle),
     ]
     for number, (options, expected) in enumerate(cases):
         result = hk("masks2map", "--out", f"{number}", "--size", "6x5", *options, stdin=[record])

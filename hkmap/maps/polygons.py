@@ -137,8 +137,7 @@ def _added(left: Array, right: Array, drops: Array, rows: Places, size: tuple[in
     places = rows[of] * (width + 2) + columns
     sums = np.bincount(places, parts * (columns + 1 - x), minlength=height * (width + 2))
     sums += np.bincount(places + 1, parts * (x - columns), minlength=height * (width + 2))
-    shares: Array = np.cumsum(sums.reshape(height, width + 2), axis=1)[:, :width]
-    return shares
+    return np.asarray(np.cumsum(sums.reshape(height, width + 2), axis=1)[:, :width], dtype=np.float64)
 
 
 def _refuse_a_tangle(count: int, most: int) -> None:
