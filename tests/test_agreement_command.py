@@ -45,7 +45,7 @@ def test_the_ceiling_of_planted_agreement(drawn: str, hk: Hk) -> None:
     assert result.exit_code == 0, result.stderr
     (found,) = result.records
     assert {key: value for key, value in found.items() if key not in METHODS} == {
-        "images": 6, "left_out": 0, "maps": 16, "annotators": [2, 3], "map_size": [10, 10], "seed": 0}
+        "images": 6, "left_out": 0, "maps": 16, "empty_maps": 0, "marked_images": 6, "annotators": [2, 3], "map_size": [10, 10], "seed": 0}
     for method in METHODS:
         assert list(found[method]) == list(MEASURES)
         for entry in found[method].values():
@@ -101,6 +101,27 @@ def test_each_image_has_its_own_figures(drawn: str, hk: Hk) -> None:
             for kind in KINDS:
                 mean = np.mean([record["agreement"][method][measure][kind] for record in each])
                 assert mean == pytest.approx(result.records[0][method][measure][kind])
+
+
+def test_who_marked_nothing_is_counted_and_said(drawn: str, hk: Hk) -> None:
+    """Of image 4 one person of two remains, of image 0 two of three: spearman, iou and kl have five images."""
+    records = [json.loads(line) for line in drawn.splitlines()]
+    np.save("nothing.npy", np.zeros((10, 10), np.float32))
+    for number in (0, 4):
+        records[number]["annotator_maps"]["a"] = "nothing.npy"
+    result = hk("agreement", "--resamples", 20, "--per-image", "each.jsonl", "--picture", "a.png", stdin=records)
+    assert result.exit_code == 0
+    assert "2 of 16 maps mark nothing: they count in mse alone; the other measures compare" in result.stderr
+    assert "on 5 of 6 images" in result.stderr
+    (found,) = result.records
+    assert [found[key] for key in ("images", "maps", "empty_maps", "marked_images")] == [6, 16, 2, 5]
+    each = [json.loads(line)["agreement"] for line in Path("each.jsonl").read_text().splitlines()]
+    assert each[4]["split_half"]["iou"] == {"agreement": None, "null": None, "uniform": None}
+    for name in MEASURES:
+        own = [image["leave_one_out"][name]["agreement"] for image in each]
+        assert [place for place, figure in enumerate(own) if figure is None] == ([] if name == "mse" else [4])
+        mean = np.mean([figure for figure in own if figure is not None])
+        assert found["leave_one_out"][name]["agreement"] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("option", ["--per-image", "--picture"])
