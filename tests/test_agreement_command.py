@@ -45,7 +45,9 @@ def test_the_ceiling_of_planted_agreement(drawn: str, hk: Hk) -> None:
     assert result.exit_code == 0, result.stderr
     (found,) = result.records
     assert {key: value for key, value in found.items() if key not in METHODS} == {
-        "images": 6, "left_out": 0, "maps": 16, "empty_maps": 0, "marked_images": 6, "annotators": [2, 3], "map_size": [10, 10], "seed": 0}
+        "images": 6, "left_out": 0, "maps": 16, "empty_maps": 0, "marked_images": 6, "annotators": [2, 3],
+        "map_size": [10, 10], "seed": 0,
+    }
     for method in METHODS:
         assert list(found[method]) == list(MEASURES)
         for entry in found[method].values():

@@ -93,8 +93,8 @@ def _counts(images: Sequence[Annotated], total: int) -> dict[str, Any]:
     marked = sum(count > 1 for count in marks)
     if empty := sum(counts) - sum(marks):
         message = (
-            "%d of %d maps mark nothing: they count in mse alone; the other measures compare those who marked something, "
-            "on %d of %d images"
+            "%d of %d maps mark nothing: they count in mse alone; the other measures compare those who marked "
+            "something, on %d of %d images"
         )
         logging.getLogger("hkmap").warning(message, empty, sum(counts), marked, len(images))
     size = list(next(iter(images[0][1].values())).shape)
