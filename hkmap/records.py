@@ -197,7 +197,13 @@ def polygons_of(record: Record, key: str = "polygons") -> list[list[tuple[float,
 
 
 def labels_of(record: Record, key: str) -> list[str]:
-    """Return the label of each shape under ``key`` ("boxes" or "polygons"), "" where it has none."""
+    """Return the label of each shape under ``key`` ("boxes", "polygons" or "masks"), "" where it has none.
+
+    The label of a mask is its name, without the @USER that tells the masks of several users apart.
+    """
+    if key == "masks":
+        users = mask_users_of(record)
+        return [name.removesuffix(f"@{users[name]}") if name in users else name for name in masks_of(record)]
     return [str(item.get("label", "")) for _, item in _items(record, key, "labels")]
 
 
@@ -207,13 +213,9 @@ def users_of(record: Record, key: str) -> list[str]:
     A mark names its `user` itself; those of the masks are in the record's `mask_users`, {NAME: USER}.
     """
     if key == "masks":
-        users = record.get("mask_users")
-        if not isinstance(users, dict | None):
-            raise _wrong(record, "mask_users", 'names of masks and users, such as {"EX": "ada"}', users)
-        found = [(users or {}).get(name) for name in masks_of(record)]
-    else:
-        found = [item.get("user") for _, item in _items(record, key, "users")]
-    return ["" if user is None else str(user) for user in found]
+        users = mask_users_of(record)
+        return [users.get(name, "") for name in masks_of(record)]
+    return ["" if item.get("user") is None else str(item["user"]) for _, item in _items(record, key, "users")]
 
 
 def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
@@ -222,6 +224,14 @@ def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
     if not (isinstance(found, dict) and all(_is_path(value) or _is_rle(value) for value in found.values())):
         raise _wrong(record, key, 'an object of names and paths, such as {"EX": "path.tif"}', found)
     return found
+
+
+def mask_users_of(record: Record) -> dict[str, str]:
+    """Return who drew each of the record's masks, by the masks' names, checked; empty where that is not said."""
+    found = record.get("mask_users")
+    if not isinstance(found, dict | None):
+        raise _wrong(record, "mask_users", 'names of masks and users, such as {"EX": "ada"}', found)
+    return {name: str(user) for name, user in (found or {}).items() if user is not None}
 
 
 def reference_of(record: Record, key: str) -> str | None:

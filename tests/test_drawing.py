@@ -107,6 +107,17 @@ def test_two_annotators_of_one_mask_or_box_name(hk: Hk) -> None:
     assert list(own) == ["ann", "bob"]
 
 
+def test_a_mask_goes_by_its_name_without_its_user(hk: Hk) -> None:
+    """As the formats with annotators write them: EX@ann and EX@bob are two masks of one lesion."""
+    given = record(masks={"EX@ann": "EX.png", "EX@bob": "EX.png"}, mask_users={"EX@ann": "ann", "EX@bob": "bob"})
+    options = ["--lesion", "EX", "--from", "masks", "--per-annotator"]
+    result = hk("masks2map", *options, "--size", 4, "--out", "m", stdin=[given])
+    assert result.exit_code == 0, result.stderr
+    assert {user: cells(own) for user, own in load_annotators(result.records[0]).items()} == {
+        "ann": [(0, 0, 1)], "bob": [(0, 0, 1)],
+    }
+
+
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"mask_users": {}}, 'record "7": mask "EX" has no user, expected one for each; name the users, or omit'),
     ({"mask_users": None}, 'record "7": mask "EX" has no user'),
@@ -117,7 +128,7 @@ def test_a_mark_of_nobody_is_an_error(hk: Hk, change: dict, sentence: str) -> No
     result = hk("masks2map", "--per-annotator", "--out", "m", stdin=[record(**change)])
     assert result.exit_code == 1
     assert sentence in result.stderr
-    assert hk("masks2map", "--out", "n", stdin=[record(**change)]).exit_code == 0
+    assert hk("masks2map", "--out", "n", stdin=[record(**change)]).exit_code == int("expected names" in sentence)
 
 
 # what is left out

@@ -187,6 +187,14 @@ def test_many_dots_are_smaller() -> None:
     assert area(1) == area(50) > area(200) > 0
 
 
+def test_many_bubbles_hide_less_of_the_picture() -> None:
+    def drawn(count: int) -> int:
+        bubbles = [{"x": 60, "y": 60, "radius": 30}] + [{"x": 200, "y": 60, "radius": 1}] * (count - 1)
+        return int(changed(outlined(record(bubbles=bubbles), {}))[:, :80].sum())
+
+    assert drawn(1) == drawn(8) > 1.3 * drawn(9) > 0
+
+
 # colours
 
 
@@ -307,6 +315,12 @@ def test_a_label_keeps_its_colour_over_all_tiles_and_kinds() -> None:
             assert np.abs(picture.astype(int) - colour).sum(axis=2).min() < 90      # the lines are soft
 
 
+def test_the_masks_of_two_users_are_one_label() -> None:
+    masks = {"EX@ann": np.eye(90, 120, dtype=bool), "EX@bob": np.eye(90, 120, dtype=bool)[::-1]}
+    item = record(masks=dict.fromkeys(masks, "a.png"), mask_users={"EX@ann": "ann", "EX@bob": "bob"})
+    assert annotated(GREY, item, {"masks": masks}, Palette())[1] == {"EX": LABELS[0]}
+
+
 def test_ten_labels_have_ten_colours_and_none_is_that_of_a_kind() -> None:
     colours = [*LABELS, *COLOURS.values(), *SETTLED.values()]
     assert len({*colours}) == len(colours) >= 10 + len(COLOURS)
@@ -415,7 +429,9 @@ def test_the_image_keeps_its_colours(hk, here: Path) -> None:
     assert cv2.imread("a.png")[HEAD + 30, 30].tolist() == [0, 0, 255]
 
 
-@pytest.mark.parametrize(("keys", "panels"), [([], 2), (["attention"], 2), (["map", "attention", "other"], 4)])
+@pytest.mark.parametrize(("keys", "panels"), [
+    ([], 2), (["attention"], 2), (["map", "attention", "other"], 4), (["map", "map"], 2),
+])
 def test_one_overlay_for_each_map(hk, here: Path, keys: list[str], panels: int) -> None:
     options = [word for key in keys for word in ("--map", key)]
     assert hk("show", "--out", "a.png", "--cell", 60, *options, stdin=[full_record()]).exit_code == 0

@@ -18,7 +18,7 @@ from hkmap.cli._options import Decorator, composed, map_output_options, missing_
 from hkmap.cli._stream import Function, Item, Lines, emit_when_saved, error_options, readable, records_argument
 from hkmap.errors import HkmapError, MapError, RecordError
 from hkmap.parallel.cluster import Workers, open_pool
-from hkmap.records import Record, Rejects, accepted, attempt, labels_of, masks_of, parsed, passed_on, without_maps
+from hkmap.records import Record, Rejects, accepted, attempt, labels_of, parsed, passed_on, without_maps
 
 if TYPE_CHECKING:
     from hkmap.files.maps import Drawn, MapWriter
@@ -224,4 +224,4 @@ def _names(record: Record, keys: tuple[str, ...]) -> Iterator[str]:
     for key in keys:
         if record.get(key) is not None:
             with suppress(RecordError):      # raised again when it is drawn
-                yield from masks_of(record) if key == "masks" else labels_of(record, key)
+                yield from labels_of(record, key)

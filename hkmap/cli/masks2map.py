@@ -48,7 +48,7 @@ def masks2map(kinds: tuple[str, ...], pooling: str, shapes: Shapes, **drawing: A
     has is an error at the end of the stream; a warning counts records whose marks --lesion leaves out altogether.
 
     With --per-annotator the annotator of a polygon or box is its `user`, that of a mask the value of its name in
-    `mask_users`, {NAME: USER}.
+    `mask_users`, {NAME: USER}; a mask NAME@USER then counts as NAME.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.masks import masks_map
     from hkmap.stream.references import image_frame
 
-    references, weights = shapes.chosen(masks_of(record), masks_of(record).values())
+    references, weights = shapes.chosen(labels_of(record, "masks"), masks_of(record).values())
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)

@@ -11,15 +11,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, named_option, overwrite_option
+from hkmap.cli._options import named_option, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument
-from hkmap.errors import RecordError
+from hkmap.errors import OutputError, RecordError
 from hkmap.records import Record, Rejects, annotator_maps_of, each, frame_of, masks_of, reference_of
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
-    from hkmap.report.sheets import Entry
+    from hkmap.report.sheets import Entry, Tile
 
+MOST_PIXELS = 1 << 27      # of a sheet
 PATIENCE = 5      # seconds: an opener fails sooner, and a viewer may stay longer
 
 
@@ -43,10 +44,11 @@ def _png(value: str) -> Path:
               help="Divide each map by its maximum, which stands below it: that shows dark maps.")
 @click.option("--legend/--no-legend", default=True,
               help="Explain the colours of maps and annotations in a strip below the sheet.")
-@click.option("--columns", type=COUNT, default=3, help="Records per row.")
+@click.option("--columns", type=click.IntRange(1, 1000), default=3, help="Records per row.")
 @click.option("--cell", type=click.IntRange(min=32, max=4096), default=224,
               help="The longer side of each picture on the sheet, in pixels.")
-@click.option("--limit", type=COUNT, default=24, help="Draw only the first records; a warning counts the rest.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=24,
+              help="Draw only the first records; a warning counts the rest.")
 @click.option("--pages", is_flag=True,
               help="After every --limit records continue on FILE-2.png, FILE-3.png, and so on.")
 @click.option("--open", "opening", is_flag=True,
@@ -77,11 +79,11 @@ def show(
     from hkmap.report.sheets import Palette, Style, contact_sheet, draw_tile, with_legend
 
     refuse_existing(out, overwrite=overwrite)
-    look, palette, stream = Style(**style), Palette(), read(records, rejects)
+    keys, look, palette, stream = tuple(dict.fromkeys(keys)), Style(**style), Palette(), read(records, rejects)
     tiles = each(stream, lambda record: draw_tile(_entry(record, keys, plain=look.plain), look, palette), rejects)
     drawn: dict[Path, int] = {}
     with ExitStack() as sheets:     # they get their names together, at the end: a failure upstream must leave none
-        for name, page in zip(_names(out, pages=pages), iter(lambda: list(islice(tiles, limit)), []), strict=False):
+        for name, page in zip(_names(out, pages=pages), iter(lambda: _page(tiles, limit), []), strict=False):
             sheet = contact_sheet(page, keys, columns, look)
             beside = sheets.enter_context(replacing(name, overwrite=overwrite))
             Image.fromarray(with_legend(sheet, page, look) if legend else sheet).save(beside, format="PNG")
@@ -91,6 +93,17 @@ def show(
     print_result({"sheet": files[0], "records": sum(drawn.values())} | ({"sheets": files} if pages else {}))
     if opening:
         _open(out)
+
+
+def _page(tiles: Iterator[Tile], limit: int) -> list[Tile]:
+    """Return the next tiles, at most ``limit``; raise OutputError where they are too large for one sheet."""
+    page, pixels = [], 0
+    for tile in islice(tiles, limit):
+        page.append(tile)
+        pixels += sum(picture.shape[0] * picture.shape[1] for picture in tile.pictures if picture is not None)
+        if pixels > MOST_PIXELS:
+            raise OutputError(f"{len(page)} pictures of over {MOST_PIXELS:,} pixels, the most of a sheet; lower --cell")
+    return page
 
 
 def _names(out: Path, *, pages: bool) -> Iterator[Path]:

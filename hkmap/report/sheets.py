@@ -37,6 +37,7 @@ GAP = 4
 BAR = (10, 96)          # pixels of the legend's colour bar: height, width
 SWATCH = 9              # pixels of a colour's square in the legend
 CROWD = 50              # dots of full size
+FEW = 8                 # bubbles with a rim
 SUBPIXEL_BITS = 4       # cv2 draws in sixteenths of a pixel
 MARGIN = 16             # pixels round a picture in which lines are still drawn, as they are thick
 MOST_AXIS = 2.0**14     # pixels: of the ellipses that cv2 draws
@@ -154,7 +155,7 @@ def annotated(
     height, width = picture.shape[:2]
     frame = frame_of(record) if "size" in record else (width, height)
     scale = np.array([width / frame[0], height / frame[1]])
-    outlines = list(_outlines(masks, palette))
+    outlines = list(_outlines(record, masks, palette))
     for _, mask, colour in reversed(outlines):      # lesions last, over the others
         _draw_mask(picture, mask, colour)
     names = {name: colour for name, _, colour in outlines}
@@ -291,11 +292,13 @@ def _map_note(key: str, values: Map | None, style: Style) -> str:
 
 
 def _outlines(
-    masks: Mapping[str, Mapping[str, Mask]], palette: Palette
+    record: Record, masks: Mapping[str, Mapping[str, Mask]], palette: Palette
 ) -> Iterator[tuple[str, Mask, Colour]]:
-    """Yield name, mask and colour: lesions first, then the masks that say how an area counts."""
-    for name, mask in masks.get("masks", {}).items():
-        yield name, mask, palette[name]
+    """Yield label, mask and colour: lesions first, then the masks that say how an area counts."""
+    lesions = masks.get("masks", {})
+    labels = labels_of({**record, "masks": dict.fromkeys(lesions, "a mask")}, "masks")
+    for label, mask in zip(labels, lesions.values(), strict=True):
+        yield label, mask, palette[label]
     for key, colour in SETTLED.items():
         for name, mask in masks.get(key, {}).items():
             yield f"{key}: {name}", mask, colour
@@ -326,14 +329,17 @@ def _seen(starts: Points, ends: Points, shape: tuple[int, ...]) -> Points:
 
 
 def _draw_bubbles(picture: Pixels, record: Record, scale: Points) -> None:
-    for bubble in bubbles_of(record, "bubbles"):
+    """Draw circles, of thin lines alone if there are many: their dark rims would cover the picture."""
+    bubbles = bubbles_of(record, "bubbles")
+    inks = ((DARK, 3), (COLOURS["bubbles"], 1))[len(bubbles) > FEW :]
+    for bubble in bubbles:
         place, sides = np.array([bubble.x, bubble.y]) * scale, bubble.radius * scale
         if sides.max() > MOST_AXIS:
             _draw_arc(picture, place, sides)
             continue
         centre = _sixteenths(place).tolist()
         axes = [max(1, round(side * 2**SUBPIXEL_BITS)) for side in sides]
-        for ink, thickness in ((DARK, 3), (COLOURS["bubbles"], 1)):
+        for ink, thickness in inks:
             cv2.ellipse(picture, centre, axes, 0, 0, 360, ink, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
