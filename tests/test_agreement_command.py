@@ -114,7 +114,8 @@ def test_who_marked_nothing_is_counted_and_said(drawn: str, hk: Hk) -> None:
     result = hk("agreement", "--resamples", 20, "--per-image", "each.jsonl", "--picture", "a.png", stdin=records)
     assert result.exit_code == 0
     assert "2 of 16 maps mark nothing: they count in mse alone; the other measures compare" in result.stderr
-    assert "on 5 of 6 images" in result.stderr
+    assert "on 5 of 6 images" in " ".join(result.stderr.split())
+    assert "6 images (mse) or 5 (the others), mean and 95 % interval" in result.stderr
     (found,) = result.records
     assert [found[key] for key in ("images", "maps", "empty_maps", "marked_images")] == [6, 16, 2, 5]
     each = [json.loads(line)["agreement"] for line in Path("each.jsonl").read_text().splitlines()]
@@ -143,7 +144,8 @@ def test_nothing_is_overwritten_unasked(option: str, drawn: str, hk: Hk) -> None
 def summary(**kinds: float) -> dict[str, Any]:
     entry = {name: value for kind, mean in kinds.items()
              for name, value in ((kind, mean), (f"{kind}_interval", [mean - 0.05, mean + 0.05]))}
-    return {"images": 3, "annotators": [2, 4], **{method: dict.fromkeys(MEASURES, entry) for method in METHODS}}
+    methods = {method: dict.fromkeys(MEASURES, entry) for method in METHODS}
+    return {"images": 3, "marked_images": 3, "annotators": [2, 4], **methods}
 
 
 def test_the_dots_stand_where_the_numbers_are() -> None:

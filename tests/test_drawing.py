@@ -134,6 +134,15 @@ def test_a_mark_of_nobody_is_an_error(hk: Hk, change: dict, sentence: str) -> No
 # what is left out
 
 
+@pytest.mark.parametrize(("command", "found"), [
+    (["masks2map"], "has no masks and no polygons, but it has boxes; expected an annotation; --missing pass lets"),
+    (["masks2map", "--from", "polygons"], "has no polygons, but it has boxes; expected"),
+])
+def test_what_a_record_has_instead_is_said(hk: Hk, command: list[str], found: str) -> None:
+    result = hk(*command, "--out", "m", stdin=[record(masks=None, polygons=None)])
+    assert f'record "7": {found}' in result.stderr
+
+
 @pytest.mark.parametrize(("command", "change", "counted"), [
     (["masks2map"], {}, 0), (["masks2map", "--lesion", "EX"], {}, 0),
     (["masks2map"], {"masks": {}, "polygons": []}, 1),      # its box is not drawn

@@ -160,7 +160,9 @@ class Shapes:
 
         keys = [key for key in drawings if record.get(key) is not None]
         if not keys:
-            return passed_on(record, self.missing, f"has no {' and no '.join(drawings)}", NO_ANNOTATION)
+            others = [f"it has {key}" for key in SHAPES if record.get(key)]
+            found = ", but ".join([f"has no {' and no '.join(drawings)}", *others])
+            return passed_on(record, self.missing, found, NO_ANNOTATION)
         values = draw(record)
         if self.empty != "zeros" and not values.any():
             remedy = "expected a mark; --empty zeros draws a map of zeros, --empty pass draws none"

@@ -113,11 +113,12 @@ def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, o
 
 def _show(result: dict[str, Any]) -> None:
     from hkmap.maps.agreement import KINDS, MEASURES, METHODS
+    from hkmap.report.intervals import counted
 
     rows = []
     for method, measure in product(METHODS, MEASURES):
         entry = result[method][measure]
         cells = ("{:.3f} [{:.3f}, {:.3f}]".format(entry[kind], *entry[f"{kind}_interval"]) for kind in KINDS)
         rows.append((method, measure, *cells))
-    title = f"{result['images']} images, mean and 95 % interval"
+    title = f"{counted(result)}, mean and 95 % interval"
     show_table(("method", "measure", *KINDS), rows, title=title, width=110)
