@@ -6,6 +6,7 @@ COCO's tools, OpenCV and Pillow fill the same corners: a ring within a ring is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -80,7 +81,11 @@ def coverage(polygon: Polygon, frame: tuple[int, int], size: tuple[int, int]) ->
     starts = np.searchsorted(level[order], level[order])
     drops = np.empty(len(level))
     drops[order] = (bottom - top)[order] * (1 - 2 * ((np.arange(len(level)) - starts) % 2))
-    return np.clip(_added(left, right, drops, np.floor(top).astype(int), size), 0, 1)
+    first, last = int(levels[0]), math.ceil(levels[-1])
+    shares = np.zeros(size)
+    added = _added(left, right, drops, np.floor(top).astype(int) - first, (last - first, width))
+    np.clip(added, 0, 1, out=shares[first:last])
+    return shares
 
 
 def _pieces(edges: Array, levels: Array) -> tuple[Places, Array, Array, Array, Array]:
