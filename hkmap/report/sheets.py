@@ -17,7 +17,7 @@ from hkmap.maps.check import Map
 from hkmap.maps.masks import Mask, masks_map
 from hkmap.records import Record, boxes_of, bubbles_of, frame_of, label_of, labels_of, polygons_of
 from hkmap.report.colouring import bare, colour_bar, overlay
-from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, length, wrapped, write_lines, write_names
+from hkmap.report.lettering import DARK, LINE_HEIGHT, PAPER, Colour, length, spelt, wrapped, write_lines, write_names
 
 Points = npt.NDArray[np.float64]
 
@@ -208,18 +208,18 @@ def _drawn(tile: Tile, first: int, cell: int) -> Pixels:
 
     If the caption's first line fits below the image, it stands there, beside the notes on the maps.
     """
-    pictures, notes = tile.pictures[first:], [wrapped(note, cell, 2) for note in tile.notes[first:]]
-    beside = wrapped(tile.caption[0], cell, 1) if first == 0 and len(pictures) > 1 else []
-    beside = beside if beside == wrapped(tile.caption[0], cell, MOST_LINES) else []
-    notes[:1] = [beside] if beside else notes[:1]
+    pictures, notes, caption = tile.pictures[first:], [*tile.notes[first:]], tile.caption
+    if first == 0 and len(pictures) > 1 and len(caption[0]) < cell and length(spelt(caption[0])) <= cell:
+        notes[0], *caption = caption
+    texts = [wrapped(note, cell, 2) for note in notes]
     height = max(len(picture) for picture in pictures if picture is not None)
-    lines = max(map(len, notes))
+    lines = max(map(len, texts))
     across = np.concatenate(
-        [_panel(picture, height, note, lines, cell) for picture, note in zip(pictures, notes, strict=True)], axis=1
+        [_panel(picture, height, text, lines, cell) for picture, text in zip(pictures, texts, strict=True)], axis=1
     )
     width = across.shape[1] - GAP
-    caption = [line for text in tile.caption[len(beside) :] for line in wrapped(text, width, MOST_LINES)]
-    return np.concatenate([across, _panel(None, 0, caption, len(caption), width)], axis=0)
+    below = [line for text in caption for line in wrapped(text, width, MOST_LINES)]
+    return np.concatenate([across, _panel(None, 0, below, len(below), width)], axis=0)
 
 
 def _panel(picture: Pixels | None, height: int, text: list[str], lines: int, cell: int) -> Pixels:
@@ -287,8 +287,8 @@ def _caption(record: Record) -> list[str]:
 def _map_note(key: str, values: Map | None, style: Style) -> str:
     if values is None:
         return f"no {key}"
-    height, width = values.shape
-    return f"{width}x{height}, max {values.max():.2g}{' drawn as 1' if style.stretch and values.any() else ''}"
+    (height, width), highest = values.shape, values.max()
+    return f"{width}x{height}, max {highest:.2g}{' drawn as 1' if style.stretch and 0 < highest < 1 else ''}"
 
 
 def _outlines(
