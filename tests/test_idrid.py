@@ -86,6 +86,12 @@ def test_the_lesions_are_chosen(hk: Callable, root: Path, lesions: list[str], pr
     assert result.stderr.count("1 images have masks, but none of") == emptied
 
 
+def test_lesions_of_the_part_without_masks_are_refused(hk: Callable, root: Path) -> None:
+    result = hk("idrid", root, "--part", "grading", "--lesion", "EX")
+    assert result.exit_code == 2
+    assert "--lesion chooses masks, and the grading part has none; omit it." in result.stderr
+
+
 def test_the_maps_of_the_default_are_the_papers(hk: Callable, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     paper, every = ["EX", "HE", "SE"], [word for lesion in LESIONS for word in ("--lesion", lesion)]

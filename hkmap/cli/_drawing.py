@@ -181,7 +181,8 @@ class Shapes:
             if not isinstance(item, HkmapError):
                 names = set(_names(item, keys))
                 nothing = names.isdisjoint(self.named) if self.named else not names
-                left_out += nothing and any(map(item.get, SHAPES)) and not set(keys).isdisjoint(item)
+                drawn = any(item.get(key) is not None for key in keys)
+                left_out += drawn and nothing and any(map(item.get, SHAPES))
                 seen |= names
             yield item
         known = ", ".join(sorted(seen - {""})) or "none"

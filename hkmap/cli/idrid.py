@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from hkmap.cli._options import root_argument, split_option
 from hkmap.cli._stream import emit, error_options
@@ -19,8 +20,10 @@ from hkmap.records import Rejects
               help="A lesion whose masks to print; repeatable.  [default: HE, EX and SE, which the paper uses]")
 @click.option("--binary", is_flag=True, help="Print diseased and healthy images from both parts.")
 @error_options
+@click.pass_context
 def idrid(
-    root: Path, split: str, part: str | None, lesions: tuple[str, ...], binary: bool, rejects: Rejects
+    ctx: click.Context, root: Path, split: str, part: str | None, lesions: tuple[str, ...], binary: bool,
+    rejects: Rejects,
 ) -> None:
     """Print the images of the Indian Diabetic Retinopathy Image Dataset as records.
 
@@ -44,6 +47,8 @@ def idrid(
 
     if binary and part:
         raise click.UsageError("--binary uses both parts; omit --part.")
+    if part == "grading" and ctx.get_parameter_source("lesions") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--lesion chooses masks, and the grading part has none; omit it.")
     if binary:
         emit(binary_records(root, split=split, lesions=lesions, rejects=rejects))
     else:
