@@ -59,9 +59,9 @@ for seed in $SEEDS; do
         evaluations+=("hkmap eval $d/test.h5 --from $d/run-$arm --metric top1 --metric mse --metric insertion --step 128 > $d/results/$arm.json")
     done
     together "${evaluations[@]}"
-    step "hkmap unpack $d/test.h5 | head -12 \\
+    step "hkmap unpack $d/test.h5 | head -8 \\
     | hkmap predict --from $d/run --key before --out $d/before \\
     | hkmap predict --from $d/run-human --key after --out $d/after \\
-    | hkmap show --map map --map before --map after --columns 3 --out $d/sheet.png"
+    | hkmap show --map map --map before --map after --columns 2 --out $d/sheet.png"
 done
 step "python $here/demo_table.py $DEMO"

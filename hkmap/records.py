@@ -207,6 +207,17 @@ def labels_of(record: Record, key: str) -> list[str]:
     return [str(item.get("label", "")) for _, item in _items(record, key, "labels")]
 
 
+def users_of(record: Record, key: str) -> list[str]:
+    """Return who drew each mark under ``key`` ("bubbles", "points", "boxes", "polygons" or "masks"), "" for nobody.
+
+    A mark names its `user` itself; those of the masks are in the record's `mask_users`, {NAME: USER}.
+    """
+    if key == "masks":
+        users = mask_users_of(record)
+        return [users.get(name, "") for name in masks_of(record)]
+    return ["" if item.get("user") is None else str(item["user"]) for _, item in _items(record, key, "users")]
+
+
 def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
     """Return the references of the record's masks ("masks", or "unknown") by their names, checked."""
     found = record.get(key)

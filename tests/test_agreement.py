@@ -187,6 +187,63 @@ def test_a_seed_fixes_everything_and_another_does_not() -> None:
     assert not np.array_equal(figures(images), figures(images, seed=1))
 
 
+# who marked nothing
+
+
+def spot(place: int) -> Map:
+    """One marked cell of ten: it is the highest tenth."""
+    return np.eye(10, dtype=np.float32)[None, place]
+
+
+NOTHING = np.zeros((1, 10), np.float32)
+
+
+def test_who_marked_nothing_has_no_part_in_what_needs_a_mark() -> None:
+    """By hand: a and b mark the same cell of the first image and c none; a and b the same cell of the second.
+
+    mse of the first image: a and b lie 0.5 in one cell of ten from the mean of the other and c, 0.25 / 10; c lies 1 in
+    one cell from the mean of a and b, 1 / 10; the mean of the three is 0.05. spearman, iou and kl compare a with b
+    alone, who are equal: 1, 1 and 0. A flat map holds a tenth of each cell, so it shares 0.1 of the one cell that a
+    person marked, out of 1 + 9 * 0.1: 1 / 19. Other images have no cell in common.
+    """
+    found = figures([{"a": spot(0), "b": spot(0), "c": NOTHING}, {"a": spot(1), "b": spot(1)}])
+    assert found[0, 0, 0] == pytest.approx((0.05, 1, 1, 0), abs=1e-9)
+    assert found[1, 0, 0] == pytest.approx((0, 1, 1, 0), abs=1e-9)
+    iou = agreement.MEASURES.index("iou")
+    assert found[:, :, :, iou] == pytest.approx(np.tile([1, 0, 1 / 19], (2, 2, 1)))
+
+
+def test_two_who_marked_nothing_are_no_agreement_about_a_place() -> None:
+    """By hand: of three images the first is empty for both, and in the second the two mark other cells.
+
+    The first has an mse of 0, and no other figure. iou of the second is 0, of the third 1: their mean is 0.5.
+    """
+    images = [{"a": NOTHING, "b": NOTHING}, {"a": spot(0), "b": spot(3)}, {"a": spot(5), "b": spot(5)}]
+    found = figures(images)
+    assert found[0, 0, 0, 0] == 0
+    assert np.isnan(found[0, :, :, 1:]).all()
+    assert not np.isnan(found[1:]).any()
+    entry = agreement.summary(found, resamples=50, random=np.random.default_rng(0))["leave_one_out"]
+    assert entry["iou"]["agreement"] == 0.5
+    assert entry["iou"]["uniform"] == pytest.approx(1 / 19)
+    assert entry["mse"]["agreement"] == pytest.approx((0 + 2 / 10 + 0) / 3)
+    assert agreement.named_figures(found[0])["split_half"]["kl"] == {"agreement": None, "null": None, "uniform": None}
+
+
+def test_a_uniform_map_is_no_better_than_chance_however_many_marked_nothing() -> None:
+    """Counted as if it looked everywhere, an empty map made the uniform map better than people."""
+    images = [{"a": blob(3, 3), "b": blob(4, 3), "c": 0 * blob(0, 0), "d": 0 * blob(0, 0)} for _ in range(4)]
+    images += [{"a": blob(9, 8), "b": blob(8, 9)} for _ in range(4)]
+    for method in agreement.summary(figures(images), resamples=50, random=np.random.default_rng(0)).values():
+        assert method["iou"]["uniform"] < 0.06 < method["iou"]["agreement"]
+
+
+def test_too_few_who_marked_something() -> None:
+    images = [{"a": spot(0), "b": spot(0)}, {"a": spot(1), "b": NOTHING}]
+    with pytest.raises(MapError, match="1 images with two annotators or more who marked something, expected at least"):
+        figures(images)
+
+
 # intervals
 
 

@@ -45,7 +45,9 @@ def test_the_ceiling_of_planted_agreement(drawn: str, hk: Hk) -> None:
     assert result.exit_code == 0, result.stderr
     (found,) = result.records
     assert {key: value for key, value in found.items() if key not in METHODS} == {
-        "images": 6, "left_out": 0, "maps": 16, "annotators": [2, 3], "map_size": [10, 10], "seed": 0}
+        "images": 6, "left_out": 0, "maps": 16, "empty_maps": 0, "marked_images": 6, "annotators": [2, 3],
+        "map_size": [10, 10], "seed": 0,
+    }
     for method in METHODS:
         assert list(found[method]) == list(MEASURES)
         for entry in found[method].values():
@@ -103,6 +105,28 @@ def test_each_image_has_its_own_figures(drawn: str, hk: Hk) -> None:
                 assert mean == pytest.approx(result.records[0][method][measure][kind])
 
 
+def test_who_marked_nothing_is_counted_and_said(drawn: str, hk: Hk) -> None:
+    """Of image 4 one person of two remains, of image 0 two of three: spearman, iou and kl have five images."""
+    records = [json.loads(line) for line in drawn.splitlines()]
+    np.save("nothing.npy", np.zeros((10, 10), np.float32))
+    for number in (0, 4):
+        records[number]["annotator_maps"]["a"] = "nothing.npy"
+    result = hk("agreement", "--resamples", 20, "--per-image", "each.jsonl", "--picture", "a.png", stdin=records)
+    assert result.exit_code == 0
+    assert "2 of 16 maps mark nothing: they count in mse alone; the other measures compare" in result.stderr
+    assert "on 5 of 6 images" in " ".join(result.stderr.split())
+    assert "6 images (mse) or 5 (the others), mean and 95 % interval" in result.stderr
+    (found,) = result.records
+    assert [found[key] for key in ("images", "maps", "empty_maps", "marked_images")] == [6, 16, 2, 5]
+    each = [json.loads(line)["agreement"] for line in Path("each.jsonl").read_text().splitlines()]
+    assert each[4]["split_half"]["iou"] == {"agreement": None, "null": None, "uniform": None}
+    for name in MEASURES:
+        own = [image["leave_one_out"][name]["agreement"] for image in each]
+        assert [place for place, figure in enumerate(own) if figure is None] == ([] if name == "mse" else [4])
+        mean = np.mean([figure for figure in own if figure is not None])
+        assert found["leave_one_out"][name]["agreement"] == pytest.approx(mean)
+
+
 @pytest.mark.parametrize("option", ["--per-image", "--picture"])
 def test_nothing_is_overwritten_unasked(option: str, drawn: str, hk: Hk) -> None:
     Path("there").write_text("mine")
@@ -120,7 +144,8 @@ def test_nothing_is_overwritten_unasked(option: str, drawn: str, hk: Hk) -> None
 def summary(**kinds: float) -> dict[str, Any]:
     entry = {name: value for kind, mean in kinds.items()
              for name, value in ((kind, mean), (f"{kind}_interval", [mean - 0.05, mean + 0.05]))}
-    return {"images": 3, "annotators": [2, 4], **{method: dict.fromkeys(MEASURES, entry) for method in METHODS}}
+    methods = {method: dict.fromkeys(MEASURES, entry) for method in METHODS}
+    return {"images": 3, "marked_images": 3, "annotators": [2, 4], **methods}
 
 
 def test_the_dots_stand_where_the_numbers_are() -> None:

@@ -19,7 +19,7 @@ from hkmap.maps.annotators import by_user
 from hkmap.maps.check import Map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.resize import resize_map
-from hkmap.records import Bubble, annotator_maps_of
+from hkmap.records import annotator_maps_of
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 from hkmap.stream.references import load_annotators, load_certainty, load_map
@@ -100,7 +100,7 @@ def test_a_bubble_without_a_user_is_an_error(nobody: Record, hk: Hk) -> None:
     given["bubbles"][1].update(nobody)
     result = hk("bubbles2map", "--per-annotator", "--out", "maps", stdin=[given])
     assert result.exit_code == 1
-    assert 'record "7": bubble or point 1 has no user, expected one for each; name the users, or' in result.stderr
+    assert 'record "7": bubbles[1] has no user, expected one for each; name the users, or' in result.stderr
     assert not Path("maps").exists()
 
 
@@ -114,9 +114,9 @@ def test_an_annotator_who_marked_nothing_on_the_image_is_named(hk: Hk) -> None:
 
 
 def test_users_stand_in_the_order_in_which_they_come() -> None:
-    bubbles = [Bubble(float(index), 0, 1, 1, user) for index, user in enumerate("bab")]
-    found = by_user({"id": "7"}, bubbles)
-    assert {user: [bubble.x for bubble in own] for user, own in found.items()} == {"b": [0, 2], "a": [1]}
+    points = [{"x": index, "y": 0, "user": user} for index, user in enumerate("bab")]
+    found = by_user({"id": "7", "points": points, "boxes": []}, ["points", "boxes", "polygons"])
+    assert {user: [point["x"] for point in own["points"]] for user, own in found.items()} == {"b": [0, 2], "a": [1]}
     assert list(found) == ["b", "a"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hkmap.errors import MapError
 from hkmap.maps.boxes import boxes_map
 from hkmap.maps.masks import masks_map
 from hkmap.maps.polygons import coverage, polygons_map
@@ -109,7 +110,6 @@ def test_one_middle_is_one(edge: str) -> None:
 # polygons
 
 
-STAR = [(15.0, 1.0), (20.5, 18.5), (2.0, 7.0), (28.0, 7.0), (9.5, 18.5)]      # winds twice round its middle
 POLYGONS = {
     "square": [(5.0, 4.0), (15.0, 4.0), (15.0, 12.0), (5.0, 12.0)],
     "triangle": [(3.1, 2.2), (27.7, 9.3), (8.4, 18.9)],
@@ -117,6 +117,16 @@ POLYGONS = {
     "off the image": [(-10.0, -7.0), (40.0, 3.0), (12.0, 33.0)],
     "round the image": [(-50.0, -50.0), (90.0, -50.0), (90.0, 90.0), (-50.0, 90.0)],
     "hollow": [(2.0, 2.0), (28.0, 2.0), (28.0, 18.0), (15.0, 5.0), (2.0, 18.0)],
+    "star": [(15.0, 1.0), (20.5, 18.5), (2.0, 7.0), (28.0, 7.0), (9.5, 18.5)],      # winds twice round its middle
+    "bow tie": [(2.0, 2.0), (28.0, 18.0), (28.0, 2.0), (2.0, 18.0)],
+    "hole by a seam": [
+        (3.0, 2.0), (27.0, 2.0), (27.0, 18.0), (3.0, 18.0), (3.0, 2.0),
+        (9.0, 6.0), (21.0, 6.0), (21.0, 14.0), (9.0, 14.0), (9.0, 6.0), (3.0, 2.0),
+    ],
+    "scribble": [
+        (4.3, 15.1), (21.7, 3.2), (9.9, 17.3), (28.2, 9.4), (1.4, 5.5), (17.6, 19.1), (24.8, 1.7), (6.1, 1.2),
+        (12.5, 12.5), (29.0, 18.8), (8.8, 8.1),
+    ],
 }
 
 
@@ -149,8 +159,40 @@ def test_the_shares_of_a_triangle_add_up_to_its_area(corners: list) -> None:
     assert polygons_map([corners], [1.0], FRAME, SIZE, "mean").sum(dtype=float) * 20 == pytest.approx(area, abs=1e-3)
 
 
-def test_what_an_outline_winds_round_twice_is_inside() -> None:
-    assert coverage(STAR, FRAME, (20, 30))[10, 15] == 1
+@pytest.mark.parametrize(("name", "inside", "outside", "area"), [
+    ("star", (5, 15), (10, 15), None),
+    ("bow tie", (10, 4), (3, 15), 26 * 16 / 2),
+    ("hole by a seam", (4, 15), (10, 15), 24 * 16 - 12 * 8),
+])
+def test_what_an_outline_winds_round_twice_is_a_hole(name: str, inside: tuple, outside: tuple, area: float) -> None:
+    """As COCO's tools, OpenCV and Pillow fill the same corners."""
+    polygon, shares = POLYGONS[name], coverage(POLYGONS[name], FRAME, (20, 30))
+    assert (shares[inside], shares[outside]) == pytest.approx((1, 0), abs=1e-12)
+    assert shares.sum() == pytest.approx(area or shares.sum(), abs=1e-9)
+    for reverse in (polygon[::-1], polygon[3:] + polygon[:3]):
+        assert coverage(reverse, FRAME, (20, 30)) == pytest.approx(shares, abs=1e-12)
+    drawn = np.zeros((200, 300), np.uint8)
+    cv2.fillPoly(drawn, [np.rint(np.array(polygon) * 10 - 0.5).astype(np.int32)], 1)
+    assert drawn.mean() == pytest.approx(shares.mean(), abs=0.02)
+
+
+def test_the_same_ring_twice_is_nothing_and_three_times_is_itself() -> None:
+    ring = POLYGONS["triangle"]
+    once, twice, thrice = (coverage(ring * times, FRAME, SIZE) for times in (1, 2, 3))
+    assert twice.max() <= 1e-9
+    assert thrice == pytest.approx(once, abs=1e-9)
+
+
+def test_corners_far_away_are_cut() -> None:
+    half = [(-1e12, -1e12), (15.0, -1e12), (15.0, 1e12), (-1e12, 1e12)]
+    assert coverage(half, FRAME, SIZE) == pytest.approx(np.repeat([[1, 1, 1, 0, 0, 0]], 5, axis=0), abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [1000, 9000])
+def test_a_tangle_of_a_million_crossings_is_refused(count: int) -> None:
+    corners = np.random.default_rng(0).random((count, 2)) * FRAME
+    with pytest.raises(MapError, match=r"a polygon whose edges pass each other [0-9,]+ times, expected at most"):
+        coverage(corners.tolist(), FRAME, SIZE)
 
 
 def test_polygons_on_whole_pixels_are_masks() -> None:
@@ -241,11 +283,14 @@ def test_masks2map_draws_polygons_by_label_and_masks_by_name(hk, here: Path) -> 
     cv2.imwrite("EX.png", mask)
     polygons = [{"points": POLYGONS["square"], "label": "SE"}, {"points": POLYGONS["triangle"], "label": "MA"}]
     record = {"id": "7", "size": [30, 20], "masks": {"EX": "EX.png"}, "polygons": polygons}
-    square = polygons_map([POLYGONS["square"]], [1.0], FRAME, SIZE, "mean")
+    square, triangle, both = (
+        polygons_map(corners, [1.0] * len(corners), FRAME, SIZE, "mean")
+        for corners in ([POLYGONS["square"]], [POLYGONS["triangle"]], [POLYGONS["square"], POLYGONS["triangle"]])
+    )
     spot = resize_map((mask / 255).astype(np.float32), SIZE)
     cases = [
-        ([], np.maximum(square, spot)), (["--lesion", "SE=0.5"], square / 2), (["--lesion", "EX"], spot),
-        (["--lesion", "MA"], polygons_map([POLYGONS["triangle"]], [1.0], FRAME, SIZE, "mean")),
+        ([], np.maximum(both, spot)), (["--lesion", "SE=0.5"], square / 2), (["--lesion", "EX"], spot),
+        (["--lesion", "MA"], triangle),
     ]
     for number, (options, expected) in enumerate(cases):
         result = hk("masks2map", "--out", f"{number}", "--size", "6x5", *options, stdin=[record])

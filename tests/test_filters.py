@@ -136,7 +136,7 @@ def expected_map(*spots: tuple[int, int, float], size: tuple[int, int] = (6, 9))
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ([], expected_map((0, 0, 1), (3, 4, 1))),
+    ([], expected_map((0, 0, 1), (3, 4, 1), (5, 8, 1), (2, 2, 1))),
     (["--lesion", "EX"], expected_map((0, 0, 1))),
     (["--lesion", "MA", "--lesion", "EX=0.5"], expected_map((5, 8, 1), (0, 0, 0.5))),
     (["--lesion", "SE=0.25", "--lesion", "EX=0.5"], expected_map((0, 0, 0.5), (3, 4, 0.25))),

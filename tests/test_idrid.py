@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hkmap.stream.references import load_map
+
 TRAINING, TESTING = "a. Training Set", "b. Testing Set"
 LESIONS = {"MA": "1. Microaneurysms", "HE": "2. Haemorrhages", "EX": "3. Hard Exudates", "SE": "4. Soft Exudates",
            "OD": "5. Optic Disc"}
@@ -61,14 +63,44 @@ def test_a_record_of_the_segmentation_has_masks_and_no_label(hk: Callable, root:
         "id": "IDRiD_01", "image": f"{part}/1. Original Images/{TRAINING}/IDRiD_01.jpg", "split": "train",
         "masks": {
             lesion: f"{part}/2. All Segmentation Groundtruths/{TRAINING}/{LESIONS[lesion]}/IDRiD_01_{lesion}.tif"
-            for lesion in ("EX", "MA", "OD")
+            for lesion in ("EX",)
         },
         "size": [16, 10],
     }
     assert [(record["id"], masks_of(record), record["split"]) for record in result.records[1:]] == [
-        ("IDRiD_02", "", "train"), ("IDRiD_03", "MA OD", "train"), ("IDRiD_55", "HE SE", "test"),
+        ("IDRiD_02", "", "train"), ("IDRiD_03", "", "train"), ("IDRiD_55", "HE SE", "test"),
     ]
-    assert result.stderr == ""
+    assert result.stderr == (
+        "warning: 1 images have masks, but none of EX, HE, SE, so they count as free of them; --lesion chooses others\n"
+    )
+
+
+@pytest.mark.parametrize(("lesions", "printed", "emptied"), [
+    (["MA", "OD"], ["MA OD", "", "MA OD", ""], 1),
+    (["EX", "MA", "HE", "SE", "OD"], ["EX MA OD", "", "MA OD", "HE SE"], 0),
+    (["OD"], ["OD", "", "OD", ""], 1),
+])
+def test_the_lesions_are_chosen(hk: Callable, root: Path, lesions: list[str], printed: list[str], emptied: int) -> None:
+    result = hk("idrid", root, *(word for lesion in lesions for word in ("--lesion", lesion)))
+    assert [masks_of(record) for record in result.records] == printed
+    assert result.stderr.count("1 images have masks, but none of") == emptied
+
+
+def test_lesions_of_the_part_without_masks_are_refused(hk: Callable, root: Path) -> None:
+    result = hk("idrid", root, "--part", "grading", "--lesion", "EX")
+    assert result.exit_code == 2
+    assert "--lesion chooses masks, and the grading part has none; omit it." in result.stderr
+
+
+def test_the_maps_of_the_default_are_the_papers(hk: Callable, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    paper, every = ["EX", "HE", "SE"], [word for lesion in LESIONS for word in ("--lesion", lesion)]
+    chosen = [word for lesion in paper for word in ("--lesion", lesion)]
+    default = hk("masks2map", "--size", 4, "--out", "a.h5", stdin=hk("idrid", root).stdout)
+    named = hk("masks2map", "--size", 4, *chosen, "--out", "b.h5", stdin=hk("idrid", root, *every).stdout)
+    assert [load_map(r["map"]).max() for r in default.records] == [1, 0, 0, 1]
+    assert [load_map(r["map"]).max() for r in named.records] == [1, 0, 0, 1]
+    assert "1 records have masks, polygons or boxes, but none that is to be drawn, so they count" in named.stderr
 
 
 def test_a_record_of_the_grading_has_the_grade_and_the_edema_where_known(hk: Callable, root: Path) -> None:
@@ -130,7 +162,7 @@ def test_the_table_is_read_as_users_have_it(hk: Callable, tmp_path: Path, text: 
 def test_the_binary_task_is_diseased_of_a_against_grade_0_of_b(hk: Callable, root: Path) -> None:
     result = hk("idrid", root, "--binary")
     assert [(r["id"], r["label"], r["class"], masks_of(r), r["split"]) for r in result.records] == [
-        ("seg-IDRiD_01", 1, "diseased", "EX MA OD", "train"),
+        ("seg-IDRiD_01", 1, "diseased", "EX", "train"),
         ("seg-IDRiD_55", 1, "diseased", "HE SE", "test"),
         ("grade-IDRiD_002", 0, "healthy", "", "train"),
         ("grade-IDRiD_003", 0, "healthy", "", "train"),
@@ -178,7 +210,7 @@ def test_a_lesion_without_a_folder_is_told(hk: Callable, root: Path) -> None:
         (masks / TRAINING / folder).rename(masks / folder)
     result = hk("idrid", root, "--split", "train")
     assert "no folder 4. Soft Exudates nor 5. Optic Disc; every image counts as free of them" in result.stderr
-    assert masks_of(result.records[0]) == "EX MA"
+    assert masks_of(result.records[0]) == "EX"
 
 
 def test_masks_without_an_image_and_images_without_a_grade_are_told(hk: Callable, root: Path) -> None:

@@ -12,14 +12,35 @@ import pytest
 
 from hkmap.report.colouring import COLOURS as COLOUR_MAPS
 from hkmap.report.colouring import bare, colour_bar, coloured, overlay
-from hkmap.report.lettering import PAPER, length, spelt
-from hkmap.report.sheets import COLOURS, Entry, Style, Tile, annotated, contact_sheet, draw_tile, with_legend
+from hkmap.report.lettering import PAPER, length, spelt, wrapped
+from hkmap.report.sheets import (
+    COLOURS,
+    LABELS,
+    SETTLED,
+    Entry,
+    Palette,
+    Style,
+    Tile,
+    annotated,
+    contact_sheet,
+    draw_tile,
+    with_legend,
+)
 
+HEAD = 19       # pixels: of the column heads above the pictures
 GREY = np.full((90, 120, 3), 128, np.uint8)
 
 
 def record(**annotations: Any) -> dict[str, Any]:
     return {"id": "7", "size": [240, 180], **annotations}
+
+
+def outlined(item: dict[str, Any], masks: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
+    return annotated(GREY, item, masks, Palette())[0]
+
+
+def sheet_of(entry: Entry, style: Style) -> np.ndarray:
+    return contact_sheet([draw_tile(entry, style, Palette())], tuple(entry.maps), 1, style)
 
 
 def changed(picture: np.ndarray, before: np.ndarray = GREY) -> np.ndarray:
@@ -42,7 +63,7 @@ def extent(marked: np.ndarray) -> tuple[int, int, int, int]:
     ({"points": [{"x": 101, "y": 61}]}, (44.5, 24.5, 56.5, 36.5)),      # a dot of radius 5 with a rim of 1
 ])
 def test_annotations_lie_where_the_record_says(annotations: dict, expected: tuple[float, ...]) -> None:
-    drawn = extent(changed(annotated(GREY, record(**annotations), {})))
+    drawn = extent(changed(outlined(record(**annotations), {})))
     assert drawn == pytest.approx(expected, abs=4.01)      # cv2's soft edges
     left, top, right, bottom = drawn
     assert (left + right) / 2 == pytest.approx((expected[0] + expected[2]) / 2, abs=0.51)
@@ -50,7 +71,7 @@ def test_annotations_lie_where_the_record_says(annotations: dict, expected: tupl
 
 
 def test_a_dot_on_a_pixels_centre_is_drawn_round_that_pixel() -> None:
-    marked = changed(annotated(GREY, {"id": "7", "points": [{"x": 40.5, "y": 30.5}]}, {}))
+    marked = changed(outlined({"id": "7", "points": [{"x": 40.5, "y": 30.5}]}, {}))
     left, top, right, bottom = extent(marked)
     assert (left + right, top + bottom) == (81, 61)
 
@@ -58,7 +79,7 @@ def test_a_dot_on_a_pixels_centre_is_drawn_round_that_pixel() -> None:
 def test_the_drawing_turns_with_the_image() -> None:
     plain = {"bubbles": [{"x": 70, "y": 60, "radius": 30}], "points": [{"x": 200, "y": 50, "weight": 2}]}
     mirrored = {"bubbles": [{"x": 170, "y": 60, "radius": 30}], "points": [{"x": 40, "y": 50, "weight": 2}]}
-    one, two = (annotated(GREY, record(**annotations), {}) for annotations in (plain, mirrored))
+    one, two = (outlined(record(**annotations), {}) for annotations in (plain, mirrored))
     assert np.abs(one[:, ::-1].astype(int) - two).mean() < 0.2
     assert changed(one).sum() == pytest.approx(changed(two).sum(), abs=12)
 
@@ -66,29 +87,50 @@ def test_the_drawing_turns_with_the_image() -> None:
 def test_a_dots_area_follows_its_weight() -> None:
     def area(weight: float) -> int:
         dots = [{"x": 60, "y": 60, "weight": weight}, {"x": 200, "y": 60, "weight": 9}]
-        return int(changed(annotated(GREY, record(points=dots), {}))[:, :60].sum())
+        return int(changed(outlined(record(points=dots), {}))[:, :60].sum())
 
     assert area(0) < area(1) < area(9)
 
 
 def test_a_small_dot_is_drawn_over_a_large_one() -> None:
     dots = [{"x": 100, "y": 60, "weight": 1}, {"x": 100, "y": 60, "weight": 9}]
-    one, two = (annotated(GREY, record(points=points), {}) for points in (dots, dots[::-1]))
+    one, two = (outlined(record(points=points), {}) for points in (dots, dots[::-1]))
     assert (one == two).all()
     assert len(np.unique(one[29:31, 44:56].reshape(-1, 3), axis=0)) > 2      # the small one's rim shows
 
 
+@pytest.mark.parametrize(("annotations", "seen"), [
+    ({"bubbles": [{"x": 120, "y": 90, "radius": 1e8}]}, None),      # the picture lies inside
+    ({"bubbles": [{"x": 120 + 1e8, "y": 90, "radius": 1e8}]}, (60, 0, 61, 90)),       # its left end is a straight line
+    ({"bubbles": [{"x": 120, "y": 90 - 1e12, "radius": 1e12}]}, (0, 44, 120, 45)),
+    ({"boxes": [{"x": 120, "y": -1e11, "width": 1e12, "height": 1e12}]}, (58, 0, 62, 90)),
+    ({"polygons": [{"points": [[-1e9, -1e9], [1e9, 1e9]]}]}, "diagonal"),
+    ({"polygons": [{"points": [[-1e9, -1e9], [1e9, -1e9], [1e9, 1e9], [-1e9, 1e9]]}]}, None),
+    ({"points": [{"x": 1e12, "y": -1e12}]}, None),
+])
+def test_what_reaches_far_off_the_image_is_drawn_where_it_is_seen(annotations: dict, seen: Any) -> None:
+    marked = changed(outlined(record(**annotations), {}))
+    if seen is None:
+        assert not marked.any()
+    elif seen == "diagonal":
+        y, x = np.nonzero(marked)
+        assert np.abs(x - y).max() <= 4
+        assert marked[np.arange(90), np.arange(90)].all()
+    else:
+        assert extent(marked) == pytest.approx(seen, abs=2)
+
+
 def test_annotations_off_the_image_and_empty_ones_draw_nothing() -> None:
     off = {"bubbles": [{"x": 1e12, "y": -1e12, "radius": 5}], "points": [{"x": -500, "y": 9e9}]}
-    assert not changed(annotated(GREY, record(**off), {})).any()
+    assert not changed(outlined(record(**off), {})).any()
     empty: dict[str, Any] = {"bubbles": [], "points": [], "boxes": [], "polygons": []}
-    assert not changed(annotated(GREY, record(**empty), {})).any()
+    assert not changed(outlined(record(**empty), {})).any()
 
 
 def test_a_mask_is_outlined_and_named_even_where_it_is_a_pixel() -> None:
     mask = np.zeros((900, 1200), bool)
     mask[500, 700] = True
-    picture = annotated(GREY, record(), {"masks": {"EX": mask}})
+    picture = outlined(record(), {"masks": {"EX": mask}})
     assert changed(picture)[50, 70]
     assert changed(picture)[:20, :30].any()
     assert not changed(picture)[20:45].any()
@@ -96,7 +138,8 @@ def test_a_mask_is_outlined_and_named_even_where_it_is_a_pixel() -> None:
 
 def test_the_image_is_left_alone() -> None:
     image = GREY.copy()
-    annotated(image, record(bubbles=[{"x": 100, "y": 60, "radius": 20}]), {"masks": {"EX": np.ones((9, 12), bool)}})
+    marked = record(bubbles=[{"x": 100, "y": 60, "radius": 20}])
+    annotated(image, marked, {"masks": {"EX": np.ones((9, 12), bool)}}, Palette())
     overlay(image, np.ones((3, 3), np.float32))
     assert (image == GREY).all()
 
@@ -119,10 +162,10 @@ def test_tiles_of_all_shapes_make_one_sheet() -> None:
     values = np.zeros((7, 7), np.float32)
     maps = {"map": values, "attention": None}
     style = Style(cell=100)
-    tiles = [draw_tile(Entry(record(), np.zeros((*shape, 3), np.uint8), maps, {}), style) for shape in shapes]
-    assert {tile.pixels.shape[1] for tile in tiles} == {3 * 104}
+    images = [np.zeros((*shape, 3), np.uint8) for shape in shapes]
+    tiles = [draw_tile(Entry(record(), image, maps, {}), style, Palette()) for image in images]
     for columns, across in ((1, 1), (2, 2), (5, 5), (9, 5)):
-        sheet = contact_sheet(tiles, columns)
+        sheet = contact_sheet(tiles, tuple(maps), columns, style)
         assert sheet.dtype == np.uint8
         assert sheet.shape[1:] == (across * 312, 3)
 
@@ -130,18 +173,26 @@ def test_tiles_of_all_shapes_make_one_sheet() -> None:
 def test_unknown_areas_are_outlined_below_the_masks_and_named() -> None:
     mask, unknown = np.zeros((90, 120), bool), np.zeros((90, 120), bool)
     mask[40:60, 40:60] = unknown[40:60, 40:80] = True
-    picture = annotated(GREY, record(), {"masks": {"EX": mask}, "unknown": {"void": unknown}})
+    picture = outlined(record(), {"masks": {"EX": mask}, "unknown": {"void": unknown}})
     assert len(np.unique(picture[50, [40, 79]], axis=0)) == 2
-    assert (picture[50, 40] == annotated(GREY, record(), {"masks": {"EX": mask}})[50, 40]).all()
-    assert changed(picture, annotated(GREY, record(), {"masks": {"EX": mask}}))[18:30, 3:60].any()      # its name
+    assert (picture[50, 40] == outlined(record(), {"masks": {"EX": mask}})[50, 40]).all()
+    assert changed(picture, outlined(record(), {"masks": {"EX": mask}}))[18:30, 3:60].any()      # its name
 
 
 def test_many_dots_are_smaller() -> None:
     def area(count: int) -> int:
         dots = [{"x": 30, "y": 60}] + [{"x": 200, "y": 60}] * (count - 1)
-        return int(changed(annotated(GREY, record(points=dots), {}))[:, :50].sum())
+        return int(changed(outlined(record(points=dots), {}))[:, :50].sum())
 
     assert area(1) == area(50) > area(200) > 0
+
+
+def test_many_bubbles_hide_less_of_the_picture() -> None:
+    def drawn(count: int) -> int:
+        bubbles = [{"x": 60, "y": 60, "radius": 30}] + [{"x": 200, "y": 60, "radius": 1}] * (count - 1)
+        return int(changed(outlined(record(bubbles=bubbles), {}))[:, :80].sum())
+
+    assert drawn(1) == drawn(8) > 1.3 * drawn(9) > 0
 
 
 # colours
@@ -204,7 +255,7 @@ def test_captions_are_spelt_so_that_names_stay_apart(line: str, expected: str) -
 
 def test_captions_name_their_keys() -> None:
     def drawn(captions: tuple[str, ...], **keys: Any) -> np.ndarray:
-        return draw_tile(Entry(record(**keys), GREY, {}, {}), Style(cell=120, captions=captions)).pixels
+        return sheet_of(Entry(record(**keys), GREY, {}, {}), Style(cell=120, captions=captions))
 
     assert (drawn(("score",), score=0.123456) == drawn(("score",), score=0.12346)).all()
     assert (drawn(("score",), score=0.1) != drawn(("score",), score=0.2)).any()
@@ -214,12 +265,15 @@ def test_captions_name_their_keys() -> None:
     assert len(drawn(("id", "user", "size"))) == len(drawn(("id", "user"))) + 15
 
 
+def tile(colours: dict[str, tuple[int, int, int]], *, mapped: bool = False) -> Tile:
+    return Tile((GREY,), ("",), ["7"], colours, mapped)
+
+
 @pytest.mark.parametrize("width", [36, 64, 200, 1000])
 def test_the_legend_has_what_the_sheet_shows(width: int) -> None:
     sheet = np.full((50, width, 3), PAPER, np.uint8)
-    plain = Tile(sheet, frozenset())
-    assert with_legend(sheet, [plain], Style()) is sheet
-    full = with_legend(sheet, [plain, Tile(sheet, frozenset({"map"})), Tile(sheet, frozenset({"boxes"}))], Style())
+    assert with_legend(sheet, [tile({})], Style()) is sheet
+    full = with_legend(sheet, [tile({}), tile({}, mapped=True), tile({"boxes": COLOURS["boxes"]})], Style())
     assert full.shape[1] == width
     assert full.shape[0] in (65, 80)
     assert (full[:50] == sheet).all()
@@ -231,18 +285,121 @@ def test_the_legend_has_what_the_sheet_shows(width: int) -> None:
     assert any((full[53:63, left : left + wide] == bar).all() for left in range(width - wide))
 
 
+def test_a_legend_of_200_names_stays_small() -> None:
+    sheet = np.full((50, 900, 3), PAPER, np.uint8)
+    many = {f"a class with a name {number}": LABELS[number % 12] for number in range(200)}
+    assert len(with_legend(sheet, [tile(many)], Style())) < 50 + 15 * 12
+
+
 def test_a_tile_knows_what_it_shows() -> None:
     entry = Entry(record(boxes=[], points=[{"x": 1, "y": 2}]), GREY, {"map": None}, {})
-    assert draw_tile(entry, Style(cell=32)).shown == {"points"}
+    found = draw_tile(entry, Style(cell=32), Palette())
+    assert (found.colours, found.mapped) == ({"points": COLOURS["points"]}, False)
     mapped = Entry(record(), GREY, {"map": None, "attention": np.zeros((3, 3), np.float32)}, {})
-    assert draw_tile(mapped, Style(cell=32)).shown == {"map"}
+    assert draw_tile(mapped, Style(cell=32), Palette())[3:] == ({}, True)
+
+
+BOX, CORNERS = {"x": 0, "y": 0, "width": 200, "height": 150}, [[100, 90], [230, 90], [230, 170]]
+
+
+def test_a_label_keeps_its_colour_over_all_tiles_and_kinds() -> None:
+    palette, mask = Palette(), np.eye(90, 120, dtype=bool)
+    first = record(boxes=[BOX | {"label": "b"}], polygons=[{"points": CORNERS, "label": "a"}])
+    second = record(boxes=[BOX | {"x": 20, "y": 60}, BOX | {"label": "a"}])
+    shown = [annotated(GREY, first, {}, palette), annotated(GREY, second, {"masks": {"c": mask, "b": mask}}, palette)]
+    assert [colours for _, colours in shown] == [
+        {"a": LABELS[0], "b": LABELS[1]}, {"c": LABELS[2], "b": LABELS[1], "a": LABELS[0], "boxes": COLOURS["boxes"]},
+    ]
+    for picture, colours in shown:
+        for colour in colours.values():
+            assert np.abs(picture.astype(int) - colour).sum(axis=2).min() < 90      # the lines are soft
+
+
+def test_the_masks_of_two_users_are_one_label() -> None:
+    masks = {"EX@ann": np.eye(90, 120, dtype=bool), "EX@bob": np.eye(90, 120, dtype=bool)[::-1]}
+    item = record(masks=dict.fromkeys(masks, "a.png"), mask_users={"EX@ann": "ann", "EX@bob": "bob"})
+    assert annotated(GREY, item, {"masks": masks}, Palette())[1] == {"EX": LABELS[0]}
+
+
+def test_ten_labels_have_ten_colours_and_none_is_that_of_a_kind() -> None:
+    colours = [*LABELS, *COLOURS.values(), *SETTLED.values()]
+    assert len({*colours}) == len(colours) >= 10 + len(COLOURS)
+    palette = Palette()
+    assert [palette[str(number)] for number in range(24)] == [*LABELS, *LABELS]
+
+
+def test_names_take_at_most_half_of_the_picture() -> None:
+    masks = {"masks": {f"lesion {number}": np.zeros((90, 120), bool) for number in range(20)}}
+    assert not changed(outlined(record(), masks))[48:].any()
+
+
+def test_a_stretched_map_is_drawn_to_its_maximum_and_says_so() -> None:
+    values = np.array([[0, 0.03]], np.float32)
+    shown = {}
+    for stretch in (False, True):
+        style = Style(cell=120, plain=True, stretch=stretch)
+        found = draw_tile(Entry(record(), GREY, {"map": values}, {}), style, Palette())
+        shown[stretch] = (found.pictures[1][40, 100].tolist(), found.notes[1])
+    one = coloured(np.ones((1, 1), np.float32), "viridis")[0, 0].tolist()
+    assert shown[True] == (one, "2x1, max 0.03 drawn as 1")
+    assert shown[False][1] == "2x1, max 0.03"
+    assert shown[False][0] != one
+    dark = Entry(record(), GREY, {"map": 0 * values}, {})
+    assert draw_tile(dark, Style(stretch=True), Palette()).notes[1] == "2x1, max 0"
+
+
+@pytest.mark.parametrize(("keys", "caption"), [
+    ({"prediction": 5, "predicted_class": "Ani", "confidence": 0.875, "label": 3}, "label 3 predicted Ani (0.88)"),
+    ({"prediction": 5, "class": "Crow"}, "Crow predicted 5"),
+    ({}, ""),
+])
+def test_the_caption_names_the_class_that_was_predicted(keys: dict[str, Any], caption: str) -> None:
+    assert draw_tile(Entry(record(**keys), GREY, {}, {}), Style(), Palette()).caption == ["7", caption]
+
+
+# lines
+
+
+@pytest.mark.parametrize(("text", "lines"), [
+    ("", [""]),
+    ("one two", ["one two"]),
+    ("photos/2024/birds/IMG_0001.jpg", ["photos/2024/", "birds/IMG_0001.", "jpg"]),
+    (
+        "a caption of more words than three lines can ever hold",
+        ["a caption of more", "words than three", "…can ever hold"],
+    ),
+    ("word " * 500, ["word word word", "word word word", "…word word"]),
+])
+def test_lines_break_between_words(text: str, lines: list[str]) -> None:
+    assert wrapped(text, 100, 3) == lines
+
+
+@pytest.mark.parametrize("width", [20, 60, 224])
+def test_a_word_longer_than_a_line_keeps_its_beginning_and_end(width: int) -> None:
+    [line] = wrapped("a" * 500 + "b" * 500, width, 1)
+    assert length(line) <= width < length(line) + 2 * length("a")
+    assert line[0] == "a"
+    assert line[-1] == "b" or width == 20
+    assert "…" in line
+
+
+@pytest.mark.parametrize("size", [2_000, 10_000, 1_000_000])
+@pytest.mark.parametrize("unit", ["x", "ab ", "a/"])
+def test_the_work_on_a_caption_has_a_bound(size: int, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In letters measured; it grew by the square."""
+    from hkmap.report import lettering
+
+    measured = []
+    monkeypatch.setattr(lettering, "length", lambda line: measured.append(len(line)) or 6 * len(line))
+    assert len(wrapped(unit * size, 224, 3)) <= 3
+    assert sum(measured) < 300_000
 
 
 def test_where_there_is_no_map_a_plain_sheet_stays_empty() -> None:
     entry = Entry(record(), GREY, {"map": None}, {})
-    over, alone = (draw_tile(entry, Style(cell=120, plain=plain)).pixels for plain in (False, True))
-    assert (over[:90, 124:244] == GREY).all()
-    assert (alone[:90, 124:244] == PAPER).all()
+    over, alone = (draw_tile(entry, Style(cell=120, plain=plain), Palette()).pictures[1] for plain in (False, True))
+    assert (over == GREY).all()
+    assert (alone == PAPER).all()
 
 
 # the command
@@ -260,7 +417,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def full_record(identifier: str = "7") -> dict[str, Any]:
     return record(
-        id=identifier, image="bird.png", map="map.npy", attention="attention.npy", masks={"EX": "mask.png"}, label=3,
+        id=identifier, size=[120, 90], image="bird.png", map="map.npy", attention="attention.npy", label=3,
+        masks={"EX": "mask.png"},
         **{"class": "Großer Ani", "prediction": 5, "confidence": 0.875}, points=[{"x": 9, "y": 9}],
     )
 
@@ -268,10 +426,12 @@ def full_record(identifier: str = "7") -> dict[str, Any]:
 def test_the_image_keeps_its_colours(hk, here: Path) -> None:
     cv2.imwrite("red.png", np.full((60, 60, 3), (0, 0, 255), np.uint8))
     hk("show", "--out", "a.png", "--cell", 60, stdin=[{"id": "7", "image": "red.png"}])
-    assert cv2.imread("a.png")[30, 30].tolist() == [0, 0, 255]
+    assert cv2.imread("a.png")[HEAD + 30, 30].tolist() == [0, 0, 255]
 
 
-@pytest.mark.parametrize(("keys", "panels"), [([], 2), (["attention"], 2), (["map", "attention", "other"], 4)])
+@pytest.mark.parametrize(("keys", "panels"), [
+    ([], 2), (["attention"], 2), (["map", "attention", "other"], 4), (["map", "map"], 2),
+])
 def test_one_overlay_for_each_map(hk, here: Path, keys: list[str], panels: int) -> None:
     options = [word for key in keys for word in ("--map", key)]
     assert hk("show", "--out", "a.png", "--cell", 60, *options, stdin=[full_record()]).exit_code == 0
@@ -282,6 +442,40 @@ def test_long_captions_are_cut(hk, here: Path) -> None:
     records = [full_record("long/" * 200), full_record("line\nbreak")]
     assert hk("show", "--out", "a.png", "--cell", 60, stdin=records).exit_code == 0
     assert cv2.imread("a.png").shape[1] == 256
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "\x1b[31mred\x1b[0m\x07", "a\u202eb", "\x9b2J"])
+def test_any_id_is_a_caption(hk, here: Path, name: str) -> None:
+    assert hk("show", "--out", "a.png", "--cell", 60, stdin=[full_record(name)]).exit_code == 0
+    caption = draw_tile(Entry(record(id=name), GREY, {}, {}), Style(), Palette()).caption[0]
+    [line] = wrapped(caption, 224, 1)
+    assert line.isprintable()
+    assert length(line) <= 224
+
+
+# without an image
+
+
+def test_a_plain_sheet_needs_no_image(hk, here: Path) -> None:
+    np.save("two.npy", np.array([[0, 1], [0, 1]], np.float32))
+    records = [{"id": "1", "map": "two.npy"}, {"id": "2", "map": "two.npy", "size": [50, 100], "attention": "map.npy"}]
+    result = hk("show", "--plain", "--map", "map", "--map", "attention", "--cell", 60, "--out", "a.png", stdin=records)
+    assert (result.exit_code, result.stderr) == (0, "")
+    sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
+    assert sheet.shape[1] == 2 * 2 * 64         # no column of images
+    dark, bright = coloured(np.array([[0, 1]], np.float32), "viridis")[0]
+    assert (sheet[HEAD, [0, 29, 30, 59]] == [dark, dark, bright, bright]).all()      # a square map of an unknown image
+    assert (sheet[HEAD + 59, 128 + 15 + np.array([0, 14, 15, 29])] == [dark, dark, bright, bright]).all()
+    assert (sheet[HEAD + 30, 128 + 10] == PAPER).all()      # 30 pixels wide, as the size says
+
+
+def test_annotations_without_an_image_are_drawn_on_paper(hk, here: Path) -> None:
+    boxes = [{"x": 10, "y": 10, "width": 30, "height": 20}]
+    records = [{"id": "1", "map": "map.npy", "size": [60, 60], "boxes": boxes}, {"id": "2", "map": "map.npy"}]
+    assert hk("show", "--plain", "--cell", 60, "--out", "a.png", stdin=records).exit_code == 0
+    sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
+    assert np.abs(sheet[HEAD + 9 : HEAD + 11, 25].astype(int) - COLOURS["boxes"]).sum(axis=1).min() < 200
+    assert (sheet[HEAD : HEAD + 60, 128:188] == PAPER).all()
 
 
 def test_what_is_beyond_the_limit_is_counted(hk, here: Path) -> None:
@@ -328,8 +522,9 @@ def test_the_options_show(hk, here: Path) -> None:
     pictures = [usual, sheet("--plain"), *(sheet("--colour", name) for name in ("cividis", "inferno", "grey"))]
     for index, one in enumerate(pictures):
         for other in pictures[:index]:
-            assert (one[:45, 64:124] != other[:45, 64:124]).any()
-    assert len(sheet("--caption", "id", "--caption", "label", "--caption", "split")) == len(usual) + 15
+            assert (one[HEAD : HEAD + 45, 64:124] != other[HEAD : HEAD + 45, 64:124]).any()
+    captions = [["--caption", key] for key in ("id", "label", "split")]
+    assert len(sheet(*captions[0], *captions[1], *captions[2])) == len(sheet(*captions[0], *captions[1])) + 15
 
 
 @pytest.mark.parametrize("reference", ["levels.png#7", {"size": [90, 120], "counts": "hX5hX5"}], ids=["value", "rle"])
@@ -342,7 +537,7 @@ def test_every_kind_of_mask_is_outlined(hk, here: Path, key: str, reference: obj
     assert extent(mask) == (60, 0, 120, 90)
     item = {"id": "7", "image": "bird.png", key: {"EX": reference}}
     assert hk("show", "--out", "a.png", "--cell", 120, stdin=[item]).exit_code == 0
-    assert changed(cv2.imread("a.png")[:90, :120])[mask].any()
+    assert changed(cv2.imread("a.png")[HEAD : HEAD + 90, :120])[mask].any()
 
 
 def test_the_certainty_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path, tmp_path: Path) -> None:
@@ -355,8 +550,8 @@ def test_the_certainty_of_a_shards_row_are_shown_and_not_its_map(hk, here: Path,
     result = hk("show", "--map", "map", "--map", "certainty", "--plain", "--cell", 60, "--out", "a.png", stdin=[row])
     assert result.exit_code == 0
     sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
-    assert (sheet[20, 90] == coloured(values, "viridis")[0, 0]).all()
-    assert (sheet[20, 150] == coloured(certainty, "viridis")[0, 0]).all()
+    assert (sheet[HEAD + 20, 90] == coloured(values, "viridis")[0, 0]).all()
+    assert (sheet[HEAD + 20, 150] == coloured(certainty, "viridis")[0, 0]).all()
 
 
 def test_the_maps_of_annotators_stand_side_by_side(hk, here: Path) -> None:
@@ -366,9 +561,9 @@ def test_the_maps_of_annotators_stand_side_by_side(hk, here: Path) -> None:
     assert result.exit_code == 0
     sheet = cv2.cvtColor(cv2.imread("a.png"), cv2.COLOR_BGR2RGB)
     assert sheet.shape[1] == 4 * 64
-    assert (sheet[1, 65] == coloured(np.ones((1, 1), np.float32), "viridis")[0, 0]).all()
-    assert (sheet[20, 150] == coloured(np.full((1, 1), 0.5, np.float32), "viridis")[0, 0]).all()
-    assert (sheet[20, 220] == PAPER).all()
+    assert (sheet[HEAD + 1, 65] == coloured(np.ones((1, 1), np.float32), "viridis")[0, 0]).all()
+    assert (sheet[HEAD + 20, 150] == coloured(np.full((1, 1), 0.5, np.float32), "viridis")[0, 0]).all()
+    assert (sheet[HEAD + 20, 220] == PAPER).all()
     wrong = hk("show", *keys, "--out", "b.png", stdin=[item | {"annotator_maps": ["map.npy"]}])
     assert "annotator_maps is ['map.npy']; expected names and map references" in wrong.stderr
 
@@ -426,6 +621,7 @@ def test_nothing_is_opened_after_a_failure(hk, here: Path, opener) -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"image": None}, 'record "7": has no image to show; expected a path, or a row of a shard'),
+    ({"image": None}, 'record "7": has no image to show; expected a path, or a row of a shard; --plain draws its maps'),
     ({"map": "gone.npy"}, "gone.npy"),
     ({"masks": {"EX": "small.png"}}, "small.png: a mask of 9x8 pixels for an image of 120x90"),
     ({"boxes": 5}, "boxes is 5"),

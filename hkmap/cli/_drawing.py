@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -13,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from hkmap.cli._options import Decorator, composed, map_output_options, missing_option, normalise_option, size_option
-from hkmap.cli._stream import Item, Lines, emit_when_saved, error_options, readable, records_argument
-from hkmap.errors import HkmapError, RecordError
+from hkmap.cli._stream import Function, Item, Lines, emit_when_saved, error_options, readable, records_argument
+from hkmap.errors import HkmapError, MapError, RecordError
 from hkmap.parallel.cluster import Workers, open_pool
 from hkmap.records import Record, Rejects, accepted, attempt, labels_of, parsed, passed_on, without_maps
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 Parsed = Iterator[Record | HkmapError]
 
 NO_ANNOTATION = "expected an annotation; --missing pass lets such records through without a map"
+SHAPES = ("masks", "polygons", "boxes")
 NO_MAP = "expected one; --missing pass lets such records through unchanged"
 
 
@@ -86,6 +89,13 @@ def empty_option(default: str, what: str) -> Decorator:
                         help=f"What to do with {what}: draw a map of zeros, pass it on without a map, or fail.")
 
 
+per_annotator_option = click.option(
+    "--per-annotator", is_flag=True,
+    help="Also save one map per `user`, drawn by the same rules, and list them under `annotator_maps`; in a folder, "
+         "ID@USER.npy. Marks without a user are then an error.",
+)
+
+
 # shapes: boxes2map and masks2map
 
 
@@ -108,7 +118,7 @@ def _weights(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is drawn and how: the names given by ``option`` with their weights; if there are none, all but ``left_out``.
+    """What is drawn and how: the names given by ``option`` with their weights; if there are none, all.
 
     ``missing`` and ``empty`` say what to do with a record that has nothing to draw.
     """
@@ -119,11 +129,11 @@ class Shapes:
     normalise: str
     missing: str
     empty: str
-    left_out: tuple[str, ...] = ()
+    per_annotator: bool
 
     def chosen(self, names: Iterable[str], items: Iterable[Item]) -> tuple[list[Item], list[float]]:
-        """Return the items to draw, each with a name, and their weights."""
-        weights = [self.named.get(name, 0.0) if self.named else float(name not in self.left_out) for name in names]
+        """Return the items to draw, each with a name, and their weights; EX#2, a second mask of EX, counts as EX."""
+        weights = [self.named.get(name, self.named.get(_lesion(name), 0.0)) if self.named else 1.0 for name in names]
         pairs = [(item, weight) for item, weight in zip(items, weights, strict=True) if weight]
         return [item for item, _ in pairs], [weight for _, weight in pairs]
 
@@ -139,39 +149,76 @@ class Shapes:
         import numpy as np
 
         from hkmap.files.maps import Drawn
+        from hkmap.maps.annotators import maps_by_user
         from hkmap.maps.resize import normalise_map
 
-        parts = [draw(record) for key, draw in drawings.items() if record.get(key) is not None]
-        if not parts:
-            return passed_on(record, self.missing, f"has no {' and no '.join(drawings)}", NO_ANNOTATION)
-        values = np.maximum.reduce(parts)
+        def draw(own: Record) -> Map:
+            try:
+                return normalise_map(np.maximum.reduce([drawings[key](own) for key in keys]), self.normalise)
+            except MapError as error:
+                raise MapError(f'record "{record["id"]}": {error}') from error
+
+        keys = [key for key in drawings if record.get(key) is not None]
+        if not keys:
+            others = [f"it has {key}" for key in SHAPES if record.get(key)]
+            found = ", but ".join([f"has no {' and no '.join(drawings)}", *others])
+            return passed_on(record, self.missing, found, NO_ANNOTATION)
+        values = draw(record)
         if self.empty != "zeros" and not values.any():
             remedy = "expected a mark; --empty zeros draws a map of zeros, --empty pass draws none"
             return passed_on(record, self.empty, f"nothing is marked by its {' or '.join(drawings)}", remedy)
-        return Drawn(without_maps(record), normalise_map(values, self.normalise))
+        people = maps_by_user(record, keys, draw) if self.per_annotator else None
+        return Drawn(without_maps(record), values, annotators=people)
 
     def _watched(self, stream: Parsed, keys: tuple[str, ...]) -> Parsed:
-        """Pass a stream through; raise RecordError at its end if a chosen name never came under the ``keys``."""
+        """Pass a stream through, and see which names come under the ``keys``.
+
+        At its end raise RecordError if a chosen name never came, and warn of records of whose shapes none is chosen.
+        """
         seen: set[str] = set()
+        left_out = 0
         for item in stream:
             if not isinstance(item, HkmapError):
-                seen.update(_names(item, keys))
+                names = set(_names(item, keys))
+                nothing = names.isdisjoint(self.named) if self.named else not names
+                drawn = any(item.get(key) is not None for key in keys)
+                left_out += drawn and nothing and any(map(item.get, SHAPES))
+                seen |= names
             yield item
+        known = ", ".join(sorted(seen - {""})) or "none"
         if unseen := sorted(self.named.keys() - seen):
-            known = ", ".join(sorted(seen - {""})) or "none"
             raise RecordError(f"{self.option} {', '.join(unseen)}: no record has this name; the names are {known}")
+        if left_out:
+            logging.getLogger("hkmap").warning(
+                "%d records have masks, polygons or boxes, but none that is to be drawn, so they count as empty; the "
+                "names are %s", left_out, known,
+            )
 
 
 def shape_options(option: str, *, what: str, default: str) -> Decorator:
-    """Add the ``option`` that chooses by name (as ``named``), --normalise, --size, --missing and --empty."""
+    """Add the ``option`` that chooses by name, --normalise, --size, --missing, --empty and --per-annotator.
+
+    They are joined into the argument ``shapes``.
+    """
+
+    def joined(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            own = {field.name: kwargs.pop(field.name) for field in fields(Shapes) if field.name != "option"}
+            return function(*args, shapes=Shapes(option, **own), **kwargs)
+
+        return wrapper
+
     return composed(
         click.option(option, "named", callback=_weights, multiple=True, metavar="NAME[=WEIGHT]",
                      help=f"{what} and its weight, above 0 and up to 1 (the default); repeatable.  "
                           f"[default: {default}]"),
         normalise_option("none"),
+        per_annotator_option,
         size_option("--size", default="224", help="The map's size; it covers the whole image."),
         missing_option("the annotation (not annotated)", "without a map"),
         empty_option("zeros", "a record without a chosen mark (annotated, nothing there)"),
+        joined,
     )
 
 
@@ -180,4 +227,8 @@ def _names(record: Record, keys: tuple[str, ...]) -> Iterator[str]:
     for key in keys:
         if record.get(key) is not None:
             with suppress(RecordError):      # raised again when it is drawn
-                yield from labels_of(record, key)
+                yield from (way for name in labels_of(record, key) for way in (name, _lesion(name)))
+
+
+def _lesion(name: str) -> str:
+    return name.partition("#")[0]

@@ -38,7 +38,8 @@ def agreement(
     """Measure how far annotators agree: the ceiling for a network that is compared with people.
 
     Reads records with `annotator_maps` of equal size (hkmap bubbles2map --per-annotator, then hkmap resize), and holds
-    all maps in memory. Images with fewer than two annotators are skipped, with a warning.
+    all maps in memory. Images with fewer than two annotators are skipped, with a warning. Who marked nothing on an
+    image (a map of zeros) counts in mse alone: the other measures need a mark, and compare the rest.
 
     \b
     leave_one_out  each annotator's map against the mean of the others
@@ -88,9 +89,17 @@ def _counts(images: Sequence[Annotated], total: int) -> dict[str, Any]:
         message = "%d of %d images have fewer than two annotators and are omitted"
         logging.getLogger("hkmap").warning(message, left_out, total)
     counts = [len(maps) for _, maps in images]
+    marks = [sum(bool(values.any()) for values in maps.values()) for _, maps in images]
+    marked = sum(count > 1 for count in marks)
+    if empty := sum(counts) - sum(marks):
+        message = (
+            "%d of %d maps mark nothing: they count in mse alone; the other measures compare those who marked "
+            "something, on %d of %d images"
+        )
+        logging.getLogger("hkmap").warning(message, empty, sum(counts), marked, len(images))
     size = list(next(iter(images[0][1].values())).shape)
-    return {"images": len(images), "left_out": left_out, "maps": sum(counts), "annotators": [min(counts), max(counts)],
-            "map_size": size}
+    return {"images": len(images), "left_out": left_out, "maps": sum(counts), "empty_maps": empty,
+            "marked_images": marked, "annotators": [min(counts), max(counts)], "map_size": size}
 
 
 def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, overwrite: bool) -> None:
@@ -104,11 +113,12 @@ def _write_figures(path: Path, images: Sequence[Annotated], figures: Array, *, o
 
 def _show(result: dict[str, Any]) -> None:
     from hkmap.maps.agreement import KINDS, MEASURES, METHODS
+    from hkmap.report.intervals import counted
 
     rows = []
     for method, measure in product(METHODS, MEASURES):
         entry = result[method][measure]
         cells = ("{:.3f} [{:.3f}, {:.3f}]".format(entry[kind], *entry[f"{kind}_interval"]) for kind in KINDS)
         rows.append((method, measure, *cells))
-    title = f"{result['images']} images, mean and 95 % interval"
+    title = f"{counted(result)}, mean and 95 % interval"
     show_table(("method", "measure", *KINDS), rows, title=title, width=110)

@@ -17,21 +17,19 @@ if TYPE_CHECKING:
 @named_option("--edge", table="edges", default="filled", help="What a box of weight 1 looks like.")
 @shape_options("--label", what="The label of boxes to use", default="every box")
 @drawing_options
-def boxes2map(
-    edge: str, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str, empty: str, **drawing: Any
-) -> None:
+def boxes2map(edge: str, shapes: Shapes, **drawing: Any) -> None:
     """Draw a map of each record's boxes.
 
     Where boxes overlap, the largest value counts. A pixel of the map is the exact mean over the area that it covers,
     however small a box is. All lengths are in pixels of the image (the record's `size`); what lies outside is cut. A
-    box goes by its `label`; a label that no record has is an error at the end of the stream.
+    box goes by its `label`; a label that no record has is an error at the end of the stream. To draw boxes with masks
+    and polygons in one map, use `hkmap masks2map --from masks,polygons,boxes`.
 
     \b
     Example:
       hkmap boxes2map boxes.jsonl --label head --label beak=0.5 --out maps/ \\
         > maps.jsonl
     """
-    shapes = Shapes("--label", named, size, normalise, missing, empty)
     shapes.draw_records({"boxes": partial(_boxes, shapes=shapes, edge=edge)}, **drawing)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmap.choices import table
-from hkmap.cli._drawing import NO_ANNOTATION, draw_records, drawing_options, empty_option
+from hkmap.cli._drawing import NO_ANNOTATION, draw_records, drawing_options, empty_option, per_annotator_option
 from hkmap.cli._options import Named, missing_option, normalise_option, size_option
-from hkmap.records import Bubble, Record, bubbles_of, passed_on, without_maps
+from hkmap.records import Record, bubbles_of, passed_on, without_maps
 
 if TYPE_CHECKING:
     from hkmap.files.maps import Drawn
@@ -43,9 +43,7 @@ class Bandwidth(Named):
               help="Let all users count equally: divide the weights of each `user` by their sum. Marks without a user "
                    "count as one user's.")
 @normalise_option("max")
-@click.option("--per-annotator", is_flag=True,
-              help="Also save one map per `user`, drawn by the same rules, and list them under `annotator_maps`; in a "
-                   "folder, ID@USER.npy. Marks without a user are then an error.")
+@per_annotator_option
 @size_option("--size", default="224", help="The map's size; it covers the whole image.")
 @missing_option("the annotation (not annotated)", "without a map")
 @empty_option("error", "a record with an empty list (nobody marked anything)")
@@ -87,14 +85,14 @@ def _draw(
     from hkmap.maps.annotators import maps_by_user
     from hkmap.maps.kde import bubbles_map
 
-    def draw(own: list[Bubble]) -> Map:
-        return bubbles_map(record, own, size, **how) if own else np.zeros(size, np.float32)
+    def draw(own: Record) -> Map:
+        bubbles = bubbles_of(own, key)
+        return bubbles_map(record, bubbles, size, **how) if bubbles else np.zeros(size, np.float32)
 
-    key = next((key for key in keys if record.get(key) is not None), None)
-    if key is None:
+    key = next((key for key in keys if record.get(key) is not None), "")
+    if not key:
         return passed_on(record, missing, f"has no {' and no '.join(keys)}", NO_ANNOTATION)
-    bubbles = bubbles_of(record, key)
-    if not bubbles and empty != "zeros":
+    if not bubbles_of(record, key) and empty != "zeros":
         return passed_on(record, empty, "its annotation is empty, nobody marked anything", EMPTY)
-    people = maps_by_user(record, bubbles, draw) if per_annotator else None
-    return Drawn(without_maps(record), draw(bubbles), annotators=people)
+    people = maps_by_user(record, [key], draw) if per_annotator else None
+    return Drawn(without_maps(record), draw(record), annotators=people)

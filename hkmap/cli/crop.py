@@ -66,7 +66,8 @@ def crop(
     letterbox see exactly what --center-crop and --letterbox with the network's aspect write here.
 
     \b
-      image            as displayed (EXIF orientation applied), 8 bits per channel
+      image            as displayed (EXIF orientation applied), 8 bits per channel;
+                       one of a shard of pixels is first scaled to its `size`
       bubbles, points  all kept, also those outside: their density reaches in,
                        and Scott's bandwidth is computed from all
       boxes            cut at the edges; dropped if nothing remains

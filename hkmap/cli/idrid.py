@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from hkmap.cli._options import root_argument, split_option
 from hkmap.cli._stream import emit, error_options
@@ -14,9 +15,16 @@ from hkmap.records import Rejects
 @split_option
 @click.option("--part", type=click.Choice(["segmentation", "grading"]),
               help="Which part to print.  [default: segmentation if it exists, else grading]")
+@click.option("--lesion", "lesions", type=click.Choice(["MA", "HE", "EX", "SE", "OD"]), multiple=True,
+              default=("HE", "EX", "SE"),
+              help="A lesion whose masks to print; repeatable.  [default: HE, EX and SE, which the paper uses]")
 @click.option("--binary", is_flag=True, help="Print diseased and healthy images from both parts.")
 @error_options
-def idrid(root: Path, split: str, part: str | None, binary: bool, rejects: Rejects) -> None:
+@click.pass_context
+def idrid(
+    ctx: click.Context, root: Path, split: str, part: str | None, lesions: tuple[str, ...], binary: bool,
+    rejects: Rejects,
+) -> None:
     """Print the images of the Indian Diabetic Retinopathy Image Dataset as records.
 
     ROOT holds "A. Segmentation", "B. Disease Grading", or both, also nested as in some zips, or with %20 for the blank.
@@ -33,12 +41,15 @@ def idrid(root: Path, split: str, part: str | None, binary: bool, rejects: Rejec
     Example:
       hkmap idrid IDRiD --split train | hkmap masks2map --out maps/
       hkmap idrid IDRiD --binary > binary.jsonl
+      hkmap idrid IDRiD --lesion MA --lesion OD > others.jsonl
     """
     from hkmap.sources.idrid import binary_records, idrid_records
 
     if binary and part:
         raise click.UsageError("--binary uses both parts; omit --part.")
+    if part == "grading" and ctx.get_parameter_source("lesions") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--lesion chooses masks, and the grading part has none; omit it.")
     if binary:
-        emit(binary_records(root, split=split, rejects=rejects))
+        emit(binary_records(root, split=split, lesions=lesions, rejects=rejects))
     else:
-        emit(idrid_records(root, part=part, split=split, rejects=rejects))
+        emit(idrid_records(root, part=part, split=split, lesions=lesions, rejects=rejects))

@@ -1,46 +1,66 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hkmap.choices import Choices
 from hkmap.cli._drawing import Shapes, drawing_options, shape_options
 from hkmap.cli._options import named_option
-from hkmap.records import Record, frame_of, labels_of, masks_of, polygons_of
+from hkmap.records import Record, boxes_of, frame_of, labels_of, masks_of, polygons_of
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
 
-LEFT_OUT = ("MA", "OD")     # the paper uses haemorrhages, hard and soft exudates
+Corners = list[tuple[float, float]]
+
+KINDS = Choices("kind of annotation", {"masks": "masks", "polygons": "polygons", "boxes": "boxes"})
+
+
+def _kinds(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Read KIND,..., each once; they come in our order."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+    for name in names:
+        if name not in KINDS:
+            raise click.BadParameter(f"{KINDS.unknown(name)}.")
+    return tuple(kind for kind in KINDS if kind in names)
 
 
 @click.command("masks2map")
+@click.option("--from", "kinds", type=_kinds, metavar="KIND,...", default="masks,polygons",
+              help="What to draw of masks, polygons and boxes, separated by commas; if a record has several, the "
+                   "largest value counts.")
 @named_option("--pooling", table="poolings", default="mean",
               help="A map pixel's value: the mean over its area, or the maximum over the image pixels it touches.")
-@shape_options("--lesion", what="A mask to use",
-               default="all but MA and OD; of IDRiD's that leaves the paper's HE, EX and SE")
+@shape_options("--lesion", what="A mask to use", default="all")
 @drawing_options
-def masks2map(
-    pooling: str, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str, empty: str,
-    **drawing: Any,
-) -> None:
-    """Draw a map of each record's lesion masks and polygons.
+def masks2map(kinds: tuple[str, ...], pooling: str, shapes: Shapes, **drawing: Any) -> None:
+    """Draw a map of each record's lesion masks and polygons, and of its boxes if you say so.
 
     A pixel of the image has the largest weight of the chosen masks that mark it, else 0; these are pooled to the map's
     size. Small marks are faint in a map of means: a microaneurysm has at most 0.002 at 14x14. --pooling max keeps it at
     its weight, and --normalise max makes the brightest pixel of every map 1.
 
-    Masks must have the size of their image. A polygon counts as a mask with the name of its `label`, and each map pixel
-    gets the exact share of its area that lies inside. A lesion that no record has is an error at the end of the stream.
+    Masks must have the size of their image. A polygon (or box) counts as a mask with the name of its `label`, and each
+    map pixel gets the exact share of its area that lies inside; a ring within a ring is a hole. A lesion that no record
+    has is an error at the end of the stream; a warning counts records whose marks --lesion leaves out altogether.
+
+    With --per-annotator the annotator of a polygon or box is its `user`, that of a mask the value of its name in
+    `mask_users`, {NAME: USER}; a mask NAME@USER then counts as NAME.
 
     \b
     Example:
       hkmap idrid IDRiD/ | hkmap masks2map --lesion EX --lesion SE=0.5 --out maps/ > maps.jsonl
+      hkmap annotations cvat.xml --images photos/ \\
+        | hkmap masks2map --from polygons,boxes --per-annotator --out maps/ > maps.jsonl
     """
-    shapes = Shapes("--lesion", named, size, normalise, missing, empty, LEFT_OUT)
-    parts = {"masks": _masks, "polygons": _polygons}
-    shapes.draw_records({key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()}, **drawing)
+    parts: dict[str, Callable[..., Map]] = {
+        "masks": _masks, "polygons": partial(_outlines, key="polygons", outlines_of=polygons_of),
+        "boxes": partial(_outlines, key="boxes", outlines_of=_box_outlines),
+    }
+    shapes.draw_records({kind: partial(parts[kind], shapes=shapes, pooling=pooling) for kind in kinds}, **drawing)
 
 
 def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
@@ -50,9 +70,7 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     from hkmap.maps.masks import masks_map
     from hkmap.stream.references import image_frame
 
-    labels = labels_of(record, "masks")
-    names = (name if name in shapes.named else name.partition("#")[0] for name in labels)      # EX#2 is of EX too
-    references, weights = shapes.chosen(names, masks_of(record).values())
+    references, weights = shapes.chosen(labels_of(record, "masks"), masks_of(record).values())
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)
@@ -60,8 +78,17 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     return masks_map(masks, weights, shapes.size, pooling)
 
 
-def _polygons(record: Record, *, shapes: Shapes, pooling: str) -> Map:
+def _outlines(
+    record: Record, *, key: str, outlines_of: Callable[[Record], list[Corners]], shapes: Shapes, pooling: str
+) -> Map:
     from hkmap.maps.polygons import polygons_map
 
-    polygons, weights = shapes.chosen(labels_of(record, "polygons"), polygons_of(record))
+    polygons, weights = shapes.chosen(labels_of(record, key), outlines_of(record))
     return polygons_map(polygons, weights, frame_of(record), shapes.size, pooling)
+
+
+def _box_outlines(record: Record) -> list[Corners]:
+    return [
+        [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+        for left, top, width, height in boxes_of(record)
+    ]

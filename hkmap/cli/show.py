@@ -11,15 +11,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, named_option, overwrite_option
+from hkmap.cli._options import named_option, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument
-from hkmap.errors import RecordError
-from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
+from hkmap.errors import OutputError, RecordError
+from hkmap.records import Record, Rejects, annotator_maps_of, each, frame_of, masks_of, reference_of
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
-    from hkmap.report.sheets import Entry
+    from hkmap.report.sheets import Entry, Tile
 
+MOST_PIXELS = 1 << 27      # of a sheet
 PATIENCE = 5      # seconds: an opener fails sooner, and a viewer may stay longer
 
 
@@ -35,15 +36,19 @@ def _png(value: str) -> Path:
 @click.option("--map", "keys", multiple=True, default=("map",), metavar="KEY",
               help="A key that refers to a map, such as `attention`, or annotator_maps.NAME; repeatable.")
 @click.option("--caption", "captions", multiple=True, metavar="KEY",
-              help="A key to write below the image; repeatable.  [default: id; class, label, prediction, confidence]")
+              help="A key to write below; repeatable.  [default: id; class, label, prediction, confidence]")
 @named_option("--colour", table="colours", default="viridis", help="The maps' colours, dark for 0 and bright for 1.")
-@click.option("--plain", is_flag=True, help="Draw the maps alone, not over the image: each cell is a coloured block.")
+@click.option("--plain", is_flag=True,
+              help="Draw the maps alone, not over the image: each cell is a coloured block. No image is needed.")
+@click.option("--stretch", is_flag=True,
+              help="Divide each map by its maximum, which stands below it: that shows dark maps.")
 @click.option("--legend/--no-legend", default=True,
               help="Explain the colours of maps and annotations in a strip below the sheet.")
-@click.option("--columns", type=COUNT, default=3, help="Records per row.")
+@click.option("--columns", type=click.IntRange(1, 1000), default=3, help="Records per row.")
 @click.option("--cell", type=click.IntRange(min=32, max=4096), default=224,
               help="The longer side of each picture on the sheet, in pixels.")
-@click.option("--limit", type=COUNT, default=24, help="Draw only the first records; a warning counts the rest.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=24,
+              help="Draw only the first records; a warning counts the rest.")
 @click.option("--pages", is_flag=True,
               help="After every --limit records continue on FILE-2.png, FILE-3.png, and so on.")
 @click.option("--open", "opening", is_flag=True,
@@ -56,8 +61,9 @@ def show(
 ) -> None:
     """Draw a contact sheet: each image with its annotations, and its maps beside it.
 
-    Bubbles are drawn as circles, points as dots whose area grows with their weight, other annotations as outlines.
-    Masks are named, those under `unknown` and `dont_look` with their key. Maps are drawn in colour over the grey image.
+    Bubbles are drawn as circles, points as dots whose area grows with their weight, other annotations as outlines. A
+    label (of masks, polygons and boxes) has one colour on all sheets; masks under `unknown` and `dont_look` are named
+    with their key. Maps are drawn in colour over the grey image.
     Prints one JSON object: {"sheet": FILE, "records": how many were drawn}, with --pages also "sheets".
 
     \b
@@ -70,15 +76,15 @@ def show(
     from PIL import Image
 
     from hkmap.files.atomic import refuse_existing, replacing
-    from hkmap.report.sheets import Style, contact_sheet, draw_tile, with_legend
+    from hkmap.report.sheets import Palette, Style, contact_sheet, draw_tile, with_legend
 
     refuse_existing(out, overwrite=overwrite)
-    look, stream = Style(**style), read(records, rejects)
-    tiles = each(stream, lambda record: draw_tile(_entry(record, keys), look), rejects)
+    keys, look, palette, stream = tuple(dict.fromkeys(keys)), Style(**style), Palette(), read(records, rejects)
+    tiles = each(stream, lambda record: draw_tile(_entry(record, keys, plain=look.plain), look, palette), rejects)
     drawn: dict[Path, int] = {}
     with ExitStack() as sheets:     # they get their names together, at the end: a failure upstream must leave none
-        for name, page in zip(_names(out, pages=pages), iter(lambda: list(islice(tiles, limit)), []), strict=False):
-            sheet = contact_sheet(page, columns)
+        for name, page in zip(_names(out, pages=pages), iter(lambda: _page(tiles, limit), []), strict=False):
+            sheet = contact_sheet(page, keys, columns, look)
             beside = sheets.enter_context(replacing(name, overwrite=overwrite))
             Image.fromarray(with_legend(sheet, page, look) if legend else sheet).save(beside, format="PNG")
             drawn[name] = len(page)
@@ -89,6 +95,17 @@ def show(
         _open(out)
 
 
+def _page(tiles: Iterator[Tile], limit: int) -> list[Tile]:
+    """Return the next tiles, at most ``limit``; raise OutputError where they are too large for one sheet."""
+    page, pixels = [], 0
+    for tile in islice(tiles, limit):
+        page.append(tile)
+        pixels += sum(picture.shape[0] * picture.shape[1] for picture in tile.pictures if picture is not None)
+        if pixels > MOST_PIXELS:
+            raise OutputError(f"{len(page)} pictures of over {MOST_PIXELS:,} pixels, the most of a sheet; lower --cell")
+    return page
+
+
 def _names(out: Path, *, pages: bool) -> Iterator[Path]:
     """Yield the names of the sheets: one, or with ``pages`` any number."""
     yield out
@@ -96,22 +113,33 @@ def _names(out: Path, *, pages: bool) -> Iterator[Path]:
         yield from (out.with_name(f"{out.stem}-{number}{out.suffix}") for number in count(2))
 
 
-def _entry(record: Record, keys: tuple[str, ...]) -> Entry:
+def _entry(record: Record, keys: tuple[str, ...], *, plain: bool) -> Entry:
     from hkmap.files.masks import read_fitting_mask
     from hkmap.report.sheets import Entry
-    from hkmap.stream.references import read_image
+    from hkmap.stream.references import frame_beside, is_scaled, read_image
 
-    place = reference_of(record, "image")
+    place, maps = reference_of(record, "image"), {key: _map(record, key) for key in keys}
     if place is None:
-        raise RecordError(f'record "{record["id"]}": has no image to show; expected a path, or a row of a shard')
-    image = read_image(place)
-    frame = (image.shape[1], image.shape[0])
-    maps = {key: _map(record, key) for key in keys}
+        image, frame = None, _frame_of_maps(record, maps, plain=plain)
+    else:
+        image = read_image(place)
+        frame = frame_beside(record, place, image)
     masks = {
         key: {name: read_fitting_mask(reference, frame) for name, reference in masks_of(record, key).items()}
         for key in ("masks", "unknown", "dont_look") if record.get(key) is not None
     }
-    return Entry(record, image, maps, masks)
+    return Entry(record, image, maps, masks, frame if place is None or is_scaled(place) else None)
+
+
+def _frame_of_maps(record: Record, maps: dict[str, Map | None], *, plain: bool) -> tuple[int, int]:
+    """Return the (width, height) of the pictures of a record without an image: its size, else that of its first map."""
+    shapes = [values.shape for values in maps.values() if values is not None]
+    if not plain or not shapes:
+        what = "no image to show; expected a path, or a row of a shard"
+        if shapes:
+            what += "; --plain draws its maps alone"
+        raise RecordError(f'record "{record["id"]}": has {what}')
+    return frame_of(record) if record.get("size") is not None else (shapes[0][1], shapes[0][0])
 
 
 def _map(record: Record, key: str) -> Map | None:

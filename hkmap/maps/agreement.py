@@ -6,6 +6,7 @@ A network cannot be asked to agree with people more than people agree with each 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ Array = npt.NDArray[np.float64]
 Generator = np.random.Generator
 
 MEASURES = tuple(SIMILARITIES)
+WITHOUT_A_MARK = frozenset({"mse"})      # the measures that also compare a map of zeros with another
 METHODS = ("leave_one_out", "split_half")
 KINDS = ("agreement", "null", "uniform")
 COVERAGE = 0.95       # of the intervals
@@ -72,9 +74,30 @@ def agreement_figures(images: Sequence[Mapping[str, Map]], *, repeats: int, rand
     of as many maps as in the agreement. It keeps what people do on every image, above all the centre bias. The uniform
     map has the mean value of all maps in each cell.
 
-    Raises MapError for fewer than two images, and for maps of different sizes.
+    A map of zeros, of somebody who marked nothing, is compared by the measures of WITHOUT_A_MARK alone. The others
+    compare those who marked something; they are NaN for an image with fewer than two such people.
+
+    Raises MapError for fewer than two images, or two with two people who marked something, and for maps of different
+    sizes.
     """
-    _check(images)
+    _check(images, "two annotators or more")
+    marked = [{name: values for name, values in image.items() if values.any()} for image in images]
+    as_before = copy.deepcopy(random)
+    figures = _figures(images, repeats, random)
+    if list(map(len, marked)) == list(map(len, images)):
+        return figures
+    places = [place for place, image in enumerate(marked) if len(image) > 1]
+    of_marked = [marked[place] for place in places]
+    _check(of_marked, "two annotators or more who marked something")
+    cells = [MEASURES.index(name) for name in MEASURES if name not in WITHOUT_A_MARK]
+    figures[..., cells] = np.nan
+    figures[np.ix_(places, range(len(METHODS)), range(len(KINDS)), cells)] = (
+        _figures(of_marked, repeats, as_before)[..., cells]
+    )
+    return figures
+
+
+def _figures(images: Sequence[Mapping[str, Map]], repeats: int, random: Generator) -> Array:
     stacks = [np.stack([values.ravel() for values in image.values()]).astype(np.float64) for image in images]
     names = [list(image) for image in images]
     flat = np.full((1, stacks[0].shape[1]), np.mean([rows.mean() for rows in stacks]))
@@ -107,11 +130,11 @@ def bootstrap(figures: Array, resamples: int, random: Generator) -> tuple[Array,
     return figures.mean(axis=0), low, high
 
 
-def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float]]]:
-    """Return one image's figures (methods, kinds, measures) by their names: method, measure, kind."""
+def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return one image's figures (methods, kinds, measures) by their names: method, measure, kind; None for NaN."""
     return {
         method: {
-            name: {kind: float(figures[row, column, cell]) for column, kind in enumerate(KINDS)}
+            name: {kind: _number(figures[row, column, cell]) for column, kind in enumerate(KINDS)}
             for cell, name in enumerate(MEASURES)
         }
         for row, method in enumerate(METHODS)
@@ -121,16 +144,26 @@ def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float]]]:
 def summary(figures: Array, *, resamples: int, random: Generator) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the means over the images with their intervals by name: method, measure, kind.
 
-    null_minus_uniform is added to the kinds: what it is worth to know how people look at any image.
+    null_minus_uniform is added to the kinds: what it is worth to know how people look at any image. Images whose
+    figures are NaN in a measure have no part in it.
     """
     bias = figures[:, :, 1] - figures[:, :, 2]
     columns = np.concatenate([figures, bias[:, :, None]], axis=2)          # (images, methods, kinds and bias, measures)
-    estimates = bootstrap(columns.reshape(len(columns), -1), resamples, random)
-    estimate = np.stack(estimates, axis=-1).reshape(*columns.shape[1:], 3)
+    estimate = np.empty((*columns.shape[1:], 3))
+    known = ~np.isnan(figures).any(axis=(1, 2))                            # (images, measures)
+    for rows in np.unique(known, axis=1).T:
+        cells = (known == rows[:, None]).all(axis=0)                       # the measures of the same images
+        own = columns[rows][..., cells]
+        estimates = bootstrap(own.reshape(len(own), -1), resamples, random)
+        estimate[..., cells, :] = np.stack(estimates, axis=-1).reshape(*own.shape[1:], 3)
     return {
         method: {name: _entry(estimate[row, :, cell]) for cell, name in enumerate(MEASURES)}
         for row, method in enumerate(METHODS)
     }
+
+
+def _number(figure: float) -> float | None:
+    return None if np.isnan(figure) else float(figure)
 
 
 def _entry(estimates: Array) -> dict[str, Any]:
@@ -141,11 +174,11 @@ def _entry(estimates: Array) -> dict[str, Any]:
     return found
 
 
-def _check(images: Sequence[Mapping[str, Map]]) -> None:
+def _check(images: Sequence[Mapping[str, Map]], people: str) -> None:
     if len(images) < 2:
         raise MapError(
-            f"{len(images)} images with two annotators or more, expected at least two such images, as the null "
-            "compares an image with another; draw the maps with `hkmap bubbles2map --per-annotator`"
+            f"{len(images)} images with {people}, expected at least two such images, as the null compares an image "
+            "with another; draw the maps with `hkmap bubbles2map --per-annotator`"
         )
     sizes = sorted({values.shape for image in images for values in image.values()})
     if len(sizes) > 1:

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, compress
+from typing import Any
 
 from hkmap.errors import MapError, RecordError
 from hkmap.maps.check import Map
-from hkmap.records import Bubble, Record
+from hkmap.records import Record, users_of
 
 
-def by_user(record: Record, bubbles: list[Bubble]) -> dict[str, list[Bubble]]:
-    """Return what each user marked, in the order of the users' first marks.
+def by_user(record: Record, keys: Iterable[str]) -> dict[str, Record]:
+    """Return a record per user, in the order of their first marks, with that user's marks alone under the ``keys``.
 
-    Raises RecordError where a bubble or point has no user.
+    The keys are those of `users_of`; the record need not have them all. Raises RecordError for a mark without a user.
     """
-    users: dict[str, list[Bubble]] = {}
-    for index, bubble in enumerate(bubbles):
-        if not bubble.user:
+    users = {key: users_of(record, key) for key in keys if record.get(key) is not None}
+    for key, own in users.items():
+        if "" in own:
+            place = f"{key}[{own.index('')}]" if key != "masks" else f'mask "{list(record[key])[own.index("")]}"'
             raise RecordError(
-                f'record "{record["id"]}": bubble or point {index} has no user, expected one for each; name the users, '
-                "or omit --per-annotator for the joint map alone"
+                f'record "{record["id"]}": {place} has no user, expected one for each; name the users, or omit '
+                "--per-annotator for the joint map alone"
             )
-        users.setdefault(bubble.user, []).append(bubble)
-    return users
+    names = dict.fromkeys(chain.from_iterable(users.values()))
+    return {name: {**record, **{key: _of(name, own, record[key]) for key, own in users.items()}} for name in names}
 
 
-def maps_by_user(record: Record, bubbles: list[Bubble], draw: Callable[[list[Bubble]], Map]) -> Mapping[str, Map]:
-    """Return the map that ``draw`` makes of each user's bubbles; its MapError then names the user."""
+def maps_by_user(record: Record, keys: Iterable[str], draw: Callable[[Record], Map]) -> Mapping[str, Map]:
+    """Return the map that ``draw`` makes of each user's record by ``by_user``; its MapError then names the user."""
     maps = {}
-    for user, own in by_user(record, bubbles).items():
+    for user, own in by_user(record, keys).items():
         try:
             maps[user] = draw(own)
         except MapError as error:
             raise MapError(f'annotator "{user}", {error}') from error
     return maps
+
+
+def _of(name: str, users: list[str], marks: Any) -> Any:
+    chosen = [user == name for user in users]
+    return dict(compress(marks.items(), chosen)) if isinstance(marks, dict) else list(compress(marks, chosen))

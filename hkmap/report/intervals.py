@@ -17,6 +17,16 @@ COLOURS = {"agreement": "#0072b2", "null": "#d55e00", "uniform": "#6e6e6e"}     
 LINES = [(method, kind) for method in METHODS for kind in KINDS]
 
 
+def counted(summary: Mapping[str, Any]) -> str:
+    """Say how many images were measured, and on how many the measures that need a mark.
+
+    >>> counted({"images": 6, "marked_images": 6}), counted({"images": 6, "marked_images": 5})
+    ('6 images', '6 images (mse) or 5 (the others)')
+    """
+    images, marked = summary["images"], summary["marked_images"]
+    return f"{images} images" if images == marked else f"{images} images (mse) or {marked} (the others)"
+
+
 def agreement_figure(summary: Mapping[str, Any]) -> Any:
     """Return a matplotlib figure of what `hkmap agreement` prints: a panel per measure, a row per method and kind.
 
@@ -26,7 +36,7 @@ def agreement_figure(summary: Mapping[str, Any]) -> Any:
 
     figure = Figure(figsize=(7.6, 2.1 * len(MEASURES) + 0.5), dpi=100, layout="constrained")
     fewest, most = summary["annotators"]
-    said = f"{summary['images']} images, {fewest} to {most} annotators each; dots: means, bars: 95 % intervals"
+    said = f"{counted(summary)}, {fewest} to {most} annotators each; dots: means, bars: 95 % intervals"
     figure.suptitle(said, fontsize=10, x=0.01, ha="left")
     for axes, measure in zip(figure.subplots(len(MEASURES)), MEASURES, strict=True):
         _draw_panel(axes, summary, measure)

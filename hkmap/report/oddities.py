@@ -15,7 +15,7 @@ from hkmap.errors import HkmapError, RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.masks import read_fitting_mask, read_referred_mask
 from hkmap.records import Record, boxes_of, bubbles_of, frame_of, label_of, masks_of, polygons_of, reference_of
-from hkmap.stream.references import load_annotators, load_certainty, load_map, read_image
+from hkmap.stream.references import is_scaled, load_annotators, load_certainty, load_map, read_image
 
 Frame = tuple[int, int]
 Place = tuple[float, float]
@@ -196,7 +196,7 @@ def _frame(record: Record, image: Pixels | None, odd: Odd) -> Frame | None:
     with _noting(odd, "bad-record"):
         if record.get("size") is not None:
             frame = frame_of(record)
-        if own and frame and own != frame:
+        if own and frame and own != frame and not is_scaled(record["image"]):
             sizes = "{}x{}, its image {}x{} pixels".format(*frame, *own)
             odd["size-mismatch"] = f'record "{record["id"]}" says {sizes}'
     return frame

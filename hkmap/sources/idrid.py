@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -61,8 +61,11 @@ TWINS = {
 }
 
 
-def idrid_records(root: Path, *, part: str | None = None, split: str = "all", rejects: Rejects) -> Iterator[Record]:
-    """Yield the records of one part: "segmentation" (with masks) or "grading" (with grades 0 to 4).
+def idrid_records(
+    root: Path, *, part: str | None = None, split: str = "all", lesions: Collection[str] = DISEASED_LESIONS,
+    rejects: Rejects,
+) -> Iterator[Record]:
+    """Yield the records of one part: "segmentation" (with masks of ``lesions``) or "grading" (with grades 0 to 4).
 
     None takes the segmentation where it is there. ``split`` is train, test or all. Raises SourceError where the
     folder is not laid out as the release; an image that is missing or unreadable goes to ``rejects``.
@@ -70,20 +73,22 @@ def idrid_records(root: Path, *, part: str | None = None, split: str = "all", re
     if part is None and not _inside(root, SEGMENTATION) and not _inside(root, GRADING):
         raise SourceError(f'{root}: holds neither "{SEGMENTATION}" nor "{GRADING}"; give the folder of IDRiD')
     if part == "segmentation" or (part is None and _inside(root, SEGMENTATION)):
-        records = _segmentation(root, split)
+        records = _with_lesions(_segmentation(root, split), lesions)
     else:
         records = _grading(root, split, rejects, warn_of_twins=True)
     yield from each(records, sized, rejects)
 
 
-def binary_records(root: Path, *, split: str = "all", rejects: Rejects) -> Iterator[Record]:
+def binary_records(
+    root: Path, *, split: str = "all", lesions: Collection[str] = DISEASED_LESIONS, rejects: Rejects
+) -> Iterator[Record]:
     """Yield the paper's task: label 1, "diseased", the segmentation part; label 0, "healthy", grade 0.
 
     A segmentation image without haemorrhages, hard or soft exudates is neither, and pictures known to be in
     the data twice are used once: warnings name what is omitted, and a difference in resolution.
     """
     sizes: list[list[int]] = []
-    for record in each(_diseased(root, split), sized, rejects):
+    for record in each(_with_lesions(_diseased(root, split), lesions), sized, rejects):
         sizes.append(record["size"])
         yield record
     for record in each(_healthy(root, split, rejects), sized, rejects):
@@ -95,6 +100,20 @@ def binary_records(root: Path, *, split: str = "all", rejects: Rejects) -> Itera
             )
             sizes.clear()       # once is enough
         yield record
+
+
+def _with_lesions(records: Iterable[Record], lesions: Collection[str]) -> Iterator[Record]:
+    """Yield the records with the masks of ``lesions``; warn, at the end, of those that lose all they have."""
+    emptied = 0
+    for record in records:
+        masks = {lesion: path for lesion, path in record["masks"].items() if lesion in lesions}
+        emptied += bool(record["masks"] and not masks)
+        yield {**record, "masks": masks}
+    if emptied:
+        logger.warning(
+            "%d images have masks, but none of %s, so they count as free of them; --lesion chooses others",
+            emptied, ", ".join(sorted(lesions)),
+        )
 
 
 def _diseased(root: Path, split: str) -> Iterator[Record]:

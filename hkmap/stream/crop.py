@@ -18,8 +18,15 @@ from hkmap.files.references import file_name
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import PADDING, Box, View, box_view, cut_image, move_annotations, reaches_out, view_map
-from hkmap.records import Record, frame_of, masks_of, reference_of, with_annotators
-from hkmap.stream.references import load_annotators, load_certainty_of, load_map, read_image
+from hkmap.records import Record, masks_of, reference_of, with_annotators
+from hkmap.stream.references import (
+    frame_beside,
+    is_scaled,
+    load_annotators,
+    load_certainty_of,
+    load_map,
+    read_image,
+)
 
 Chooser = Callable[[tuple[int, int]], Box]      # an image's (height, width) → the box of it that is seen
 
@@ -117,13 +124,23 @@ def _read_image(record: Record) -> Pixels:
         raise RecordError(f'record "{record["id"]}": has no image; expected the path of one, to cut or pad')
     image = read_image(reference)
     height, width = image.shape[:2]
-    if record.get("size") is not None and frame_of(record) != (width, height):
-        stated = "{}x{}".format(*frame_of(record))
+    frame = frame_beside(record, reference, image)
+    if frame != (width, height) and is_scaled(reference):
+        return _scaled_back(image, frame, f'record "{record["id"]}"')
+    if frame != (width, height):
+        stated = "{}x{}".format(*frame)
         raise RecordError(
             f'record "{record["id"]}": its size is {stated}, but its image has {width}x{height} pixels as displayed; '
             "give size and coordinates in the image's own pixels"
         )
     return image
+
+
+def _scaled_back(image: Pixels, frame: tuple[int, int], place: str) -> Pixels:
+    """Return an image that a shard holds in its own size in that of its record's ``frame``, (width, height)."""
+    if frame[0] * frame[1] > MAX_PIXELS:
+        raise ImageError(f"{place}: its size is {frame[0]}x{frame[1]}, expected at most {MAX_PIXELS:,} pixels in all")
+    return np.asarray(cv2.resize(image, frame, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def _chosen(record: Record, choose: Chooser, size: tuple[int, int]) -> Box:

@@ -12,6 +12,8 @@ from hkmap.files.references import split_annotator, split_row
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, annotator_maps_of, frame_of, reference_of
 
+ANNOTATIONS = ("bubbles", "points", "boxes", "polygons", "lines", "masks", "unknown", "dont_look")
+
 if TYPE_CHECKING:
     from hkmap.shards.layout import Sample
 
@@ -40,10 +42,33 @@ def image_frame(record: Record) -> tuple[int, int]:
     image = reference_of(record, "image")
     if image is None:
         raise RecordError(f'record "{record["id"]}": has neither size nor image; expected one, to compare its masks')
-    if split_row(image) is None:
-        return image_size(Path(image))
-    height, width, _ = read_image(image).shape
-    return width, height
+    return image_size(Path(image)) if split_row(image) is None else frame_beside(record, image, read_image(image))
+
+
+def frame_beside(record: Record, reference: str, image: Pixels) -> tuple[int, int]:
+    """Return (width, height) of the record's coordinates and masks: its size, else that of its ``image``.
+
+    ``reference`` is where the image was read. Raises RecordError for coordinates in the frame of an image that a shard
+    holds in another size: what that frame was, nobody knows.
+    """
+    if record.get("size") is not None:
+        return frame_of(record)
+    if is_scaled(reference) and (annotated := [key for key in ANNOTATIONS if record.get(key)]):
+        raise RecordError(
+            f'record "{record["id"]}": {annotated[0]} without a size, beside an image that was scaled when it was '
+            "packed; expected the size of the image before; add it, and pack again"
+        )
+    return image.shape[1], image.shape[0]
+
+
+def is_scaled(reference: str) -> bool:
+    """Whether it is a row of a shard of pixels (pack --store pixels), whose images all have the shard's size."""
+    row = split_row(reference)
+    if row is None:
+        return False
+    from hkmap.shards.reader import open_shard  # h5py is slow to load
+
+    return open_shard(row[0]).pixel_size is not None
 
 
 def load_map(reference: str) -> Map:

@@ -71,6 +71,9 @@ class Names:
 # The cases: a pipeline in the folder `data`, whose products lie in `out`. Names with "sheet" are drawings for people.
 
 _SPLIT = "--seed 3 --out out/parts"
+# What the two commands did unasked when these outputs were stored.
+_ALL_LESIONS = "--lesion MA --lesion HE --lesion EX --lesion SE --lesion OD"
+_BUT_MA = "--lesion EX --lesion SE"
 _DRAW = "--size 12 --missing pass --out out/m"
 
 CASES: dict[str, str] = {
@@ -82,9 +85,9 @@ CASES: dict[str, str] = {
     "cub gaze": "cub CUB_200_2011 --gaze tables/gaze1.txt --gaze tables/gaze2.txt",
     "cub 2010": "cub CUB_200_2010",
     "dogs": "dogs dogs --split train",
-    "idrid": "idrid IDRiD",
+    "idrid": f"idrid IDRiD {_ALL_LESIONS}",
     "idrid grading": "idrid IDRiD --part grading --split train",
-    "idrid binary": "idrid IDRiD --binary",
+    "idrid binary": f"idrid IDRiD --binary {_ALL_LESIONS}",
     "folder": "folder photos",
     "folder masks": "folder photos --masks masks --unknown unknown --dont-look dont-look",
     "coco": "annotations formats/coco.json --images photos",
@@ -120,15 +123,15 @@ CASES: dict[str, str] = {
     **{f"boxes2map {name}": f"boxes2map records.jsonl --edge {name} {_DRAW}"
        for name in ("filled", "soft", "gaussian")},
     "boxes2map label": f"boxes2map records.jsonl --label head --label wing=0.5 --normalise max {_DRAW}",
-    **{f"masks2map {name}": f"masks2map records.jsonl --pooling {name} {_DRAW}" for name in ("mean", "max")},
+    **{f"masks2map {name}": f"masks2map records.jsonl {_BUT_MA} --pooling {name} {_DRAW}" for name in ("mean", "max")},
     "masks2map lesions": f"masks2map records.jsonl --lesion EX --lesion SE=0.5 --lesion MA --normalise max {_DRAW}",
-    "masks2map idrid": "idrid IDRiD | masks2map --size 6 --out out/m.h5",
+    "masks2map idrid": f"idrid IDRiD {_ALL_LESIONS} | masks2map {_BUT_MA} --lesion HE --size 6 --out out/m.h5",
     "masks2map voc": "annotations formats/voc --images photos | masks2map --size 6 --missing pass --out out/m",
     "masks2map coco": "annotations formats/coco.json --images photos | masks2map --size 6 --out out/m",
-    "weights": f"masks2map records.jsonl {_DRAW} | weights --missing pass --out out/w",
-    "weights unknown": f"masks2map records.jsonl {_DRAW} | weights --default unknown --above 0.1 --missing pass"
-                       " --out out/w",
-    "weights resize": f"masks2map records.jsonl {_DRAW} | weights --missing pass --out out/w.h5"
+    "weights": f"masks2map records.jsonl {_BUT_MA} {_DRAW} | weights --missing pass --out out/w",
+    "weights unknown": f"masks2map records.jsonl {_BUT_MA} {_DRAW} | weights --default unknown --above 0.1"
+                       " --missing pass --out out/w",
+    "weights resize": f"masks2map records.jsonl {_BUT_MA} {_DRAW} | weights --missing pass --out out/w.h5"
                       " | resize --size 5 --missing pass --out out/r",
     **{f"resize {size} {name}": f"resize weighed.jsonl --size {size} --normalise {name} --missing pass --out out/m"
        for size in ("5", "20", "4x13") for name in ("none", "max", "minmax", "sum")},
@@ -138,8 +141,8 @@ CASES: dict[str, str] = {
     "view center-crop": "view weighed.jsonl --center-crop 1:1 --map-size 7 --out out/v",
     "view letterbox": "view weighed.jsonl --letterbox 1 --out out/v",
     "view jpeg": "view annotated.jsonl --letterbox 4:3 --jpeg 95 --out out/v",
-    "view weights": "view records.jsonl --letterbox 1 --out out/v | masks2map --size 6 --missing pass --out out/m"
-                    " | weights --missing pass --out out/w",
+    "view weights": f"view records.jsonl --letterbox 1 --out out/v | masks2map {_BUT_MA} --size 6 --missing pass"
+                    " --out out/m | weights --missing pass --out out/w",
     "sample n": "sample 3 records.jsonl --seed 1",
     "sample share": "sample 0.5 records.jsonl",
     "sample class": "sample 1 records.jsonl --per-class",
