@@ -197,7 +197,9 @@ def test_bad_parts_are_refused(image: bytes, values: Map, certainty: Map, senten
 def test_a_label_beyond_the_given_classes(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "train.h5", classes=["a", "b"]) as writer:
         writer.add(record(0), png(0), None)
-        with pytest.raises(ShardError, match=r'record "bird/2": label 2 is beyond the 2 classes, counted from 0'):
+        with pytest.raises(ShardError, match=r'record "2": label 2 is beyond the 2 classes, counted from 0'):
+            writer.add(no_class(2, 2), png(2), None)
+        with pytest.raises(RecordError, match=r"""class "c" is none of the 2 given \['a', 'b'\]; add it"""):
             writer.add(record(2), png(2), None)
 
 

@@ -111,7 +111,8 @@ def _columns(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     names = ("image", "x", "y", "radius", "width", "height", "user", "weight", "label")
     pairs = [pair.partition("=") for pair in value.split(",")] if value else []
     for name, equals, column in pairs:
-        if name.strip() not in names or not equals or not column.strip():
+        known = name.strip() in names or (name.strip() and ctx.params.get("on"))      # join --on takes any key
+        if not known or not equals or not column.strip():
             raise click.BadParameter(f'"{name}{equals}{column}": expected NAME=COLUMN, NAME one of {", ".join(names)}.')
     return {name.strip(): column.strip() for name, _, column in pairs}
 
@@ -128,7 +129,10 @@ table_options = composed(
 
 
 def format_options(function: Function) -> Function:
-    """Add PATH, --format and the options of a table, joined into ``path`` and ``source``."""
+    """Add PATH, --format and the options of a table, joined into ``path`` and ``source``.
+
+    Beside an option --on, which comes first and is eager, ``source`` is what --columns says.
+    """
 
     @click.argument("path", type=ANYTHING)
     @named_option("--format", "name", table="formats", help="The format of PATH; by default it is recognised.")
@@ -139,6 +143,10 @@ def format_options(function: Function) -> Function:
         from hkmap.sources.tables import Table
 
         reading = {key: kwargs.pop(key) for key in ("columns", "frame", "origin")}
+        if kwargs.get("on"):      # of join: a table of values, in no format
+            if name or reading["frame"] or reading["origin"]:
+                raise click.UsageError("--on reads a table of values; omit --format, --frame and --origin.")
+            return function(*args, path=path, source=reading["columns"], **kwargs)
         if any(reading.values()) and name not in (None, "table"):
             raise click.UsageError("--columns, --frame and --origin say how to read a table; use --format table.")
         source = choose_format(path, name, Table(path, **reading) if any(reading.values()) else None)
