@@ -25,8 +25,8 @@ def _bytes(value: str) -> int:
 @click.argument("shard", type=OUTPUT)
 @records_argument
 @click.option("--classes", type=EXISTING, metavar="FILE",
-              help="The names of the classes, one per line in UTF-8, label 0 first; a record with a class gets the label "
-                   "of its line.  [default: learnt from the records]")
+              help="The names of the classes, one per line in UTF-8, label 0 first; a record with a class gets its "
+                   "line as label.  [default: learnt from the records]")
 @click.option("--shard-size", type=COUNT, metavar="N",
               help="Begin a new shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
 @click.option("--shard-bytes", type=_bytes, metavar="SIZE",

@@ -220,12 +220,13 @@ def _share_of(
     shards: ShardSequence, indices: Numbers, share: float, seed: int, group: str | None
 ) -> npt.NDArray[np.bool_]:
     """Return which of the samples (n,) are held out for validation; a group is so as a whole or not at all."""
-    if group is None:
+    grouped = groups_of(shards, group, True)
+    if grouped is None:
         mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)    # another stream than the epochs' orders
         count = min(max(1, round(share * len(indices))), len(indices) - 1)
         return np.isin(indices, mixed[:count])
     shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
-    ids, groups = ([names[index] for index in indices] for names in (ids_of(shards), groups_of(shards, group) or []))
+    ids, groups = ([names[index] for index in indices] for names in (ids_of(shards), grouped))
     return part_of(ids, shards.labels[indices], groups, shares, seed=seed) == 1
 
 
