@@ -98,6 +98,13 @@ split_option = click.option(
 )
 
 
+classes_option = click.option(
+    "--classes", "present", type=click.Choice(["all", "present"]), default="all",
+    callback=lambda _ctx, _parameter, value: value == "present",
+    help="present: number from 0 only the classes whose folders are there, in the data set's order.",
+)
+
+
 def sides(value: Any) -> tuple[int, int]:
     """Read (width, height) from N or WIDTHxHEIGHT."""
     found = re.fullmatch(r"0*([1-9][0-9]*)(?:[xX]0*([1-9][0-9]*))?", str(value))

@@ -18,7 +18,7 @@ from hkmap.errors import SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, read_xml, stated_size
-from hkmap.sources.images import files_of
+from hkmap.sources.images import files_of, find_folder
 from hkmap.sources.matching import stem_of
 
 CLASSES = (
@@ -63,7 +63,7 @@ def voc_size(root: Element, place: str) -> Record:
 
 
 def _files(path: Path) -> list[Path]:
-    annotations = path / "Annotations"
+    annotations = find_folder(path, "Annotations")
     return files_of(annotations if annotations.is_dir() else path, ".xml")
 
 
