@@ -197,7 +197,10 @@ def make_data(
     check_classes(model, shards)
     if np.any(shards.labels < 0):
         place = shards.place(int(np.argmax(shards.labels < 0)))
-        raise RunError(f"{place}: has no label; training needs one for each record")
+        raise RunError(
+            f"{place}: has no label, and training needs one for each record; add it, as `hkmap join labels.csv --on "
+            "image` does, or omit the record, and pack again"
+        )
     free = np.ones(len(shards), dtype=np.bool_) if held_out is None else ~held_out.inside
     map_of = CONTROLS[model.control](shards.has_map & free, seed)
     examples = ShardExamples(
