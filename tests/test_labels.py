@@ -63,7 +63,8 @@ def test_accents_are_compared_in_one_spelling(hk, here: Path) -> None:
 
 @pytest.mark.parametrize(("cells", "expected"), [
     (["1", "2", "-3"], [1, 2, -3]), (["1", "2.5", "1e3"], [1.0, 2.5, 1000.0]), (["1", "", "2"], [1, None, 2]),
-    (["007", "008", "010"], ["007", "008", "010"]), (["1", "x", "2"], ["1", "x", "2"]), (["", "", "a b"], [None, None, "a b"]),
+    (["007", "008", "010"], ["007", "008", "010"]), (["1", "x", "2"], ["1", "x", "2"]),
+    (["", "", "a b"], [None, None, "a b"]),
     (["12345678901234567890"] * 3, ["12345678901234567890"] * 3), (["nan", "1", "2"], ["nan", "1", "2"]),
 ])
 def test_a_column_of_numbers_alone_becomes_numbers(hk, here: Path, cells: list[str], expected: list[Any]) -> None:
@@ -102,8 +103,8 @@ def test_what_does_not_fit_is_counted_and_what_is_left_out_is_named(hk, here: Pa
     added, said = joined(hk, ",image,id,age\n0,cat/1.jpg,77,5\n1,cow.jpg,78,6\n2,,79,\n", "--on", "image")
     assert added == [{"age": 5}, {}, {}]
     assert said.replace("warning: ", "").splitlines() == [
-        't.csv: columns left out, as they would name the records anew or have no name: "", "id"; to keep one: --columns '
-        "KEY=COLUMN",
+        't.csv: columns left out, as they would name the records anew or have no name: "", "id"; to keep one: '
+        "--columns KEY=COLUMN",
         't.csv: 1 rows have nothing under "image" and are left out',
         "t.csv: has nothing about 2 of 3 records: cat/2, dog/3",
         "t.csv: 1 rows fit no record: cow.jpg",
@@ -111,19 +112,20 @@ def test_what_does_not_fit_is_counted_and_what_is_left_out_is_named(hk, here: Pa
 
 
 BAD = [
-    ("id,x\ncow,1\n", "id", 't.csv: none of its values of "id" (cow) is one of the 3 records (cat/1, cat/2, dog/3); com'),
-    ("image,x\ncow.png,1\n", "image", "none of its images (cow.png) is one of the 3 records (photos/cat/1.jpg, photos/cat"),
+    ("id,x\ncow,1\n", "id", 't.csv: none of its values of "id" (cow) is one of the 3 records (cat/1, cat/2, dog/3); c'),
+    ("image,x\ncow.png,1\n", "image", "none of its images (cow.png) is one of the 3 records (photos/cat/1.jpg, photos"),
     ("age,x\n1,1\n", "age", 'none of its values of "age" (1) is one of the 3 records (no age); compare their names'),
-    ("file,x\n1.jpg,1\n", "image", 't.csv: no column "image", it has "file", "x"; name the right one by --columns image=.'),
-    ("id,x\ncat/1,1\ncat/2,2\ncat/1,3\n", "id", 't.csv line 4: id "cat/1" was on t.csv line 2 already; expected one row'),
+    ("file,x\n1.jpg,1\n", "image", 't.csv: no column "image", it has "file", "x"; name the right one by --columns ima'),
+    ("id,x\ncat/1,1\ncat/2,2\ncat/1,3\n", "id", 't.csv line 4: id "cat/1" was on t.csv line 2 already; expected one r'),
     ("id,x,x\ncat/1,1,2\n", "id", 't.csv: two columns are called "x"; rename one'),
-    ("id,label\ncat/1,owl\n", "id", 't.csv line 2: label is \'owl\'; expected a whole number from 0; for names use --colu'),
+    ("id,label\ncat/1,owl\n", "id", 't.csv line 2: label is \'owl\'; expected a whole number from 0; for names use --'),
     ("id,label\ncat/1,1.5\n", "id", "label is '1.5'; expected a whole number from 0"),
     ("id,label\ncat/1,-1\n", "id", "label is '-1'; expected a whole number from 0"),
-    ("id,patient\ncat/1,9\n", "id", 'record "cat/1": patient is "7", but t.csv, row id cat/1 has "9"; expected the same'),
-    ("id,points\ncat/1,9\n", "id", 't.csv: a record holds no text or number under "points"; give the column another key'),
-    ("id,x\n", "id", "t.csv: no column"), ("id,x\n,1\n", "id", 't.csv: no row with a value under "id"; expected a table of'),
-    ("image,x\ncat/1,1\n1.jpg,2\n", "image", 'record "cat/1" (photos/cat/1.jpg) may be 1.jpg, cat/1; expected one of t'),
+    ("id,patient\ncat/1,9\n", "id", 'record "cat/1": patient is "7", but t.csv, row id cat/1 has "9"; expected the sa'),
+    ("id,points\ncat/1,9\n", "id", 't.csv: a record holds no text or number under "points"; give the column another k'),
+    ("id,x\n", "id", "t.csv: holds no row; expected a line of names"),
+    ("id,x\n,1\n", "id", 't.csv: no row with a value under "id"; expected a table of'),
+    ("image,x\ncat/1,1\n1.jpg,2\n", "image", 'record "cat/1" (photos/cat/1.jpg) may be 1.jpg, cat/1; expected one of '),
 ]
 
 
@@ -157,7 +159,7 @@ def test_a_value_is_replaced_where_that_is_asked_for_and_a_class_keeps_its_numbe
     stream = [{"id": str(n), "label": 0, "class": "images", "age": n} for n in range(2)]
     Path("t.csv").write_text("id,class,age\n0,owl,0\n1,auk,7\n")
     refused = hk("join", "t.csv", "--on", "id", stdin=stream)
-    assert 'record "0": class is "images", but t.csv, row id 0 has "owl"; expected the same: use --replace' in refused.stderr
+    assert 'record "0": class is "images", but t.csv, row id 0 has "owl"; expected the same: use' in refused.stderr
     assert hk("join", "t.csv", "--on", "id", "--replace", stdin=stream).records == [
         {"id": "0", "age": 0, "class": "owl", "label": 1}, {"id": "1", "age": 7, "class": "auk", "label": 0}]
     skipped = hk("join", "t.csv", "--on", "id", "--on-error", "skip", "--max-errors", 2, stdin=stream)
@@ -173,7 +175,7 @@ def test_a_class_of_an_annotation_must_be_the_record_s(hk, here: Path, installed
     record = {"id": "a", "image": "1.jpg", "size": [4, 4]}
     assert hk("join", "d.dots", stdin=[record]).records == [{**record, "class": "owl"}]
     result = hk("join", "d.dots", stdin=[{**record, "class": "auk", "label": 0}])
-    assert 'record "a": d.dots has something else under "class" ("owl", not "auk"); expected nothing there' in result.stderr
+    assert 'record "a": d.dots has something else under "class" ("owl", not "auk"); expected' in result.stderr
 
 
 def test_the_table_of_busi(hk, data_root: Path, here: Path) -> None:

@@ -72,6 +72,8 @@ def _text(value: object) -> str:
 def _by_name(path: Path, on: str, columns: Mapping[str, str]) -> dict[str, Values]:
     """Return the values of each row by what the table has under ``on``."""
     rows = list(value_rows(path))
+    if not rows:
+        raise SourceError(f"{path}: holds no row; expected a line of names, then a line of values for each image")
     found = {column: None for _, names, _ in rows for column in names}      # in their order
     keys = _keys(path, list(found), {on: on, **columns}, on)
     read: dict[str, Values] = {}
