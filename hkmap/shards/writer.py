@@ -137,7 +137,7 @@ class ClassNumbers:
 
 def _refuse_large(label: int, place: str) -> None:
     if label > _MAX_LABEL:
-        raise ShardError(f"{place}: label {shown(str(label))}, expected at most {_MAX_LABEL}; number the classes from 0")
+        raise ShardError(f"{place}: label {shown(label)}, expected at most {_MAX_LABEL}; number the classes from 0")
 
 
 def _spelling(name: str) -> str:
