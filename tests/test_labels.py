@@ -166,6 +166,15 @@ def test_a_value_is_replaced_where_that_is_asked_for_and_a_class_keeps_its_numbe
     assert (skipped.exit_code, skipped.records) == (0, [])
 
 
+@pytest.mark.parametrize(("before", "now", "same"), [
+    (True, False, False), (True, True, True), ([1], [2], False), ([1], [1], True), ("7", 7, True), (7, "8", False),
+    ({"a": 1}, True, False),
+])
+def test_values_of_json_are_compared_whole(hk, here: Path, before: Any, now: Any, same: bool) -> None:
+    Path("t.jsonl").write_text(json.dumps({"id": "a", "value": now}))
+    assert hk("join", "t.jsonl", "--on", "id", stdin=[{"id": "a", "value": before}]).exit_code == (0 if same else 1)
+
+
 def test_a_class_of_an_annotation_must_be_the_record_s(hk, here: Path, installed) -> None:
     code = ("from hkmap.sources.formats import Format\n"
             "FORMAT = Format('dots', 'dots', lambda path: path.name == 'd.dots',\n"

@@ -148,7 +148,7 @@ def _label(value: object, place: str) -> int:
 
 def _with_values(record: Record, values: Values, numbers: Mapping[str, int], place: str, replace: bool) -> Record:
     """Return the record with a row's values, and with the number of its class if it has no label."""
-    others = [key for key, value in values.items() if _given(record, key) and _text(record[key]) != _text(value)]
+    others = [key for key, value in values.items() if _given(record, key) and not _same(record[key], value)]
     if others and not replace:
         before, now = shown(record[others[0]]), shown(values[others[0]])
         raise RecordError(
@@ -160,6 +160,10 @@ def _with_values(record: Record, values: Values, numbers: Mapping[str, int], pla
     if values.get("class") in numbers and not _given(joined, "label"):
         joined["label"] = numbers[values["class"]]
     return joined
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other or (_text(one) != "" and _text(one) == _text(other))
 
 
 def _given(record: Record, key: str) -> bool:
