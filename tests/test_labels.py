@@ -175,16 +175,25 @@ def test_values_of_json_are_compared_whole(hk, here: Path, before: Any, now: Any
     assert hk("join", "t.jsonl", "--on", "id", stdin=[{"id": "a", "value": before}]).exit_code == (0 if same else 1)
 
 
+@pytest.mark.parametrize(("key", "value", "sentence"), [
+    ("class", [1], "t.jsonl line 1: class is [1]; expected a text"), ("class", True, "class is True; expected a text"),
+    ("label", True, "label is 'True'; expected a whole number"), ("label", {}, "label is '{}'; expected a whole"),
+])
+def test_a_class_or_label_of_json_is_one(hk, here: Path, key: str, value: Any, sentence: str) -> None:
+    Path("t.jsonl").write_text(json.dumps({"id": "a", key: value}))
+    assert sentence in hk("join", "t.jsonl", "--on", "id", stdin=[{"id": "a"}]).stderr
+
+
 def test_a_class_of_an_annotation_must_be_the_record_s(hk, here: Path, installed) -> None:
     code = ("from hkmap.sources.formats import Format\n"
-            "FORMAT = Format('dots', 'dots', lambda path: path.name == 'd.dots',\n"
+            "FORMAT = Format('tags', 'tags', lambda path: path.name == 'd.tags',\n"
             "    lambda path, rejects: iter([{'id': '1', 'image': '1.jpg', 'class': 'owl', 'size': [4, 4]}]))\n")
-    installed("dots", code, group="hkmap.sources", dots="dots:FORMAT")
-    Path("d.dots").touch()
+    installed("tags", code, group="hkmap.sources", tags="tags:FORMAT")
+    Path("d.tags").touch()
     record = {"id": "a", "image": "1.jpg", "size": [4, 4]}
-    assert hk("join", "d.dots", stdin=[record]).records == [{**record, "class": "owl"}]
-    result = hk("join", "d.dots", stdin=[{**record, "class": "auk", "label": 0}])
-    assert 'record "a": d.dots has something else under "class" ("owl", not "auk"); expected' in result.stderr
+    assert hk("join", "d.tags", stdin=[record]).records == [{**record, "class": "owl"}]
+    result = hk("join", "d.tags", stdin=[{**record, "class": "auk", "label": 0}])
+    assert 'record "a": d.tags has something else under "class" ("owl", not "auk"); expected' in result.stderr
 
 
 def test_the_table_of_busi(hk, data_root: Path, here: Path) -> None:

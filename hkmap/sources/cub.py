@@ -13,7 +13,8 @@ from hkmap.errors import SourceError
 from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.documents import text_lines
 from hkmap.sources.gaze import gaze_points, read_gaze
-from hkmap.sources.images import find_folder, in_folders, natural_order, present_classes, sized
+from hkmap.sources.images import natural_order, sized
+from hkmap.sources.releases import find_folder, in_folders, present_classes
 from hkmap.sources.tables import Table, read_bubbles, table_bubbles
 
 RELEASE_2011 = ("images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt")
@@ -42,7 +43,8 @@ def cub_records(
     images = _read_index(root)
     path = root / "bounding_boxes.txt"
     boxes = _table(path, 5) if path.is_file() else {}
-    names = ((image["id"], image["image"].removeprefix(f"{find_folder(root, 'images')}/")) for image in images)
+    folder = f"{find_folder(root, 'images')}/"
+    names = ((image["id"], image["image"].removeprefix(folder)) for image in images)
     rows = read_bubbles(bubbles, names) if bubbles else {}
     fixations = read_gaze(gaze, {image["id"] for image in images})
     located = _parts(root) if parts else {}

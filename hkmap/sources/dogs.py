@@ -16,7 +16,8 @@ from hkmap.files.masks import read_variable
 from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.documents import read_xml
 from hkmap.sources.frames import fit_record
-from hkmap.sources.images import find_folder, in_folders, present_classes, sized
+from hkmap.sources.images import sized
+from hkmap.sources.releases import find_folder, in_folders, present_classes
 from hkmap.sources.voc import voc_boxes, voc_size
 
 SPLITS = ("train", "test")

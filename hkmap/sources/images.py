@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,8 +10,6 @@ from pathlib import Path
 from hkmap.errors import SourceError
 from hkmap.files.images import image_size
 from hkmap.records import Record
-
-logger = logging.getLogger("hkmap")
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -55,39 +52,6 @@ def list_folder(folder: Path) -> Listing:
 def files_of(path: Path, suffix: str) -> list[Path]:
     """Return the files with a suffix in a folder, in natural order, without hidden names; a file as it is."""
     return [path] if path.is_file() else [file for file in _visible(path) if file.suffix.lower() == suffix]
-
-
-def find_folder(root: Path, *names: str) -> Path:
-    """Return the folder in ``root`` with one of the names, in capitals or not; ROOT/NAME of the first where none is."""
-    first, wanted = root / names[0], {name.lower() for name in names}
-    if first.is_dir() or not root.is_dir():
-        return first
-    return next((path for path in _visible(root) if path.name.lower() in wanted and path.is_dir()), first)
-
-
-def in_folders(records: list[Record], root: Path) -> list[Record]:
-    """Return the records whose image's folder holds files; a warning counts the others, of a release unpacked in part.
-
-    Raises SourceError where none does.
-    """
-    folders = {Path(record["image"]).parent for record in records}
-    there = {folder: folder.is_dir() and any(folder.iterdir()) for folder in folders}
-    found = [record for record in records if there[Path(record["image"]).parent]]
-    absent = sorted(folder.name for folder, exists in there.items() if not exists)
-    if not found:
-        raise SourceError(f"{root}: none of its {len(there)} image folders is here, such as {min(there)}; unpack it")
-    if absent:
-        logger.warning(
-            "%s: %d of %d images are left out, as %d of the %d folders are absent: %s", root, len(records) - len(found),
-            len(records), len(absent), len(there), few(absent, 3),
-        )
-    return found
-
-
-def present_classes(records: list[Record]) -> list[Record]:
-    """Return the records with their classes numbered anew from 0, in the order of their labels."""
-    numbers = {label: number for number, label in enumerate(sorted({record["label"] for record in records}))}
-    return [{**record, "label": numbers[record["label"]]} for record in records]
 
 
 def path_below(folder: Path, path: Path) -> str:

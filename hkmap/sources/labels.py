@@ -53,10 +53,9 @@ def labelled_records(
 
 
 def _match_by_key(key: str, rows: Mapping[str, Values]) -> Match:
-    names = {same_name(name): name for name in rows}
-
     def find(record: Record) -> str | None:
-        return names.get(same_name(_text(record.get(key))))
+        name = _text(record.get(key))
+        return name if name in rows else None
 
     def told(record: Record) -> str:
         return _text(record.get(key)) or f"no {key}"
@@ -66,7 +65,7 @@ def _match_by_key(key: str, rows: Mapping[str, Values]) -> Match:
 
 def _text(value: object) -> str:
     """Return a value as it is compared: 7 and "7" are one patient in two tables."""
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    return same_name(str(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 def _by_name(path: Path, on: str, columns: Mapping[str, str]) -> dict[str, Values]:
@@ -129,8 +128,10 @@ def _convert(key: str, rows: Mapping[str, Values], places: Mapping[str, str]) ->
         for name, values in having.items():
             values[key] = _label(values[key], places[name])
     elif key in _TEXTS:
-        for values in having.values():
-            values[key] = _text(values[key]) or values[key]
+        for name, values in having.items():
+            if not (text := _text(values[key])):
+                raise SourceError(f"{places[name]}: {key} is {shown(values[key])}; expected a text")
+            values[key] = text
     elif all(isinstance(values[key], str) and _NUMBER.fullmatch(values[key]) for values in having.values()):
         kind = int if all(re.fullmatch(r"-?[0-9]+", values[key]) for values in having.values()) else float
         for values in having.values():

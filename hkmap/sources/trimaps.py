@@ -13,7 +13,8 @@ import numpy as np
 from hkmap.errors import ImageError, SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.images import files_of, find_folder
+from hkmap.sources.images import files_of
+from hkmap.sources.releases import find_folder
 
 FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
 

@@ -18,8 +18,9 @@ from hkmap.errors import SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, read_xml, stated_size
-from hkmap.sources.images import files_of, find_folder
+from hkmap.sources.images import files_of
 from hkmap.sources.matching import stem_of
+from hkmap.sources.releases import find_folder
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
