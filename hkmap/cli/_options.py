@@ -89,19 +89,18 @@ def absolute_option(function: Function) -> Function:
     return wrapper
 
 
+classes_option = click.option(
+    "--classes", "present", type=click.Choice(["all", "present"]), default="all",
+    callback=lambda _ctx, _parameter, value: value == "present",
+    help="present: number from 0 only the classes whose folders are there, in the data set's order.",
+)
+
 #: A source's argument ROOT, and --absolute.
 root_argument = composed(click.argument("root", type=FOLDER), absolute_option)
 
 split_option = click.option(
     "--split", type=click.Choice(["train", "test", "all"]), default="all",
     help="Print only the training or test part, as the data set defines it.",
-)
-
-
-classes_option = click.option(
-    "--classes", "present", type=click.Choice(["all", "present"]), default="all",
-    callback=lambda _ctx, _parameter, value: value == "present",
-    help="present: number from 0 only the classes whose folders are there, in the data set's order.",
 )
 
 
@@ -118,15 +117,25 @@ def _columns(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     names = ("image", "x", "y", "radius", "width", "height", "user", "weight", "label")
     pairs = [pair.partition("=") for pair in value.split(",")] if value else []
     for name, equals, column in pairs:
-        known = name.strip() in names or (name.strip() and ctx.params.get("on"))      # join --on takes any key
-        if not known or not equals or not column.strip():
+        if name.strip() not in names or not equals or not column.strip():
             raise click.BadParameter(f'"{name}{equals}{column}": expected NAME=COLUMN, NAME one of {", ".join(names)}.')
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
+def _columns_or_keys(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
+    """Like _columns; beside --on of join NAME may be any key."""
+    if not ctx.params.get("on"):
+        return _columns(ctx, parameter, value)
+    pairs = [pair.partition("=") for pair in value.split(",")] if value else []
+    for name, _, column in pairs:
+        if not name.strip() or not column.strip():
+            raise click.BadParameter(f'"{name}={column}": expected KEY=COLUMN, such as class=diagnosis.')
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 #: --columns, --frame and --origin, by the names that sources.tables.Table has for them; all false by default.
 table_options = composed(
-    click.option("--columns", callback=_columns, metavar="NAME=COLUMN,...",
+    click.option("--columns", callback=_columns_or_keys, metavar="NAME=COLUMN,...",
                  help="The table's own names for the columns above, such as image=img,x=cx."),
     click.option("--frame", type=sides, metavar="WIDTHxHEIGHT",
                  help="The picture size that the coordinates refer to.  [default: each image's own pixels]"),

@@ -19,15 +19,12 @@ from hkmap.files.hdf5 import file_digest, refuse_two_sizes, written_as
 from hkmap.files.images import MAX_PIXELS, Pixels
 from hkmap.maps.check import Map, check_map
 from hkmap.maps.geometry import WHOLE, view_image
-from hkmap.records import Record, dump_record, frame_of, label_of, shown
+from hkmap.records import Record, dump_record, frame_of, label_of
 from hkmap.shards.layout import Sample, ShardBuilder, checksum, stored_as
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
-
-_MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
-
 
 # what a sample must be before it enters a shard
 
@@ -118,7 +115,6 @@ class ClassNumbers:
     def labelled(self, record: Record) -> Record:
         """Return the record with its label; raise RecordError for a class that has another one, or none."""
         label, name, place = label_of(record), record.get("class"), f'record "{record["id"]}"'
-        _refuse_large(label, place)
         if not isinstance(name, str) or not name:
             self._next = max(self._next, label + 1)
             return record
@@ -133,11 +129,6 @@ class ClassNumbers:
             )
         self._next = max(self._next, number + 1)
         return record if (label, record["class"]) == (number, name) else {**record, "label": number, "class": name}
-
-
-def _refuse_large(label: int, place: str) -> None:
-    if label > _MAX_LABEL:
-        raise ShardError(f"{place}: label {shown(label)}, expected at most {_MAX_LABEL}; number the classes from 0")
 
 
 def _spelling(name: str) -> str:
@@ -171,7 +162,6 @@ class ClassNames:
             raise RecordError(f"{place}: class is {str(name)[:60]}; expected a name")
         if self._given is not None and label >= len(self._given):
             raise ShardError(f"{place}: label {label} is beyond the {len(self._given)} classes, counted from 0")
-        _refuse_large(label, place)
         if label >= 0:
             self._learn(label, name or "", place)
             self._count = max(self._count, label + 1)

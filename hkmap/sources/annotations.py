@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from hkmap.stream.references import image_frame
 
 logger = logging.getLogger("hkmap")
 
-OWN = {"id", "image", "size", "frame"}      # what describes the image and is no annotation
+OWN = {"id", "image", "names", "size", "frame"}     # what describes the image and is no annotation
 MASKS = ("masks", "unknown", "dont_look", "mask_users")
 FEW = 3      # names in a message
 
@@ -46,7 +46,8 @@ def annotation_records(path: Path, images: Path, *, source: Format, rejects: Rej
 
     def placed(record: Record) -> Record:
         name = _name(record, source)
-        image = find_image(index, images, name)
+        known = next((one for one in (name, *record.get("names", ())) if index.find(one)), name)
+        image = find_image(index, images, known)
         if image in seen:
             raise SourceError(f'{path}: "{name}" and "{seen[image]}" are both {image}; expected each image once')
         seen[image] = name
@@ -78,7 +79,8 @@ def joined_records(records: Iterable[Record], path: Path, *, source: Format, rej
         lines += "lines" in annotations[name]
         return _merged(record, fit_record(annotations[name], image_frame(record), f'record "{record["id"]}"'), path)
 
-    yield from match(records, path, annotations, match_by_image(annotations, path), add, rejects)
+    how = match_by_image(_spellings(annotations), path)
+    yield from match(records, path, annotations, how, add, rejects)
     _warn_of_lines(path, lines)
 
 
@@ -96,15 +98,16 @@ class Match(NamedTuple):
     once: bool = True
 
 
-def match_by_image(names: Iterable[str], path: Path, unused: str = "annotations of %d images") -> Match:
-    """Compare names with a record's id, and with its image's path, file name and stem."""
-    known = {same_name(name): name for name in names}
-    index = PathIndex(known.values())
+def match_by_image(
+    spellings: Mapping[str, set[str]], path: Path, unused: str = "annotations of %d images"
+) -> Match:
+    """Compare names, by their ``spellings``, with a record's id, and with its image's path, file name and stem."""
+    index = PathIndex(spellings)
 
     def find(record: Record) -> str | None:
         image = reference_of(record, "image")
-        found = set(index.find(image)) if image else set()
-        found |= {known[own]} if (own := same_name(record["id"])) in known else set()
+        found = {name for other in (index.find(image) if image else []) for name in spellings[other]}
+        found |= spellings.get(same_name(record["id"]), set())
         if len(found) > 1:
             raise SourceError(
                 f'{path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
@@ -172,11 +175,20 @@ def _by_name(path: Path, source: Format, rejects: Rejects) -> dict[str, Record]:
     return annotations
 
 
+def _spellings(annotations: Mapping[str, Record]) -> dict[str, set[str]]:
+    """Return the names of the annotated images by these names themselves, and by others that the images may have."""
+    found = {name: {name} for name in annotations}
+    for name, record in annotations.items():
+        for other in record.get("names", ()):
+            found.setdefault(other, set()).add(name)
+    return found
+
+
 def _name(record: Record, source: Format) -> str:
     name = record.get("image")
     if not isinstance(name, str) or not name or not isinstance(record.get("id"), str):
         raise SourceError(f"the format {source.name} gave a record without the texts id and image; mend its reader")
-    return name
+    return same_name(name)
 
 
 def _warn_of_lines(path: Path, count: int) -> None:

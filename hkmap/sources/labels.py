@@ -43,7 +43,7 @@ def labelled_records(
     labelled = any("label" in values for values in rows.values())
     classes = {values["class"] for values in rows.values() if "class" in values and not labelled}
     numbers = {name: label for label, name in enumerate(sorted(classes, key=natural_order))}
-    how = match_by_image(rows, path, "%d rows") if on == "image" else _match_by_key(on, rows)
+    how = match_by_image({name: {name} for name in rows}, path, "%d rows") if on == "image" else _match_by_key(on, rows)
     place = f"{path}, row {on}"
 
     def add(record: Record, name: str) -> Record:

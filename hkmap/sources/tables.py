@@ -61,11 +61,6 @@ def is_table(path: Path) -> bool:
         return False
 
 
-def value_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a table whatever its columns are; raises SourceError for a line that belongs to no table."""
-    return _rows(path)
-
-
 def table_records(table: Table, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each image that the table mentions, with its boxes, bubbles or points.
 
@@ -150,6 +145,11 @@ def _columns(path: Path) -> tuple[str, ...]:
     if not _is_json(path):
         return _header(path, first)
     return next((names for _, names, _ in _json_rows(path, [first])), ())
+
+
+def value_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a table whatever its columns are; raises SourceError for a line that belongs to no table."""
+    return _rows(path)
 
 
 def _is_json(path: Path) -> bool:
