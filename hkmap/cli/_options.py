@@ -170,7 +170,7 @@ def format_options(function: Function) -> Function:
             source = choose_format(path, name, Table(path, **reading) if any(reading.values()) else None)
         except SourceError as error:
             if "on" in kwargs and path.suffix.lower() in (".csv", ".tsv"):
-                raise SourceError(f"{error}; or add labels and other values from it by --on image, id or KEY") from error
+                raise SourceError(f"{error}; or add labels and other values of it by --on image, id or KEY") from error
             raise
         return function(*args, path=path, source=source, **kwargs)
 
