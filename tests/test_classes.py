@@ -41,6 +41,7 @@ def labels(path: str) -> tuple[list[int], list[str]]:
     ([(None, 0), (None, -1)], [0, -1], [""]),
     ([("b", 0), ("a", 1)], [0, 1], ["b", "a"]),
     ([("", None), ("a", None)], [-1, 0], ["a"]),
+    ([("a", 0), ("a", 1), ("b", None)], [0, 1, 2], ["a", "a", "b"]),
 ])
 def test_a_class_without_a_label_gets_one(hk, here: Path, kinds: Any, expected: list[int], classes: Any) -> None:
     done = hk("pack", "x.h5", stdin=records(*kinds))
@@ -67,8 +68,9 @@ def test_given_classes_number_by_name(hk, here: Path, kinds: Any, expected: list
     ([("a", 0), ("z", 1)], True, """record "1": class "z" is none of the 3 given ['a', 'b', 'c']; add it there"""),
     ([("z", None)], True, 'class "z" is none of the 3 given'),
     ([(None, 3)], True, 'record "0": label 3 is beyond the 3 classes, counted from 0'),
-    ([("a", 0), ("a", 1)], False, 'record "1": class "a" has label 1, but it had 0 before; one class has one label'),
-    ([("a", None), ("a", 1)], False, 'class "a" has label 1, but it had 0 before; one class has one label: number'),
+    ([("a", None), ("a", 1)], False, 'record "1": class "a" has the label 0 and another, and a record of that class'),
+    ([("a", 0), ("a", None), ("a", 1)], False, 'record "2": class "a" has the label 0 and another'),
+    ([("a", 0), ("a", 1), ("a", None)], False, 'record "2": class "a" has the label 0 and another'),
     ([("a", 0), ("b", 0)], False, 'label 0 is class "b", but it was "a" before; one label has one name: number all by'),
     ([("a", 10**30)], False, "expected a whole number from 0 to 99,999, or none"),
 ])

@@ -137,7 +137,7 @@ def small_map(record: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("options", "change", "sentence"), [
     ([], lambda record: {**record, "id": "1"}, 'record "1": this id is in the series already; every record needs its'),
-    ([], lambda record: {**record, "label": 0}, 'class "class 2" has label 0, but it had 2 before; one cl'),
+    ([], lambda record: {**record, "label": 0}, 'label 0 is class "class 2", but it was "class 0" before'),
     ([], small_map, r"2x4 \(height x width\), but the file's maps are 3x4"),
     (["--classes", "short.txt"], dict, '1 classes given, but label 1 is "class 1" already; give them all'),
     (["--classes", "other.txt"], dict, 'the series: label 1 is class "class 1", but it was "another" before'),

@@ -107,13 +107,15 @@ class ClassNumbers:
     def __init__(self, given: Sequence[str] | None, known: Sequence[str] = ()) -> None:
         self._given = given is not None
         self._known: dict[str, tuple[int, str]] = {}      # number and spelling
-        for label, name in enumerate(known if given is None else given):
-            if name:
-                self._known.setdefault(_spelling(name), (label, name))
+        self._doubtful: set[str] = set()      # classes with two labels
+        self._relied: set[str] = set()        # classes whose number a record without a label has got
         self._next = len(known)
+        for label, name in enumerate(known if given is None else given):
+            if name and self._number(name, label)[0] != label:
+                self._doubtful.add(_spelling(name))
 
     def labelled(self, record: Record) -> Record:
-        """Return the record with its label; raise RecordError for a class that has another one, or none."""
+        """Return the record with its label; raise RecordError for a class that is not given, or has two labels."""
         label, name, place = label_of(record), record.get("class"), f'record "{record["id"]}"'
         if not isinstance(name, str) or not name:
             self._next = max(self._next, label + 1)
@@ -121,14 +123,27 @@ class ClassNumbers:
         if self._given and _spelling(name) not in self._known:
             names = reprlib.repr([known for _, known in self._known.values()])
             raise RecordError(f'{place}: class "{name}" is none of the {len(self._known)} given {names}; add it there')
-        number, name = self._known.setdefault(_spelling(name), (self._next if label < 0 else label, name))
-        if not self._given and label not in (-1, number):
-            raise RecordError(
-                f'{place}: class "{name}" has label {label}, but it had {number} before; one class has one label: '
-                "number all by name with --classes"
-            )
+        number, name = self._number(name, self._next if label < 0 else label)
+        if not self._given:
+            self._note(name, label, number, place)
+            number = number if label < 0 else label
         self._next = max(self._next, number + 1)
         return record if (label, record["class"]) == (number, name) else {**record, "label": number, "class": name}
+
+    def _number(self, name: str, new: int) -> tuple[int, str]:
+        return self._known.setdefault(_spelling(name), (new, name))
+
+    def _note(self, name: str, label: int, number: int, place: str) -> None:
+        """Raise RecordError where a class has two labels, and a record with that class none."""
+        if label < 0:
+            self._relied.add(_spelling(name))
+        elif label != number:
+            self._doubtful.add(_spelling(name))
+        if _spelling(name) in self._relied & self._doubtful:
+            raise RecordError(
+                f'{place}: class "{name}" has the label {number} and another, and a record of that class none; number '
+                "all classes by name with --classes"
+            )
 
 
 def _spelling(name: str) -> str:
