@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_said(hk: Callable, tmp_path: Path, stream: list[di
 
 
 @pytest.mark.parametrize(("names", "sentence"), [
-    (["cow/7.jpg"], "table.csv: none of its images (cow/7.jpg) is one of the 3 records; compare their names"),
+    (["cow/7.jpg"], "table.csv: none of its images (cow/7.jpg) is one of the 3 records ({}/images/cat/1.jpg, "),
     (["1"], 'table.csv: "1" fits the records "70" and "90"; expected an image to be one record'),
     (["70", "cat/1.jpg"], 'record "70" ({}/images/cat/1.jpg) may be 70, cat/1.jpg; expected one of them'),
 ])

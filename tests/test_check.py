@@ -84,6 +84,7 @@ def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
     ({"bubbles": [], "points": [], "boxes": [], "polygons": []}, "empty-annotation", "nothing is marked"),
     ({"bubbles": [bubble(9, 9), bubble(41.5, 9)]}, "off-image", 'record "0", bubbles: (41.5, 9) in 40x30 pixels'),
     ({"points": [{"x": 9, "y": -1.5}]}, "off-image", "points: (9, -1.5)"),
+    ({"boxes": [{"x": 9, "y": 8, "width": 0, "height": 5}]}, "empty-box", 'such as record "0": 0x5 pixels at (9, 8)'),
     ({"boxes": [{"x": 9, "y": 9, "width": 9, "height": 23}]}, "off-image", "boxes: (18, 32)"),
     ({"boxes": [{"x": -9, "y": 9, "width": 9, "height": 3}]}, "off-image", "boxes: (-9, 9)"),
     ({"polygons": [{"points": [[0, 0], [9, 99]]}]}, "off-image", "polygons: (9, 99)"),

@@ -228,6 +228,35 @@ def test_a_missing_image_stops_or_is_skipped_and_counted(hk: Callable, cub2011: 
     assert hk("cub", cub2011, "--on-error", "skip").exit_code == 1
 
 
+@pytest.mark.parametrize("release", ["cub2011", "cub2010"])
+@pytest.mark.parametrize("name", ["images", "Images"])
+def test_a_part_of_a_release_is_taken_as_it_is(hk, request: pytest.FixtureRequest, release: str, name: str) -> None:
+    root = request.getfixturevalue(release)
+    if release == "cub2010":
+        write(root / "lists/classes.txt", "001.Ani\n002.Owl\n003.Auk\n")
+    (root / "images/001.Ani").rename(root / "away")
+    (root / "images").rename(root / name)
+    result = hk("cub", root)
+    assert [(record["class"], record["label"]) for record in result.records] == [("003.Auk", 2)]
+    assert Path(result.records[0]["image"]).parent == root / name / "003.Auk"
+    assert result.stderr == (
+        f"warning: {root}: 2 of 3 images are left out, as 1 of the 2 folders are absent: 001.Ani\n")
+    assert [record["label"] for record in hk("cub", root, "--classes", "present").records] == [0]
+    assert "none of its 1 images is of the split test" in hk("cub", root, "--split", "test").stderr
+    (root / name / "003.Auk").rename(root / "gone")
+    result = hk("cub", root)
+    assert result.exit_code == 1
+    assert f"none of its 2 image folders is here, such as {root}/" in result.stderr
+
+
+def test_the_classes_that_are_there_have_one_number_in_both_splits(hk: Callable, data_root: Path) -> None:
+    root = data_root / "cub10/CUB_200_2011"
+    parts = [hk("cub", root, "--split", split, "--classes", "present").records for split in ("train", "test")]
+    numbers = [{record["class"]: record["label"] for record in records} for records in parts]
+    assert numbers[0] == numbers[1] == {name: label for label, name in enumerate(sorted(numbers[0]))}
+    assert len(numbers[0]) == 10
+
+
 def test_a_row_about_no_image_names_table_and_value(hk: Callable, cub2011: Path) -> None:
     table = write(cub2011.parent / "b.csv", "image,x,y,radius\n1,1,2,3\nEmu_01.jpg,1,2,3\n")
     result = hk("cub", cub2011, "--bubbles", table)

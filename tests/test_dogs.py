@@ -74,3 +74,14 @@ def test_a_wrong_list_is_named(hk, tmp_path, files: list[object], labels: list[f
 def test_a_list_without_labels_is_named(hk: Callable, tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "train_list.mat", {"file_list": "a/b.jpg"})
     assert 'train_list.mat: no variable "labels"; expected one of file_list' in hk("dogs", tmp_path).stderr
+
+
+def test_a_part_of_the_release_with_other_capitals(hk: Callable, root: Path) -> None:
+    (root / "Annotation").rename(root / "annotations")
+    (root / "Images/n01-Pug").rename(root / "away")
+    (root / "Images").rename(root / "images")
+    result = hk("dogs", root)
+    [record] = result.records
+    assert (record["class"], record["label"], len(record["boxes"])) == ("n02-Chow", 1, 1)
+    assert "2 of 3 images are left out, as 1 of the 2 folders are absent: n01-Pug" in result.stderr
+    assert [record["label"] for record in hk("dogs", root, "--classes", "present").records] == [0]

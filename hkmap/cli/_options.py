@@ -89,6 +89,12 @@ def absolute_option(function: Function) -> Function:
     return wrapper
 
 
+classes_option = click.option(
+    "--classes", "present", type=click.Choice(["all", "present"]), default="all",
+    callback=lambda _ctx, _parameter, value: value == "present",
+    help="present: number from 0 only the classes whose folders are there, in the data set's order.",
+)
+
 #: A source's argument ROOT, and --absolute.
 root_argument = composed(click.argument("root", type=FOLDER), absolute_option)
 
@@ -116,9 +122,20 @@ def _columns(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def _columns_or_keys(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
+    """Like _columns; beside --on of join NAME may be any key."""
+    if not ctx.params.get("on"):
+        return _columns(ctx, parameter, value)
+    pairs = [pair.partition("=") for pair in value.split(",")] if value else []
+    for name, _, column in pairs:
+        if not name.strip() or not column.strip():
+            raise click.BadParameter(f'"{name}={column}": expected KEY=COLUMN, such as class=diagnosis.')
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
 #: --columns, --frame and --origin, by the names that sources.tables.Table has for them; all false by default.
 table_options = composed(
-    click.option("--columns", callback=_columns, metavar="NAME=COLUMN,...",
+    click.option("--columns", callback=_columns_or_keys, metavar="NAME=COLUMN,...",
                  help="The table's own names for the columns above, such as image=img,x=cx."),
     click.option("--frame", type=sides, metavar="WIDTHxHEIGHT",
                  help="The picture size that the coordinates refer to.  [default: each image's own pixels]"),
@@ -128,20 +145,33 @@ table_options = composed(
 
 
 def format_options(function: Function) -> Function:
-    """Add PATH, --format and the options of a table, joined into ``path`` and ``source``."""
+    """Add PATH, --format and the options of a table, joined into ``path`` and ``source``.
+
+    Beside an option --on, which comes first and is eager, ``source`` is what --columns says.
+    """
 
     @click.argument("path", type=ANYTHING)
     @named_option("--format", "name", table="formats", help="The format of PATH; by default it is recognised.")
     @table_options
     @functools.wraps(function)
     def wrapper(*args: Any, path: Path, name: str | None, **kwargs: Any) -> Any:
+        from hkmap.errors import SourceError
         from hkmap.sources.annotations import choose_format
         from hkmap.sources.tables import Table
 
         reading = {key: kwargs.pop(key) for key in ("columns", "frame", "origin")}
+        if kwargs.get("on"):      # of join: a table of values, in no format
+            if name or reading["frame"] or reading["origin"]:
+                raise click.UsageError("--on reads a table of values; omit --format, --frame and --origin.")
+            return function(*args, path=path, source=reading["columns"], **kwargs)
         if any(reading.values()) and name not in (None, "table"):
             raise click.UsageError("--columns, --frame and --origin say how to read a table; use --format table.")
-        source = choose_format(path, name, Table(path, **reading) if any(reading.values()) else None)
+        try:
+            source = choose_format(path, name, Table(path, **reading) if any(reading.values()) else None)
+        except SourceError as error:
+            if "on" in kwargs and path.suffix.lower() in (".csv", ".tsv"):
+                raise SourceError(f"{error}; or add labels and other values of it by --on image, id or KEY") from error
+            raise
         return function(*args, path=path, source=source, **kwargs)
 
     return wrapper

@@ -32,7 +32,8 @@ def check(ctx: click.Context, inputs: tuple[str, ...], **options: Any) -> None:
     SHARD is a name that ends in .h5, a folder (all its *.h5), or, in quotes, a pattern or a range of such names. The
     sha256 of the whole file is compared, then the structure, then the checksum of each record. Prints one JSON object
     per shard: {"path", "ok", "checked": [NAME, ...], "records": N, "problems": [{"sentence", "record", "id"}, ...]};
-    record (counted from 0) and id are null if a problem does not belong to one record.
+    record (counted from 0) and id are null if a problem does not belong to one record. If images, byte for byte, are in
+    an earlier SHARD of another series too, a key "leaks" lists them like problems, and ok is still about the file.
 
     RECORDS is a file of records, or stdin. Every image, mask and map is decoded, and no record is passed on. Prints one
     JSON object: {"records": N, "findings": [{"name", "count", "ids", "sentence"}, ...]}. Not every finding is an error;
@@ -78,15 +79,19 @@ def _row(finding: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _check_shards(names: list[str], *, quick: bool, full: bool, **_of_records: Any) -> int:
+    from hkmap.shards.duplicates import leaks_between
     from hkmap.shards.verify import Depth, verify_shard
 
     if quick and full:
         raise click.UsageError("--quick and --full are opposites; give one of them.")
     depth: Depth = "quick" if quick else "full" if full else "records"
     shards = [path for name in names for path in _found(name)]
+    leaks = {} if quick else leaks_between(shards)
     code = 0
     for shard in track(shards, "checking", total=len(shards)):
         result = verify_shard(shard, depth=depth)
+        if shard in leaks:
+            result["leaks"], code = leaks[shard], code or 3
         _say(result)
         print_result(result)
         if not result["ok"]:
@@ -106,7 +111,7 @@ def _found(name: str) -> list[Path]:
 
 def _say(result: dict[str, Any]) -> None:
     """Print one sentence per problem, or that nothing is wrong (unless -q is given)."""
-    logger, problems = logging.getLogger("hkmap"), result["problems"]
+    logger, problems = logging.getLogger("hkmap"), result["problems"] + result.get("leaks", [])
     for problem in problems[:_SENTENCES]:
         logger.error("%s", problem["sentence"])
     if len(problems) > _SENTENCES:

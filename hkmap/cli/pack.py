@@ -25,7 +25,8 @@ def _bytes(value: str) -> int:
 @click.argument("shard", type=OUTPUT)
 @records_argument
 @click.option("--classes", type=EXISTING, metavar="FILE",
-              help="The names of the labels, one per line in UTF-8, label 0 first.  [default: learnt from the records]")
+              help="The names of the classes, one per line in UTF-8, label 0 first; a record with a class gets its "
+                   "line as label.  [default: learnt from the records]")
 @click.option("--shard-size", type=COUNT, metavar="N",
               help="Begin a new shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
 @click.option("--shard-bytes", type=_bytes, metavar="SIZE",
@@ -53,7 +54,8 @@ def pack(
 
     Image files are stored unchanged (or, with --store pixels, decoded and resized); each is decoded once, to find
     damage now. Maps must have one size (hkmap resize); `certainty` and `annotator_maps` are stored with them. A record
-    without a map is packed without one, which is not the same as an empty map; one without a label gets label -1.
+    without a map is packed without one, which is not the same as an empty map. One with a class and no label gets the
+    label of its class, and a new class the next number, as they come; one with neither gets label -1.
 
     A shard gets its name when it is complete. If this command or the one before it fails, or Ctrl-C stops it, no shard
     is left. If it is killed, or with --resume, finished shards stay (use --shard-size or --shard-bytes), and --resume

@@ -26,7 +26,8 @@ def predict(
 ) -> None:
     """Add what a network predicts to records: prediction, confidence and, with --out, where it looked.
 
-    The prediction is a label of the network's training data, the confidence its probability. The attention map covers
+    The prediction is a label of the network's training data, predicted_class its name where there is one, and the
+    confidence its probability. The attention map covers
     the whole image: it is 0 where a network with --fit crop saw nothing, and omits the padding of --fit letterbox.
 
     \b

@@ -36,19 +36,22 @@ def _shares(value: str) -> dict[str, Fraction]:
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR", help="The folder of the new shards, DIR/NAME.h5.")
 @click.option("--group", metavar="KEY",
               help="A key of the records, such as patient. Records with the same value stay in one part.")
+@click.option("--group-duplicates/--no-group-duplicates", "duplicates", default=True,
+              help="Keep records with the same image, byte for byte, in one part, as --fold does.")
 @click.option("--stratify/--no-stratify", default=True,
               help="Give each part its share of every label, as --fold does, or ignore labels.")
 @click.option("--seed", type=SEED, default=0, help="Another seed makes another split.")
 @overwrite_option
 def split(
     shards: tuple[Path, ...], shares: dict[str, Fraction] | None, folds: int | None, out: Path, group: str | None,
-    stratify: bool, seed: int, overwrite: bool,
+    duplicates: bool, stratify: bool, seed: int, overwrite: bool,
 ) -> None:
     """Split shards into parts, one shard each: train, val and test, or the folds of a cross-validation.
 
     The split depends on the ids, labels and groups of all records and on the seed, not on their order. scikit-learn
-    makes it: StratifiedKFold, or with --group StratifiedGroupKFold, which balances labels as well as it can. Shares
-    consist of folds: 0.8, 0.1 and 0.1 get eight, one and one of ten.
+    makes it: StratifiedKFold, or with groups StratifiedGroupKFold, which balances labels as well as it can. Shares
+    consist of folds: 0.8, 0.1 and 0.1 get eight, one and one of ten. Records with the same image are a group, and join
+    the groups of --group that they stand in; a warning counts such images.
 
     Prints one JSON object: {"records", "parts": {NAME: {"path", "records", "share", "maps", "classes": [{"label",
     "class", "records"}, ...], "sha256"}, ...}, "group", "stratified", "seed"}; share is that of the records.
@@ -66,10 +69,11 @@ def split(
         raise click.UsageError("Give either --shares NAME=SHARE,... or --folds K.")
     sequence = ShardSequence(shards)
     if shares is not None:
-        names, chosen = list(shares), parts_of(sequence, shares, group=group, stratify=stratify, seed=seed)
+        names = list(shares)
+        chosen = parts_of(sequence, shares, group=group, stratify=stratify, seed=seed, duplicates=duplicates)
     else:
         names = [f"fold-{number + 1}" for number in range(folds or 0)]
-        chosen = folds_of(sequence, Folding(len(names), seed, group, stratify)) - 1
+        chosen = folds_of(sequence, Folding(len(names), seed, group, stratify, duplicates)) - 1
     parts = split_shards(
         sequence, chosen, names, out, overwrite=overwrite,
         watch=lambda rows: track(rows, "splitting", total=len(sequence)),

@@ -197,7 +197,10 @@ def make_data(
     check_classes(model, shards)
     if np.any(shards.labels < 0):
         place = shards.place(int(np.argmax(shards.labels < 0)))
-        raise RunError(f"{place}: has no label; training needs one for each record")
+        raise RunError(
+            f"{place}: has no label, and training needs one for each record; add it, as `hkmap join labels.csv --on "
+            "image` does, or omit the record, and pack again"
+        )
     free = np.ones(len(shards), dtype=np.bool_) if held_out is None else ~held_out.inside
     map_of = CONTROLS[model.control](shards.has_map & free, seed)
     examples = ShardExamples(
@@ -220,12 +223,13 @@ def _share_of(
     shards: ShardSequence, indices: Numbers, share: float, seed: int, group: str | None
 ) -> npt.NDArray[np.bool_]:
     """Return which of the samples (n,) are held out for validation; a group is so as a whole or not at all."""
-    if group is None:
+    grouped = groups_of(shards, group, True)
+    if grouped is None:
         mixed = np.random.default_rng([seed, 0, 0]).permutation(indices)    # another stream than the epochs' orders
         count = min(max(1, round(share * len(indices))), len(indices) - 1)
         return np.isin(indices, mixed[:count])
     shares = {"training": 1 - Fraction(str(share)), "validation": Fraction(str(share))}
-    ids, groups = ([names[index] for index in indices] for names in (ids_of(shards), groups_of(shards, group) or []))
+    ids, groups = ([names[index] for index in indices] for names in (ids_of(shards), grouped))
     return part_of(ids, shards.labels[indices], groups, shares, seed=seed) == 1
 
 

@@ -77,11 +77,14 @@ def predicted_records(
     key: str,
     **options: Any,
 ) -> Iterator[Record]:
-    """Yield the records with prediction, confidence and, saved by ``maps``, the attention under ``key``."""
+    """Yield the records with prediction, its class, confidence and, saved by ``maps``, the attention under ``key``."""
     if maps is not None and model.network.attention is None:
         raise RunError("the network has no attention branch, so there are no maps to save; omit --out")
     for found in predict(model, records, rejects, device, **options):
         added: Record = {"prediction": found.label, "confidence": found.confidence}
+        name = model.class_names[found.label] or None
+        if name or "predicted_class" in found.record:
+            added["predicted_class"] = name
         if model.control != "none":
             added["control"] = model.control
         if maps is not None and found.attention is not None:

@@ -75,7 +75,10 @@ def new_model(
 ) -> TrainedModel:
     """Return an untrained network; the seed fixes its weights."""
     if not class_names:
-        raise RunError("the training shard has no labels; expected records with a label, as `hkmap folder` gives them")
+        raise RunError(
+            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
+            "`hkmap join labels.csv --on image` do, and pack them again"
+        )
     torch.manual_seed(seed)
     return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
 

@@ -38,6 +38,7 @@ ODDITIES = Choices("finding", {
     "bad-record": Oddity("a key does not hold what it should"),
     "no-annotation": Oddity("neither an annotation nor a map"),
     "empty-annotation": Oddity("annotated, but nothing is marked: an empty list, black masks"),
+    "empty-box": Oddity("a box without area: its width or height is 0"),
     "off-image": Oddity(f"a bubble's or point's centre or a shape's corner is over {OUTSIDE:g} pixel off the frame"),
     "size-mismatch": Oddity("the record's size differs from its image's, as displayed"),
     "bad-image": Oddity("the image is missing or does not decode"),
@@ -211,6 +212,9 @@ def _check_annotations(record: Record, frame: Frame | None, odd: Odd) -> None:
             if frame and outside:
                 where = "({:g}, {:g}) in {}x{}".format(*outside[0], *frame)
                 odd.setdefault("off-image", f'record "{record["id"]}", {key}: {where} pixels')
+        empty = [box for box in boxes_of(record) if not (box[2] and box[3])] if record.get("boxes") is not None else []
+        if empty:
+            odd["empty-box"] = f'record "{record["id"]}": ' + "{2:g}x{3:g} pixels at ({0:g}, {1:g})".format(*empty[0])
         for key in ("masks", "unknown", "dont_look"):
             if record.get(key) is not None:
                 marked = _is_marked(record, key, frame, odd)

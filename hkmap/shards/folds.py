@@ -1,7 +1,7 @@
 """Cut records into folds and parts: the one definition, of `hkmap split` and of --fold in train, finetune and eval.
 
-A fold depends on the ids, labels and groups of all records and on the seed, not on the records' order or on how they
-lie in shards. Folds count from 1.
+A fold depends on the ids, labels and groups of all records, on which images are the same, and on the seed, not on the
+records' order or on how they lie in shards. Folds count from 1.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import hashlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import RecordError
 from hkmap.records import Record, shown
+from hkmap.shards.duplicates import same_images
 from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
@@ -34,13 +36,14 @@ class Folding:
     """How records are cut into folds.
 
     ``group`` is a key of the records, the values of which no two folds share. Without ``stratify`` the labels are
-    not looked at.
+    not looked at. With ``duplicates`` the records of one image are in one fold.
     """
 
     folds: int
     seed: int = 0
     group: str | None = None
     stratify: bool = True
+    duplicates: bool = True
 
 
 def fold_of(ids: Sequence[str], labels: Numbers, groups: Sequence[str] | None, *, folds: int, seed: int) -> Numbers:
@@ -89,16 +92,17 @@ def part_of(
 def folds_of(shards: ShardSequence, folding: Folding) -> Numbers:
     """Return the fold (n,) of each record of shards, from 1."""
     labels = shards.labels if folding.stratify else np.zeros_like(shards.labels)
-    groups = groups_of(shards, folding.group)
+    groups = groups_of(shards, folding.group, folding.duplicates)
     return fold_of(ids_of(shards), labels, groups, folds=folding.folds, seed=folding.seed)
 
 
 def parts_of(
-    shards: ShardSequence, shares: Mapping[str, Fraction], *, seed: int, group: str | None, stratify: bool
+    shards: ShardSequence, shares: Mapping[str, Fraction], *, seed: int, group: str | None, stratify: bool,
+    duplicates: bool = True,
 ) -> Numbers:
     """Return the part (n,) of each record of shards, numbered from 0 in the order of the ``shares``."""
     labels = shards.labels if stratify else np.zeros_like(shards.labels)
-    return part_of(ids_of(shards), labels, groups_of(shards, group), shares, seed=seed)
+    return part_of(ids_of(shards), labels, groups_of(shards, group, duplicates), shares, seed=seed)
 
 
 def ids_of(shards: ShardSequence) -> list[str]:
@@ -106,14 +110,44 @@ def ids_of(shards: ShardSequence) -> list[str]:
     return [identifier for shard in shards.shards for identifier in shard.ids]
 
 
-def groups_of(shards: ShardSequence, key: str | None) -> list[str] | None:
-    """Return each record's group, the text or number under ``key``; None without a key.
+@lru_cache(maxsize=2)      # a run cuts its shards twice: for the fold, and for validation
+def groups_of(shards: ShardSequence, key: str | None, duplicates: bool) -> list[str] | None:
+    """Return each record's group, the text or number under ``key``; None where every record is on its own.
 
-    Every record is read, as its JSON is under its checksum. Raises RecordError where one has no group.
+    With ``duplicates`` groups that share an image, byte for byte, are one; a warning counts such images. Every record
+    is read, as its JSON is under its checksum. Raises RecordError where one has no group.
     """
-    if key is None:
-        return None
-    return [_group(shards.read(index).record, key) for index in range(len(shards))]
+    groups = None if key is None else [_group(shards.read(index).record, key) for index in range(len(shards))]
+    starts = np.cumsum([0, *(len(shard) for shard in shards.shards)])
+    images = same_images(shards.shards) if duplicates else []
+    sets = [[int(starts[number]) + row for number, row in places] for places in images]
+    if not sets:
+        return groups
+    ids = ids_of(shards)
+    logger.warning(
+        '%d images stand in more than one record (%d records), such as "%s" and "%s"; they are kept on one side',
+        len(sets), sum(map(len, sets)), *(ids[index] for index in sets[0][:2]),
+    )
+    return joined_groups(ids if groups is None else groups, sets)
+
+
+def joined_groups(groups: Sequence[str], sets: Iterable[Sequence[int]]) -> list[str]:
+    """Return each record's group where those that have records in one set are one group, by its first name.
+
+    >>> joined_groups(["b", "c", "b", "a", "d"], [[0, 1], [2, 3]])
+    ['a', 'a', 'a', 'a', 'd']
+    """
+    above = {name: name for name in groups}
+
+    def top(name: str) -> str:
+        while above[name] != name:
+            above[name] = name = above[above[name]]
+        return name
+
+    for one in sets:
+        tops = {top(groups[index]) for index in one}
+        above.update(dict.fromkeys(tops, min(tops)))
+    return [top(name) for name in groups]
 
 
 def digest_of(ids: Sequence[str], folds: Numbers) -> str:

@@ -139,6 +139,14 @@ class ShardReader:
         """Return the record's JSON as it was packed; nothing else is read, so its checksum is not compared."""
         return self._string("records", index)
 
+    def stored_image(self, index: int, *, middle: int | None = None) -> bytes:
+        """Return an image's bytes as they are stored, or so many in their middle; no checksum is compared."""
+        if self.pixel_size is not None or middle is None:
+            return self._image(index, None)
+        start, stop = self._offsets[IMAGES][index : index + 2].tolist()
+        start = max(start, (start + stop - middle) // 2)
+        return self._file.read(f"{IMAGES}/bytes", start, min(stop, start + middle))
+
     def record(self, index: int) -> Record:
         """Return the record as it was packed."""
         return self.read(index).record

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import reprlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -23,9 +25,6 @@ from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
-
-_MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
-
 
 # what a sample must be before it enters a shard
 
@@ -97,6 +96,60 @@ def _alike(one: float, other: float) -> bool:
     return abs(one / other - 1) < 0.01      # a scaled frame is rounded to whole pixels
 
 
+class ClassNumbers:
+    """Labels records by the names of their classes; records come in the order of the stream.
+
+    ``given`` names count from 0, and a record with a class gets the number of its name, whatever its label was. Without
+    them a record keeps its label, and one with a class alone gets the number that the class has, or the next;
+    ``known`` are the names of earlier shards. Names that differ in the spelling of accents alone are one.
+    """
+
+    def __init__(self, given: Sequence[str] | None, known: Sequence[str] = ()) -> None:
+        self._given = given is not None
+        self._known: dict[str, tuple[int, str]] = {}      # number and spelling
+        self._doubtful: set[str] = set()      # classes with two labels
+        self._relied: set[str] = set()        # classes whose number a record without a label has got
+        self._next = len(known)
+        for label, name in enumerate(known if given is None else given):
+            if name and self._number(name, label)[0] != label:
+                self._doubtful.add(_spelling(name))
+
+    def labelled(self, record: Record) -> Record:
+        """Return the record with its label; raise RecordError for a class that is not given, or has two labels."""
+        label, name, place = label_of(record), record.get("class"), f'record "{record["id"]}"'
+        if not isinstance(name, str) or not name:
+            self._next = max(self._next, label + 1)
+            return record
+        if self._given and _spelling(name) not in self._known:
+            names = reprlib.repr([known for _, known in self._known.values()])
+            raise RecordError(f'{place}: class "{name}" is none of the {len(self._known)} given {names}; add it there')
+        number, name = self._number(name, self._next if label < 0 else label)
+        if not self._given:
+            self._note(name, label, number, place)
+            number = number if label < 0 else label
+        self._next = max(self._next, number + 1)
+        return record if (label, record["class"]) == (number, name) else {**record, "label": number, "class": name}
+
+    def _number(self, name: str, new: int) -> tuple[int, str]:
+        return self._known.setdefault(_spelling(name), (new, name))
+
+    def _note(self, name: str, label: int, number: int, place: str) -> None:
+        """Raise RecordError where a class has two labels, and a record with that class none."""
+        if label < 0:
+            self._relied.add(_spelling(name))
+        elif label != number:
+            self._doubtful.add(_spelling(name))
+        if _spelling(name) in self._relied & self._doubtful:
+            raise RecordError(
+                f'{place}: class "{name}" has the label {number} and another, and a record of that class none; number '
+                "all classes by name with --classes"
+            )
+
+
+def _spelling(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 class ClassNames:
     """The names of the labels: given once for all, or learnt from the records; ``known`` are those of other shards.
 
@@ -124,8 +177,6 @@ class ClassNames:
             raise RecordError(f"{place}: class is {str(name)[:60]}; expected a name")
         if self._given is not None and label >= len(self._given):
             raise ShardError(f"{place}: label {label} is beyond the {len(self._given)} classes, counted from 0")
-        if label > _MAX_LABEL:
-            raise ShardError(f"{place}: label {label}, expected at most {_MAX_LABEL}; number the classes from 0")
         if label >= 0:
             self._learn(label, name or "", place)
             self._count = max(self._count, label + 1)
@@ -134,7 +185,7 @@ class ClassNames:
         if name and self._names.setdefault(label, name) != name:
             raise ShardError(
                 f'{place}: label {label} is class "{name}", but it was "{self._names[label]}" before; '
-                "one label has one name: renumber one of the sources"
+                "one label has one name: number all by name with --classes"
             )
 
 
@@ -217,6 +268,7 @@ class ShardWriter:
         self._unnamed = ExitStack()      # with --overwrite shards get their names together, at the end
         self._builder: ShardBuilder | None = None
         self._classes = ClassNames(classes)
+        self._numbers = ClassNumbers(classes)
         self._ids: set[str] = set()
         self._earlier: frozenset[str] = frozenset()
         self._former: list[Path] = []
@@ -276,10 +328,11 @@ class ShardWriter:
         image that does not decode), MapError, ShardError for a label without a class, OutputError for a map of
         another size than the first.
         """
-        self.add_sample(Sample(record, image, values, certainty, label_of(record), annotators or {}))
+        labelled = self.labelled(record)
+        self.add_sample(Sample(labelled, image, values, certainty, label_of(labelled), annotators or {}))
 
     def add_sample(self, sample: Sample) -> None:
-        """Like add, for a sample, such as one of another shard; its label is that of its record."""
+        """Like add, for a sample, such as one of another shard, which keeps its label: that of its record."""
         if self.passes_over(sample.record):
             return
         awaited = self.awaits
@@ -287,10 +340,14 @@ class ShardWriter:
         self.check(ready)
         self.keep(ready, awaited=awaited)
 
+    def labelled(self, record: Record) -> Record:
+        """Return the record with the label of its class, as ClassNumbers gives it; call it once for each, in order."""
+        self.take_up(record)
+        return self._numbers.labelled(record)
+
     def passes_over(self, record: Record) -> bool:
         """Return whether a record is the next of those that finished shards hold; then it is in."""
-        if not self._taken_up:
-            self._take_up(record)
+        self.take_up(record)
         if self._row is None or _text(record) != self._row:
             return False
         self._ids.add(record["id"])
@@ -348,8 +405,10 @@ class ShardWriter:
                 )
             refuse_existing(former, overwrite=self._overwrite)
 
-    def _take_up(self, first: Record) -> None:
+    def take_up(self, first: Record) -> None:
         """Begin with the shards that are there, as the ``first`` record comes: add to them, or go on after them."""
+        if self._taken_up:
+            return
         self._taken_up = True
         options = self._options
         shards = [ShardReader(path) for path in self._former] if options.append or options.resume else []
@@ -365,6 +424,8 @@ class ShardWriter:
             own = starts.index(True) if options.resume and True in starts else len(shards)
         self._earlier = frozenset(identifier for shard in shards[:own] for identifier in shard.ids)
         self._classes = ClassNames(self._given, ShardSequence(self._former).classes if shards else [])
+        # the records of a run that is resumed come again, and so do the numbers of their classes
+        self._numbers = ClassNumbers(self._given, ShardSequence(self._former[:own]).classes if own else [])
         self.map_size = next((shard.map_size for shard in shards if shard.has_map.any()), ())
         for shard in shards[own:]:
             self._refuse_other_size(shard, last=shard is shards[-1])

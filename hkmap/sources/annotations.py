@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from hkmap.errors import RecordError, SourceError
 from hkmap.files.images import image_size
-from hkmap.records import Record, Rejects, each, reference_of
+from hkmap.records import Record, Rejects, each, reference_of, shown
 from hkmap.sources.formats import FORMATS, Format, recognised
 from hkmap.sources.frames import SHAPES, fit_record
 from hkmap.sources.images import few, nfc, path_below
@@ -21,6 +22,7 @@ logger = logging.getLogger("hkmap")
 
 OWN = {"id", "image", "names", "size", "frame"}     # what describes the image and is no annotation
 MASKS = ("masks", "unknown", "dont_look", "mask_users")
+FEW = 3      # names in a message
 
 
 def choose_format(path: Path, name: str | None, table: Table | None) -> Format:
@@ -70,38 +72,93 @@ def joined_records(records: Iterable[Record], path: Path, *, source: Format, rej
     counts them, and names the annotations that fit none. Raises SourceError where nothing fits at all.
     """
     annotations = _by_name(path, source, rejects)
-    spellings = _spellings(annotations)
+    lines = 0
+
+    def add(record: Record, name: str) -> Record:
+        nonlocal lines
+        lines += "lines" in annotations[name]
+        return _merged(record, fit_record(annotations[name], image_frame(record), f'record "{record["id"]}"'), path)
+
+    how = match_by_image(_spellings(annotations), path)
+    yield from match(records, path, annotations, how, add, rejects)
+    _warn_of_lines(path, lines)
+
+
+class Match(NamedTuple):
+    """How the records of a stream are compared with the names in a file.
+
+    ``find`` returns the name that a record fits, ``told`` what of the record was compared; the other texts say what a
+    name stands for. With ``once`` two records may not fit one name.
+    """
+
+    find: Callable[[Record], str | None]
+    told: Callable[[Record], str]
+    names: str = "images"
+    unused: str = "annotations of %d images"
+    once: bool = True
+
+
+def match_by_image(
+    spellings: Mapping[str, set[str]], path: Path, unused: str = "annotations of %d images"
+) -> Match:
+    """Compare names, by their ``spellings``, with a record's id, and with its image's path, file name and stem."""
     index = PathIndex(spellings)
+
+    def find(record: Record) -> str | None:
+        image = reference_of(record, "image")
+        found = {name for other in (index.find(image) if image else []) for name in spellings[other]}
+        found |= spellings.get(nfc(record["id"]), set())
+        if len(found) > 1:
+            raise SourceError(
+                f'{path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
+                "expected one of them, give the images different names"
+            )
+        return next(iter(found), None)
+
+    return Match(find, lambda record: reference_of(record, "image") or str(record["id"]), unused=unused)
+
+
+def match(
+    records: Iterable[Record], path: Path, names: Collection[str], how: Match,
+    add: Callable[[Record, str], Record], rejects: Rejects,
+) -> Iterator[Record]:
+    """Yield the records, each with what ``add`` joins to it from the name in ``path`` that it fits.
+
+    Records that fit none go on as they are; a warning counts them, and another counts the ``names`` without a record.
+    Raises SourceError where nothing fits at all.
+    """
     used: dict[str, str] = {}
-    missed = 0
+    missed: list[str] = []
+    told: list[str] = []
 
     def joined(record: Record) -> Record:
-        nonlocal missed
-        name = _find(record, spellings, index, path)
+        told.extend([how.told(record)] if len(told) < FEW else [])
+        name = how.find(record)
         if name is None:
-            missed += 1
+            missed.append(record["id"])
             return record
-        if name in used:
+        if how.once and name in used:
             raise SourceError(
                 f'{path}: "{name}" fits the records "{used[name]}" and "{record["id"]}"; '
                 "expected an image to be one record"
             )
         used[name] = record["id"]
-        return _merged(record, fit_record(annotations[name], image_frame(record), f'record "{record["id"]}"'), path)
+        return add(record, name)
 
     count = 0
     for record in each(records, joined, rejects):
         count += 1
         yield record
-    left = [name for name in annotations if name not in used]
+    left = [name for name in names if name not in used]
     if not used and not rejects.count:
-        names = few(map(str, annotations), 3) or "nothing"
-        raise SourceError(f"{path}: none of its images ({names}) is one of the {count} records; compare their names")
-    _warn_of_lines(path, sum("lines" in annotations[name] for name in used))
+        raise SourceError(
+            f"{path}: none of its {how.names} ({few(left, FEW) or 'nothing'}) is one of the {count} records "
+            f"({few(dict.fromkeys(told))}); compare their names"
+        )
     if missed:
-        logger.warning("%s: has nothing about %d of %d records", path, missed, count)
+        logger.warning("%s: has nothing about %d of %d records: %s", path, len(missed), count, few(missed))
     if left:
-        logger.warning("%s: annotations of %d images fit no record: %s", path, len(left), few(left))
+        logger.warning(f"%s: {how.unused} fit no record: %s", path, len(left), few(left))
 
 
 def _by_name(path: Path, source: Format, rejects: Rejects) -> dict[str, Record]:
@@ -120,18 +177,6 @@ def _spellings(annotations: Mapping[str, Record]) -> dict[str, set[str]]:
         for other in record.get("names", ()):
             found.setdefault(other, set()).add(name)
     return found
-
-
-def _find(record: Record, spellings: Mapping[str, set[str]], index: PathIndex, path: Path) -> str | None:
-    image = reference_of(record, "image")
-    found = {name for other in (index.find(image) if image else []) for name in spellings[other]}
-    found |= spellings.get(nfc(record["id"]), set())
-    if len(found) > 1:
-        raise SourceError(
-            f'{path}: record "{record["id"]}" ({image}) may be {few(sorted(found), 3)}; '
-            "expected one of them, give the images different names"
-        )
-    return next(iter(found), None)
 
 
 def _name(record: Record, source: Format) -> str:
@@ -159,8 +204,9 @@ def _merged(record: Record, annotation: Record, path: Path) -> Record:
         elif key in MASKS and isinstance(before, dict) and before | value == value | before:
             merged[key] = before | value
         else:
+            both = f' ("{shown(value)}", not "{shown(before)}")' if isinstance(before, str) else ""
             raise RecordError(
-                f'record "{record["id"]}": {path} has something else under "{key}"; '
+                f'record "{record["id"]}": {path} has something else under "{key}"{both}; '
                 "expected nothing there, or new names"
             )
     return merged

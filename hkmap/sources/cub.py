@@ -14,6 +14,7 @@ from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.documents import text_lines
 from hkmap.sources.gaze import gaze_points, read_gaze
 from hkmap.sources.images import natural_order, sized
+from hkmap.sources.releases import find_folder, in_folders, present_classes
 from hkmap.sources.tables import Table, read_bubbles, table_bubbles
 
 RELEASE_2011 = ("images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt")
@@ -28,19 +29,22 @@ def cub_records(
     bubbles: Table | None = None,
     gaze: Sequence[Path] = (),
     parts: bool = False,
+    present: bool = False,
     rejects: Rejects,
 ) -> Iterator[Record]:
     """Yield the records of a CUB-200-2011 or CUB-200-2010 root, in the order of its lists.
 
     ``split`` is train, test or all. ``bubbles`` go under "bubbles", ``gaze`` files or the visible ``parts``
     under "points"; an image that they do not mention has no such key. The box of bounding_boxes.txt (2011), and the
-    box and outline of annotations-mat (2010), are added where the files are there. Raises SourceError where the folder
-    or an annotation is not as expected; an image that cannot be read goes to ``rejects``.
+    box and outline of annotations-mat (2010), are added where the files are there. Images of class folders that are
+    absent are left out; ``present`` numbers the other classes anew. Raises SourceError where the folder or an
+    annotation is not as expected; an image that cannot be read goes to ``rejects``.
     """
     images = _read_index(root)
     path = root / "bounding_boxes.txt"
     boxes = _table(path, 5) if path.is_file() else {}
-    names = ((image["id"], image["image"].removeprefix(f"{root / 'images'}/")) for image in images)
+    folder = f"{find_folder(root, 'images')}/"
+    names = ((image["id"], image["image"].removeprefix(folder)) for image in images)
     rows = read_bubbles(bubbles, names) if bubbles else {}
     fixations = read_gaze(gaze, {image["id"] for image in images})
     located = _parts(root) if parts else {}
@@ -62,9 +66,11 @@ def cub_records(
             record["points"] = located[identifier]
         return record
 
-    chosen = [record for record in images if split in ("all", record["split"])]
+    there = in_folders(images, root)
+    there = present_classes(there) if present else there
+    chosen = [record for record in there if split in ("all", record["split"])]
     if not chosen:
-        raise SourceError(f"{root}: none of its {len(images)} images is of the split {split}; choose --split all")
+        raise SourceError(f"{root}: none of its {len(there)} images is of the split {split}; choose --split all")
     yield from each(chosen, complete, rejects)
 
 
@@ -88,7 +94,7 @@ def _read_2011(root: Path) -> list[Record]:
         absent = [identifier for identifier in paths if identifier not in table]
         if absent:
             raise SourceError(f"{root / file}: no line for the image {absent[0]}; expected one for each of images.txt")
-    images = []
+    images, folder = [], find_folder(root, "images")
     for identifier, (path,) in paths.items():
         (number,), (part,) = labels[identifier], splits[identifier]
         if number not in names or not number.isdecimal() or int(number) < 1:
@@ -100,13 +106,14 @@ def _read_2011(root: Path) -> list[Record]:
             raise SourceError(
                 f"{root / 'train_test_split.txt'}: image {identifier} has {part}; expected 1 (train) or 0 (test)"
             )
-        images.append(_image(root, identifier, path, (int(number) - 1, names[number], SPLITS[part])))
+        images.append(_image(folder, identifier, path, (int(number) - 1, names[number], SPLITS[part])))
     return images
 
 
 def _read_2010(root: Path) -> list[Record]:
     labels = {name: label for label, name in enumerate(_classes_2010(root))}
     images: dict[str, Record] = {}
+    below = find_folder(root, "images")
     for name in RELEASE_2010:
         for place, line in _lines(root / name):
             folder, _, file = line.rpartition("/")
@@ -118,7 +125,7 @@ def _read_2010(root: Path) -> list[Record]:
                     f"{place}: {line} would have the id {identifier}, as {images[identifier]['image']} has; "
                     "expected each file name once in the two lists"
                 )
-            images[identifier] = _image(root, identifier, line, (labels[folder], folder, Path(name).stem))
+            images[identifier] = _image(below, identifier, line, (labels[folder], folder, Path(name).stem))
     return list(images.values())
 
 
@@ -127,15 +134,15 @@ def _classes_2010(root: Path) -> list[str]:
     listed = root / "lists/classes.txt"
     if listed.is_file():
         return [line.split()[-1] for _, line in _lines(listed)]
-    images = root / "images"
+    images = find_folder(root, "images")
     if not images.is_dir():
         raise SourceError(f"{images}: missing; CUB-200-2010 keeps a folder for each class there")
     return sorted((path.name for path in images.iterdir() if path.is_dir()), key=natural_order)
 
 
-def _image(root: Path, identifier: str, path: str, what: tuple[int, str, str]) -> Record:
+def _image(folder: Path, identifier: str, path: str, what: tuple[int, str, str]) -> Record:
     label, name, split = what
-    return {"id": identifier, "image": str(root / "images" / path), "label": label, "class": name, "split": split}
+    return {"id": identifier, "image": str(folder / path), "label": label, "class": name, "split": split}
 
 
 def _outline(root: Path, record: Record) -> Record:

@@ -14,6 +14,7 @@ from hkmap.errors import ImageError, SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.images import files_of, nfc
+from hkmap.sources.releases import find_folder
 
 FOREGROUND, BACKGROUND, BORDER = 1, 2, 3
 
@@ -33,7 +34,8 @@ def trimap_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 
 
 def _files(path: Path) -> list[Path]:
-    folder = next((inner for inner in (path / "trimaps", path / "annotations/trimaps") if inner.is_dir()), path)
+    places = (find_folder(path, "trimaps"), find_folder(find_folder(path, "annotations"), "trimaps"))
+    folder = next((inner for inner in places if inner.is_dir()), path)
     return files_of(folder, ".png")
 
 

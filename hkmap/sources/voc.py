@@ -20,6 +20,7 @@ from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import head, read_xml, stated_size
 from hkmap.sources.images import as_stored, files_of
 from hkmap.sources.matching import stem_of
+from hkmap.sources.releases import find_folder
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -63,7 +64,7 @@ def voc_size(root: Element, place: str) -> Record:
 
 
 def _files(path: Path) -> list[Path]:
-    annotations = path / "Annotations"
+    annotations = find_folder(path, "Annotations")
     return files_of(annotations if annotations.is_dir() else path, ".xml")
 
 

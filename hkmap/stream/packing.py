@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hkmap.errors import HkmapError, RecordError
+from hkmap.files.opening import file_content
 from hkmap.parallel.threads import threads
 from hkmap.records import Record, Rejects, accepted, attempt, label_of, reference_of
 from hkmap.shards.layout import Sample
@@ -39,8 +40,9 @@ def pack_records(
 ) -> Iterator[None]:
     """Pack records with the images, maps, certainty and annotators' maps that they refer to; yield after each.
 
-    All but the image may be missing. Files are read and checked ahead, in threads. The errors of records, those of
-    parsing included, go to ``rejects``, in order. ``waiting`` tells whether the next record is there already.
+    All but the image may be missing; a record with a class and no label gets the number of its class. Files are read
+    and checked ahead, in threads. The errors of records, those of parsing included, go to ``rejects``, in order.
+    ``waiting`` tells whether the next record is there already.
     """
     with threads() as pool:
         outcomes = pool.attempts(partial(_prepared, writer), _tasks(writer, records), waiting)
@@ -50,10 +52,13 @@ def pack_records(
 
 def _tasks(writer: ShardWriter, records: Iterable[Record | HkmapError]) -> Iterator[_Task | HkmapError]:
     for record in records:
-        if isinstance(record, HkmapError):
-            yield record
-        elif not writer.passes_over(record):
-            yield _Task(record, writer.awaits)
+        if not isinstance(record, HkmapError):
+            writer.take_up(record)
+        labelled = attempt(writer.labelled, record)
+        if isinstance(labelled, HkmapError):
+            yield labelled
+        elif not writer.passes_over(labelled):
+            yield _Task(labelled, writer.awaits)
 
 
 def _kept(writer: ShardWriter, outcomes: Iterable[tuple[Ready, bool] | HkmapError]) -> Iterator[HkmapError | None]:
@@ -87,7 +92,7 @@ def check_count(writer: ShardWriter, expected: int | None) -> None:
 def read_classes(path: Path) -> list[str]:
     """Read class names, UTF-8, one per line in the order of the labels; RecordError for a blank or repeated one."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        names = [line.strip() for line in file_content(path).decode("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 text ({error}); expected one class name per line") from error
     for number, name in enumerate(names, start=1):
