@@ -95,6 +95,12 @@ def decode_rle(rle: Rle) -> Mask:
     return np.asarray(_coder().decode(_packed(rle)), dtype=np.bool_)
 
 
+def encode_rle(mask: Mask) -> Rle:
+    """Return a mask (height, width) as compressed run lengths."""
+    packed = _coder().encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": packed["counts"].decode()}
+
+
 def merge_rles(rles: Sequence[Rle]) -> Rle:
     """Return the union of masks of one size, as compressed run lengths; ``counts`` may also be lists of numbers.
 

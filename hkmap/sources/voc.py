@@ -1,13 +1,16 @@
 """Pascal VOC: an XML file of boxes for each image, and palette images of classes or objects beside it.
 
 VOC counts pixels from 1 and its boxes hold their last pixel too: x = xmin - 1, width = xmax - xmin + 1. In the palette
-images 0 is background and 255 void: what is there was not annotated, so it becomes ``unknown``. Parts of objects,
-actions and single points are not read.
+images 0 is background and 255 void: what is there was not annotated, so it becomes ``unknown``. A data set of other
+classes names them in labelmap.txt (as CVAT does; it also says their colours) or class_names.txt (as labelme2voc does),
+one on each line from 0 on; without such a file they are "class 1" and so on. Parts of objects, actions and single
+points are not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -17,7 +20,7 @@ import numpy as np
 from hkmap.errors import SourceError
 from hkmap.files.images import read_levels
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.documents import head, read_xml, stated_size
+from hkmap.sources.documents import read_xml, stated_size, text_lines, xml_tag
 from hkmap.sources.images import files_of
 from hkmap.sources.matching import stem_of
 
@@ -25,24 +28,29 @@ CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
+VOC_NAMES = dict(enumerate(CLASSES))
 VOID = 255
+NAMES = ("labelmap.txt", "class_names.txt")
 FLAGS = ("difficult", "truncated", "occluded")
 
 
 def is_voc(path: Path) -> bool:
     """Whether it is a VOC annotation, or a folder of them, or one that holds the folder Annotations."""
     first = next(iter(_files(path)), None)
-    if first is None or first.suffix.lower() != ".xml" or "<annotation" not in head(first):
-        return False
-    try:
-        return read_xml(first).tag == "annotation"
-    except SourceError:
-        return False
+    return first is not None and xml_tag(first) == "annotation"
+
+
+def like_voc(path: Path) -> bool:
+    """Whether it is an XML file, or a folder of them."""
+    first = next(iter(_files(path)), None)
+    return first is not None and first.suffix.lower() == ".xml"
 
 
 def voc_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each XML file, in natural order, with the masks that lie beside them."""
-    yield from each(_files(path), _record, rejects)
+    files = _files(path)
+    names = _class_names(files[0].parent) if files else {}
+    yield from each(files, partial(_record, names=names), rejects)
 
 
 def voc_boxes(root: Element, place: str) -> list[dict[str, Any]]:
@@ -67,14 +75,14 @@ def _files(path: Path) -> list[Path]:
     return files_of(annotations if annotations.is_dir() else path, ".xml")
 
 
-def _record(path: Path) -> Record:
+def _record(path: Path, names: dict[int, str] | None) -> Record:
     root = read_xml(path)
     if root.tag != "annotation":
         raise SourceError(f"{path}: begins with <{root.tag[:40]}>; expected <annotation>, as Pascal VOC has it")
     name = root.findtext("filename", "").strip() or path.stem
     boxes = voc_boxes(root, str(path))
     record = {"id": stem_of(name), "image": name, **voc_size(root, str(path)), "boxes": boxes}
-    return record | _masks(path, [box["label"] for box in boxes])
+    return record | _masks(path, [box["label"] for box in boxes], names)
 
 
 def _box(item: Element, place: str) -> dict[str, Any]:
@@ -100,21 +108,66 @@ def _number(corners: Element, name: str, place: str) -> float:
     return number
 
 
-def _masks(path: Path, objects: list[str]) -> Record:
+def _beside(folder: Path) -> Path:
+    """Return the folder around that of the annotations, written as the user gave it."""
+    return folder / ".." if folder.name in ("", "..") else folder.parent
+
+
+def _class_names(folder: Path) -> dict[int, str] | None:
+    """Return the names of the classes by their level in the palette images; VOC's only for a data set of VOC's classes.
+
+    None where nobody has named them.
+    """
+    for place in (_beside(folder), folder):
+        for file in (place / name for name in NAMES):
+            if file.is_file():
+                lines = [line.strip() for line in text_lines(file, "one class a line") if not line.startswith("#")]
+                named = [line.split(":")[0].strip() if file.name == NAMES[0] else line for line in lines]
+                return dict(enumerate(named))
+    if not (_beside(folder) / "SegmentationClass").is_dir():
+        return None
+    found = {name.text for file in files_of(folder, ".xml") for name in _root(file).iterfind("object/name")}
+    return VOC_NAMES if found and found <= set(CLASSES) else None
+
+
+def _root(path: Path) -> Element:
+    """Return the root of a file; an element of nothing where it is none, which is said when it is read."""
+    try:
+        return read_xml(path)
+    except SourceError:
+        return Element("nothing")
+
+
+def _masks(path: Path, objects: list[str], classes: dict[int, str] | None) -> Record:
     """Return the "masks" and the "unknown" of the palette images in the folders next to that of the annotations.
 
     Objects are numbered in the order of the XML file; a name that comes twice gets its number.
     """
-    here = path.parent
-    beside = here / ".." if here.name in ("", "..") else here.parent        # written as the user gave it
+    beside = _beside(path.parent)
     numbered = {
         number: name if objects.count(name) == 1 else f"{name} {number}" for number, name in enumerate(objects, start=1)
     }
-    for kind, names in (("Class", dict(enumerate(CLASSES))), ("Object", numbered)):
+    for kind, names in (("Class", classes), ("Object", numbered)):
         picture = beside / f"Segmentation{kind}" / f"{path.stem}.png"
         if picture.is_file():
             levels = {int(level): f"{picture}#{level}" for level in np.unique(read_levels(picture)) if level != 0}
             unknown = {"unknown": {"void": levels.pop(VOID)}} if VOID in levels else {}
-            masks = {names.get(level, f"{kind.lower()} {level}"): mask for level, mask in levels.items()}
+            if names and kind == "Class":
+                _check_classes(picture, set(levels), names, objects)
+            masks = {(names or {}).get(level, f"{kind.lower()} {level}"): mask for level, mask in levels.items()}
             return {"masks": masks} | unknown
     return {}
+
+
+def _check_classes(picture: Path, levels: set[int], names: dict[int, str], objects: list[str]) -> None:
+    """Refuse a level without a name, and one that is VOC's name for what the XML file does not have."""
+    strange = [level for level in sorted(levels) if level not in names]
+    if names is VOC_NAMES:
+        strange = [level for level in sorted(levels) if names.get(level) not in objects]
+    if strange:
+        said = f'which is "{names[strange[0]]}" in VOC and no object of the XML file' if strange[0] in names else (
+            f"and the names of the classes end at {max(names)}")
+        raise SourceError(
+            f"{picture}: has the value {strange[0]}, {said}; name the classes of this data set in class_names.txt, "
+            "one a line from 0 on"
+        )
