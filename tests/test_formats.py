@@ -327,7 +327,8 @@ def test_yolo_classes_have_names_where_somebody_says_them(hk, images, tmp_path, 
 def test_a_yaml_without_names_is_refused(hk: Callable, images: Path, tmp_path: Path) -> None:
     write(tmp_path / "labels/1.txt", "0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/data.yaml", "nc: 3\n")
-    assert 'data.yaml: no names under "names"; expected' in hk("annotations", tmp_path / "labels", "--images", images).stderr
+    result = hk("annotations", tmp_path / "labels", "--images", images)
+    assert 'data.yaml: no names under "names"; expected those of the classes' in result.stderr
 
 
 # trimaps
@@ -429,7 +430,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         (coco({"segmentation": {"size": [30, 40], "counts": [1, 2]}}), "run lengths for 3 pixels of 40x30; expected"),
         (coco(images=[{"id": 1}]), "images[0].file_name is missing; expected a text"),
         (listed(width=40), "images[0] width and height is missing; expected a whole number of pixels above 0"),
-        (listed(width="40", height=30), 'width and height is "40"; expected a whole number of pixels above 0 (not a text)'),
+        (listed(width="40", height=30), 'width and height is "40"; expected a whole number of pixels above 0'),
         (coco(images=listed()["images"] * 2), "images[1].id is 1, as that of an image before"),
         (coco(categories=[{"id": 1}]), "categories[0].name is missing"),
         (coco(categories=3), "categories is 3; expected a list"),
