@@ -42,7 +42,6 @@ class _Contents:
     categories: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, list[tuple[str, Record]]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
-    listed: set[str] = field(default_factory=set)
 
 
 def is_coco(path: Path) -> bool:
@@ -99,9 +98,6 @@ def _keys(annotation: Record) -> set[str]:
 def _record(place: str, item: object, contents: _Contents) -> Record:
     image = as_object(item, place)
     key = as_key(image.get("id"), f"{place}.id")
-    if key in contents.listed:
-        raise SourceError(f"{place}.id is {key}, as that of an image before; expected each id once")
-    contents.listed.add(key)
     record: Record = {"id": key, "image": as_text(image.get("file_name"), f"{place}.file_name")}
     record |= stated_size(image.get("width"), image.get("height"), f"{place} width and height")
     boxes: list[Record] = []

@@ -68,6 +68,9 @@ def read_xml(path: Path) -> ET.Element:
         return _xml_root(data)
     except ET.ParseError as error:
         reason = _xml_fault(_xml_text(data), error)
+    except UnicodeDecodeError as error:
+        line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
+        reason = f"line {line} has the byte {byte:#x}, which {error.encoding} has not; declare its own encoding"
     except (LookupError, ValueError) as error:      # LookupError: an unknown encoding
         reason = str(error)
     raise SourceError(f"{path}: not XML ({reason}); expected a file of annotations, mend it or export it again")
@@ -121,15 +124,20 @@ def annotations_by_image(path: Path, document: Record, rejects: Rejects) -> dict
 
     for key, place, annotation in each(numbered(document.get("annotations"), f"{path}: annotations"), read, rejects):
         found.setdefault(key, []).append((place, annotation))
-    images = as_list(document.get("images"), f"{path}: images")
-    listed = {_key(image.get("id")) for image in images if isinstance(image, dict)} - {""}
+    listed: set[str] = set()
+    for place, image in numbered(document.get("images"), f"{path}: images"):
+        key = _key(image.get("id")) if isinstance(image, dict) else ""
+        if key and key in listed:
+            raise SourceError(f"{place}.id is {key}, as that of an image before; expected each id once")
+        listed.add(key)
+    listed -= {""}
     strange = [key for key in found if key not in listed]
     if listed and strange and len(strange) == len(found):
         raise SourceError(
             f"{path}: no annotation is of an image that it lists: their image_id is {few(strange, 3)}, "
             f"the id of the images {few(sorted(listed), 3)}; expected the same ids"
         )
-    if strange:
+    if listed and strange:
         count = sum(len(found.pop(key)) for key in strange)
         logger.warning("%s: %d annotations are of images that it does not list: %s", path, count, few(strange))
     return found
@@ -231,11 +239,11 @@ def _xml_text(data: bytes) -> str:
 
 
 def _xml_fault(text: str, error: ET.ParseError) -> str:
-    """Say in which line the fault is, and what stands there."""
-    number = error.position[0]
-    line = "".join(text.splitlines()[number - 1 : number]).strip()
+    """Say where the fault is, and what stands there."""
+    number, column = error.position
+    line = "".join(text.splitlines()[number - 1 : number])[max(0, column - 40) :][:60].strip()
     remedy = '; "&" is written "&amp;" in XML' if _RAW_AND.search(line) else ""
-    return f'{error}: "{line[:60]}"{remedy}' if line else str(error)
+    return f'{error}: "{line}"{remedy}' if line else str(error)
 
 
 def _marked(data: bytes) -> str:

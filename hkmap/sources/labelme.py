@@ -52,8 +52,10 @@ def is_labelme(path: Path) -> bool:
 
 
 def like_labelme(path: Path) -> bool:
-    """Whether it is a file with one of labelme's keys, or a folder of JSON files."""
-    return (path.is_dir() and bool(files_below(path, ".json"))) or not {"shapes", "imagePath"}.isdisjoint(_first(path))
+    """Whether it is a file with one of labelme's keys, or a folder of JSON files and no text files."""
+    if path.is_dir():
+        return bool(files_below(path, ".json")) and not files_below(path, ".txt")
+    return not {"shapes", "imagePath"}.isdisjoint(_first(path))
 
 
 def labelme_records(path: Path, rejects: Rejects) -> Iterator[Record]:
@@ -128,7 +130,7 @@ def _shapes(item: Item, place: str) -> Iterator[tuple[str, Item]]:
 def _add_mask(masks: dict[str, Mask], item: Item, size: list[int] | None, place: str) -> None:
     """Unite the mask of a shape with that of its label: a PNG in base64, from its first point on."""
     if size is None or size[0] * size[1] > MAX_PIXELS:
-        raise SourceError(f"{place}: a mask of a picture of {size or 'no size'}; expected imageWidth and imageHeight")
+        raise SourceError(f"{place}: a mask of a picture of unknown size; expected imageWidth and imageHeight")
     points = as_pairs(item.get("points"), f"{place}.points")
     try:
         data = base64.b64decode(as_text(item.get("mask"), f"{place}.mask"), validate=True)

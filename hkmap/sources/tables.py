@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import IO, Any
 
 from hkmap.errors import SourceError
 from hkmap.files.opening import open_file
-from hkmap.records import Record, Rejects, each
+from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.documents import head
 from hkmap.sources.frames import fit_items
 from hkmap.sources.images import few
@@ -45,6 +46,8 @@ ALIASES = {
 LABELS = ("class", "class_name", "labelname", "category")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+_CENTRE = re.compile("cent|^c_?x$|^x_?c$", re.IGNORECASE)
 
 Item = dict[str, Any]
 # Where a line is, the names of its columns, and its values. A table may have millions of rows: Python's garbage
@@ -187,6 +190,11 @@ def _shape(table: Table) -> str:
     found = [shape for shape in ("boxes", "bubbles") if set(SHAPES[shape]) <= has]
     if len(found) > 1:
         raise SourceError(f"{table.path}: has the columns of {' and '.join(found)}; expected those of one")
+    if found == ["boxes"] and _CENTRE.search(names["x"]):
+        raise SourceError(
+            f'{table.path}: "{names["x"]}" looks like the centre of a box; expected its left and top edge under x and '
+            "y (take half the width and height off), or another name if it is the edge"
+        )
     if not found and not set(PLACE) <= has:
         raise _unsuitable(table, columns, [name for name in PLACE if name not in has])
     return found[0] if found else "points"
@@ -199,13 +207,17 @@ def _unsuitable(table: Table, columns: tuple[str, ...], missing: list[str]) -> S
             f"{table.path}: the first line is a row ({few(columns)}); expected the names of the columns above the rows"
         )
     given = [f"{name}={column}" for name, column in table.columns.items() if name not in missing]
-    guesses = {name: next((own for own in columns if own and name in own.lower()), "...") for name in missing}
+    guesses = {name: next((own for own in columns if _GUESSES[name] in own.lower()), "...") for name in missing}
     line = ",".join([*given, *(f"{name}={own}" for name, own in guesses.items())])
+    absent = [f'no "{table.columns[name]}"' for name in missing if name in table.columns]
     return SourceError(
-        f"{table.path}: a table with the columns {few(columns, 12) or 'none'}; expected image, x, y (points), also "
-        "radius (bubbles) or width, height (boxes), or image, xmin, ymin, xmax, ymax (boxes); "
+        f"{table.path}: a table with the columns {few([*columns, *absent], 12) or 'none'}; expected image, x, y "
+        "(points), also radius (bubbles) or width, height (boxes), or image, xmin, ymin, xmax, ymax (boxes); "
         f"map yours by --columns {line}"
     )
+
+
+_GUESSES = {"image": "im", "x": "x", "y": "y"}      # letters of a column that may be meant
 
 
 def _is_number(text: str) -> bool:
@@ -362,7 +374,7 @@ def _number(value: Any, name: str, place: str) -> float:
     except (TypeError, ValueError, OverflowError):      # JSON's whole numbers have no end
         number = math.nan
     if value is True or value is False or not math.isfinite(number):
-        raise SourceError(f'{place}: {name} is "{value}"; expected a number, with a point for decimals')
+        raise SourceError(f'{place}: {name} is "{shown(value)}"; expected a number, with a point for decimals')
     if name == "radius" and number <= 0:
         raise SourceError(f"{place}: radius is {value}; expected a number of pixels above 0")
     if name in ("width", "height", "weight") and number < 0:
