@@ -224,7 +224,7 @@ def test_xml_is_read_in_every_encoding(read, root, folder: str, declared: str | 
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    ("<annotation>\n" + voc("salt & pepper"), 'line 2, column 58: "name>x.png</filename><object><name>salt & pepper</'),
+    ("<annotation>\n" + voc("salt & pepper"), 'line 2, column 58: "ame>x.png</filename><object><name>salt & pepper</'),
     (voc("salt & pepper"), '"&" is written "&amp;" in XML'), (voc("AT&T"), '"&" is written "&amp;" in XML'),
     (voc("a&nbsp;b"), "undefined entity: line 1"),
     ("<?xml version='1.0'?>\n\n" + voc("\udce9"), "line 3 has the byte 0xe9, which utf-8 has not; declare its own enc"),
