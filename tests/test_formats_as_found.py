@@ -101,10 +101,17 @@ def test_an_annotation_that_is_a_category_alone_is_the_class_of_the_image(read, 
     ]
 
 
-def test_keypoints_and_captions_are_no_classes(read, root) -> None:
+def test_keypoints_and_captions_are_no_classes_and_counted(hk, root) -> None:
     marks = [{"image_id": 1, "category_id": 1, "keypoints": [1, 1, 2]}, {"image_id": 2, "caption": "a lesion"}]
     write(root / "a.json", images(1, 2, categories=CATEGORIES, annotations=marks))
-    assert read("a.json") == [{"boxes": []}, {"boxes": []}]
+    result = hk("annotations", root / "a.json", "--images", root / "img")
+    assert [record.keys() for record in result.records] == [{"id", "image", "size"}] * 2
+    assert "a.json: 2 annotations without bbox, segmentation or category alone are not read" in result.stderr
+
+
+def test_fixations_of_a_part_of_the_annotations_are_salicons(read, root) -> None:
+    write(root / "a.json", images(1, 2, annotations=[{"image_id": 1}, {"image_id": 2, "fixations": [[1, 1]]}]))
+    assert "annotations[0].fixations is missing; expected a list" in read("a.json")
 
 
 # labelme
@@ -358,6 +365,18 @@ def test_kpt_shape_says_that_a_line_is_a_pose(read, root, kind, keypoints, point
     assert {point["label"] for point in record["points"]} == {"dog"}
 
 
+@pytest.mark.parametrize("labels", ["labels/{}.txt", "labels/train/{}.txt", "train/labels/{}.txt"])
+def test_a_yolo_data_set_is_read_as_a_whole(hk, root, labels: str) -> None:
+    folder = root / "data" / labels.replace("labels", "images").replace("{}.txt", "")
+    folder.parent.mkdir(parents=True)
+    (root / "img").rename(folder)
+    write(root / "data/data.yaml", "names: [dog]")
+    write(root / "data/README.roboflow.txt", "Exported on 1 May\n")
+    write(root / "data" / labels.format("x"), LINE)
+    [record] = hk("annotations", root / "data", "--images", root / "data").records
+    assert (record["image"], record["boxes"]) == (f"{folder}/x.png", [pytest.approx(BOX | {"label": "dog"})])
+
+
 # tables
 
 
@@ -384,7 +403,7 @@ def test_kpt_shape_says_that_a_line_is_a_pose(read, root, kind, keypoints, point
      "line 3: width and height are [80, 100], but [100, 80] before"),
     ("image,xmin,ymin,xmax\nx.png,10,20,50\n", "x=xmin,y=ymin", "map all four by --columns xmin=...,ymin=...,xmax"),
     ("image,xmin,ymin,xmax,ymax\nx.png,50,20,10,60\n", "", "line 2: goes from 50, 20 to 10, 60; expected xmin <= "),
-    ("image,x,y,width,height\nx.png,10,20,100,80\n", "", "a box at 10, 20 has the picture's own size, 100x80; expe"),
+    ("image,x,y,width,height\nx.png,10,20,100,80\n", "", "a box at 10.0, 20.0 has the picture's own size, 100x80;"),
     ("image,cx,cy,width,height\nx.png,30,40,40,40\n", "x=cx,y=cy", '"cx" looks like the centre of a box; expected'),
     ("image,xmin,ymin,xmax,ymax\nx.png,0.1,0.2,0.5,0.6\n", "", "every coordinate lies between 0 and 1; say --frame 1"),
     ("image,x,y\nx.png,0.1,0.2\n", "", "every coordinate lies between 0 and 1; say --frame 1x1 if"),

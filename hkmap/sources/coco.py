@@ -8,6 +8,7 @@ image's class. Coordinates are continuous pixels from 0 in COCO too: they are ke
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from hkmap.sources.documents import (
     stated_size,
 )
 from hkmap.sources.salicon import has_fixations
+
+logger = logging.getLogger("hkmap")
 
 ELSEWHERE = ("keypoints", "caption")        # what an annotation without bbox and segmentation may be about
 
@@ -75,8 +78,10 @@ def _contents(path: Path, document: dict[str, Any], rejects: Rejects) -> _Conten
         if contents.categories.setdefault(key, name) != name:
             raise SourceError(f"{place}.id is {key}, as that of a category before; expected each id once")
     found = [annotation for one in contents.annotations.values() for _, annotation in one]
-    contents.keys = set().union(*map(_keys, found))
-    contents.keys = contents.keys or ({"boxes"} if not any(map(_is_of_image, found)) else set())
+    contents.keys = set().union(*map(_keys, found)) if found else {"boxes"}
+    unread = sum(not _keys(annotation) and not _is_of_image(annotation) for annotation in found)
+    if unread:
+        logger.warning("%s: %d annotations without bbox, segmentation or category alone are not read", path, unread)
     return contents
 
 

@@ -54,9 +54,9 @@ def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
             f"{turned}; expected the image that was annotated"
         )
     for box in record.get("boxes", ()):
-        if (box["width"], box["height"]) == size and (box["x"], box["y"]) != (0, 0):
+        if (box.get("width"), box.get("height")) == size and (box.get("x"), box.get("y")) != (0, 0):
             raise SourceError(
-                f"{image}: a box at {box['x']:g}, {box['y']:g} has the picture's own size, {size[0]}x{size[1]}; "
+                f"{image}: a box at {box.get('x')}, {box.get('y')} has the picture's own size, {size[0]}x{size[1]}; "
                 "expected the width and height of the box"
             )
     return {**record, "size": list(size)}

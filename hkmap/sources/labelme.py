@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from hkmap.errors import SourceError
-from hkmap.files.images import MAX_PIXELS, Mask, decode_image
-from hkmap.files.masks import encode_rle
+from hkmap.files.images import MAX_PIXELS, decode_image
+from hkmap.files.masks import encode_rle, merge_rles
 from hkmap.records import Record, Rejects, each, mismatch
 from hkmap.sources.documents import (
     as_label,
@@ -82,16 +83,17 @@ def _record(path: Path, root: Path) -> Record:
     name = _image(document, path, root)
     size = stated_size(document.get("imageWidth"), document.get("imageHeight"), f"{path}: imageWidth and imageHeight")
     shapes: Record = {}
-    masks: dict[str, Mask] = {}
+    runs: dict[str, list[Record]] = {}
     for place, item in numbered(document.get("shapes"), f"{path}: shapes"):
         shape = as_object(item, place)
         if shape.get("shape_type") == "mask":
-            _add_mask(masks, shape, size.get("size"), place)
+            mask = _mask(shape, size.get("size"), place)
+            runs.setdefault(_label(shape, place).get("label", "object"), []).append(mask)
             continue
         for key, found in _shapes(shape, place):
             shapes.setdefault(key, []).append(found)
-    if masks:
-        shapes["masks"] = {label: encode_rle(mask) for label, mask in masks.items()}
+    if runs:
+        shapes["masks"] = {label: merge_rles(found) for label, found in runs.items()}
     flags = as_object(document.get("flags") or {}, f"{path}: flags")
     classes = class_of(name for name, is_set in flags.items() if is_set is True)
     return {"id": stem_of(name), "image": name, **size, **(shapes or {"polygons": []}), **classes}
@@ -103,7 +105,7 @@ def _image(document: Item, path: Path, root: Path) -> str:
         return path.relative_to(root).with_suffix("").as_posix()
     name = as_text(document["imagePath"], f"{path}: imagePath").replace("\\", "/")
     own = name.rpartition("/")[2]
-    if (path.parent / own).is_file():
+    if os.path.isfile(path.parent / own):       # it answers for a name of any length
         name = own
     return name if _ABSOLUTE.match(name) else posixpath.normpath((path.parent.relative_to(root) / name).as_posix())
 
@@ -119,7 +121,7 @@ def _shapes(item: Item, place: str) -> Iterator[tuple[str, Item]]:
     if len(points) not in counts:
         number = " or ".join(map(str, counts)) if len(counts) < 3 else f"{counts[0]} or more"
         raise SourceError(f"{place}: a {kind} of {len(points)} points; expected {number}")
-    label = {"label": as_label(item["label"], f"{place}.label")} if item.get("label") not in (None, "") else {}
+    label = _label(item, place)
     group = {"group_id": item["group_id"]} if isinstance(item.get("group_id"), int) else {}
     for shape in make(points):
         if shape.get("radius") == 0:
@@ -127,8 +129,12 @@ def _shapes(item: Item, place: str) -> Iterator[tuple[str, Item]]:
         yield "polygons" if key == "boxes" and "points" in shape else key, shape | label | group
 
 
-def _add_mask(masks: dict[str, Mask], item: Item, size: list[int] | None, place: str) -> None:
-    """Unite the mask of a shape with that of its label: a PNG in base64, from its first point on."""
+def _label(item: Item, place: str) -> Item:
+    return {} if item.get("label") in (None, "") else {"label": as_label(item["label"], f"{place}.label")}
+
+
+def _mask(item: Item, size: list[int] | None, place: str) -> Record:
+    """Return the run lengths of a mask shape, which is a PNG in base64, in a picture of ``size`` (width, height)."""
     if size is None or size[0] * size[1] > MAX_PIXELS:
         raise SourceError(f"{place}: a mask of a picture of unknown size; expected imageWidth and imageHeight")
     points = as_pairs(item.get("points"), f"{place}.points")
@@ -147,9 +153,9 @@ def _add_mask(masks: dict[str, Mask], item: Item, size: list[int] | None, place:
             f"{place}: a mask of {width}x{height} pixels from {left}, {top} to {right}, {bottom} in a picture of "
             f"{size[0]}x{size[1]}; expected it to fill these pixels, the last included"
         )
-    label = as_label(item["label"], f"{place}.label") if item.get("label") not in (None, "") else "object"
-    mask = masks.setdefault(label, np.zeros((size[1], size[0]), np.bool_))
-    mask[top : bottom + 1, left : right + 1] |= decode_image(data, f"{place}.mask").any(axis=2)
+    mask = np.zeros((size[1], size[0]), np.bool_)
+    mask[top : bottom + 1, left : right + 1] = decode_image(data, f"{place}.mask").any(axis=2)
+    return encode_rle(mask)
 
 
 def _rectangle(points: Points) -> list[Item]:

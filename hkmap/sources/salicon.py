@@ -32,10 +32,9 @@ def is_salicon(path: Path) -> bool:
 
 
 def has_fixations(document: dict[str, Any]) -> bool:
-    """Whether the first of a document's annotations has fixations, as COCO's have not."""
+    """Whether an annotation of a document has fixations, as COCO's have not."""
     annotations = document.get("annotations")
-    first = annotations[0] if isinstance(annotations, list) and annotations else None
-    return isinstance(first, dict) and "fixations" in first
+    return isinstance(annotations, list) and any(isinstance(one, dict) and "fixations" in one for one in annotations)
 
 
 def salicon_records(path: Path, rejects: Rejects) -> Iterator[Record]:

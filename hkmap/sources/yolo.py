@@ -59,7 +59,8 @@ def yolo_records(path: Path, rejects: Rejects) -> Iterator[Record]:
 
 
 def _files(path: Path) -> list[Path]:
-    return [file for file in files_below(path, ".txt") if file.name not in LISTS and file.suffix.lower() == ".txt"]
+    found = [file for file in files_below(path, ".txt") if file.name not in LISTS and file.suffix.lower() == ".txt"]
+    return [file for file in found if "labels" in file.relative_to(path).parts[:-1]] or found
 
 
 def _sample(path: Path) -> list[str]:
@@ -77,6 +78,9 @@ def _is_relative(cells: list[str]) -> bool:
 
 def _record(file: Path, folder: Path, data: _DataSet) -> Record:
     name = path_below(folder, file)
+    before, labels, after = f"/{name}".rpartition("/labels/")
+    if labels:      # the images lie in a folder of that name beside it
+        name = f"{before}/images/{after}".removeprefix("/")
     record: Record = {"id": name, "image": name, "frame": [1, 1]}
     for number, line in enumerate(text_lines(file, FORMAT), start=1):
         if line.strip():
