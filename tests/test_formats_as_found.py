@@ -106,7 +106,7 @@ def test_keypoints_and_captions_are_no_classes_and_counted(hk, root) -> None:
     write(root / "a.json", images(1, 2, categories=CATEGORIES, annotations=marks))
     result = hk("annotations", root / "a.json", "--images", root / "img")
     assert [record.keys() for record in result.records] == [{"id", "image", "size"}] * 2
-    assert "a.json: 2 annotations without bbox, segmentation or category alone are not read" in result.stderr
+    assert "a.json: 2 annotations have neither bbox nor segmentation, and are not read" in result.stderr
 
 
 def test_fixations_of_a_part_of_the_annotations_are_salicons(read, root) -> None:
@@ -221,7 +221,7 @@ def voc(name: str = "lesion", box: str = "", file: str = "x.png") -> str:
     ("utf8", "utf-8", "épée"), ("UTF-8", "utf-8-sig", "épée"), (None, "utf-8", "épée"), ("GB2312", "gb2312", "鸟"),
     ("gbk", "gbk", "鸟"), ("windows-1252", "cp1252", "épée"), ("cp1252", "cp1252", "épée"), ("latin-1", "latin-1", "é"),
     ("UTF-16", "utf-16", "鸟"), ("UTF-16", "utf-16-le", "鸟"), ("utf-16", "utf-16-be", "鸟"),
-    ("UTF-32", "utf-32", "鸟"),
+    ("UTF-32", "utf-32", "鸟"), ("utf-16", "utf-8", "épée"),       # .NET declares what it does not write
     ("Shift_JIS", "shift_jis", "鳥"), ("Big5", "big5", "鳥"), ("EUC-KR", "euc-kr", "새"), ("koi8-r", "koi8-r", "Ж"),
 ])
 def test_xml_is_read_in_every_encoding(read, root, folder: str, declared: str | None, encoding: str, name: str) -> None:
@@ -402,6 +402,7 @@ def test_a_yolo_data_set_is_read_as_a_whole(hk, root, labels: str) -> None:
     ("image,width,height,xmin,ymin,xmax,ymax\nx.png,100,80,1,2,5,6\nx.png,80,100,1,2,5,6\n", "",
      "line 3: width and height are [80, 100], but [100, 80] before"),
     ("image,xmin,ymin,xmax\nx.png,10,20,50\n", "x=xmin,y=ymin", "map all four by --columns xmin=...,ymin=...,xmax"),
+    ("image,x,y,kind\nx.png,10,20,a\n", "label=knd", 'columns image, x, y, kind, no "knd"; expected image'),
     ("image,xmin,ymin,xmax,ymax\nx.png,50,20,10,60\n", "", "line 2: goes from 50, 20 to 10, 60; expected xmin <= "),
     ("image,x,y,width,height\nx.png,10,20,100,80\n", "", "a box at 10.0, 20.0 has the picture's own size, 100x80;"),
     ("image,cx,cy,width,height\nx.png,30,40,40,40\n", "x=cx,y=cy", '"cx" looks like the centre of a box; expected'),
@@ -423,6 +424,8 @@ def test_fractions_are_read_in_the_frame_of_1x1(read, root) -> None:
     ("t.csv", "img,cx,cy\nx.png,1,2\n",
      "a table with the columns img, cx, cy; expected image, x, y (points), also radius (bubbles) or width, height "
      "(boxes), or image, xmin, ymin, xmax, ymax (boxes); map yours by --columns image=img,x=cx,y=cy"),
+    ("t.csv", "time,index,max,gaze_y\n1,2,3,4\n", "map yours by --columns image=...,x=...,y=gaze_y"),
+    ("t.csv", "image,xmin,ymin,xmax\n1,2,3,4\n", "map yours by --columns ymax=..."),
     ("t.tsv", "image\tleft\ttop\nx.png\t1\t2\n", "map yours by --columns x=...,y=..."),
     ("t.csv", "x.png,10,20,50,60,cat\n", "the first line is a row (x.png, 10, 20, 50, 60 and 1 more); expected the"),
     ("t.csv", "image,x,x,y\nx.png,1,2,3\n", 'two columns are called "x"; rename one'),

@@ -81,7 +81,7 @@ def _contents(path: Path, document: dict[str, Any], rejects: Rejects) -> _Conten
     contents.keys = set().union(*map(_keys, found)) if found else {"boxes"}
     unread = sum(not _keys(annotation) and not _is_of_image(annotation) for annotation in found)
     if unread:
-        logger.warning("%s: %d annotations without bbox, segmentation or category alone are not read", path, unread)
+        logger.warning("%s: %d annotations have neither bbox nor segmentation, and are not read", path, unread)
     return contents
 
 

@@ -150,7 +150,9 @@ def class_of(names: Iterable[str]) -> Record:
     ({'class': 'cat'}, {'classes': ['cat', 'dog']}, {})
     """
     found = list(dict.fromkeys(names))
-    return {"classes": found} if len(found) > 1 else dict(zip(["class"], found, strict=False))
+    if len(found) > 1:
+        return {"classes": found}
+    return {"class": found[0]} if found else {}
 
 
 def as_object(value: object, place: str) -> dict[str, Any]:
@@ -233,8 +235,11 @@ def _xml_root(data: bytes) -> ET.Element:
 def _xml_text(data: bytes) -> str:
     found = _DECLARED.match(data)
     encoding = _marked(data) or (found[1].decode() if found else "utf-8")
-    if codecs.lookup(encoding).name.replace("-", "_") in _NO_TEXT:
+    known = codecs.lookup(encoding).name
+    if known.replace("-", "_") in _NO_TEXT:
         raise LookupError(f"{encoding} is no encoding of XML")
+    if found and known.startswith(("utf-16", "utf-32")) and not _marked(data):
+        encoding = "utf-8"      # .NET declares what its texts have in memory; the declaration itself is in single bytes
     return data.decode(encoding)
 
 

@@ -179,6 +179,8 @@ def _shape(table: Table) -> str:
     columns = _columns(table.path)
     names = table.names(columns)
     has = {name for name, own in names.items() if own in columns}
+    if not _is_json(table.path) and not set(table.columns.values()) <= set(columns):
+        raise _unsuitable(table, columns, [name for name in table.columns if name not in has])
     edges = {names[name] for name in CORNERS if name in has}
     if set(SHAPES["corners"]) <= has and not ({"x", "y"} <= has and edges.isdisjoint((names["x"], names["y"]))):
         return "corners"
@@ -195,8 +197,9 @@ def _shape(table: Table) -> str:
             f'{table.path}: "{names["x"]}" looks like the centre of a box; expected its left and top edge under x and '
             "y (take half the width and height off), or another name if it is the edge"
         )
-    if not found and not set(PLACE) <= has:
-        raise _unsuitable(table, columns, [name for name in PLACE if name not in has])
+    needed = SHAPES["corners"] if {"xmax", "ymax"} & has else PLACE
+    if not found and not set(needed) <= has:
+        raise _unsuitable(table, columns, [name for name in needed if name not in has])
     return found[0] if found else "points"
 
 
@@ -207,8 +210,7 @@ def _unsuitable(table: Table, columns: tuple[str, ...], missing: list[str]) -> S
             f"{table.path}: the first line is a row ({few(columns)}); expected the names of the columns above the rows"
         )
     given = [f"{name}={column}" for name, column in table.columns.items() if name not in missing]
-    guesses = {name: next((own for own in columns if _GUESSES[name] in own.lower()), "...") for name in missing}
-    line = ",".join([*given, *(f"{name}={own}" for name, own in guesses.items())])
+    line = ",".join([*given, *(f"{name}={_guess(name, columns)}" for name in missing)])
     absent = [f'no "{table.columns[name]}"' for name in missing if name in table.columns]
     return SourceError(
         f"{table.path}: a table with the columns {few([*columns, *absent], 12) or 'none'}; expected image, x, y "
@@ -217,7 +219,15 @@ def _unsuitable(table: Table, columns: tuple[str, ...], missing: list[str]) -> S
     )
 
 
-_GUESSES = {"image": "im", "x": "x", "y": "y"}      # letters of a column that may be meant
+# Columns that may be meant.
+_GUESSES = {
+    "image": re.compile("^(im|file|photo|pic)", re.IGNORECASE), "x": re.compile("(?i:(^|[^a-z])c?x([^a-z]|$))"),
+    "y": re.compile("(?i:(^|[^a-z])c?y([^a-z]|$))"),
+}
+
+
+def _guess(name: str, columns: tuple[str, ...]) -> str:
+    return next((own for own in columns if name in _GUESSES and _GUESSES[name].search(own)), "...")
 
 
 def _is_number(text: str) -> bool:
