@@ -287,6 +287,18 @@ def shown(value: object) -> str:
     return (value if isinstance(value, str) else reprlib.repr(value))[:60]
 
 
+def mismatch(value: object, expected: str) -> str:
+    """Say what was found in place of what was expected; a text in its quotes.
+
+    >>> mismatch("10", "a number"), mismatch(1.5, "a list")
+    ('is "10"; expected a number (not a text)', 'is 1.5; expected a list')
+    """
+    if not isinstance(value, str):
+        return f"is {shown(value)}; expected {expected}"
+    hint = " (not a text)" if "number" in expected and "text" not in expected else ""
+    return f'is "{shown(value)}"; expected {expected}{hint}'
+
+
 def _items(record: Record, key: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each object of the list under ``key`` after its place."""
     found = record.get(key)
@@ -322,7 +334,7 @@ def _is_number(value: object) -> bool:
 
 
 def _wrong(record: Record, key: str, expected: str, got: object) -> RecordError:
-    return RecordError(f'record "{record["id"]}": {key} is {shown(got)}; expected {expected}')
+    return RecordError(f'record "{record["id"]}": {key} {mismatch(got, expected)}')
 
 
 def refuse_constant(name: str) -> NoReturn:

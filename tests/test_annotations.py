@@ -100,16 +100,21 @@ def test_every_shape_is_carried_from_its_frame(key: str) -> None:
 # what format it is
 
 
-def test_a_file_in_no_known_format_is_told_what_was_tried(hk: Callable, tmp_path: Path) -> None:
-    files = {"x.json": "[1, 2]", "x.csv": "a,b\n1,2\n", "x.txt": "hello", "x.bin": "\0\1", "x.png": ""}
-    for name, content in files.items():
+@pytest.mark.parametrize(("name", "content", "found"), [
+    ("x.json", "[1, 2]", 'a text that begins with "[1, 2]"'), ("x.txt", "hello\n7", 'a text that begins with "hello"'),
+    ("x.bin", "\0\1", "no text"), ("x.png", "", "an empty file"),
+    ("some/a.md", "", "a folder of files with the endings .md"), ("empty", None, "an empty folder"),
+])
+def test_a_file_in_no_known_format_is_told_what_was_tried(hk, tmp_path, name: str, content: str | None, found) -> None:
+    path = tmp_path / name.partition("/")[0]
+    if content is None or "/" in name:
+        path.mkdir()
+    if content is not None:
         (tmp_path / name).write_text(content)
-        result = hk("annotations", tmp_path / name, "--images", tmp_path)
-        assert result.exit_code == 1
-        assert f"{name}: in no known format, tried coco (COCO instances (JSON)), voc" in result.stderr
-        assert "name one by --format" in result.stderr
-    (tmp_path / "empty").mkdir()
-    assert "empty: in no known format" in hk("annotations", tmp_path / "empty", "--images", tmp_path).stderr
+    result = hk("annotations", path, "--images", tmp_path)
+    assert result.exit_code == 1
+    assert f"{path}: in no known format ({found}), tried coco (COCO instances (JSON)), voc" in result.stderr
+    assert "name one by --format" in result.stderr
 
 
 def test_a_damaged_json_file_is_said_to_be_damaged(hk: Callable, tmp_path: Path) -> None:

@@ -107,9 +107,11 @@ def test_coco_without_annotations_says_that_nothing_is_there(hk: Callable, image
 
 
 def test_coco_annotations_of_images_that_are_not_listed_are_named(hk: Callable, images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", coco({"bbox": [0, 0, 1, 1], "image_id": 77}))
+    box = {"bbox": [0, 0, 1, 1]}
+    path = write(tmp_path / "a.json", coco(box, box | {"image_id": 77}, box | {"image_id": 77}))
     result = hk("annotations", path, "--images", images)
-    assert "a.json: annotations of 1 images that it does not list: 77" in result.stderr
+    assert "a.json: 2 annotations are of images that it does not list: 77" in result.stderr
+    assert [len(record["boxes"]) for record in only(result, 2)] == [1, 0]
 
 
 def test_a_wrong_image_can_be_skipped(hk: Callable, images: Path, tmp_path: Path) -> None:
@@ -153,13 +155,13 @@ def test_voc_counts_from_one_and_holds_the_last_pixel(hk: Callable, images: Path
 
 @pytest.mark.parametrize("given", ["VOC", "VOC/Annotations", "VOC/Annotations/1.xml", "."])
 def test_voc_palettes_become_masks_by_class_and_what_is_unknown(hk, images, tmp_path, given: str, monkeypatch) -> None:
-    write(tmp_path / "VOC/Annotations/1.xml", voc())
+    write(tmp_path / "VOC/Annotations/1.xml", voc(thing("dog", 6, 4, 9, 9), thing("cow", 1, 21, 3, 22)))
     values = palette(tmp_path / "VOC/SegmentationClass/1.png",
-                     (12, slice(3, 9), slice(5, 9)), (21, slice(20, 22), slice(0, 3)), (255, slice(9, 10), slice(5, 9)))
+                     (12, slice(3, 9), slice(5, 9)), (10, slice(20, 22), slice(0, 3)), (255, slice(9, 10), slice(5, 9)))
     monkeypatch.chdir(tmp_path / "VOC/Annotations" if given == "." else tmp_path)
     record = only(hk("annotations", given, "--images", images))
-    assert sorted(record["masks"]) == ["class 21", "dog"]
-    for name, level in (("dog", 12), ("class 21", 21)):
+    assert sorted(record["masks"]) == ["cow", "dog"]
+    for name, level in (("dog", 12), ("cow", 10)):
         assert np.array_equal(read_fitting_mask(record["masks"][name], (40, 30)), values == level)
     assert np.array_equal(read_fitting_mask(masks_of(record, "unknown")["void"], (40, 30)), values == 255)
 
@@ -325,7 +327,8 @@ def test_yolo_classes_have_names_where_somebody_says_them(hk, images, tmp_path, 
 def test_a_yaml_without_names_is_refused(hk: Callable, images: Path, tmp_path: Path) -> None:
     write(tmp_path / "labels/1.txt", "0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/data.yaml", "nc: 3\n")
-    assert 'data.yaml: no line "names:"' in hk("annotations", tmp_path / "labels", "--images", images).stderr
+    result = hk("annotations", tmp_path / "labels", "--images", images)
+    assert 'data.yaml: no names under "names"; expected those of the classes' in result.stderr
 
 
 # trimaps
@@ -417,17 +420,17 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "coco.json": [
         (coco({"bbox": [0, 0, 1]}), "annotations[0].bbox has 3 numbers; expected [left, top, width, height]"),
         (coco({"bbox": [0, 0, -1, 1]}), "annotations[0].bbox is -1; expected a number from 0"),
-        (coco({"bbox": [0, "0", 1, 1]}), "annotations[0].bbox is 0; expected a number"),
+        (coco({"bbox": [0, "0", 1, 1]}), "annotations[0].bbox is \"0\"; expected a number (not a text)"),
         (coco({"bbox": {"x": 1}}), "annotations[0].bbox is {'x': 1}; expected a list"),
         (coco({"category_id": 7}), "annotations[0].category_id is 7; expected the id of a category"),
-        (coco({"image_id": None}), "annotations[0].image_id is missing; expected a number or a text"),
-        (coco({"image_id": [1]}), "annotations[0].image_id is [1]; expected a number or a text"),
+        (coco({"image_id": None}), "annotations[0].image_id is missing; expected a whole number or a text"),
+        (coco({"image_id": [1]}), "annotations[0].image_id is [1]; expected a whole number or a text"),
         (coco({"segmentation": [[0, 0, 1, 1]]}), "segmentation[0] has 4 numbers; expected x and y of three corners"),
         (coco({"segmentation": [0, 0, 1, 1, 2, 2]}), "segmentation[0] is 0; expected a list"),
         (coco({"segmentation": {"size": [30, 40], "counts": [1, 2]}}), "run lengths for 3 pixels of 40x30; expected"),
         (coco(images=[{"id": 1}]), "images[0].file_name is missing; expected a text"),
         (listed(width=40), "images[0] width and height is missing; expected a whole number of pixels above 0"),
-        (listed(width="40", height=30), "images[0] width and height is 40; expected a whole number"),
+        (listed(width="40", height=30), 'width and height is "40"; expected a whole number of pixels above 0'),
         (coco(images=listed()["images"] * 2), "images[1].id is 1, as that of an image before"),
         (coco(categories=[{"id": 1}]), "categories[0].name is missing"),
         (coco(categories=3), "categories is 3; expected a list"),
@@ -438,12 +441,12 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         (voc(thing("dog", 5, 1, 4, 2)), "object 1 goes from 5, 1 to 4, 2; expected xmin <= xmax"),
         (voc("<object><name>dog</name><bndbox><xmin>a</xmin></bndbox></object>"), 'xmin is "a"; expected a number'),
         (voc(thing("dog", 1, 1, float("inf"), 2)), 'xmax is "inf"; expected a number'),
-        (voc(size="<size><width>x</width><height>3</height></size>"), "size is x; expected a whole number of pixels"),
+        (voc(size="<size><width>x</width><height>3</height></size>"), 'size is "x"; expected a whole number of pixels'),
         (voc(size="<size><width>30</width><height>40</height></size>"),
          "1.jpg: annotated at 30x40 pixels, but it has 40x30 as displayed (its EXIF turns it); expected"),
     ],
     "labelme.json": [
-        (labelme(shape("mask", [1, 1])), "shapes[0].shape_type is mask; expected one of polygon, rectangle"),
+        (labelme(shape("cuboid", [1, 1])), 'shapes[0].shape_type is "cuboid"; expected one of polygon, rectangle'),
         (labelme(shape(["x"], [1, 1])), "shapes[0].shape_type is ['x']"),
         (labelme(shape("circle", [1, 1])), "shapes[0]: a circle of 1 points; expected 2"),
         (labelme(shape("polygon", [1, 1])), "shapes[0]: a polygon of 1 points; expected 3 or more"),
@@ -459,7 +462,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         (via(region("rect", x=1, y=2, width=-3, height=4)), "regions[0].width is -3; expected a number from 0"),
         (via(region("circle", cx=1, cy=1, r=0)), "regions[0].r is 0; expected a number of pixels above 0"),
         (via(region("polygon", all_points_x=[1], all_points_y=[])), "has 1 x and 0 y; expected as many of both"),
-        (via(region("point", "text", cx=1, cy=1)), "region_attributes is text; expected an object"),
+        (via(region("point", "text", cx=1, cy=1)), 'region_attributes is "text"; expected an object'),
         (via({}), "regions[0].shape_attributes is missing; expected an object"),
         (via(regions=7), "regions is 7; expected a list"),
         (via(filename=7), "filename is 7; expected a text"),
@@ -476,8 +479,8 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "salicon.json": [
         (salicon(fixations=[[1]]), "annotations[0].fixations[0] is [1]; expected two numbers"),
         (salicon(fixations=None), "annotations[0].fixations is missing; expected a list"),
-        (salicon(image_id=[1]), "annotations[0].image_id is [1]; expected a number or a text"),
-        (salicon(worker_id={}), "annotations[0].worker_id is {}; expected a number or a text"),
+        (salicon(image_id=[1]), "annotations[0].image_id is [1]; expected a whole number or a text"),
+        (salicon(worker_id={}), "annotations[0].worker_id is {}; expected a whole number or a text"),
     ],
     "t.csv": [
         ("image,x,y,radius,width,height\n1,1,1,1,1,1\n", "has the columns of boxes and bubbles; expected those of one"),

@@ -37,7 +37,7 @@ from hkmap.sources.cub import cub_records
 from hkmap.sources.documents import read_json, read_xml
 from hkmap.sources.dogs import dogs_records
 from hkmap.sources.folder import folder_records
-from hkmap.sources.formats import OURS
+from hkmap.sources.formats import OURS, recognised
 from hkmap.sources.idrid import idrid_records
 
 pytestmark = pytest.mark.hypothesis      # which `make fuzz` asks for
@@ -55,12 +55,18 @@ COCO = {
     "annotations": [
         {"image_id": 1, "category_id": 3, "bbox": [1, 1, 3, 3], "segmentation": [[1, 1, 3, 1, 3, 3]], "iscrowd": 0},
         {"image_id": 1, "category_id": 3, "iscrowd": 1, "segmentation": {"size": [6, 8], "counts": [40, 8]}},
-        {"image_id": 2, "category_id": 3, "segmentation": {"size": [6, 8], "counts": "X18"}},
+        {"image_id": "2", "category_id": "3", "segmentation": {"size": [6, 8], "counts": "X18"}},
+        {"image_id": 2, "category_id": 3, "bbox": [], "segmentation": []},
     ],
 }
 SALICON = {"images": IMAGES, "annotations": [{"image_id": 1, "worker_id": 4, "fixations": [[1, 2], [6, 8]]}]}
+DOT = (     # a grey PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgBAAAAwACS/Xd6gAAAABJRU5ErkJggg=="
+)
 LABELME = {
-    "imagePath": "1.png", "imageWidth": 8, "imageHeight": 6, "imageData": None, "shapes": [
+    "imagePath": "1.png", "imageWidth": 8, "imageHeight": 6, "imageData": None, "flags": {"a": True}, "shapes": [
+        {"label": 7, "shape_type": "mask", "points": [[1, 1], [1, 1]], "mask": DOT},
+        {"label": "e", "shape_type": "rotation", "points": [[1, 1], [3, 1], [3, 3], [1, 3]]},
         {"label": "a", "shape_type": "polygon", "points": [[1, 1], [3, 1], [3, 3]]},
         {"label": "b", "shape_type": "circle", "points": [[1, 1], [3, 1]]},
         {"label": "c", "shape_type": "rectangle", "points": [[1, 1], [3, 3]]},
@@ -104,6 +110,7 @@ TEXTS = {
         b"filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n1.png,9,"
         b'"{""class"":""cat""}",1,0,"{""name"":""circle"",""cx"":3,""cy"":2,""r"":1}","{""name"":""a""}"\n'
     ),
+    "table corners": b"filename,width,height,class,xmin,ymin,xmax,ymax\n1.png,8,6,cat,1,2,3,4\n2.png,8,6,dog,1,2,3,4\n",
 }
 DOCUMENTS: dict[str, Any] = {"coco": COCO, "salicon": SALICON, "labelme": LABELME, "via": VIA, "via 3": VIA_3,
                              "label-studio": LABEL_STUDIO}
@@ -129,11 +136,11 @@ def mat_file(compressed: bool) -> bytes:
 
 VALID: dict[str, bytes] = {
     **{name: json.dumps(document).encode() for name, document in DOCUMENTS.items()}, **TEXTS, "voc": VOC,
-    "trimaps": trimap(),
+    "voc utf-16": f'<?xml version="1.0" encoding="UTF-16"?>{VOC.decode()}'.encode("utf-16"), "trimaps": trimap(),
 }
 SUFFIXES = {
-    "voc": ".xml", "cvat": ".xml", "via csv": ".csv", "yolo": ".txt", "gaze": ".txt", "trimaps": ".png",
-    "table": ".csv",
+    "voc": ".xml", "voc utf-16": ".xml", "table corners": ".csv", "cvat": ".xml", "via csv": ".csv",
+    "yolo": ".txt", "gaze": ".txt", "trimaps": ".png", "table": ".csv",
 }
 
 
@@ -234,6 +241,7 @@ def drained(function: Callable[[], Any]) -> list[Any] | None:
 def try_reader(name: str, path: Path, images: Path) -> None:
     known = FORMATS[name.split()[0]]
     known.recognise(path)
+    drained(lambda: [{"format": recognised(path).name}])
     for skip in (False, True):
         rejects = Rejects(skip=skip, max_errors=99)
         drained(lambda rejects=rejects: annotation_records(path, images, source=known, rejects=rejects))
@@ -294,6 +302,23 @@ def test_the_files_that_are_damaged_here_are_valid(name: str, scratch: Path) -> 
     stream = [{"id": "1", "image": str(stem)}, {"id": "2", "image": "2.png", "size": [8, 6]}]
     known = FORMATS[name.split()[0]]
     assert drained(lambda: joined_records(stream, path, source=known, rejects=Rejects())) is not None
+
+
+YAML = b"path: x\nnc: 2\nkpt_shape: [1, 3]\nnames:\n  0: 'a'\n  1: &b \"b\"\nmore: [*b, {c: 1.5}]\n"
+
+
+@EXAMPLES
+def test_a_damaged_data_yaml_is_records_or_an_error(examples: int, scratch: Path) -> None:
+    (scratch / "pose").mkdir(exist_ok=True)
+    (scratch / "pose/1.txt").write_text("0 0.5 0.5 0.25 0.5 0.5 0.5 2\n")
+
+    def check(seed: int) -> None:
+        (scratch / "pose/data.yaml").write_bytes(mutate(YAML, random.Random(seed)) if seed else YAML)
+        found = drained(lambda: FORMATS["yolo"].read(scratch / "pose", Rejects()))
+        assert found or seed
+
+    check(0)
+    fuzz(examples, check, SEEDS)
 
 
 # the readers of data sets, and what lies below all of them

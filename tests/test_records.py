@@ -182,7 +182,7 @@ def test_a_frame_has_two_sides_from_one(side: object) -> None:
     ("bubbles", {"x": 1}, "bubbles is {'x': 1}; expected a list"),
     ("bubbles", [7], "bubbles[0] is 7; expected an object with x and y"),
     ("bubbles", [{"y": 1, "radius": 1}], "bubbles[0].x is None; expected a number of pixels"),
-    ("bubbles", [{"x": 1, "y": "1", "radius": 1}], "bubbles[0].y is 1; expected a number of pixels"),
+    ("bubbles", [{"x": 1, "y": "1", "radius": 1}], 'bubbles[0].y is "1"; expected a number of pixels (not a text)'),
     ("bubbles", [{"x": 1, "y": HUGE, "radius": 1}], "bubbles[0].y is 1000"),
     ("bubbles", [{"x": -2e12, "y": 1, "radius": 1}], "bubbles[0].x is -2000000000000.0; expected a number of pix"),
     ("bubbles", [{"x": 1, "y": True, "radius": 1}], "bubbles[0].y is True; expected a number of pixels"),

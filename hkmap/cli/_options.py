@@ -114,11 +114,12 @@ def sides(value: Any) -> tuple[int, int]:
 
 def _columns(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
     """Read NAME=COLUMN,... ."""
-    names = ("image", "x", "y", "radius", "width", "height", "user", "weight", "label")
+    from hkmap.sources.tables import NAMES
+
     pairs = [pair.partition("=") for pair in value.split(",")] if value else []
     for name, equals, column in pairs:
-        if name.strip() not in names or not equals or not column.strip():
-            raise click.BadParameter(f'"{name}{equals}{column}": expected NAME=COLUMN, NAME one of {", ".join(names)}.')
+        if name.strip() not in NAMES or not equals or not column.strip():
+            raise click.BadParameter(f'"{name}{equals}{column}": expected NAME=COLUMN, NAME one of {", ".join(NAMES)}.')
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 

@@ -23,7 +23,8 @@ def print_annotations(path: Path, images: Path, source: Format, rejects: Rejects
     """Print the images that a file of annotations names as records, with their annotations.
 
     PATH is a file or folder in a format that `hkmap list formats` names. A table (CSV or JSON Lines) holds points
-    (columns image, x, y), bubbles (also radius) or boxes (also width, height), and optionally user, weight and label.
+    (columns image, x, y), bubbles (also radius) or boxes (also width, height; or instead image, xmin, ymin, xmax,
+    ymax), and optionally user, weight and label.
 
     An image is found by the path, file name or stem in the file; the id is its path below DIR without the suffix.
     Coordinates are in pixels of the image, the first from 0 to 1. A missing, ambiguous or resized image is an error.

@@ -1,8 +1,9 @@
 """COCO's instances: one JSON file of images, categories and annotations.
 
 A bbox becomes a box, each part of a polygon segmentation a polygon, run lengths one mask a category (the instances of
-an image merged; this takes pycocotools). Coordinates are continuous pixels from 0 in COCO too: they are kept as they
-are. A crowd's box keeps its ``iscrowd``; a crowd's region is a mask like any other, as its category is known.
+an image merged; this takes pycocotools). An annotation of none of these, whose category is all that it says, is the
+image's class. Coordinates are continuous pixels from 0 in COCO too: they are kept as they are. A crowd's box keeps its
+``iscrowd``; a crowd's region is a mask like any other, as its category is known.
 """
 
 from __future__ import annotations
@@ -17,30 +18,33 @@ from hkmap.errors import ImageError, SourceError
 from hkmap.files.masks import merge_rles
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import (
+    annotations_by_image,
     as_key,
+    as_label,
     as_number,
     as_numbers,
     as_object,
     as_text,
+    class_of,
     json_object,
     numbered,
     read_json,
     stated_size,
 )
-from hkmap.sources.images import few
 from hkmap.sources.salicon import has_fixations
 
 logger = logging.getLogger("hkmap")
+
+ELSEWHERE = ("keypoints", "caption")        # what an annotation without bbox and segmentation may be about
 
 
 @dataclass
 class _Contents:
     """The annotations of a file by the id of their image, and the keys that the file has anything for."""
 
-    categories: dict[int | str, str] = field(default_factory=dict)
-    annotations: dict[int | str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+    categories: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, list[tuple[str, Record]]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
-    listed: set[int | str] = field(default_factory=set)
 
 
 def is_coco(path: Path) -> bool:
@@ -48,6 +52,11 @@ def is_coco(path: Path) -> bool:
     document = json_object(path)
     lists = (document.get("images"), document.get("annotations"))
     return all(isinstance(found, list) for found in lists) and not has_fixations(document)
+
+
+def like_coco(path: Path) -> bool:
+    """Whether a file has one of COCO's keys at least."""
+    return not {"images", "annotations"}.isdisjoint(json_object(path))
 
 
 def coco_records(path: Path, rejects: Rejects) -> Iterator[Record]:
@@ -59,32 +68,33 @@ def coco_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     contents = _contents(path, document, rejects)
     images = numbered(document.get("images"), f"{path}: images")
     yield from each(images, lambda item: _record(*item, contents), rejects)
-    if contents.annotations:
-        names = [str(image) for image in contents.annotations]
-        logger.warning("%s: annotations of %d images that it does not list: %s", path, len(names), few(names))
 
 
 def _contents(path: Path, document: dict[str, Any], rejects: Rejects) -> _Contents:
-    contents = _Contents()
+    contents = _Contents(annotations=annotations_by_image(path, document, rejects))
     for place, item in numbered(document.get("categories", []), f"{path}: categories"):
         category = as_object(item, place)
-        contents.categories[as_key(category.get("id"), f"{place}.id")] = as_text(category.get("name"), f"{place}.name")
-    annotations = numbered(document.get("annotations"), f"{path}: annotations")
-    for image, place, annotation in each(annotations, lambda item: _annotation(*item), rejects):
-        contents.annotations.setdefault(image, []).append((place, annotation))
-        contents.keys |= _keys(annotation)
-    contents.keys = contents.keys or {"boxes"}
+        key, name = as_key(category.get("id"), f"{place}.id"), as_label(category.get("name"), f"{place}.name")
+        if contents.categories.setdefault(key, name) != name:
+            raise SourceError(f"{place}.id is {key}, as that of a category before; expected each id once")
+    found = [annotation for one in contents.annotations.values() for _, annotation in one]
+    contents.keys = set().union(*map(_keys, found)) if found else {"boxes"}
+    unread = sum(not _keys(annotation) and not _is_of_image(annotation) for annotation in found)
+    if unread:
+        logger.warning("%s: %d annotations have neither bbox nor segmentation, and are not read", path, unread)
     return contents
 
 
-def _annotation(place: str, value: object) -> tuple[int | str, str, dict[str, Any]]:
-    annotation = as_object(value, place)
-    return as_key(annotation.get("image_id"), f"{place}.image_id"), place, annotation
+def _is_of_image(annotation: Record) -> bool:
+    """Whether all that an annotation says is its category."""
+    return not _keys(annotation) and annotation.get("category_id") is not None and not any(
+        annotation.get(key) for key in ELSEWHERE
+    )
 
 
-def _keys(annotation: dict[str, Any]) -> set[str]:
+def _keys(annotation: Record) -> set[str]:
     segmentation = annotation.get("segmentation")
-    found = {"boxes"} if annotation.get("bbox") is not None else set()
+    found = set() if annotation.get("bbox") in (None, []) else {"boxes"}
     if segmentation:
         found.add("masks" if isinstance(segmentation, dict) else "polygons")
     return found
@@ -93,17 +103,16 @@ def _keys(annotation: dict[str, Any]) -> set[str]:
 def _record(place: str, item: object, contents: _Contents) -> Record:
     image = as_object(item, place)
     key = as_key(image.get("id"), f"{place}.id")
-    if key in contents.listed:
-        raise SourceError(f"{place}.id is {key}, as that of an image before; expected each id once")
-    contents.listed.add(key)
-    record: Record = {"id": str(key), "image": as_text(image.get("file_name"), f"{place}.file_name")}
+    record: Record = {"id": key, "image": as_text(image.get("file_name"), f"{place}.file_name")}
     record |= stated_size(image.get("width"), image.get("height"), f"{place} width and height")
     boxes: list[Record] = []
     polygons: list[Record] = []
     runs: dict[str, list[Record]] = {}
+    classes: list[str] = []
     for where, annotation in contents.annotations.pop(key, []):
         label = _label(annotation, contents, where)
-        if annotation.get("bbox") is not None:
+        classes += [label["label"]] if _is_of_image(annotation) else []
+        if annotation.get("bbox") not in (None, []):
             boxes.append(_box(annotation, where) | label)
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, dict):
@@ -111,7 +120,7 @@ def _record(place: str, item: object, contents: _Contents) -> Record:
         elif segmentation is not None:
             polygons += [{"points": part} | label for part in _parts(segmentation, f"{where}.segmentation")]
     found = {"boxes": boxes, "polygons": polygons, "masks": _masks(runs, place)}
-    return record | {name: value for name, value in found.items() if name in contents.keys}
+    return record | {name: value for name, value in found.items() if name in contents.keys} | class_of(classes)
 
 
 def _label(annotation: dict[str, Any], contents: _Contents, place: str) -> dict[str, str]:

@@ -21,9 +21,9 @@ from hkmap.errors import SourceError
 from hkmap.files.images import MAX_PIXELS, Mask
 from hkmap.files.masks import encode_rle
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.documents import head, read_xml, stated_size
+from hkmap.sources.documents import class_of, head, read_xml, stated_size
 from hkmap.sources.matching import stem_of
-from hkmap.sources.shapes import Points, box_points, class_of, ellipse_points, named_masks, turned
+from hkmap.sources.shapes import Points, box_points, ellipse_points, named_masks, turned
 
 Item = dict[str, Any]
 Size = tuple[int, int]

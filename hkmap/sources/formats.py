@@ -16,19 +16,21 @@ from pathlib import Path
 
 from hkmap.choices import Choices
 from hkmap.errors import ChoiceError, SourceError
+from hkmap.files.opening import open_file
 from hkmap.records import Record, Rejects
-from hkmap.sources.coco import coco_records, is_coco
+from hkmap.sources.coco import coco_records, is_coco, like_coco
 from hkmap.sources.cvat import cvat_records, is_cvat
-from hkmap.sources.documents import read_json
-from hkmap.sources.gaze import gaze_records, is_gaze
+from hkmap.sources.documents import head, read_json
+from hkmap.sources.gaze import gaze_records, is_gaze, like_gaze
+from hkmap.sources.images import few
 from hkmap.sources.label_studio import is_label_studio, label_studio_records
-from hkmap.sources.labelme import is_labelme, labelme_records
+from hkmap.sources.labelme import is_labelme, labelme_records, like_labelme
 from hkmap.sources.salicon import is_salicon, salicon_records
-from hkmap.sources.tables import Table, is_table, table_records
+from hkmap.sources.tables import Table, is_table, like_table, table_records
 from hkmap.sources.trimaps import is_trimaps, trimap_records
 from hkmap.sources.via import is_via, via_records
-from hkmap.sources.voc import is_voc, voc_records
-from hkmap.sources.yolo import is_yolo, yolo_records
+from hkmap.sources.voc import is_voc, like_voc, voc_records
+from hkmap.sources.yolo import is_yolo, like_yolo, yolo_records
 
 
 @dataclass(frozen=True)
@@ -40,29 +42,31 @@ class Format:
     called something else too, an ``id`` for messages, ``size`` [width, height] where the file states it (it is compared
     with the image's), or ``frame`` [width, height] where the coordinates count in another (they are scaled), and the
     annotations. What cannot be read it raises as a SourceError, or hands to ``rejects`` where the rest can still be
-    read.
+    read. ``resembles`` decides more generously: what no format recognises is read as the first that it resembles, so
+    that its reader says what is wrong.
     """
 
     name: str
     title: str
     recognise: Callable[[Path], bool]
     read: Callable[[Path, Rejects], Iterator[Record]]
+    resembles: Callable[[Path], bool] | None = None
 
 
 OURS = (
-    Format("coco", "COCO instances (JSON)", is_coco, coco_records),
-    Format("voc", "Pascal VOC (XML)", is_voc, voc_records),
-    Format("labelme", "labelme (JSON)", is_labelme, labelme_records),
+    Format("coco", "COCO instances (JSON)", is_coco, coco_records, like_coco),
+    Format("voc", "Pascal VOC (XML)", is_voc, voc_records, like_voc),
+    Format("labelme", "labelme (JSON)", is_labelme, labelme_records, like_labelme),
     Format("via", "VGG image annotator (JSON, CSV)", is_via, via_records),
     Format("cvat", "CVAT for images 1.1 (XML)", is_cvat, cvat_records),
     Format("label-studio", "Label Studio (JSON)", is_label_studio, label_studio_records),
-    Format("yolo", "YOLO boxes (one text file per image)", is_yolo, yolo_records),
+    Format("yolo", "YOLO boxes (one text file per image)", is_yolo, yolo_records, like_yolo),
     Format("trimaps", "Oxford trimaps (PNG)", is_trimaps, trimap_records),
     Format("salicon", "SALICON fixations (JSON)", is_salicon, salicon_records),
-    Format("gaze", "CUB-GHA gaze (text)", is_gaze, gaze_records),
+    Format("gaze", "CUB-GHA gaze (text)", is_gaze, gaze_records, like_gaze),
     Format(
         "table", "points, boxes or bubbles (CSV, JSON Lines)", is_table,
-        lambda path, rejects: table_records(Table(path), rejects),
+        lambda path, rejects: table_records(Table(path), rejects), like_table,
     ),
 )
 
@@ -70,13 +74,16 @@ FORMATS: Choices[Format] = Choices("format", {one.name: one for one in OURS}, gr
 
 
 def recognised(path: Path) -> Format:
-    """Return the format of what is at ``path``, by its content.
+    """Return the format of what is at ``path``, by its content, or else the one that it resembles.
 
     Raises SourceError where no format knows it, or more than one.
     """
     problems: list[str] = []
+    if not path.is_dir():
+        open_file(path).close()         # what is no file has its sentence
     found = [known for known in OURS if known.recognise(path)]
     found = found or [other for other in _others(problems) if other.recognise(path)]
+    found = found or [known for known in OURS if known.resembles and known.resembles(path)][:1]
     if len(found) == 1:
         return found[0]
     if found:
@@ -85,7 +92,19 @@ def recognised(path: Path) -> Format:
     if path.suffix.lower() == ".json" and path.is_file():
         read_json(path)       # raises where it is damaged, which is the better message
     tried = ", ".join(f"{known.name} ({known.title})" for known in OURS)
-    raise SourceError("; ".join([f"{path}: in no known format, tried {tried}", *problems, "name one by --format"]))
+    unknown = f"{path}: in no known format ({_content(path)}), tried {tried}"
+    raise SourceError("; ".join([unknown, *problems, "name one by --format"]))
+
+
+def _content(path: Path) -> str:
+    """Say in a few words what is at a path that no format knows."""
+    if path.is_dir():
+        suffixes = sorted({file.suffix.lower() or "none" for file in path.rglob("*") if file.is_file()})
+        return f"a folder of files with the endings {few(suffixes)}" if suffixes else "an empty folder"
+    text = head(path).strip()
+    if not path.stat().st_size:
+        return "an empty file"
+    return f'a text that begins with "{text.splitlines()[0][:40]}"' if text else "no text"
 
 
 def _others(problems: list[str]) -> Iterator[Format]:

@@ -38,7 +38,8 @@ def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
     """Return an annotated record in the pixels of its ``image``, of ``size`` (width, height).
 
     A reader's ``frame`` is scaled to that size. Its ``size`` is the image's according to the file: SourceError where
-    the image has another, as the shapes would then be in the wrong place.
+    the image has another, as the shapes would then be in the wrong place; and where a box has the image's own size, but
+    begins elsewhere.
     """
     frame = record.get("frame")
     if frame is not None:
@@ -52,4 +53,10 @@ def fit_record(record: Record, size: tuple[int, int], image: str) -> Record:
             f"{image}: annotated at {stated[0]}x{stated[1]} pixels, but it has {size[0]}x{size[1]} as displayed"
             f"{turned}; expected the image that was annotated"
         )
+    for box in record.get("boxes", ()):
+        if (box.get("width"), box.get("height")) == size and (box.get("x"), box.get("y")) != (0, 0):
+            raise SourceError(
+                f"{image}: a box at {box.get('x')}, {box.get('y')} has the picture's own size, {size[0]}x{size[1]}; "
+                "expected the width and height of the box"
+            )
     return {**record, "size": list(size)}

@@ -22,6 +22,7 @@ from hkmap.sources.images import files_of
 logger = logging.getLogger("hkmap")
 
 FORMAT = "image_id,width,height and then x,y,duration_ms for each fixation"
+SAMPLE = 1000       # lines that are read to recognise the format
 _LINE = re.compile(r"[^,]+,\s*\d+\s*,\s*\d+\s*((,[\s\d.eE+-]+){3})*")
 
 
@@ -51,9 +52,14 @@ def read_gaze(files: Iterable[Path], identifiers: Collection[str]) -> dict[str, 
 
 def is_gaze(path: Path) -> bool:
     """Whether it is such a file, or a folder whose first text file is one."""
-    first = next(iter(files_of(path, ".txt")), None)
-    lines = [] if first is None else [line.strip() for line in head(first).splitlines() if line.strip()]
+    lines = _sample(path)
     return bool(lines) and _LINE.fullmatch(lines[0]) is not None
+
+
+def like_gaze(path: Path) -> bool:
+    """Whether half of the lines in a text file, or the first of a folder, are lines of gaze."""
+    lines = _sample(path) if path.is_dir() or path.suffix.lower() == ".txt" else []
+    return bool(lines) and 2 * sum(bool(_LINE.fullmatch(line)) for line in lines) >= len(lines)
 
 
 def gaze_records(path: Path, rejects: Rejects) -> Iterator[Record]:
@@ -83,6 +89,11 @@ def gaze_points(lines: Iterable[GazeLine], size: tuple[int, int]) -> list[dict[s
         fixations = zip(*[iter(numbers[2:])] * 3, strict=True)
         points += [{"x": x, "y": y, "weight": duration, "user": line.user} for x, y, duration in fixations]
     return points
+
+
+def _sample(path: Path) -> list[str]:
+    first = next(iter(files_of(path, ".txt")), None)
+    return [] if first is None else [line.strip() for line in head(first).splitlines()[:SAMPLE] if line.strip()]
 
 
 def _record(identifier: str, lines: list[GazeLine]) -> Record:

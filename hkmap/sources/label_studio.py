@@ -29,6 +29,7 @@ from hkmap.sources.documents import (
     as_object,
     as_pairs,
     as_text,
+    class_of,
     head,
     numbered,
     read_json,
@@ -37,7 +38,7 @@ from hkmap.sources.documents import (
 from hkmap.sources.frames import SHAPES as PLACED
 from hkmap.sources.images import IMAGE_SUFFIXES
 from hkmap.sources.matching import stem_of
-from hkmap.sources.shapes import box_points, class_of, ellipse_points, named_masks, turned
+from hkmap.sources.shapes import box_points, ellipse_points, named_masks, turned
 
 Item = dict[str, Any]
 

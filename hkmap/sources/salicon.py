@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from hkmap.records import Record, Rejects, each
-from hkmap.sources.documents import as_key, as_object, as_pairs, as_text, json_object, numbered, read_json, stated_size
+from hkmap.sources.documents import (
+    annotations_by_image,
+    as_key,
+    as_object,
+    as_pairs,
+    as_text,
+    json_object,
+    numbered,
+    read_json,
+    stated_size,
+)
 from hkmap.sources.matching import stem_of
 
 
@@ -22,18 +32,19 @@ def is_salicon(path: Path) -> bool:
 
 
 def has_fixations(document: dict[str, Any]) -> bool:
-    """Whether the first of a document's annotations has fixations, as COCO's have not."""
+    """Whether an annotation of a document has fixations, as COCO's have not."""
     annotations = document.get("annotations")
-    first = annotations[0] if isinstance(annotations, list) and annotations else None
-    return isinstance(first, dict) and "fixations" in first
+    return isinstance(annotations, list) and any(isinstance(one, dict) and "fixations" in one for one in annotations)
 
 
 def salicon_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     """Yield a record for each image of the file; one without fixations has no points."""
     document = as_object(read_json(path), str(path))
-    points: dict[int | str, list[dict[str, Any]]] = {}
-    for image, found in each(numbered(document.get("annotations"), f"{path}: annotations"), _points, rejects):
-        points.setdefault(image, []).extend(found)
+    points: dict[str, list[dict[str, Any]]] = {}
+    found = annotations_by_image(path, document, rejects)
+    annotations = ((image, *annotation) for image, of_image in found.items() for annotation in of_image)
+    for image, of_worker in each(annotations, lambda item: (item[0], _points(*item[1:])), rejects):
+        points.setdefault(image, []).extend(of_worker)
 
     def read(item: tuple[str, Any]) -> Record:
         place, value = item
@@ -46,11 +57,7 @@ def salicon_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     yield from each(numbered(document.get("images"), f"{path}: images"), read, rejects)
 
 
-def _points(item: tuple[str, Any]) -> tuple[int | str, list[dict[str, Any]]]:
-    """Return the id of the image that an annotation is about, and its points."""
-    place, value = item
-    annotation = as_object(value, place)
-    image = as_key(annotation.get("image_id"), f"{place}.image_id")
-    user = str(as_key(annotation["worker_id"], f"{place}.worker_id")) if "worker_id" in annotation else ""
+def _points(place: str, annotation: Record) -> list[dict[str, Any]]:
+    user = as_key(annotation["worker_id"], f"{place}.worker_id") if "worker_id" in annotation else ""
     pairs = as_pairs(annotation.get("fixations"), f"{place}.fixations")
-    return image, [{"x": column - 0.5, "y": row - 0.5, "user": user} for row, column in pairs]
+    return [{"x": column - 0.5, "y": row - 0.5, "user": user} for row, column in pairs]

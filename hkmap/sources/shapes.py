@@ -75,13 +75,3 @@ def _renamed(record: Record, users: dict[str, str], names: set[str]) -> Record:
     called = {name: f"{name}@{users[name]}" for name in names}
     found = {key: record[key] for key in ("masks", "mask_users") if isinstance(record.get(key), dict)}
     return record | {key: {called.get(name, name): value for name, value in old.items()} for key, old in found.items()}
-
-
-def class_of(names: Iterable[str]) -> Record:
-    """Return the "class" where the names are one; "classes", all of them, where they are more.
-
-    >>> class_of(["cat", "cat"]), class_of(["cat", "dog"]), class_of([])
-    ({'class': 'cat'}, {'classes': ['cat', 'dog']}, {})
-    """
-    found = list(dict.fromkeys(names))
-    return {"classes": found} if len(found) > 1 else dict(zip(["class"], found, strict=False))
