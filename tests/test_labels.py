@@ -147,7 +147,7 @@ def test_what_cannot_be_right_is_an_error(hk, here: Path, table: str, key: str, 
     (["--on", "id", "--frame", "10x10"], "--on reads a table of values; omit --format, --frame and --origin"),
     (["--on", "id", "--format", "coco"], "--on reads a table of values; omit --format"),
     (["--replace", "--columns", "image=id,y=z"], "--replace is about the columns of a table; give --on, or omit it"),
-    ([], "or add labels and other values of it by --on image, id or KEY"),
+    ([], "or add labels and other values to records by `hkmap join --on image`"),
     (["--columns", "class=x"], '"class=x": expected NAME=COLUMN, NAME one of image'),
 ])
 def test_options_that_do_not_go_together(hk, here: Path, options: list[str], sentence: str) -> None:

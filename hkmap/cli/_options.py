@@ -156,7 +156,6 @@ def format_options(function: Function) -> Function:
     @table_options
     @functools.wraps(function)
     def wrapper(*args: Any, path: Path, name: str | None, **kwargs: Any) -> Any:
-        from hkmap.errors import SourceError
         from hkmap.sources.annotations import choose_format
         from hkmap.sources.tables import Table
 
@@ -167,12 +166,7 @@ def format_options(function: Function) -> Function:
             return function(*args, path=path, source=reading["columns"], **kwargs)
         if any(reading.values()) and name not in (None, "table"):
             raise click.UsageError("--columns, --frame and --origin say how to read a table; use --format table.")
-        try:
-            source = choose_format(path, name, Table(path, **reading) if any(reading.values()) else None)
-        except SourceError as error:
-            if "on" in kwargs and path.suffix.lower() in (".csv", ".tsv"):
-                raise SourceError(f"{error}; or add labels and other values of it by --on image, id or KEY") from error
-            raise
+        source = choose_format(path, name, Table(path, **reading) if any(reading.values()) else None)
         return function(*args, path=path, source=source, **kwargs)
 
     return wrapper

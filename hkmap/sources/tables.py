@@ -215,7 +215,7 @@ def _unsuitable(table: Table, columns: tuple[str, ...], missing: list[str]) -> S
     return SourceError(
         f"{table.path}: a table with the columns {few([*columns, *absent], 12) or 'none'}; expected image, x, y "
         "(points), also radius (bubbles) or width, height (boxes), or image, xmin, ymin, xmax, ymax (boxes); "
-        f"map yours by --columns {line}"
+        f"map yours by --columns {line}, or add labels and other values to records by `hkmap join --on image`"
     )
 
 
