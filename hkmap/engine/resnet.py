@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
@@ -83,6 +84,12 @@ class Architecture:
 def build(architecture: Architecture) -> AttentionBranchNetwork:
     """Build a network with random weights; raise ChoiceError where its name, stem or gate is unknown."""
     return ARCHITECTURES[architecture.name](architecture)
+
+
+def on_meta(architecture: Architecture) -> AttentionBranchNetwork:
+    """Build a network whose tensors have shapes and no numbers, so that any size takes no memory."""
+    with torch.device("meta"):
+        return build(architecture)
 
 
 def standard(channels: int) -> Layers:
