@@ -235,7 +235,7 @@ def test_the_learning_rate_falls_at_a_half_and_three_quarters():
 
 def test_a_loss_that_is_no_number_stops_the_run(hk, run, tmp_path):
     _, shard, _ = run
-    result = hk("train", shard, *SMALL, "--epochs", 3, "--lr", 1000, "--out", tmp_path / "wild")
+    result = hk("train", shard, *SMALL, "--epochs", 3, "--lr", 1000, "--weight-decay", 1000, "--out", tmp_path / "wild")
     assert result.exit_code == 1
     assert "try a lower --lr or --gamma" in result.stderr
 

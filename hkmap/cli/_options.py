@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable
 from itertools import chain
@@ -17,12 +18,23 @@ from click.shell_completion import CompletionItem
 
 from hkmap.choices import TABLES, origin, table
 from hkmap.cli._stream import Function
-from hkmap.errors import ShardError
+from hkmap.errors import RunError, ShardError
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
 
 Decorator = Callable[[Function], Function]
+
+
+class Number(click.FloatRange):
+    """A number in a range: neither nan, which is in every range as it compares as false, nor an infinite one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -39,14 +51,9 @@ def composed(*decorators: Decorator) -> Decorator:
     return lambda function: functools.reduce(lambda wrapped, add: add(wrapped), reversed(decorators), function)
 
 
-class Number(click.FloatRange):
-    """A finite number in a range that the help states."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
-        return number
+def text_of(path: Path) -> str:
+    r"""Return a path as text; its bytes that are not UTF-8, which TOML and JSON cannot hold, are written as \xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 # choices by name
@@ -356,7 +363,25 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
     if path is not None:
         from hkmap.engine.runs import read_config
 
-        ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}
+        found = read_config(path)
+        for parameter in ctx.command.params:
+            _check_type(path, parameter, found.get(parameter.name or ""))
+        ctx.default_map = {**(ctx.default_map or {}), **found}
+
+
+def _check_type(path: Path, parameter: click.Parameter, value: object) -> None:
+    """Raise RunError where an option's value in a config is of another type; click would take true as 1."""
+    many = parameter.nargs == -1 or getattr(parameter, "multiple", False)
+    types: tuple[type, ...]
+    what, types = "a text", (str, int)      # --image-size may be a number
+    if getattr(parameter, "is_flag", False):
+        what, types = "true or false", (bool,)
+    elif isinstance(parameter.type, click.FloatRange | click.IntRange):
+        what, types = "a number", (float, int) if isinstance(parameter.type, click.FloatRange) else (int,)
+    items = value if many and isinstance(value, list) else [value]
+    fits = isinstance(value, list) == many and all(type(item) in types for item in items)
+    if value is not None and not fits:
+        raise RunError(f"{path}: {parameter.name} is {value!r:.60}; expected {'a list of texts' if many else what}")
 
 
 def warn_of_control(model: TrainedModel) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import fold_options, named_option, network_options, shards_argument, warn_of_control
+from hkmap.cli._options import fold_options, named_option, network_options, shards_argument, text_of, warn_of_control
 from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
@@ -52,5 +52,5 @@ def evaluate(
     warn_of_control(model)
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     rows = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
-    show_table(("metric", "mean", "samples"), rows, title=str(source))
-    print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})
+    show_table(("metric", "mean", "samples"), rows, title=text_of(source))
+    print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})

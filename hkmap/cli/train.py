@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from hkmap.cli._options import (
     named_option,
     shards_argument,
     sides,
+    text_of,
     training_options,
     warn_of_control,
 )
@@ -112,7 +112,7 @@ def carry_out(
         remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
         for _ in track(fit(model, training, data, out, begun), "training", total=remaining):
             pass
-    print_result({"run": str(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
+    print_result({"run": text_of(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
 
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
@@ -127,9 +127,4 @@ def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
     of_one_call = ("overwrite", "resume", "out")
     options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
-    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=_text))}      # lists and strings only
-
-
-def _text(path: Path) -> str:
-    """Return a path as text; its bytes that are not UTF-8, which TOML cannot hold, are written as \\xe9."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=text_of))}      # lists and strings only

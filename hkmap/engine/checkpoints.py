@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises RunError where the file is damaged, not hkmap's, or holds what no run has. Nothing in the file is executed.
     """
     data = file_content(path)
-    if data.startswith(b"\x89HDF\r\n\x1a\n"):
+    if b"\x89HDF\r\n\x1a\n" in data[:1024]:
         raise RunError(f"{path}: an HDF5 file, as shards are; {_EXPECTED}")
     body, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     sealed = seal.startswith(_SEAL)
