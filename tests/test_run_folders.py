@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed(hk, run, tmp_path):
     assert hk("train", shard, "--arch", "resnet8", *ONE[2:], "--out", tmp_path / "plain").exit_code == 0
     (folder / "last.pt").write_bytes((tmp_path / "plain/last.pt").read_bytes())
     result = hk("train", shard, *ONE, "--out", folder, "--resume")
-    assert "last.pt: not the checkpoint of this run: it is of resnet8 with 2 classes; use --overwrite" in result.stderr
+    assert "last.pt: not the checkpoint of this run: another architecture, preprocessing" in result.stderr
 
 
 # full disks and names

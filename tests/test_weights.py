@@ -108,7 +108,7 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
 
 @pytest.mark.parametrize(("theirs", "ours", "unused"), [
     ("resnet34", "resnet18", 80), ("resnet34", "resnet18+abn", 80), ("resnet34+abn", "resnet18+abn", 90),
-    ("resnet101", "resnet50", 255), ("resnet18+abn", "resnet18", 32),
+    ("resnet101", "resnet50", 255), ("resnet18+abn", "resnet18", 40),
 ])
 def test_tensors_without_a_place_are_an_error(tmp_path, theirs, ours, unused):
     """Each block has 10 (of bottlenecks 15) beside its counts; the attention branch of a plain network none."""

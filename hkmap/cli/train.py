@@ -94,6 +94,8 @@ def carry_out(
     from hkmap.engine.training import fit, go_on, prepare
     from hkmap.shards.sequence import ShardSequence
 
+    if resume and overwrite:
+        raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
     sequence = ShardSequence(shards)
     held_out = runs.hold_out(sequence, *fold) if fold else None
     if pretrained:

@@ -264,6 +264,10 @@ def _check_selection(model: TrainedModel, data: Data, name: str) -> None:
         )
 
 
+#: What a run to resume and its last.pt have in common.
+_SAME = ("architecture", "preprocessing", "class_names", "control", "fold")
+
+
 def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
     """Continue the run in ``folder`` after its last complete epoch.
 
@@ -271,8 +275,8 @@ def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
     """
     last = load_model(folder / "last.pt")
     try:
-        if last.architecture != model.architecture or not last.state:
-            raise ValueError(f"it is of {last.architecture.name} with {last.architecture.classes} classes")
+        if not last.state or any(getattr(last, name) != getattr(model, name) for name in _SAME):
+            raise ValueError(f"another {', '.join(_SAME)}, or no state")
         training.load_state(last.state)
     except ValueError as error:
         raise RunError(f"{folder / 'last.pt'}: not the checkpoint of this run: {error}; use --overwrite") from error
