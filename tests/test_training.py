@@ -292,9 +292,12 @@ def test_class_names_that_differ_are_refused(make_shard):
         check_classes(model, shard)
 
 
-def test_a_shard_without_labels_trains_nothing():
-    with pytest.raises(RunError, match="the training shard has no labels"):
-        new_model(Architecture("resnet8+abn", 0), Preprocessing(), [], 0)
+def test_a_shard_without_labels_trains_nothing(hk, make_shard, tmp_path):
+    records = hk("unpack", make_shard("train.h5", 4)).records
+    bare = [{key: value for key, value in record.items() if key not in ("label", "class")} for record in records]
+    assert hk("pack", tmp_path / "bare.h5", stdin=bare).exit_code == 0
+    result = hk("train", tmp_path / "bare.h5", *SMALL, "--out", tmp_path / "no")
+    assert (result.exit_code, "the training shard has no labels; give its records" in result.stderr) == (1, True)
 
 
 def test_a_sample_without_a_label_is_named(make_shard, monkeypatch):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hkmap.choices import Choices
 from hkmap.engine.abn import AttentionBranch, AttentionBranchNetwork, PerceptionBranch
+from hkmap.errors import RunError
 
 
 class BasicBlock(nn.Module):
@@ -82,7 +83,15 @@ class Architecture:
 
 
 def build(architecture: Architecture) -> AttentionBranchNetwork:
-    """Build a network with random weights; raise ChoiceError where its name, stem or gate is unknown."""
+    """Build a network with random weights.
+
+    Raises ChoiceError where its name, stem or gate is unknown, and RunError where there are no classes.
+    """
+    if architecture.classes < 1:
+        raise RunError(
+            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
+            "`hkmap join labels.csv --on image` do, and pack them again"
+        )
     return ARCHITECTURES[architecture.name](architecture)
 
 

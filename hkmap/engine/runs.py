@@ -87,11 +87,6 @@ def new_model(
     architecture: Architecture, preprocessing: Preprocessing, class_names: Sequence[str], seed: int
 ) -> TrainedModel:
     """Return an untrained network; the seed fixes its weights."""
-    if not class_names:
-        raise RunError(
-            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
-            "`hkmap join labels.csv --on image` do, and pack them again"
-        )
     torch.manual_seed(seed)
     return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
 
