@@ -37,8 +37,9 @@ TABLES = {
     "schedules": "hkmap.engine.schedules:SCHEDULES",
     "optimizers": "hkmap.engine.training:OPTIMIZERS",
     "updates": "hkmap.engine.training:UPDATES",
+    "selections": "hkmap.engine.training:SELECTIONS",
     "precisions": "hkmap.engine.training:PRECISIONS",
-    "controls": "hkmap.engine.data:CONTROLS",
+    "controls": "hkmap.engine.inputs:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine.data import ShardExamples, exchange_maps, in_order, normalise, tensors
-from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.data import ShardExamples, in_order, normalise, tensors
+from hkmap.engine.inputs import Preprocessing, exchange_maps
 from hkmap.engine.prediction import map_ahead
 from hkmap.errors import ChoiceError, ImageError, RunError
 from hkmap.shards.loader import ShardLoader, Shares

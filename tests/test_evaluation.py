@@ -163,3 +163,26 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
 def test_the_default_step_is_a_28th_of_the_image(size, step):
     assert EvaluationOptions(()).pixel_step(size) == step
     assert EvaluationOptions((), step=224).pixel_step(size) == 224
+
+
+def test_metrics_with_commas_between_them(hk, run):
+    folder, shard = run
+    joined = hk("eval", shard, "--from", folder, "--metric", "top1, mse", "--metric", "top5")
+    assert list(joined.records[0]["metrics"]) == ["top1", "mse", "mse_of_zeros", "top5"]
+    wrong = hk("eval", shard, "--from", folder, "--metric", "top1,msee")
+    assert (wrong.exit_code, "metric 'msee' is unknown; did you mean 'mse'?" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"label": 3}, "label 3 is beyond the network's 3 classes; number the classes as in its training, or omit label"),
+    ({"class": "dog"}, 'label 0 is "dog", for the network it is "class 0"; number the classes'),
+    ({"label": 1, "class": "class 2"}, 'label 1 is "class 2", for the network it is "class 1"'),
+    ({"label": None, "class": "dog"}, None), ({"label": -1, "class": "dog"}, None), ({"class": ""}, None),
+])
+def test_predict_compares_the_labels(hk, run, changes, sentence):
+    folder, shard = run
+    record = hk("unpack", shard).records[0] | changes
+    result = hk("predict", "--from", folder, stdin=[record])
+    assert (result.exit_code, sentence is None or f'record "{record["id"]}": {sentence}' in result.stderr) == (
+        0 if sentence is None else 1, True
+    )

@@ -60,7 +60,7 @@ def test_a_choice_completes_is_checked_and_says_where_it_is_listed(name: str, op
     assert completed(name, flag, incomplete="") == names
     assert completed(name, flag, incomplete=names[-1][:-1]) == [one for one in names if one.startswith(names[-1][:-1])]
     given = option.default if isinstance(option.default, str) else names[0]
-    assert option.type.convert(given, option, None) == given
+    assert option.type.convert(given, option, None) == ((given,) if option.multiple else given)
     with pytest.raises(click.BadParameter, match=f"'{names[0]}q' is unknown; did you mean"):
         option.type.convert(f"{names[0]}q", option, None)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from hkmap.engine import runs
 from hkmap.engine import training as training_module
-from hkmap.engine.data import check_classes, make_data
+from hkmap.engine.data import ShardExamples, check_classes, in_order, make_data, normalise
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.resnet import Architecture
 from hkmap.engine.runs import RUN_FILES, load_model, new_model, read_config
@@ -235,13 +237,14 @@ def test_the_learning_rate_falls_at_a_half_and_three_quarters():
 
 def test_a_loss_that_is_no_number_stops_the_run(hk, run, tmp_path):
     _, shard, _ = run
-    result = hk("train", shard, *SMALL, "--epochs", 3, "--lr", 1e30, "--out", tmp_path / "wild")
+    result = hk("train", shard, *SMALL, "--epochs", 3, "--lr", 1000, "--weight-decay", 1000, "--out", tmp_path / "wild")
     assert result.exit_code == 1
-    assert "try a lower --lr or --gamma" in result.stderr
+    assert "the loss became nan in epoch 2, at step 4; try a lower --lr\n" in result.stderr
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["--device", "abacus"], '--device "abacus" is unknown; expected auto, cpu, cuda or cuda:N'),
+    *((["--device", name], f'--device "{name}" is unknown; expected auto, cpu, cuda or cuda:N')
+      for name in ("abacus", "mps", "xla", "meta", "fpga", "cuda:-1", "cuda:1e3", "cpu:99999999999", "")),
     (["--weights", __file__], "not a checkpoint that can be read safely"),
 ])
 def test_a_wrong_option_is_a_sentence(hk, run, tmp_path, arguments, sentence):
@@ -289,9 +292,12 @@ def test_class_names_that_differ_are_refused(make_shard):
         check_classes(model, shard)
 
 
-def test_a_shard_without_labels_trains_nothing():
-    with pytest.raises(RunError, match="the training shard has no labels"):
-        new_model(Architecture("resnet8+abn", 0), Preprocessing(), [], 0)
+def test_a_shard_without_labels_trains_nothing(hk, make_shard, tmp_path):
+    records = hk("unpack", make_shard("train.h5", 4)).records
+    bare = [{key: value for key, value in record.items() if key not in ("label", "class")} for record in records]
+    assert hk("pack", tmp_path / "bare.h5", stdin=bare).exit_code == 0
+    result = hk("train", tmp_path / "bare.h5", *SMALL, "--out", tmp_path / "no")
+    assert (result.exit_code, "the training shard has no labels; give its records" in result.stderr) == (1, True)
 
 
 def test_a_sample_without_a_label_is_named(make_shard, monkeypatch):
@@ -317,7 +323,7 @@ def test_foreign_and_newer_checkpoints_are_refused(run, tmp_path):
     content = torch.load(folder / "last.pt", weights_only=True)
     torch.save({**content, "version": 99}, tmp_path / "newer.pt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(RunError, match="version 99, this hkmap reads up to 1; update hkmap"):
+    with pytest.raises(RunError, match="version 99, this hkmap reads up to 2; update hkmap"):
         load_model(tmp_path / "newer.pt")
     with pytest.raises(RunError, match="not an hkmap checkpoint"):
         load_model(tmp_path / "foreign.pt")
@@ -340,4 +346,130 @@ def test_a_lone_last_sample_and_a_single_sample(hk, make_shard, tmp_path):
 def test_validation_tells_the_map_mse_too(hk, run, tmp_path):
     _, shard, _ = run
     result = hk("train", shard, *SMALL, "--epochs", 1, "--val", shard, "--out", tmp_path / "validated")
-    assert set(result.records[0]["best"]["validation"]) == {"top1", "loss", "mse"}
+    assert set(result.records[0]["best"]["validation"]) == {"top1", "loss", "total", "mse"}
+
+
+OUT_OF_RANGE = {
+    "--seed": (2**64, -1, "nan"), "--lr": ("1e308", "nan", "inf", 0, -1, 1001), "--epochs": (10**30, 0, "1" * 5000),
+    "--width": (10**6, 0), "--image-size": (10**5, 7, "16x10000000", "0", "x"), "--val-share": ("nan", 1, -0.1, "inf"),
+    "--batch-size": (10**12, 1), "--momentum": ("nan", 1, -1), "--weight-decay": ("inf", "nan", -1),
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name in OUT_OF_RANGE for value in OUT_OF_RANGE[name]])
+def test_a_number_out_of_its_range_is_a_sentence(hk, make_shard, tmp_path, option, value):
+    result = hk("train", make_shard("train.h5", 4), *SMALL, option, value, "--out", tmp_path / "no")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(("command", "options"), [
+    ("train", ("--lr", "--epochs", "--width", "--seed", "--val-share", "--batch-size", "--momentum", "--weight-decay")),
+    ("finetune", ("--gamma", "--lr")), ("eval", ("--step", "--batch-size")), ("predict", ("--batch-size",)),
+])
+def test_the_help_states_the_range(hk, command, options):
+    text = " ".join(hk(command, "--help").stdout.partition("Options:")[2].split())
+    for option in options:
+        described = re.split(r" --[a-z-]+ (?=[A-Z])", text[text.index(f" {option} ") + 3 :])[0]
+        assert re.search(r"[0-9]<=?x<=?[0-9]", described), described
+
+
+def test_one_class_trains_nothing(hk, make_shard, run, tmp_path):
+    folder, _, _ = run
+    shard = make_shard("one.h5", 8, classes=1)
+    for command in (["train", *SMALL], ["finetune", "--from", folder]):
+        result = hk(*command, shard, "--epochs", 1, "--out", tmp_path / "no")
+        assert result.exit_code == 1
+        assert 'one.h5: only one class to train on, "class 0"; give records of two classes or more' in result.stderr
+        assert not (tmp_path / "no").exists()
+
+
+# which epoch best.pt is
+
+
+def validations(folder: Path) -> list[dict[str, float]]:
+    steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [step["validation"] for step in steps if step["epoch_ends"]]
+
+
+def test_both_arms_of_a_finetuning_keep_the_last_epoch(hk, run, tmp_path):
+    folder, shard, _ = run
+    command = ["finetune", shard, "--from", folder, "--epochs", 3, "--val-share", 0.34, "--batch-size", 4, "--out"]
+    for arm in ("none", "shuffled"):
+        result = hk(*command, tmp_path / arm, "--control", arm)
+        assert (result.records[0]["select"], result.records[0]["best"]["epoch"]) == ("last", 3)
+        assert read_config(tmp_path / arm / "config.toml")["select"] == "last"
+        assert json.loads((tmp_path / arm / "summary.json").read_text())["select"] == "last"
+        last, best = (load_model(tmp_path / arm / name).state["epoch"] for name in ("last.pt", "best.pt"))
+        assert last == best == 3
+    assert "[default: last]" in " ".join(hk("finetune", "--help").stdout.split())
+    assert "[default: top1 with validation data, else last]" in " ".join(hk("train", "--help").stdout.split())
+
+
+@pytest.mark.parametrize(("select", "rank"), [
+    ("last", None), ("top1", lambda found: (found["top1"], -found["loss"])), ("loss", lambda found: -found["loss"]),
+    ("total", lambda found: -found["total"]), ("mse", lambda found: -found["mse"]),
+])
+def test_select_says_which_epoch_is_kept(hk, run, tmp_path, select, rank):
+    folder, shard, _ = run
+    command = ["finetune", shard, "--from", folder, "--epochs", 4, "--val", shard, "--lr", 0.1, "--gamma", 3]
+    result = hk(*command, "--select", select, "--out", tmp_path / "tuned")
+    assert result.exit_code == 0, result.stderr
+    ranks = list(map(rank, validations(tmp_path / "tuned"))) if rank else [0, 0, 0, 1]
+    epoch = 1 + ranks.index(max(ranks))
+    assert result.records[0]["best"]["epoch"] == load_model(tmp_path / "tuned").state["epoch"] == epoch
+    assert result.records[0]["best"]["validation"] == validations(tmp_path / "tuned")[epoch - 1]
+
+
+def test_total_is_what_is_minimised(hk, run, tmp_path):
+    """Of the samples that are trained on, with weights that stay as they are: the loss of the log's steps."""
+    folder, shard, _ = run
+    options = ["--epochs", 1, "--lr", 1e-30, "--batch-size", 12, "--gamma", 2, "--val", shard]
+    assert hk("finetune", shard, "--from", folder, *options, "--out", tmp_path / "tuned").exit_code == 0
+    model, (found,) = load_model(folder), validations(tmp_path / "tuned")
+    examples = ShardExamples(ShardSequence([shard]), model.preprocessing, model.map_size)
+    (batch,) = in_order(examples, np.arange(12), 12)
+    with torch.no_grad():
+        output = load_model(tmp_path / "tuned").network(normalise(batch.images, model.preprocessing))
+    of_labels = [torch.nn.functional.cross_entropy(logits, batch.labels) for logits in output[:2]]
+    norms = [
+        torch.linalg.vector_norm(output.attention[row] - batch.maps[row]) * (batch.certainty[row].max() > 0)
+        for row in range(12)
+    ]
+    assert found["total"] == pytest.approx(float(sum(of_labels) + 2 * sum(norms) / 12), rel=1e-5)
+    assert found["loss"] == pytest.approx(float(of_labels[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    (["--select", "top1"], "--select top1 needs validation data; give --val or --val-share, or use --select last"),
+    (["--select", "best"], "selection 'best' is unknown; expected one of last, top1, loss, total, mse"),
+    (["--arch", "resnet8", "--select", "mse", "--val-share", 0.3], "--select mse needs human maps"),
+])
+def test_a_selection_that_cannot_be_is_a_sentence(hk, run, tmp_path, options, sentence):
+    result = hk("train", run[1], *SMALL, *options, "--out", tmp_path / "no")
+    assert result.exit_code in (1, 2)
+    assert sentence in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(("known", "names", "labels", "sentence"), [
+    (("a", "b"), ["a", "b"], [0, 1], None),
+    (("a", "b", "c"), ["a", "b"], [0, 1], None),
+    (("", ""), ["a", "b"], [0, 1], None),
+    (("a", "b"), ["", ""], [0, 1], None),
+    (("a", "b", "c"), ["a", "", "c"], [0, 2], None),
+    (("a", "b", "c"), ["", ""], [-1, -1], None),
+    (("a", "b", "c"), ["", ""], [0, 1], "has 2 classes, the network 3, and no name on both sides tells that label 0"),
+    (("", "", ""), ["a", "b"], [0, 1], "has 2 classes, the network 3, and no name"),
+    (("a", "b", "c"), ["a", ""], [0, 1], "no name on both sides tells that label 1 is the same"),
+    (("a", "b"), ["b", "a"], [-1, 1], 'label 0 is "b", for the network it is "a"'),
+])
+def test_names_of_classes_that_are_missing_hide_no_mismatch(known, names, labels, sentence):
+    shards = SimpleNamespace(name="x.h5", labels=np.array(labels), classes=names)
+    model = SimpleNamespace(class_names=known)
+    if sentence is None:
+        check_classes(model, shards)
+    else:
+        with pytest.raises(RunError, match=sentence):
+            check_classes(model, shards)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.resnet import Architecture, build
-from hkmap.engine.runs import load_model
+from hkmap.engine.runs import load_model, new_model, save_model
 from hkmap.engine.weights import author_name, load_weights
 from hkmap.errors import RunError
 
@@ -92,3 +93,66 @@ def test_train_takes_weights(hk, make_shard, tmp_path):
     assert "these start fresh: attention.class_conv.weight" in result.stderr
     own = load_model(tmp_path / "run").network.state_dict()
     assert torch.allclose(own["extractor.conv1.weight"], weights["conv1.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize("prefix", [
+    "module.", "_orig_mod.", "model.", "backbone.", "_orig_mod.module.", "model.backbone.",
+])
+def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
+    weights = state()
+    torch.save({f"{prefix}{name}": value for name, value in weights.items()}, tmp_path / "x.pt")
+    network = build(SMALL)
+    assert load_weights(network, tmp_path / "x.pt") == []
+    assert all(torch.equal(value, weights[author_name(name)]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("theirs", "ours", "unused"), [
+    ("resnet34", "resnet18", 80), ("resnet34", "resnet18+abn", 80), ("resnet34+abn", "resnet18+abn", 90),
+    ("resnet101", "resnet50", 255), ("resnet18+abn", "resnet18", 40),
+])
+def test_tensors_without_a_place_are_an_error(tmp_path, theirs, ours, unused):
+    """Each block has 10 (of bottlenecks 15) beside its counts; the attention branch of a plain network none."""
+    torch.save(state(Architecture(theirs, 5, width=2)), tmp_path / "x.pt")
+    with pytest.raises(RunError, match=rf"x\.pt: {unused} of its tensors have no place in this network: \S+, .* more"):
+        load_weights(build(Architecture(ours, 5, width=2)), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(("theirs", "sentence"), [
+    (Architecture("resnet18", 5, width=8), r"has shape \(8, 3, 7, 7\) for conv1.weight, expected shape \(4, 3, 7"),
+    (Architecture("resnet8", 5, width=4), "has nothing for"),
+    (Architecture("resnet50", 5, width=4), "has shape|has nothing"),
+])
+def test_other_widths_and_depths_are_an_error(tmp_path, theirs, sentence):
+    torch.save(state(theirs), tmp_path / "x.pt")
+    with pytest.raises(RunError, match=sentence):
+        load_weights(build(SMALL), tmp_path / "x.pt")
+
+
+def test_heads_of_other_names_are_left_aside(tmp_path):
+    weights = state(Architecture("resnet18", 5, width=4))
+    heads = {f"{head}.weight": torch.zeros(9, 2) for head in ("model.head", "heads.0", "classifier")}
+    torch.save({**{k: v for k, v in weights.items() if not k.startswith("fc.")}, **heads}, tmp_path / "x.pt")
+    assert "perception.fc.weight" in load_weights(build(SMALL), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("change", [
+    lambda value: value.to_sparse(), lambda value: value.to("meta"), lambda value: value * np.nan,
+    lambda value: torch.zeros(1).expand(value.shape), lambda value: 5,
+    lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+])
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
+def test_tensors_that_are_not_plain_are_refused(tmp_path, change):
+    weights = state()
+    torch.save({**weights, "conv1.weight": change(weights["conv1.weight"])}, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=r"x\.pt: (expected a state dict|not a checkpoint that can be read safely)"):
+        load_weights(build(SMALL), tmp_path / "x.pt")
+
+
+def test_what_a_file_has_twice_and_a_run_of_ours_are_refused(tmp_path):
+    weights = state()
+    torch.save({**weights, "module.conv1.weight": weights["conv1.weight"]}, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=r"has conv1.weight twice, once as module.conv1.weight"):
+        load_weights(build(SMALL), tmp_path / "x.pt")
+    save_model(tmp_path / "run.pt", new_model(SMALL, Preprocessing(32, 32), list("abcde"), 0))
+    with pytest.raises(RunError, match=r"a checkpoint of hkmap; start from it with `hkmap finetune --from`"):
+        load_weights(build(SMALL), tmp_path / "run.pt")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import os
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +18,23 @@ from click.shell_completion import CompletionItem
 
 from hkmap.choices import TABLES, origin, table
 from hkmap.cli._stream import Function
-from hkmap.errors import ShardError
+from hkmap.errors import RunError, ShardError
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
 
 Decorator = Callable[[Function], Function]
+
+
+class Number(click.FloatRange):
+    """A number in a range: neither nan, which is in every range as it compares as false, nor an infinite one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -28,12 +42,18 @@ ANYTHING = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**32 - 1)
+MOST_BATCHED = 2**16
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
 
 
 def composed(*decorators: Decorator) -> Decorator:
     """Return a decorator that adds several options, in this order."""
     return lambda function: functools.reduce(lambda wrapped, add: add(wrapped), reversed(decorators), function)
+
+
+def text_of(path: Path) -> str:
+    r"""Return a path as text; its bytes that are not UTF-8, which TOML and JSON cannot hold, are written as \xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 # choices by name
@@ -67,9 +87,18 @@ class Named(click.ParamType):
         return [CompletionItem(name) for name in table(self.table) if name.startswith(incomplete)]
 
 
+class Names(Named):
+    """Names with commas between them, as a tuple."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return tuple(Named.convert(self, name.strip(), param, ctx) for name in str(value).split(","))
+
+
 def named_option(*flags: str, table: str, help: str, **more: Any) -> Decorator:      # noqa: A002  (as click has it)
     """Add an option that takes a name from a table; its help refers to `hkmap list`."""
-    return click.option(*flags, type=Named(table), help=f"{help} See `hkmap list {table}`.", **more)
+    if more.get("multiple"):
+        more |= {"type": Names(table), "callback": lambda ctx, parameter, names: tuple(chain.from_iterable(names))}
+    return click.option(*flags, **{"type": Named(table), **more}, help=f"{help} See `hkmap list {table}`.")
 
 
 # sources
@@ -286,29 +315,32 @@ def network_options(*, batch_size: int) -> Decorator:
         from_option,
         click.option("--use-maps", is_flag=True,
                      help="Use the human map instead of the predicted one (the paper's section 3)."),
-        click.option("--batch-size", type=COUNT, default=batch_size),
+        click.option("--batch-size", type=click.IntRange(1, MOST_BATCHED), default=batch_size),
         device_option,
     )
 
 
-def training_options(*, epochs: int) -> Decorator:
-    """Add the options that train and finetune share; ``epochs`` is the default of --epochs."""
+def training_options(*, epochs: int, select: str) -> Decorator:
+    """Add the options that train and finetune share; ``epochs`` and, in words, ``select`` are defaults."""
     return composed(
-        click.option("--epochs", type=COUNT, default=epochs,
+        click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs,
                      help="The learning rate drops to a tenth after half and after three quarters of them."),
-        click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.01,
+        click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
                      help="The first learning rate (SGD). The paper gives none; the default is ours."),
         click.option("--val", multiple=True, metavar="SHARD", **SHARDS,
-                     help="A shard to choose the best epoch by, never the test set; repeatable."),
-        click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.0,
-                     help="Without --val: the share of training samples to hold out. With 0 the last epoch is kept."),
+                     help="A shard to validate each epoch on, never the test set; repeatable."),
+        click.option("--val-share", type=Number(0, 1, max_open=True), default=0.0,
+                     help="Without --val: the share of training samples to hold out."),
+        named_option("--select", table="selections",
+                     help="Which epoch best.pt is: last, or by the validation data top1, loss, total (what is "
+                          f"minimised) or mse (of the maps).  [default: {select}]"),
         fold_options("Train on all but this fold, and do not choose the best epoch by it; measure on it with eval."),
         named_option("--augment", "augmentations", table="augmentations", multiple=True,
                      help="Change images and their maps at random in this way; repeatable."),
-        click.option("--batch-size", type=click.IntRange(min=2), default=16,
+        click.option("--batch-size", type=click.IntRange(2, MOST_BATCHED), default=16,
                      help="Samples per step; the paper uses 16. A single last sample joins the batch before."),
-        click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9),
-        click.option("--weight-decay", type=click.FloatRange(min=0), default=1e-4),
+        click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9),
+        click.option("--weight-decay", type=Number(0, 1000), default=1e-4),
         named_option("--precision", table="precisions", default="float32", help="The type of number to compute with."),
         click.option("--seed", type=SEED, default=0,
                      help="Determines the weights, the order, the augmentation and the sham control."),
@@ -325,7 +357,25 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
     if path is not None:
         from hkmap.engine.runs import read_config
 
-        ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}
+        found = read_config(path)
+        for parameter in ctx.command.params:
+            _check_type(path, parameter, found.get(parameter.name or ""))
+        ctx.default_map = {**(ctx.default_map or {}), **found}
+
+
+def _check_type(path: Path, parameter: click.Parameter, value: object) -> None:
+    """Raise RunError where an option's value in a config is of another type; click would take true as 1."""
+    many = parameter.nargs == -1 or getattr(parameter, "multiple", False)
+    types: tuple[type, ...]
+    what, types = "a text", (str, int)      # --image-size may be a number
+    if getattr(parameter, "is_flag", False):
+        what, types = "true or false", (bool,)
+    elif isinstance(parameter.type, click.FloatRange | click.IntRange):
+        what, types = "a number", (float, int) if isinstance(parameter.type, click.FloatRange) else (int,)
+    items = value if many and isinstance(value, list) else [value]
+    fits = isinstance(value, list) == many and all(type(item) in types for item in items)
+    if value is not None and not fits:
+        raise RunError(f"{path}: {parameter.name} is {value!r:.60}; expected {'a list of texts' if many else what}")
 
 
 def warn_of_control(model: TrainedModel) -> None:

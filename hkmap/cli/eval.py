@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, fold_options, named_option, network_options, shards_argument, warn_of_control
+from hkmap.cli._options import fold_options, named_option, network_options, shards_argument, text_of, warn_of_control
 from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @shards_argument
 @named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
               help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
-                   "deletion (RISE's area under the curve) or another; repeatable.")
+                   "deletion (RISE's area under the curve) or another; repeatable, or with commas.")
 @fold_options("Measure only on this fold, which train and finetune held out.")
-@click.option("--step", type=COUNT, metavar="PIXELS",
+@click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
               help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
 @click.option("--hold-attention", is_flag=True,
               help="In insertion and deletion keep the whole image's map instead of a new one per step.")
@@ -37,19 +37,20 @@ def evaluate(
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
     from hkmap.engine.evaluation import EvaluationOptions, evaluate
-    from hkmap.engine.runs import check_fold, hold_out, load_model, pick_device
+    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, pick_device
     from hkmap.shards.sequence import ShardSequence
 
-    reader, model = ShardSequence(shards), load_model(source)
+    reader, model, on = ShardSequence(shards), load_model(source), pick_device(device)
+    check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
     held_out = hold_out(reader, *fold) if fold else None
     check_fold(model, held_out)
     total = int(held_out.inside.sum()) if held_out else len(reader)
     report = evaluate(
-        model, reader, EvaluationOptions(**options), pick_device(device), held_out=held_out,
+        model, reader, EvaluationOptions(**options), on, held_out=held_out,
         watch=lambda rows: track(rows, "evaluating", total=total),
     )
     warn_of_control(model)
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     rows = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
-    show_table(("metric", "mean", "samples"), rows, title=str(source))
-    print_result({"shards": [str(shard) for shard in shards], "run": str(source), **report})
+    show_table(("metric", "mean", "samples"), rows, title=text_of(source))
+    print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from hkmap.cli._options import from_option, named_option, shards_argument, training_options
+from hkmap.cli._options import Number, from_option, named_option, shards_argument, training_options
 from hkmap.cli.train import carry_out, optimisation_options
 
 
 @click.command("finetune")
 @shards_argument
 @from_option
-@click.option("--gamma", type=click.FloatRange(min=0), default=1.0,
+@click.option("--gamma", type=Number(0, 1e6), default=1.0,
               help="Scale of the map loss, gamma * ||M' - M||. The norm grows with the map's size: 1 at 14x14 is about "
                    "0.6 at 23x23. The paper gives no value; the default is ours. With 0 only labels count.")
 @named_option("--map-loss", table="map_losses", default="norm",
@@ -21,7 +21,7 @@ from hkmap.cli.train import carry_out, optimisation_options
 @named_option("--control", table="controls", default="none",
               help="shuffled is the sham control: every image gets another image's human map. A gain that this run "
                    "also shows does not come from where people look.")
-@training_options(epochs=30)
+@training_options(epochs=30, select="last")
 def finetune(
     shards: tuple[Path, ...], source: Path, gamma: float, map_loss: str, update: str, control: str, **options: Any
 ) -> None:
@@ -36,8 +36,10 @@ def finetune(
     """
     from dataclasses import replace
 
-    from hkmap.engine.runs import load_model
+    from hkmap.engine.runs import check_memory, load_model, pick_device
 
-    model = replace(load_model(source), control=control, state={})
+    options["select"] = options["select"] or "last"
     optimisation = optimisation_options(options, gamma=gamma, map_loss=map_loss, update=update)
+    model, on = replace(load_model(source), control=control, state={}), pick_device(options["device"])
+    check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
     carry_out(model, optimisation, shards=shards, pretrained=True, **options)

@@ -36,13 +36,14 @@ def predict(
         | hkmap show --map map --map attention --out sheet.png
     """
     from hkmap.engine.prediction import predicted_records
-    from hkmap.engine.runs import load_model, pick_device
+    from hkmap.engine.runs import check_memory, load_model, pick_device
     from hkmap.files.maps import open_writer
 
     def predicted(maps: MapWriter | None) -> Iterable[Record]:
         return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
 
     model, on = load_model(source), pick_device(device)
+    check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
     warn_of_control(model)
     if out is None:
         emit(predicted(None))

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, EXISTING, named_option, shards_argument, training_options, warn_of_control
+from hkmap.cli._options import (
+    EXISTING,
+    named_option,
+    shards_argument,
+    sides,
+    text_of,
+    training_options,
+    warn_of_control,
+)
 from hkmap.cli._stream import print_result, track
 
 if TYPE_CHECKING:
@@ -16,22 +24,31 @@ if TYPE_CHECKING:
     from hkmap.shards.folds import Folding
 
 
+def _image_size(value: Any) -> int | str:
+    """Read N or WIDTHxHEIGHT; N where both are equal, as config.toml has it."""
+    width, height = sides(value)
+    if not all(8 <= side <= 8192 for side in (width, height)):
+        raise click.BadParameter(f"{value!r:.80}: expected sides from 8 to 8192 pixels.")
+    return width if width == height else f"{width}x{height}"
+
+
 @click.command("train")
 @shards_argument
 @named_option("--arch", table="architectures", default="resnet18+abn",
               help="The network, such as resnet50; +abn adds the attention branch.")
 @named_option("--stem", table="stems", default="standard",
               help="The first layers; small keeps the full resolution, for images of 32 to 64 pixels.")
-@click.option("--width", type=COUNT, default=64, help="Channels in the first stage.")
+@click.option("--width", type=click.IntRange(1, 4096), default=64, help="Channels in the first stage.")
 @named_option("--gate", table="gates", default="residual", help="How the map weights the features.")
-@click.option("--image-size", type=click.IntRange(min=8), default=224, help="Side of the network's input in pixels.")
+@click.option("--image-size", type=_image_size, metavar="N|WIDTHxHEIGHT", default=224,
+              help="Sides of the network's input in pixels, from 8 to 8192.")
 @named_option("--fit", table="fits", default="squash", help="How to bring an image to the input's shape.")
 @click.option("--weights", type=EXISTING,
               help="Start from a checkpoint by torchvision (a ResNet) or by the ABN authors (.pth.tar, .pt). A "
                    "ResNet's layer4 starts both branches; a warning names the parts that start fresh.")
-@training_options(epochs=90)
+@training_options(epochs=90, select="top1 with validation data, else last")
 def train(
-    shards: tuple[Path, ...], arch: str, stem: str, width: int, gate: str, image_size: int, fit: str,
+    shards: tuple[Path, ...], arch: str, stem: str, width: int, gate: str, image_size: int | str, fit: str,
     weights: Path | None, **options: Any,
 ) -> None:
     """Train a network on images and labels, without their maps.
@@ -44,14 +61,20 @@ def train(
     """
     from hkmap.engine.inputs import Preprocessing
     from hkmap.engine.resnet import Architecture
-    from hkmap.engine.runs import new_model
+    from hkmap.engine.runs import check_memory, new_model, pick_device
     from hkmap.engine.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
 
+    if options["select"] is None:
+        options["select"] = "top1" if options["val"] or options["val_share"] else "last"
     optimisation = optimisation_options(options)
+    width_in_pixels, height = sides(image_size)
+    preprocessing = Preprocessing(height, width_in_pixels, fit)
     classes = ShardSequence(shards).classes
     architecture = Architecture(arch, len(classes), stem=stem, width=width, gate=gate)
-    model = new_model(architecture, Preprocessing(image_size, image_size, fit), classes, optimisation.seed)
+    on = pick_device(options["device"])
+    check_memory(architecture, preprocessing, optimisation.batch_size, device=on, training=True)
+    model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights)
     carry_out(model, optimisation, shards=shards, pretrained=False, **options)
@@ -71,6 +94,8 @@ def carry_out(
     from hkmap.engine.training import fit, go_on, prepare
     from hkmap.shards.sequence import ShardSequence
 
+    if resume and overwrite:
+        raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
     sequence = ShardSequence(shards)
     held_out = runs.hold_out(sequence, *fold) if fold else None
     if pretrained:
@@ -82,20 +107,21 @@ def carry_out(
     )
     warn_of_control(model)
     training = prepare(model, data, optimisation, runs.pick_device(device))
-    runs.open_run(out, _options_in_force() | runs.describe(model), overwrite=overwrite, resume=resume)
-    if resume:
-        go_on(model, training, out)
-    remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
-    for _ in track(fit(model, training, data, out), "training", total=remaining):
-        pass
-    print_result({"run": str(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
+    config = _options_in_force() | {"select": optimisation.select} | runs.describe(model)
+    with runs.opened_run(out, config, overwrite=overwrite, resume=resume) as begun:
+        if resume:
+            go_on(model, training, out)
+        remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
+        for _ in track(fit(model, training, data, out, begun), "training", total=remaining):
+            pass
+    print_result({"run": text_of(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
 
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
     """Remove the options of the optimisation from a command's, and return them under the library's names."""
     from hkmap.engine.training import TrainingOptions
 
-    names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision")
+    names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision", "select")
     return TrainingOptions(learning_rate=options.pop("lr"), **{name: options.pop(name) for name in names}, **more)
 
 
@@ -103,4 +129,4 @@ def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
     of_one_call = ("overwrite", "resume", "out")
     options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
-    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=str))}      # lists and strings only
+    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=text_of))}      # lists and strings only

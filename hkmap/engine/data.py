@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hkmap.choices import Choices
-from hkmap.engine.inputs import AUGMENTATIONS, Preprocessing, augmented, plain_view
+from hkmap.engine.inputs import AUGMENTATIONS, CONTROLS, Preprocessing, augmented, plain_view
 from hkmap.engine.runs import HeldOut, TrainedModel
-from hkmap.errors import RunError
+from hkmap.errors import RecordError, RunError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import Image, View, view_image, view_map
+from hkmap.records import Record, label_of, shown
 from hkmap.shards.folds import groups_of, ids_of, part_of
 from hkmap.shards.loader import LoadedBatch, ShardLoader, Shares, SizedReader
 from hkmap.shards.sequence import ShardSequence
@@ -107,31 +107,6 @@ def seen_example(
         return Example(seen, np.zeros(map_size, np.float32), np.zeros(map_size, np.float32))
     values, certainty = view_map(human, view, map_size, padded=padding is not None)
     return Example(seen, values, np.ones(map_size, np.float32) if certainty is None else certainty)
-
-
-def keep_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
-    """Every image keeps its own map."""
-    return np.arange(len(has_map))
-
-
-def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
-    """The sham control: every image gets another one's map.
-
-    The samples with a map form a random circle, and each takes its neighbour's; the others have none.
-    """
-    circle = np.flatnonzero(has_map)
-    if len(circle) < 2:
-        raise RunError(f"--control shuffled exchanges maps between samples and needs two with a map, got {len(circle)}")
-    circle = np.random.default_rng(seed).permutation(circle)
-    owner = np.arange(len(has_map))
-    owner[circle] = np.roll(circle, 1)
-    return owner
-
-
-#: Which samples have a map (n,), a seed → the sample whose map each sample gets (n,).
-CONTROLS: Choices[Callable[[npt.NDArray[np.bool_], int], Numbers]] = Choices(
-    "control", {"none": keep_maps, "shuffled": exchange_maps}
-)
 
 
 def in_order(examples: ShardExamples, indices: Numbers, batch_size: int) -> Iterator[Batch]:
@@ -244,19 +219,33 @@ def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence)
 
 
 def check_classes(model: TrainedModel, shards: ShardSequence) -> None:
-    """Raise RunError where the shards' labels are not the network's."""
-    known, highest = model.class_names, int(shards.labels.max(initial=-1))
-    if highest >= len(known):
-        raise RunError(
-            f"{shards.name}: label {highest} is beyond the network's {len(known)} classes; pack all shards with the "
-            "same --classes"
-        )
+    """Raise RunError where the shards' labels are not the network's.
+
+    Where a label that occurs has no name in one of the two, the numbers of classes must be equal.
+    """
+    known, labels = model.class_names, np.unique(shards.labels[shards.labels >= 0]).tolist()
+    remedy = "pack all shards with the same --classes"
+    if labels and labels[-1] >= len(known):
+        raise RunError(f"{shards.name}: label {labels[-1]} is beyond the network's {len(known)} classes; {remedy}")
     for label, (ours, theirs) in enumerate(zip(known, shards.classes, strict=False)):
         if ours and theirs and ours != theirs:
-            raise RunError(
-                f'{shards.name}: label {label} is "{theirs}", for the network it is "{ours}"; '
-                "pack all shards with the same --classes"
-            )
+            raise RunError(f'{shards.name}: label {label} is "{theirs}", for the network it is "{ours}"; {remedy}')
+    unnamed = [label for label in labels if not (known[label] and shards.classes[label])]
+    if unnamed and len(known) != len(shards.classes):
+        raise RunError(
+            f"{shards.name}: has {len(shards.classes)} classes, the network {len(known)}, and no name on both sides "
+            f"tells that label {unnamed[0]} is the same; {remedy}"
+        )
+
+
+def check_label(model: TrainedModel, record: Record) -> None:
+    """Raise RecordError where a record's label is not the network's."""
+    known, label, name = model.class_names, label_of(record), record.get("class")
+    place, remedy = f'record "{record["id"]}": label {label}', "number the classes as in its training, or omit label"
+    if label >= len(known):
+        raise RecordError(f"{place} is beyond the network's {len(known)} classes; {remedy}")
+    if label >= 0 and name and known[label] not in ("", name):
+        raise RecordError(f'{place} is "{shown(name)}", for the network it is "{known[label]}"; {remedy}')
 
 
 # for training loops that are not ours

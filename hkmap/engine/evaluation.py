@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hkmap.engine.abn import AttentionBranchNetwork, place
 from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, put_maps
 from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.losses import MapLoss, losses
 from hkmap.engine.metrics import METRICS, Answered, map_distances
 from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.errors import RunError
@@ -61,9 +61,15 @@ class EvaluationOptions:
         return found
 
 
-def accuracy(network: AttentionBranchNetwork, data: Data, device: torch.device, batch_size: int) -> dict[str, float]:
-    """Validate a network: top1 (a share) and loss (cross entropy), and mse where there are maps."""
-    right, loss, distances = 0.0, 0.0, []
+def accuracy(
+    network: AttentionBranchNetwork, data: Data, device: torch.device, batch_size: int, *, gamma: float = 0.0,
+    map_loss: str | MapLoss = "norm",
+) -> dict[str, float]:
+    """Validate a network: top1 (a share), loss (cross entropy), total (what training minimises), mse if there are maps.
+
+    Each is a mean over the samples; ``gamma`` and ``map_loss`` are those of the training.
+    """
+    right, loss, total, distances = 0.0, 0.0, 0.0, []
     network.eval()
     with torch.inference_mode():
         for batch in in_order(data.examples, data.indices, batch_size):
@@ -71,12 +77,14 @@ def accuracy(network: AttentionBranchNetwork, data: Data, device: torch.device, 
             output = network(normalise(batch.images, data.examples.preprocessing))
             if output.attention is not None:
                 distances += map_distances(output.attention, batch).tolist()
-            logits = output.logits.float()
-            right += (logits.argmax(1) == batch.labels).sum().item()
-            loss += functional.cross_entropy(logits, batch.labels, reduction="sum").item()
-    figures = {"top1": right / len(data.indices), "loss": loss / len(data.indices)}
+            parts = losses(output, batch.labels, batch.maps, batch.certainty, map_loss=map_loss)
+            right += (output.logits.argmax(1) == batch.labels).sum().item()
+            loss += parts.perception.item() * len(batch.labels)
+            total += parts.total(gamma).item() * len(batch.labels)
+    count = len(data.indices)
     known = [distance for distance in distances if math.isfinite(distance)]
-    return figures | ({"mse": math.fsum(known) / len(known)} if known else {})
+    means = {"top1": right / count, "loss": loss / count, "total": total / count}
+    return means | ({"mse": math.fsum(known) / len(known)} if known else {})
 
 
 def sample_figures(

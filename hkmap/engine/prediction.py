@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from hkmap.engine.abn import place
-from hkmap.engine.data import Example, collate, normalise, put_maps, seen_example
+from hkmap.engine.data import Example, check_label, collate, normalise, put_maps, seen_example
 from hkmap.engine.inputs import plain_view
 from hkmap.engine.runs import TrainedModel, pick_device
 from hkmap.errors import HkmapError, RecordError, RunError
@@ -124,6 +124,7 @@ def _seen(model: TrainedModel, record: Record, use_maps: bool) -> Seen | HkmapEr
         reference = reference_of(record, "image")
         if reference is None:
             raise RecordError(f'record "{record["id"]}": no key "image" with a path; the network needs an image')
+        check_label(model, record)
         drawn = reference_of(record, "map") if use_maps else None
         if drawn is not None:
             values = load_map(drawn)

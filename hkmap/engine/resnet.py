@@ -11,10 +11,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
 from hkmap.engine.abn import AttentionBranch, AttentionBranchNetwork, PerceptionBranch
+from hkmap.errors import RunError
 
 
 class BasicBlock(nn.Module):
@@ -81,8 +83,22 @@ class Architecture:
 
 
 def build(architecture: Architecture) -> AttentionBranchNetwork:
-    """Build a network with random weights; raise ChoiceError where its name, stem or gate is unknown."""
+    """Build a network with random weights.
+
+    Raises ChoiceError where its name, stem or gate is unknown, and RunError where there are no classes.
+    """
+    if architecture.classes < 1:
+        raise RunError(
+            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
+            "`hkmap join labels.csv --on image` do, and pack them again"
+        )
     return ARCHITECTURES[architecture.name](architecture)
+
+
+def on_meta(architecture: Architecture) -> AttentionBranchNetwork:
+    """Build a network whose tensors have shapes and no numbers, so that any size takes no memory."""
+    with torch.device("meta"):
+        return build(architecture)
 
 
 def standard(channels: int) -> Layers:

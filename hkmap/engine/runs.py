@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import resource
+import shutil
+import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,20 +23,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from hkmap.engine.abn import AttentionBranchNetwork
+from hkmap.engine.checkpoints import check_weights, read_checkpoint, save_checkpoint
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.resnet import Architecture, build
-from hkmap.errors import RunError
-from hkmap.files.atomic import replacing
+from hkmap.engine.resnet import Architecture, build, on_meta
+from hkmap.errors import ChoiceError, RunError
+from hkmap.files.atomic import locked, replacing
+from hkmap.files.opening import file_content
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
 
-CHECKPOINT_VERSION = 1
 #: What runs used before their config.toml named it.
 FORMER_OPTIONS = {"map_loss": "norm", "schedule": "step", "optimizer": "sgd"}
+_BEGUN = ".begun-"      # how the folder of a run without a checkpoint is called inside the one whose run it replaces
 RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
 
 
@@ -38,7 +47,7 @@ RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in data.CONTROLS: whether its human maps were other images' (the sham control). ``state`` is
+    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``state`` is
     what training needs to continue: optimizer, position, best score so far. ``fold`` is the fold of its shards that it
     held out, as ``described``; None where it learnt from all.
     """
@@ -59,35 +68,32 @@ class TrainedModel:
 
 def pick_device(name: str) -> torch.device:
     """Return the device that "auto", "cpu", "cuda" or "cuda:1" names; auto is CUDA where there is one."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(f'--device "{name}" is unknown; expected auto, cpu, cuda or cuda:N') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+        name = "cuda" if there else "cpu"
+    found = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", name)
+    if found is None:
+        raise RunError(f'--device "{name:.80}" is unknown; expected auto, cpu, cuda or cuda:N')
+    if name == "cpu":
+        return torch.device(name)
+    if not there:
         raise RunError(f"--device {name}: this machine has no CUDA device that torch can use; use --device cpu")
-    return device
+    if int(found[1] or 0) >= there:
+        raise RunError(f"--device {name}: this machine has cuda:0 to cuda:{there - 1}; use one of these")
+    return torch.device(name)
 
 
 def new_model(
     architecture: Architecture, preprocessing: Preprocessing, class_names: Sequence[str], seed: int
 ) -> TrainedModel:
     """Return an untrained network; the seed fixes its weights."""
-    if not class_names:
-        raise RunError(
-            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
-            "`hkmap join labels.csv --on image` do, and pack them again"
-        )
     torch.manual_seed(seed)
     return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
     """Write a checkpoint beside its name, then rename it; an older one is replaced."""
-    content = {
-        "format": "hkmap-checkpoint",
-        "version": CHECKPOINT_VERSION,
+    save_checkpoint(path, {
         "architecture": asdict(model.architecture),
         "preprocessing": asdict(model.preprocessing),
         "class_names": list(model.class_names),
@@ -95,36 +101,61 @@ def save_model(path: Path, model: TrainedModel) -> None:
         "fold": model.fold,
         "weights": model.network.state_dict(),
         "state": model.state,
-    }
-    with replacing(path, overwrite=True, durable=True) as beside:
-        torch.save(content, beside)
+    })
 
 
 def load_model(path: str | Path) -> TrainedModel:
     """Load the best.pt of the run folder ``path``, or the checkpoint ``path``; on the CPU.
 
-    Raises RunError where it is missing, or not hkmap's. Nothing in the file is executed.
+    Raises RunError where it is missing, damaged, not hkmap's, or does not fit together. Nothing in the file is
+    executed, and no more is allocated than its tensors take.
     """
     file = Path(path, "best.pt") if Path(path).is_dir() else Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its best.pt or last.pt")
+    content = read_checkpoint(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:      # a damaged file fails in zipfile, pickle or torch, each in its own way
-        reason = type(error).__name__
-        raise RunError(f"{file}: not a readable checkpoint ({reason}); copy it again, or train again") from error
-    if not isinstance(content, dict) or content.get("format") != "hkmap-checkpoint":
-        raise RunError(f"{file}: not an hkmap checkpoint; expected one that `hkmap train` or `hkmap finetune` wrote")
-    if content["version"] > CHECKPOINT_VERSION:
-        newer = content["version"]
-        raise RunError(f"{file}: version {newer}, this hkmap reads up to {CHECKPOINT_VERSION}; update hkmap")
-    architecture, preprocessing = Architecture(**content["architecture"]), Preprocessing(**content["preprocessing"])
-    network = build(architecture)
+        architecture, preprocessing = Architecture(**content["architecture"]), Preprocessing(**content["preprocessing"])
+        check_weights(file, content["weights"], on_meta(architecture).state_dict())
+        network = build(architecture)
+    except ChoiceError as error:
+        raise ChoiceError(f"{file}: {error}") from error
     network.load_state_dict(content["weights"])
     return TrainedModel(
         network.eval(), architecture, preprocessing, tuple(content["class_names"]), content["control"],
-        content["state"], content.get("fold"),
+        content["state"], content["fold"],
     )
+
+
+def check_memory(
+    architecture: Architecture, preprocessing: Preprocessing, batch_size: int, *, device: torch.device, training: bool
+) -> None:
+    """Raise RunError where a network and a batch take more memory than the machine, or the CUDA device, has.
+
+    The estimate is a lower bound: the weights (in training their gradients and momenta too) and, in float32, the
+    outputs of all convolutions and norms, which training keeps, or else the largest one. Nothing is allocated for it.
+    """
+    network, outputs = on_meta(architecture).eval(), []
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            module.register_forward_hook(lambda module, given, output: outputs.append(output.nbytes))
+    network(torch.empty(1, 3, *preprocessing.size, device="meta"))
+    weights = sum(value.nbytes for value in network.state_dict().values())
+    needed = 3 * weights + batch_size * sum(outputs) if training else weights + batch_size * max(outputs, default=0)
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
+    if needed > there:
+        what = f"{architecture.name} of width {architecture.width} with {batch_size} images of {preprocessing.width}x"
+        sizes = f"takes at least {needed / 2**30:,.1f} GiB, and {device} has {there / 2**30:,.1f}"
+        raise RunError(f"{what}{preprocessing.height} {sizes}; lower --batch-size, --image-size or --width")
+
+
+def machine_memory() -> int:
+    """Return the bytes that this process may have: the machine's memory, or a lower limit of the process."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits += [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    with suppress(OSError, ValueError):      # a container's; "max" without one
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limit for limit in limits if limit > 0)      # RLIM_INFINITY is -1
 
 
 def describe(model: TrainedModel) -> dict[str, Any]:
@@ -137,33 +168,61 @@ def describe(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def open_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
-    """Make the run's folder and write its config.toml, or check that the run there can be resumed.
+@contextmanager
+def opened_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: bool) -> Iterator[Path]:
+    """Keep other runs out of a run's folder, and yield the folder to write to until the first checkpoint.
 
-    Raises RunError where the folder holds a run that may be neither replaced nor resumed, and where the run to resume
-    had other options.
+    That is ``folder`` itself, with the new config.toml, or to replace a run there another one inside, so that a run
+    which fails early leaves the old one whole; `settle` moves it. Raises RunError where the folder holds a run that may
+    be neither replaced nor resumed, or had other options, and OutputError where another process is writing it.
     """
-    if resume:
-        _check_resumable(folder, config)
+    made = not folder.exists()
+    try:
+        with locked(folder / "log.jsonl"):
+            if resume:
+                _check_resumable(folder, config)
+                yield folder
+                return
+            there = any(os.path.lexists(folder / name) for name in RUN_FILES)
+            if there and not overwrite:
+                raise RunError(f"{folder}: holds a run already; choose another --out, or use --overwrite or --resume")
+            for left in folder.glob(f"{_BEGUN}*"):      # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            begun = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=folder)) if there else folder
+            try:
+                write_config(begun / "config.toml", config)
+                yield begun
+            finally:
+                if begun != folder:
+                    shutil.rmtree(begun, ignore_errors=True)
+    finally:
+        if made:
+            with suppress(OSError):      # it holds something
+                folder.rmdir()
+
+
+def settle(begun: Path, folder: Path) -> None:
+    """Put the files of a run that has its first checkpoint in the place of an older run's."""
+    if begun == folder:
         return
-    if any((folder / name).exists() for name in RUN_FILES):
-        if not overwrite:
-            raise RunError(f"{folder}: holds a run already; choose another --out, or use --overwrite or --resume")
-        for name in RUN_FILES:
-            (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder / "config.toml", config)
+    for name in reversed(RUN_FILES):
+        (folder / name).unlink(missing_ok=True)
+    for name in RUN_FILES:
+        if (begun / name).exists():
+            (begun / name).replace(folder / name)
 
 
 def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
-    if not (folder / "last.pt").is_file() or not (folder / "config.toml").is_file():
+    if not (folder / "last.pt").exists() or not (folder / "config.toml").exists():
         raise RunError(f"{folder}: no run to resume; expected its last.pt and config.toml; omit --resume")
-    before = FORMER_OPTIONS | read_config(folder / "config.toml")
+    before = read_config(folder / "config.toml")
+    validated = before.get("val") or before.get("val_share")
+    before = {**FORMER_OPTIONS, "select": "top1" if validated else "last", **before}
     now = FORMER_OPTIONS | {name: json.loads(json.dumps(value)) for name, value in config.items() if value is not None}
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise RunError(
-                f"{folder}: {name} is {now.get(name)!r}, the run to resume had {before.get(name)!r}; "
+                f"{folder}: {name} is {now.get(name)!r:.80}, the run to resume had {before.get(name)!r:.80}; "
                 f"repeat its options by --config {folder / 'config.toml'}"
             )
 
@@ -185,9 +244,15 @@ def write_config(path: Path, options: dict[str, Any]) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """Read what write_config wrote."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: not a TOML file ({error})") from error
+        options = tomllib.loads(file_content(path).decode())
+    except (ValueError, RecursionError) as error:      # a number of thousands of digits, brackets in brackets
+        raise RunError(f"{path}: not a TOML file of options ({error})") from error
+    for name, value in options.items():
+        for item in value if isinstance(value, list) else [value]:
+            if type(item) not in (bool, int, float, str):
+                found = f"{name:.80} has a {type(item).__name__}"
+                raise RunError(f"{path}: {found}; expected a number, a text, true or false, or a list of such")
+    return options
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

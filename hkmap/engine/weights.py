@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hkmap.engine.checkpoints import refuse_inflating, some
 from hkmap.errors import RunError
+from hkmap.files.opening import file_content
 
 logger = logging.getLogger("hkmap")
 
@@ -29,6 +34,9 @@ _PREFIXES = {
 }
 _OF_CLASSES = ("attention.class_", "attention.logit_conv.", "attention.map_", "perception.fc.")
 _ONLY_ABN = (*_OF_CLASSES, "attention.stage_norm.")
+_COUNTS = "num_batches_tracked"
+_HEADS = ("fc.", "head.", "heads.", "classifier.")      # of a backbone's own classes; there may be none of ours
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")      # of DataParallel, torch.compile, Lightning
 _MULTI_TASK = ("layer4_att.", "depth_conv.", "output_per.")
 
 
@@ -52,39 +60,67 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     given = _read(path)
     if multi_task := sorted(name for name in given if name.startswith(_MULTI_TASK)):
         raise RunError(f"{path}: a multi-task ABN ({multi_task[0]}), another network; expected a plain ABN")
+    unused = {name for name in given if not name.startswith(_HEADS) and not name.endswith(_COUNTS)}
     if not any(name.startswith("att_layer4.") for name in given):
         given |= {f"att_{name}": value for name, value in given.items() if name.startswith("layer4.")}
     own = network.state_dict()
     fresh = []
     for name, value in own.items():
         found = given.get(author_name(name))
+        unused.discard(author_name(name))
         if found is not None and found.shape == value.shape:
             own[name] = found
-        elif name.endswith("num_batches_tracked"):      # old files lack it
-            continue
-        elif name.startswith(_OF_CLASSES) or (found is None and name.startswith(_ONLY_ABN)):
+        elif not name.endswith(_COUNTS):      # old files lack them
+            _refuse_unless_fresh(path, name, value, found)
             fresh.append(name)
-        else:
-            got = "nothing" if found is None else f"shape {tuple(found.shape)}"
-            raise RunError(
-                f"{path}: has {got} for {author_name(name)}, expected shape {tuple(value.shape)}; is --arch the file's?"
-            )
+    if unused:
+        raise RunError(
+            f"{path}: {len(unused)} of its tensors have no place in this network: {some(unused)}; is --arch the file's?"
+        )
     network.load_state_dict(own)
     if fresh:
         logger.warning("%s: these start fresh: %s", path, ", ".join(fresh))
     return fresh
 
 
+def _refuse_unless_fresh(path: Path, name: str, value: Tensor, found: Tensor | None) -> None:
+    """Raise RunError unless a part may keep its random weights, as it depends on the classes or is the ABN's alone."""
+    if not name.startswith(_OF_CLASSES) and (found is not None or not name.startswith(_ONLY_ABN)):
+        got = "nothing" if found is None else f"shape {tuple(found.shape)}"
+        expected = f"{author_name(name)}, expected shape {tuple(value.shape)}"
+        raise RunError(f"{path}: has {got} for {expected}; is --arch the file's?")
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     # some of the authors' files hold an accuracy as a numpy scalar; the guard stays on for everything else
+    data = file_content(path)
     allowed: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]
     try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_inflating(data)
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:      # a damaged or foreign file fails in zipfile, pickle or torch, each in its own way
         raise RunError(f"{path}: not a checkpoint that can be read safely ({type(error).__name__})") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if isinstance(content, dict) and content.get("format") == "hkmap-checkpoint":
+        raise RunError(f"{path}: a checkpoint of hkmap; start from it with `hkmap finetune --from`, or omit --weights")
+    if not isinstance(content, dict) or not all(map(_is_plain, content.items())):
         raise RunError(f"{path}: expected a state dict of tensors, or one under the key state_dict")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    given: dict[str, Tensor] = {}
+    for name, value in content.items():
+        bare = _WRAPPERS.sub("", name)
+        if bare in given:
+            raise RunError(f"{path}: has {bare} twice, once as {name}; keep one of the two networks")
+        given[bare] = value
+    return given
+
+
+def _is_plain(item: tuple[object, object]) -> bool:
+    """Say whether a name has numbers: strided, on the CPU, all there, and finite."""
+    name, value = item
+    if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_quantized:
+        return False
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return value.untyped_storage().nbytes() >= value.nbytes and bool(value.isfinite().all())
