@@ -18,12 +18,14 @@ LEFT_OUT = ("MA", "OD")     # the paper uses haemorrhages, hard and soft exudate
 @click.command("masks2map")
 @named_option("--pooling", table="poolings", default="mean",
               help="A map pixel's value: the mean over its area, or the maximum over the image pixels it touches.")
+@click.option("--threshold", type=click.IntRange(1, 65535), metavar="[1..65535]",
+              help="Use what is at least so bright in a mask's file, and so JPEGs too.  [default: all but 0]")
 @shape_options("--lesion", what="A mask to use",
                default="all but MA and OD; of IDRiD's that leaves the paper's HE, EX and SE")
 @drawing_options
 def masks2map(
-    pooling: str, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str, empty: str,
-    **drawing: Any,
+    pooling: str, threshold: int | None, named: dict[str, float], size: tuple[int, int], normalise: str, missing: str,
+    empty: str, **drawing: Any,
 ) -> None:
     """Draw a map of each record's lesion masks and polygons.
 
@@ -39,11 +41,12 @@ def masks2map(
       hkmap idrid IDRiD/ | hkmap masks2map --lesion EX --lesion SE=0.5 --out maps/ > maps.jsonl
     """
     shapes = Shapes("--lesion", named, size, normalise, missing, empty, LEFT_OUT)
-    parts = {"masks": _masks, "polygons": _polygons}
-    shapes.draw_records({key: partial(draw, shapes=shapes, pooling=pooling) for key, draw in parts.items()}, **drawing)
+    chosen: dict[str, Any] = {"shapes": shapes, "pooling": pooling}
+    parts = {"masks": partial(_masks, threshold=threshold, **chosen), "polygons": partial(_polygons, **chosen)}
+    shapes.draw_records(parts, **drawing)
 
 
-def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
+def _masks(record: Record, *, shapes: Shapes, pooling: str, threshold: int | None) -> Map:
     import numpy as np
 
     from hkmap.files.masks import read_fitting_mask
@@ -54,7 +57,7 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)
-    masks = (read_fitting_mask(reference, frame) for reference in references)      # one at a time in memory
+    masks = (read_fitting_mask(reference, frame, threshold) for reference in references)      # one at a time in memory
     return masks_map(masks, weights, shapes.size, pooling)
 
 
