@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
+from hkmap.files.opening import open_file
 
 MOST_TEXT = 1 << 22            # bytes of an attribute: room for the names of 99,999 classes, 40 bytes each
 _MOST_NAMES = 256              # datasets and groups, or attributes; a shard has 20 at most
@@ -202,14 +203,14 @@ def _seal(path: Path, *, with_digest: bool) -> str:
 
 def file_digest(path: Path) -> tuple[str, str]:
     """Return (the sha256 that the user block states, "" if none; the sha256 of all that follows it)."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         stated = _DIGEST.search(file.read(_USER_BLOCK))
         return stated[1].decode() if stated else "", hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_sealed(path: Path) -> bool:
     """Return whether the user block is one that hkmap writes; it has no digest of its own."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return _SEAL.fullmatch(file.read(_USER_BLOCK).ljust(_USER_BLOCK)) is not None
 
 
@@ -320,11 +321,12 @@ class _Descriptor:
     """A file that is open for reading until nobody holds this object."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self._file = open_file(path)
+        self.number = self._file.fileno()
 
     def __del__(self) -> None:
         with suppress(AttributeError):      # it could not be opened
-            os.close(self.number)
+            self._file.close()
 
 
 @lru_cache(maxsize=_MOST_OPEN)

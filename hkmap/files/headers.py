@@ -84,6 +84,12 @@ class Header(NamedTuple):
     fault: str = ""                 # why neither decoder delivers it right
     cut: str = ""                   # which part of its end is missing
 
+    @property
+    def decoded_bytes(self) -> int:
+        """What decoding to RGB takes at once, in bytes."""
+        by_opencv = 6 if self.deep else 3
+        return self.width * self.height * (by_opencv if self.opencv else 16 if self.suffix == "jp2" else 8)
+
 
 def image_suffix(data: bytes) -> str:
     """Return the suffix that the first bytes stand for ("jpg"), "" where they are no known image.
@@ -98,7 +104,7 @@ def read_header(data: bytes, place: str) -> Header:
     """Return what an image file says of itself.
 
     Raises ImageError where the bytes are no image, are cut short, are of a kind that no decoder delivers right, or take
-    more than 2^28 pixels or ``opening.max_image_bytes`` bytes when decoded. Decoders keep silent about a missing end
+    more than 2^28 pixels, or more than ``opening.max_image_bytes`` to decode. Decoders keep silent about a missing end
     (OpenCV before 5 fills the rest of a JPEG with grey), and take memory for as many pixels as a header promises.
     """
     if not data:
@@ -115,22 +121,20 @@ def read_header(data: bytes, place: str) -> Header:
         raise ImageError(f"{place}: {why}; expected an image, open it and save it as PNG") from error
     if header.cut:
         raise ImageError(f"{place}: cut short at {len(data)} bytes (its {header.cut} is missing); copy it again")
-    refuse_large(header, place)
+    _refuse_large(header, place)
     if header.fault:
         raise ImageError(f"{place}: {header.fault}; open it and save it as PNG, 8 or 16 bits, without alpha")
     return header
 
 
-def refuse_large(header: Header, place: str) -> None:
-    """Raise ImageError for an image of more than 2^28 pixels, or of too many bytes once it is decoded to RGB."""
-    pixels = header.width * header.height
-    if pixels > MAX_PIXELS:
+def _refuse_large(header: Header, place: str) -> None:
+    if header.width * header.height > MAX_PIXELS:
         raise too_large(place, f"{header.width}x{header.height}")
-    size = pixels * (6 if header.deep else 3)
-    if size > opening.max_image_bytes:
+    if header.decoded_bytes > opening.max_image_bytes:
         raise ImageError(
-            f"{place}: an image of {header.width}x{header.height} pixels, {size:,} bytes once it is decoded, expected "
-            f"at most {opening.max_image_bytes:,}; scale it down, or give `hkmap --max-image-bytes {size} COMMAND`"
+            f"{place}: an image of {header.width}x{header.height} pixels, {header.decoded_bytes:,} bytes to decode it, "
+            f"expected at most {opening.max_image_bytes:,}; scale it down, or give "
+            f"`hkmap --max-image-bytes {header.decoded_bytes} COMMAND`"
         )
 
 

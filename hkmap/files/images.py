@@ -22,11 +22,12 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Levels = npt.NDArray[np.int32]
 
-NEAR = 16        # levels of 255 that compression moves a pixel by
+FAINT = 16       # levels that compression leaves where there were none
+LABELS = 48      # where the level of most light is less, levels are numbers of regions
 _ORIENTATION = 0x0112
 _NOISE = (
-    "whose noise would count as lesion; give `hkmap masks2map --threshold 128` (PATH#>=128 in a record), or save it "
-    "as PNG with two values"
+    "whose noise would count as lesion; give `hkmap masks2map --threshold 128`, 1 if every level counts (PATH#>=128 in "
+    "a record), or save it as PNG with two values"
 )
 _COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")      # Pillow converts them to RGB
 _LEVELS = ("1", "L", "LA", "P", "PA", "I", "I;16")
@@ -70,7 +71,7 @@ def _rgb(image: Image.Image, header: Header, place: str) -> Pixels:
         raise ImageError(f"{place}: a picture of Pillow's mode {image.mode}, expected grey or RGB; save it as PNG")
     if header.premultiplied and image.getchannel(image.getbands()[-1]).getextrema()[0] != 255:
         raise ImageError(f"{place}: its colours were multiplied by alpha, which loses some; save it without alpha")
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -113,6 +114,7 @@ def read_mask(path: Path, threshold: int | None = None) -> Mask:
     if header.lossy and threshold is None:
         raise ImageError(f"{path}: a {_lossy(header)}, {_NOISE}")
     values, alpha = _mask_values(data, header, str(path))
+    values = values.max(axis=2) if values.ndim == 3 else values
     if threshold is not None:
         return np.asarray(values >= threshold, dtype=np.bool_)
     mask = _marked(values, alpha is None and header.indirect, str(path))
@@ -148,31 +150,32 @@ def _first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _marked(values: npt.NDArray[Any], indexed: bool, place: str) -> Mask:
-    """Return where there is a value other than 0 in any channel; refuse 8-bit levels with noise."""
-    if values.ndim == 3:
-        values = values.max(axis=2)
+    """Return where there is a value other than 0; refuse 8-bit levels with noise."""
     if values.dtype != np.uint8:
         return np.asarray(values != 0, dtype=np.bool_)
     if not indexed and _is_noisy(values):
-        raise ImageError(f"{place}: has the many faint levels of lossy compression, {_NOISE}")
+        raise ImageError(f"{place}: has scattered faint levels, as lossy compression leaves them, {_NOISE}")
     mask: Mask = values.view(np.bool_) if values.flags.writeable else np.empty(values.shape, np.bool_)
     np.not_equal(values, 0, out=mask)       # in place: fresh memory for a large mask takes longer
     return mask
 
 
 def _is_noisy(levels: npt.NDArray[np.uint8]) -> bool:
-    """Return whether most levels lie close to 0 or to the highest, the faint ones scattered.
+    """Return whether faint levels are scattered away from the bright ones, as lossy compression leaves them.
 
-    A smooth edge has more levels in the middle, and numbered regions lie in patches.
+    The levels of a smooth edge lie beside bright ones; those of numbered regions in patches, and few are faint.
     """
-    counts = cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel()
-    top = int(np.flatnonzero(counts)[-1])
-    faint, middle, bright = counts[1:NEAR], counts[NEAR : top - NEAR + 1].sum(), counts[top - NEAR + 1 : top].sum()
-    if top < 2 * NEAR or faint.sum() <= middle or (not bright and np.count_nonzero(faint) < 4):
+    counts = cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel()[1:]
+    main = int((counts * np.arange(1, 256)).argmax()) + 1      # the level that gives most of the light
+    if np.count_nonzero(counts) < 2 or main < LABELS:
         return False
+    bright = (levels >= main / 2).view(np.uint8)
+    away = (levels > 0) & (cv2.dilate(bright, np.ones((5, 5), np.uint8)) == 0)
+    faint = away & (levels < FAINT)
     inner = levels[:-1, :-1]
-    alike = (inner == levels[1:, :-1]) & (inner == levels[:-1, 1:]) & (inner > 0) & (inner < NEAR)
-    return bool(np.count_nonzero(alike) < faint.sum() / 2)
+    alike = faint[:-1, :-1] & (inner == levels[1:, :-1]) & (inner == levels[:-1, 1:])
+    count = np.count_nonzero(faint)
+    return bool(np.count_nonzero(alike) < count * 0.9 and count * 3 > np.count_nonzero(away) * 2)
 
 
 def read_levels(path: Path) -> Levels:
@@ -214,8 +217,10 @@ def _by_pillow(data: bytes, place: str) -> Image.Image:
     """Return the picture in its own mode, turned as its EXIF says."""
 
     def load() -> Image.Image:
-        with _opened(place, io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image)
+        image = _opened(place, io.BytesIO(data))
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        return image
 
     try:
         image, said = heard(load)

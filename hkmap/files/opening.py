@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 #: What an image may take once it is decoded, in bytes; `hkmap --max-image-bytes` sets it.
 max_image_bytes = 1 << 30
@@ -21,7 +21,7 @@ _KINDS = (
 )
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """Open a regular file, or a link to one, for reading; the caller closes it.
 
     Raises OSError, whose ``strerror`` says what was found, for anything else. It never waits for a writer.
