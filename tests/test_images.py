@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from hkmap.errors import ImageError
-from hkmap.files.images import decode_image, image_size, image_suffix, read_levels, read_mask
+from hkmap.files.headers import image_suffix
+from hkmap.files.images import decode_image, image_size, read_levels, read_mask
 from hkmap.stream.references import image_bytes, read_image
 
 RED_ABOVE_BLUE = np.zeros((40, 24, 3), np.uint8)

@@ -430,7 +430,7 @@ def _unreadable(path: Path, size: int, error: Exception) -> str:
     reason = str(error)
     if "h5clear" in reason:
         return (f"{path}: a program that was killed has left its mark that it is being written; if nobody writes it, "
-                f"run `h5clear -s {path}`, then `hkmap check {path}`")
+                f"run `h5clear -s {path}` (of the HDF5 tools), then `hkmap check {path}`; a copy has it too")
     if isinstance(error, OSError) and error.errno is not None:
         return f"{path}: {os.strerror(error.errno)}; expected an HDF5 file"
     if size == 0:

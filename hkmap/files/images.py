@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,9 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from hkmap.errors import ImageError
-from hkmap.files.headers import MAX_PIXELS as MAX_PIXELS
-from hkmap.files.headers import PILLOW_ERRORS, Header, read_header, too_large
-from hkmap.files.headers import image_suffix as image_suffix
+from hkmap.files.headers import MAX_PIXELS, PILLOW_ERRORS, Header, read_header, too_large
 from hkmap.files.hearing import heard
 from hkmap.files.opening import file_content, open_file
 
@@ -22,6 +21,7 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Levels = npt.NDArray[np.int32]
 
+_BLOCK = 1 << 20      # pixels
 FAINT = 16       # levels that compression leaves where there were none
 LABELS = 48      # where the level of most light is less, levels are numbers of regions
 _ORIENTATION = 0x0112
@@ -56,7 +56,11 @@ def decode_image(data: bytes, place: str) -> Pixels:
     if not header.opencv:
         return _rgb(_by_pillow(data, place), header, place)
     pixels = _to_8_bits(_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place))
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
+    rows = _BLOCK // pixels.shape[1] + 1
+    for start in range(0, len(pixels), rows):      # in parts, as OpenCV copies what it changes in place
+        block = pixels[start : start + rows]
+        cv2.cvtColor(block, cv2.COLOR_BGR2RGB, dst=block)
+    return pixels
 
 
 def _to_8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -114,7 +118,8 @@ def read_mask(path: Path, threshold: int | None = None) -> Mask:
     if header.lossy and threshold is None:
         raise ImageError(f"{path}: a {_lossy(header)}, {_NOISE}")
     values, alpha = _mask_values(data, header, str(path))
-    values = values.max(axis=2) if values.ndim == 3 else values
+    if values.ndim == 3:
+        values = functools.reduce(np.maximum, np.moveaxis(values, 2, 0))      # many times as fast as max(axis=2)
     if threshold is not None:
         return np.asarray(values >= threshold, dtype=np.bool_)
     mask = _marked(values, alpha is None and header.indirect, str(path))
