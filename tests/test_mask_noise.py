@@ -156,3 +156,31 @@ def test_every_reader_of_masks_takes_a_reference_with_a_threshold(hk, here: Path
     unknown = {"id": "x", "size": list(SIZE), "map": "m/x.npy", "unknown": {"a": "mask.jpg#>=128"}}
     known = hk("certainty", "--out", "k", stdin=[unknown]).records[0]
     assert np.load(known["certainty"]).mean() == pytest.approx(1 - LESION.mean(), abs=0.002)
+
+
+@pytest.mark.parametrize(("mode", "threshold"), [("1", 128), ("1", 255), ("L", 255), ("RGB", 1), ("LA", 200)])
+def test_a_threshold_is_of_the_files_own_numbers(mode: str, threshold: int, tmp_path: Path) -> None:
+    drawn().convert(mode).save(tmp_path / "mask.png")      # a bit that is set is white, 255
+    assert np.array_equal(read_mask(tmp_path / "mask.png", threshold), LESION)
+
+
+def test_a_threshold_that_nothing_reaches_is_an_error(tmp_path: Path) -> None:
+    drawn(1).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=r"mask\.png: its highest value is 1, below the threshold 128; give less"):
+        read_mask(tmp_path / "mask.png", 128)
+    drawn(0).save(tmp_path / "none.png")
+    assert not read_mask(tmp_path / "none.png", 128).any()
+    with_alpha(np.dstack([WHITE] * 3), INK).save(tmp_path / "alpha.png")
+    with pytest.raises(ImageError, match="its alpha marks other pixels than its colours"):
+        read_mask(tmp_path / "alpha.png", 128)
+
+
+def test_palettes_are_not_looked_at_for_noise(tmp_path: Path) -> None:
+    """Their indices have no order."""
+    noisy = np.where(np.random.default_rng(0).random((60, 60)) < 0.2, 3, np.uint8(0))
+    noisy[20:40, 20:40] = 200
+    picture = Image.fromarray(noisy.astype(np.uint8), "P")
+    picture.putpalette(np.random.default_rng(1).bytes(768))
+    for suffix in ("png", "gif", "tif", "bmp"):
+        picture.save(tmp_path / f"mask.{suffix}")
+        assert np.array_equal(read_mask(tmp_path / f"mask.{suffix}"), noisy != 0)

@@ -242,7 +242,7 @@ def _read_pnm(data: bytes, suffix: str) -> Header:
 
 
 def _read_jp2(data: bytes, suffix: str) -> Header:
-    start = data.find(b"ihdr", 0, 1 << 12)
+    start = data.index(b"ihdr", 0, 1 << 12)
     height, width, channels, bits = _IHDR.unpack_from(data, start + 4)
     deep = (channels, bits) == (1, 15)
     fault = "" if deep or bits == 7 else "a JPEG 2000 picture of other than 8 bits a channel, or 16 in a grey one"

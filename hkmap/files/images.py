@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +21,6 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Levels = npt.NDArray[np.int32]
 
-_BLOCK = 1 << 20      # pixels
 FAINT = 16       # levels that compression leaves where there were none
 LABELS = 48      # where the level of most light is less, levels are numbers of regions
 _ORIENTATION = 0x0112
@@ -56,11 +55,7 @@ def decode_image(data: bytes, place: str) -> Pixels:
     if not header.opencv:
         return _rgb(_by_pillow(data, place), header, place)
     pixels = _to_8_bits(_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place))
-    rows = _BLOCK // pixels.shape[1] + 1
-    for start in range(0, len(pixels), rows):      # in parts, as OpenCV copies what it changes in place
-        block = pixels[start : start + rows]
-        cv2.cvtColor(block, cv2.COLOR_BGR2RGB, dst=block)
-    return pixels
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
 
 
 def _to_8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -117,51 +112,69 @@ def read_mask(path: Path, threshold: int | None = None) -> Mask:
     header = read_header(data, str(path))
     if header.lossy and threshold is None:
         raise ImageError(f"{path}: a {_lossy(header)}, {_NOISE}")
-    values, alpha = _mask_values(data, header, str(path))
-    if values.ndim == 3:
-        values = functools.reduce(np.maximum, np.moveaxis(values, 2, 0))      # many times as fast as max(axis=2)
-    if threshold is not None:
-        return np.asarray(values >= threshold, dtype=np.bool_)
-    mask = _marked(values, alpha is None and header.indirect, str(path))
-    if alpha is not None and alpha.min() != alpha.max() and not np.array_equal(mask, alpha != 0):
+    values = _values(data, header, str(path))
+    if threshold is None:
+        mask = _marked(values, str(path))
+    else:
+        mask = np.asarray(values.levels >= threshold, dtype=np.bool_)
+        if not (header.lossy or mask.any()) and values.levels.any():
+            highest = values.levels.max()
+            raise ImageError(f"{path}: its highest value is {highest}, below the threshold {threshold}; give less")
+    if values.alpha is not None and values.alpha.min() != values.alpha.max():
+        _refuse_other_alpha(values.alpha, mask, path)
+    return mask
+
+
+class _Values(NamedTuple):
+    """What a mask's file holds, (height, width): the highest of the channels, alpha if any, or indices of a palette."""
+
+    levels: npt.NDArray[Any]
+    alpha: npt.NDArray[Any] | None = None
+    indexed: bool = False
+
+
+def _values(data: bytes, header: Header, place: str) -> _Values:
+    if header.opencv and not header.indirect and header.suffix != "webp":
+        return _Values(_highest(_by_opencv(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place)))
+    image = _by_pillow(data, place)
+    _refuse_other(image, header, _MASKS, place)
+    values = np.asarray(image)
+    if image.mode == "1":
+        return _Values(values * np.uint8(255))
+    if image.mode == "P":
+        clear = "transparency" in image.info
+        return _Values(values, np.asarray(image.convert("RGBA").getchannel("A")) if clear else None, indexed=True)
+    if image.mode in ("LA", "PA", "RGBA"):
+        return _Values(_highest(values[..., :-1]), values[..., -1], image.mode == "PA")
+    return _Values(_highest(values[..., :3]) if values.ndim == 3 else values)      # an RGBX has a channel of no use
+
+
+def _highest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the maximum over the channels; values.max(axis=2) takes many times as long."""
+    return values if values.ndim == 2 else functools.reduce(np.maximum, np.moveaxis(values, 2, 0))
+
+
+def _refuse_other_alpha(alpha: npt.NDArray[Any], mask: Mask, path: Path) -> None:
+    if not np.array_equal(mask, alpha != 0):
         raise ImageError(
             f"{path}: its alpha marks other pixels than its colours, and only one of them is the mask; save it as a "
             "grey PNG without alpha"
         )
-    return mask
-
-
-def _mask_values(data: bytes, header: Header, place: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """Return a mask's values, (height, width) or with channels, and its alpha if it has one."""
-    if header.opencv and not header.indirect and header.suffix != "webp":
-        return _by_opencv(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place), None
-    image = _by_pillow(data, place)
-    _refuse_other(image, header, _MASKS, place)
-    values = np.asarray(image)
-    if image.mode in ("LA", "PA", "RGBA"):
-        return _first(values), values[..., -1]
-    if "transparency" in image.info and image.mode == "P":
-        return values, np.asarray(image.convert("RGBA").getchannel("A"))
-    return values[..., :3] if values.ndim == 3 else values, None
 
 
 def _lossy(header: Header) -> str:
     return {"jpg": "JPEG", "webp": "lossy WebP"}.get(header.suffix, "TIFF with lossy compression")
 
 
-def _first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return all channels but the last."""
-    return values[..., 0] if values.shape[2] == 2 else values[..., :-1]
-
-
-def _marked(values: npt.NDArray[Any], indexed: bool, place: str) -> Mask:
+def _marked(values: _Values, place: str) -> Mask:
     """Return where there is a value other than 0; refuse 8-bit levels with noise."""
-    if values.dtype != np.uint8:
-        return np.asarray(values != 0, dtype=np.bool_)
-    if not indexed and _is_noisy(values):
+    levels = values.levels
+    if levels.dtype != np.uint8:
+        return np.asarray(levels != 0, dtype=np.bool_)
+    if not values.indexed and _is_noisy(levels):
         raise ImageError(f"{place}: has scattered faint levels, as lossy compression leaves them, {_NOISE}")
-    mask: Mask = values.view(np.bool_) if values.flags.writeable else np.empty(values.shape, np.bool_)
-    np.not_equal(values, 0, out=mask)       # in place: fresh memory for a large mask takes longer
+    mask: Mask = levels.view(np.bool_) if levels.flags.writeable else np.empty(levels.shape, np.bool_)
+    np.not_equal(levels, 0, out=mask)       # in place: fresh memory for a large mask takes longer
     return mask
 
 
