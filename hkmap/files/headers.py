@@ -33,6 +33,7 @@ MAGIC = (
 # An image of more is refused before a byte of it is unpacked: a header of 30 bytes can promise any size.
 MAX_PIXELS = 1 << 28
 MOST_SCANS = 100      # of a JPEG; a progressive one has ten or so, and each costs as much time as the whole picture
+_MOST_SCANNED = 1 << 32      # pixels, over all scans
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2      # Pillow warns from here and refuses from the double
 
 # A large image is no attack here, and broken EXIF turns nothing. Once for all: `catch_warnings` is not for threads.
@@ -45,12 +46,11 @@ PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexErr
 # ff may come before it; a pattern that said so would not begin with a plain byte, and take sixteen times as long.
 _JPEG_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_HUFFMAN_FRAMES, _ONE_SCAN = frozenset({0xC0, 0xC1, 0xC2}), frozenset({0xC0, 0xC1})      # 0xC2 is progressive
 _PLAIN_MARKERS = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xD9))
 _SEGMENT = struct.Struct(">BBH")      # 0xFF, the marker, the length of what follows it, of the length itself too
 _FRAME = struct.Struct(">BHHB")       # bits, height, width, channels
 _SCAN, _END, _ADOBE = 0xDA, 0xD9, 0xEE
-_SCANS = bytes([0xFF, _SCAN])
 
 _PNG = struct.Struct(">IIBB")         # width, height, bits, kind of colours
 _IHDR = struct.Struct(">IIHB")        # height, width, channels, bits - 1
@@ -83,11 +83,13 @@ class Header(NamedTuple):
     premultiplied: bool = False     # its colours were multiplied by alpha
     fault: str = ""                 # why neither decoder delivers it right
     cut: str = ""                   # which part of its end is missing
+    whole_scan: bytes = b""         # a JPEG's scan of so many channels is its only one; a byte
 
     @property
     def decoded_bytes(self) -> int:
         """What decoding to RGB takes at once, in bytes."""
-        by_opencv = 6 if self.deep else 3
+        several_scans = self.suffix == "jpg" and not self.whole_scan      # their coefficients are kept
+        by_opencv = 9 if several_scans else 6 if self.deep else 3
         return self.width * self.height * (by_opencv if self.opencv else 16 if self.suffix == "jp2" else 8)
 
 
@@ -148,28 +150,34 @@ def too_large(place: str, size: str) -> ImageError:
 def _read_jpeg(data: bytes, suffix: str) -> Header:
     """Walk from marker to marker, over the segments (a thumbnail inside one has its own end), to the end marker."""
     header, adobe, scans, position = Header(suffix, opencv=True, lossy=True, cut="end marker"), False, 0, 2
-    few_scans = data.count(_SCANS) <= MOST_SCANS      # those of thumbnails and of what is appended included
     while position + 4 <= len(data):
-        begin, marker, length = _SEGMENT.unpack_from(data, position)
-        if begin != 0xFF or marker not in _PLAIN_MARKERS:       # behind a segment there mostly is one: no search
-            found = _JPEG_MARKER.search(data, position)
-            if found is None:
-                return header
-            marker, position = found[1][0], found.start()
-            length = int.from_bytes(data[position + 2 : position + 4], "big")
+        marker, position, length = _next_marker(data, position)
         if marker == _END:
             return header._replace(cut="")
         if marker in _JPEG_FRAMES and not header.width and len(data) >= position + 4 + _FRAME.size:
             header = _read_frame(header, data, position, adobe)
         adobe = adobe or (marker == _ADOBE and data[position + 4 : position + 9] == b"Adobe")
-        position += 2 + length
         scans += marker == _SCAN
-        if scans > MOST_SCANS:
-            return header._replace(cut="", fault=f"a JPEG of more than {MOST_SCANS} scans")
-        if scans and few_scans and data.endswith(b"\xff\xd9", position):      # coded data hold no end marker
+        if scans > (most := min(MOST_SCANS, _MOST_SCANNED // (header.width * header.height or 1))):
+            return header._replace(cut="", fault=f"a JPEG of more than {most} scans")
+        whole = marker == _SCAN and data[position + 4 : position + 5] == header.whole_scan
+        position += 2 + length
+        if whole and data.endswith(b"\xff\xd9", position):      # no other scan is read; coded data hold no end marker
             return header._replace(cut="")
     last = _JPEG_MARKER.search(data, position)
     return header._replace(cut="") if last is not None and last[1][0] == _END else header
+
+
+def _next_marker(data: bytes, position: int) -> tuple[int, int, int]:
+    """Return the next marker, where it is, and the length of its segment; 0 and the end of the data if none is left."""
+    begin, marker, length = _SEGMENT.unpack_from(data, position)
+    if begin == 0xFF and marker in _PLAIN_MARKERS:       # behind a segment there mostly is one: no search
+        return marker, position, length
+    found = _JPEG_MARKER.search(data, position)
+    if found is None:
+        return 0, len(data), 0
+    start = found.start()
+    return found[1][0], start, int.from_bytes(data[start + 2 : start + 4], "big")
 
 
 def _read_frame(header: Header, data: bytes, position: int, adobe: bool) -> Header:
@@ -183,7 +191,8 @@ def _read_frame(header: Header, data: bytes, position: int, adobe: bool) -> Head
         fault = "a CMYK JPEG that does not say how (it has no Adobe segment)"
     elif data[position + 1] in _HUFFMAN_FRAMES and len(data) * 8 < width * height // 64:
         fault = f"damaged, {len(data)} bytes cannot hold {width}x{height} pixels"      # one bit a block at the least
-    return header._replace(width=width, height=height, fault=fault)
+    whole = bytes([channels]) if data[position + 1] in _ONE_SCAN else b""
+    return header._replace(width=width, height=height, fault=fault, whole_scan=whole)
 
 
 def _read_png(data: bytes, suffix: str) -> Header:
