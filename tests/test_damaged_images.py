@@ -188,6 +188,8 @@ def test_the_limit_is_an_option(size: str, bytes_allowed: int, hk, here: Path) -
     if result.exit_code:
         assert ("x.jpg: an image of 128x96 pixels, 36,864 bytes to decode it, expected at most "
                 f"{bytes_allowed:,}; scale it down, or give `hkmap --max-image-bytes 36864 COMMAND`") in result.stderr
+    behind = hk("pack", "y.h5", "--max-image-bytes", size, stdin=[{"id": "1", "image": "x.jpg"}])
+    assert (behind.exit_code, behind.stderr) == (result.exit_code, result.stderr)
     assert hk("list", "metrics").exit_code == 0
     assert opening.max_image_bytes == 1 << 30      # the default is in force again
 

@@ -70,6 +70,7 @@ READS: dict[str, tuple[str, Callable[[str], tuple[list[Any], Any]]]] = {
     "info": ("f.h5", lambda name: (["info", name], b"")),
     "check a shard": ("f.h5", lambda name: (["check", name], b"")),
     "unpack": ("f.h5", lambda name: (["unpack", name], b"")),
+    "names of classes": ("f.txt", lambda name: (["pack", "x.h5", "--classes", name], record("map", "map.npy"))),
     "a tar": ("f.tar", lambda name: (["webdataset", name, "--out", "w"], b"")),
 }
 

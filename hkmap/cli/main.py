@@ -21,7 +21,6 @@ from hkmap import __version__
 from hkmap.choices import Choices
 from hkmap.cli._stream import emit
 from hkmap.errors import ChoiceError, HkmapError, UpstreamError
-from hkmap.files import opening
 
 #: The commands in the order of a pipeline; each is the only one in its file, cli/NAME.py.
 SECTIONS = {
@@ -154,6 +153,7 @@ def load(name: str) -> click.Command:
     command.params += [
         click.Option(["-v", "--verbose"], count=True, **talk, help="Print more."),
         click.Option(["-q", "--quiet"], is_flag=True, **talk, help="Print errors only."),
+        click.Option(["--max-image-bytes"], hidden=True, **{**talk, "callback": _limit}, help="As before the command."),
     ]
     for option in command.params:
         if isinstance(option, click.Option):
@@ -177,8 +177,12 @@ def _set_level(ctx: click.Context, parameter: click.Parameter, value: int) -> No
         logging.getLogger("hkmap").setLevel(level)
 
 
-def _limit(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
+def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Set the limit of decoded images: a number of bytes, or of kB, MB, GB, KiB, MiB or GiB."""
+    from hkmap.files import opening
+
+    if value is None:
+        return
     found = re.fullmatch(r"([0-9]{1,15})(?: ?([kmg])(i?)b)?b?", value.strip().lower())
     if found is None or not int(found[1]):
         raise click.BadParameter(f"{value!r}: expected bytes, such as 2000000000, 500MB or 4GiB.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hkmap.errors import HkmapError, RecordError
+from hkmap.files.opening import file_content
 from hkmap.parallel.threads import threads
 from hkmap.records import Record, Rejects, accepted, attempt, label_of, reference_of
 from hkmap.shards.layout import Sample
@@ -87,7 +88,7 @@ def check_count(writer: ShardWriter, expected: int | None) -> None:
 def read_classes(path: Path) -> list[str]:
     """Read class names, UTF-8, one per line in the order of the labels; RecordError for a blank or repeated one."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        names = [line.strip() for line in file_content(path).decode("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 text ({error}); expected one class name per line") from error
     for number, name in enumerate(names, start=1):
