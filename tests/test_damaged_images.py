@@ -59,7 +59,7 @@ DAMAGED = {
     "a scan without its last bytes": (JPEG[:-4] + END, "Corrupt JPEG data"),
     "half the scans": (PROGRESSIVE[: len(PROGRESSIVE) // 2] + END, "Corrupt JPEG data"),
     "something between": (JPEG[:-2] + bytes(20) + END, "Corrupt JPEG data: [0-9]+ extraneous bytes before marker 0xd9"),
-    "a few bytes that promise much": (promising(16384, 16383), "[0-9]+ bytes cannot hold 16384x16383 pixels"),
+    "few bytes that promise much": (promising(16384, 16383), "bytes cannot hold 16384x16383 pixels; copy it again$"),
     "rows that are missing": (png(zlib.compress(ROWS[: len(ROWS) // 2])), "libpng error: Not enough image data"),
     "rows too many": (png(zlib.compress(ROWS * 2)), "libpng warning: IDAT: Too much image data"),
     "a cut stream": (png(zlib.compress(ROWS)[:-40]), "libpng error: Not enough image data"),
@@ -130,7 +130,7 @@ def test_pack_names_the_damaged_file(shell, tmp_path: Path) -> None:
 
 def test_a_jpeg_of_many_scans_is_refused() -> None:
     scan = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
-    with pytest.raises(ImageError, match=r"^here: a JPEG of more than 100 scans; open it and save it"):
+    with pytest.raises(ImageError, match=r"^here: a JPEG of more than 100 scans; save it as PNG"):
         decode_image(PROGRESSIVE[:-2] + scan * 3000 + END, "here")
 
 

@@ -59,7 +59,7 @@ _IHDR = struct.Struct(">IIHB")        # height, width, channels, bits - 1
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(rb"P[2356]%s\d+%s\d+%s(\d+)\s" % (_GAP, _GAP, _GAP))
 
-# a TIFF's tags, and what a tag says
+# A TIFF's tags, and what they say.
 _WIDTH, _HEIGHT, _BITS, _PACKING, _MEANING, _CHANNELS, _PLANES, _EXTRA, _NUMBERS = (
     256, 257, 258, 259, 262, 277, 284, 338, 339
 )
@@ -125,7 +125,8 @@ def read_header(data: bytes, place: str) -> Header:
         raise ImageError(f"{place}: cut short at {len(data)} bytes (its {header.cut} is missing); copy it again")
     _refuse_large(header, place)
     if header.fault:
-        raise ImageError(f"{place}: {header.fault}; open it and save it as PNG, 8 or 16 bits, without alpha")
+        remedy = "save it as PNG, 8 or 16 bits, without alpha"
+        raise ImageError(f"{place}: {header.fault}; {'copy it again' if 'damaged' in header.fault else remedy}")
     return header
 
 

@@ -152,7 +152,8 @@ def _load_png(path: Path) -> npt.NDArray[np.generic]:
         raise MapError(f"{path}: not a PNG that can be decoded{said and f' ({said})'}; write the map again")
     if values.ndim != 2:
         raise MapError(f"{path}: a colour PNG, expected a grey one of 8 or 16 bits; keep the one channel that counts")
-    return np.asarray(values / (65535.0 if values.dtype == np.uint16 else 255.0))
+    most = np.float32(65535 if values.dtype == np.uint16 else 255)
+    return np.asarray(np.divide(values, most, dtype=np.float32))      # rounded as by way of float64
 
 
 class _FolderWriter:
