@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hkmap.errors import ImageError
+from hkmap.files.images import image_size
 from hkmap.files.opening import file_content, open_file
 
 FOUND = {"pipe": "a pipe", "device": "a device", "link": "a device", "folder": "a folder"}
@@ -30,6 +32,10 @@ def made(kind: str, name: str) -> str:
     return name
 
 
+def record(key: str, value: Any) -> list[dict[str, Any]]:
+    return [{"id": "1", "image": "x.png", "size": [9, 9], key: value}]
+
+
 @pytest.mark.parametrize("kind", FOUND)
 def test_what_is_no_file_is_named(kind: str, here: Path) -> None:
     name = made(kind, "x")
@@ -38,14 +44,15 @@ def test_what_is_no_file_is_named(kind: str, here: Path) -> None:
             read(name)
 
 
+def test_a_name_with_a_null_byte_is_no_file() -> None:
+    with pytest.raises(ImageError, match="a name with a null byte, expected a regular file"):
+        image_size(Path("x\0.png"))
+
+
 def test_a_link_to_a_file_is_followed(here: Path) -> None:
     Path("there").write_bytes(b"content")
     Path("link").symlink_to("there")
     assert file_content("link") == b"content"
-
-
-def record(key: str, value: Any) -> list[dict[str, Any]]:
-    return [{"id": "1", "image": "x.png", "size": [9, 9], key: value}]
 
 
 READS: dict[str, tuple[str, Callable[[str], tuple[list[Any], Any]]]] = {

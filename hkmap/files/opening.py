@@ -26,6 +26,8 @@ def open_file(path: str | Path) -> BufferedReader:
 
     Raises OSError, whose ``strerror`` says what was found, for anything else. It never waits for a writer.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a name with a null byte, expected a regular file", str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
