@@ -35,7 +35,6 @@ from hkmap.parallel.cluster import Workers, open_pool
 from hkmap.parallel.threads import Done, Pool, cores, thread_pool, threads, work
 
 Hk = Callable[..., Any]
-PROC = Path("/proc/self/fd")
 PASSING = ("resize", "--size", "3", "--missing", "pass", "--out", "maps", "--jobs", "2")
 
 
