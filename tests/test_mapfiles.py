@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -320,3 +321,22 @@ def test_the_rows_of_an_h5_are_written_where_they_stay(tmp_path: Path) -> None:
             assert file["maps"].id.get_offset() == 512 + (1 << 14)
             assert np.array_equal(file["maps"], maps)
         assert all(np.array_equal(load_map(one), values) for one, values in zip(references, maps, strict=True))
+
+
+ONE = np.float32(1)
+STEP = np.float32(1) - np.nextafter(ONE, np.float32(0))
+
+
+@pytest.mark.parametrize("value", [np.nextafter(ONE, np.float32(2)), ONE + 8 * STEP, -STEP, np.float32(-1e-7)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_rounding_carried_beyond_the_range_is_taken(value: np.float32, dtype: type, tmp_path: Path) -> None:
+    values = np.array([[0, 0.25], [1, value]], dtype)
+    np.save(tmp_path / "map.npy", values)
+    assert load_map(str(tmp_path / "map.npy")).tolist() == [[0, 0.25], [1, float(value > 0)]]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1.00001, "[0, 1.00001]"), (-1e-5, "[-1e-05, 0]"), (255, "[0, 255]")])
+def test_what_is_further_beyond_is_refused_with_enough_digits(value: float, shown: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "map.npy", np.array([[0, value]]))
+    with pytest.raises(MapError, match=re.escape(f"values span {shown}, expected [0, 1]; divide by the maximum")):
+        load_map(str(tmp_path / "map.npy"))

@@ -256,6 +256,19 @@ def test_members_that_are_large_together_are_refused(hk, here, monkeypatch):
     assert 'x.tar: "7" has more than 1000 bytes; leave some' in hk("webdataset", "x.tar", "--out", "o").stderr
 
 
+@pytest.mark.parametrize("more", [[], ["--on-error", "skip", "--max-errors", 9]])
+@pytest.mark.parametrize("names", [
+    ["0.png", "1.png", "0.cls", "1.cls"], ["0.cls", "0.png", "1.png", "0.json"], ["a/0.png", "1.png", "a/0.txt"],
+])
+def test_members_that_do_not_lie_together_are_an_error(hk, here, names, more):
+    make_tar([(name, PIXEL if name.endswith("png") else b"1") for name in names])
+    done = hk("webdataset", "x.tar", "--out", "out", *more)
+    assert done.exit_code == 1
+    key = names[0].rpartition(".")[0]
+    assert f'x.tar: "{key}" comes back after other samples; expected its members next to each other' in done.stderr
+    assert "write the tar again with tar --sort=name" in done.records[-1]["error"]
+
+
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_headers_that_go_on_without_end(hk, here, kind):
     """A tower of extended headers, each of which is read before the one it is about."""

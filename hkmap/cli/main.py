@@ -9,6 +9,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -152,6 +153,7 @@ def load(name: str) -> click.Command:
     command.params += [
         click.Option(["-v", "--verbose"], count=True, **talk, help="Print more."),
         click.Option(["-q", "--quiet"], is_flag=True, **talk, help="Print errors only."),
+        click.Option(["--max-image-bytes"], hidden=True, **{**talk, "callback": _limit}, help="As before the command."),
     ]
     for option in command.params:
         if isinstance(option, click.Option):
@@ -173,6 +175,19 @@ def _set_level(ctx: click.Context, parameter: click.Parameter, value: int) -> No
     if value:
         level = logging.ERROR if parameter.name == "quiet" else logging.WARNING - 10 * min(value, 2)
         logging.getLogger("hkmap").setLevel(level)
+
+
+def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Set the limit of decoded images: a number of bytes, or of kB, MB, GB, KiB, MiB or GiB."""
+    from hkmap.files import opening
+
+    if value is None:
+        return
+    found = re.fullmatch(r"([0-9]{1,15})(?: ?([kmg])(i?)b)?b?", value.strip().lower())
+    if found is None or not int(found[1]):
+        raise click.BadParameter(f"{value!r}: expected bytes, such as 2000000000, 500MB or 4GiB.")
+    power = " kmg".index(found[2] or " ")
+    opening.max_image_bytes = int(found[1]) * (1024 if found[3] else 1000) ** power
 
 
 def _fail(ctx: click.Context, message: str, pass_on: str | None = None) -> NoReturn:
@@ -202,6 +217,8 @@ SETTINGS = {"auto_envvar_prefix": "HKMAP", "help_option_names": ["-h", "--help"]
 
 @click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="hkmap")
+@click.option("--max-image-bytes", callback=_limit, expose_value=False, metavar="SIZE", default="1GiB",
+              help="Refuse an image that takes more memory to decode; such as 500MB or 4GiB.")
 def hkmap() -> None:
     """Turn what people know about where to look into attention maps, and train networks that look there.
 

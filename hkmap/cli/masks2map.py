@@ -34,9 +34,11 @@ def _kinds(value: str | tuple[str, ...]) -> tuple[str, ...]:
                    "largest value counts.")
 @named_option("--pooling", table="poolings", default="mean",
               help="A map pixel's value: the mean over its area, or the maximum over the image pixels it touches.")
+@click.option("--threshold", type=click.IntRange(1, 65535), metavar="[1..65535]",
+              help="Use what is at least so bright in a mask's file, and so JPEGs too.  [default: all but 0]")
 @shape_options("--lesion", what="A mask to use", default="all")
 @drawing_options
-def masks2map(kinds: tuple[str, ...], pooling: str, shapes: Shapes, **drawing: Any) -> None:
+def masks2map(kinds: tuple[str, ...], pooling: str, threshold: int | None, shapes: Shapes, **drawing: Any) -> None:
     """Draw a map of each record's lesion masks and polygons, and of its boxes if you say so.
 
     A pixel of the image has the largest weight of the chosen masks that mark it, else 0; these are pooled to the map's
@@ -57,13 +59,14 @@ def masks2map(kinds: tuple[str, ...], pooling: str, shapes: Shapes, **drawing: A
         | hkmap masks2map --from polygons,boxes --per-annotator --out maps/ > maps.jsonl
     """
     parts: dict[str, Callable[..., Map]] = {
-        "masks": _masks, "polygons": partial(_outlines, key="polygons", outlines_of=polygons_of),
+        "masks": partial(_masks, threshold=threshold),
+        "polygons": partial(_outlines, key="polygons", outlines_of=polygons_of),
         "boxes": partial(_outlines, key="boxes", outlines_of=_box_outlines),
     }
     shapes.draw_records({kind: partial(parts[kind], shapes=shapes, pooling=pooling) for kind in kinds}, **drawing)
 
 
-def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
+def _masks(record: Record, *, shapes: Shapes, pooling: str, threshold: int | None) -> Map:
     import numpy as np
 
     from hkmap.files.masks import read_fitting_mask
@@ -74,7 +77,7 @@ def _masks(record: Record, *, shapes: Shapes, pooling: str) -> Map:
     if not references:
         return np.zeros(shapes.size, np.float32)
     frame = image_frame(record)
-    masks = (read_fitting_mask(reference, frame) for reference in references)      # one at a time in memory
+    masks = (read_fitting_mask(reference, frame, threshold) for reference in references)      # one at a time in memory
     return masks_map(masks, weights, shapes.size, pooling)
 
 

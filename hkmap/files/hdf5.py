@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import OutputError, ShardError
+from hkmap.files.opening import open_file
 
 MOST_TEXT = 1 << 22            # bytes of an attribute: room for the names of 99,999 classes, 40 bytes each
 _MOST_NAMES = 256              # datasets and groups, or attributes; a shard has 20 at most
@@ -223,14 +224,14 @@ def _seal(path: Path, digest: str) -> str:
 
 def file_digest(path: Path) -> tuple[str, str]:
     """Return (the sha256 that the user block states, "" if none; the sha256 of all that follows it)."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         stated = _DIGEST.search(file.read(_USER_BLOCK))
         return stated[1].decode() if stated else "", hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_sealed(path: Path) -> bool:
     """Return whether the user block is one that hkmap writes; it has no digest of its own."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return _SEAL.fullmatch(file.read(_USER_BLOCK).ljust(_USER_BLOCK)) is not None
 
 
@@ -341,11 +342,12 @@ class _Descriptor:
     """A file that is open for reading until nobody holds this object."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self._file = open_file(path)
+        self.number = self._file.fileno()
 
     def __del__(self) -> None:
         with suppress(AttributeError):      # it could not be opened
-            os.close(self.number)
+            self._file.close()
 
 
 @lru_cache(maxsize=_MOST_OPEN)
@@ -449,7 +451,7 @@ def _unreadable(path: Path, size: int, error: Exception) -> str:
     reason = str(error)
     if "h5clear" in reason:
         return (f"{path}: a program that was killed has left its mark that it is being written; if nobody writes it, "
-                f"run `h5clear -s {path}`, then `hkmap check {path}`")
+                f"run `h5clear -s {path}` (of the HDF5 tools), then `hkmap check {path}`; a copy has it too")
     if isinstance(error, OSError) and error.errno is not None:
         return f"{path}: {os.strerror(error.errno)}; expected an HDF5 file"
     if size == 0:

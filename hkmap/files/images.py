@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
-import re
-import struct
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,39 +13,24 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from hkmap.errors import ImageError
+from hkmap.files.headers import MAX_PIXELS, PILLOW_ERRORS, Header, read_header, too_large
+from hkmap.files.hearing import heard
+from hkmap.files.opening import file_content, open_file
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Levels = npt.NDArray[np.int32]
 
-# The first bytes of a file tell what it is; the suffix is the one an unpacked image gets.
-MAGIC = (
-    (re.compile(rb"\xff\xd8\xff"), "jpg"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
-    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "tif"),
-    (re.compile(rb"BM"), "bmp"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
-    (re.compile(rb"GIF8"), "gif"),
-    (re.compile(rb"\0\0\0\x0cjP  "), "jp2"),
-    (re.compile(rb"P[1-6]\s"), "pnm"),
-)
-
-# An image of more is refused before a byte of it is unpacked: a header of 30 bytes can promise any size.
-MAX_PIXELS = 1 << 28
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2      # Pillow warns from here and refuses from the double
-
-# A large image is no attack here, and broken EXIF turns nothing. Once for all: `catch_warnings` is not for threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-# In a JPEG's coded data ff is followed by 00 (a plain ff), 01 or d0 to d7 (restart); everything else is a marker. More
-# ff may come before it; a pattern that said so would not begin with a plain byte, and take sixteen times as long.
-_JPEG_MARKER = re.compile(rb"\xff([^\xff\x00\x01\xd0-\xd8])", re.DOTALL)
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PLAIN_MARKERS = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xD9))
-_SEGMENT = struct.Struct(">BBH")      # 0xFF, the marker, the length of what follows it, of the length itself too
-_SCAN, _END = 0xDA, 0xD9
+FAINT = 16       # levels that compression leaves where there were none
+LABELS = 48      # where the level of most light is less, levels are numbers of regions
 _ORIENTATION = 0x0112
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, struct.error, Image.DecompressionBombError)
+_NOISE = (
+    "whose noise would count as lesion; give `hkmap masks2map --threshold 128`, 1 if every level counts (PATH#>=128 in "
+    "a record), or save it as PNG with two values"
+)
+_COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")      # Pillow converts them to RGB
+_LEVELS = ("1", "L", "LA", "P", "PA", "I", "I;16")
+_MASKS = (*_LEVELS, "F", "RGB", "RGBA", "RGBX")
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -58,207 +41,238 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def decode_image(data: bytes, place: str) -> Pixels:
-    """Decode an image file's bytes: (height, width, 3) RGB, turned as its EXIF says.
+    """Decode an image file's bytes: (height, width, 3) RGB, turned as its EXIF says; the first picture of several.
 
     Alpha is dropped, grey becomes three equal channels, 16 bits become 8 by round(v / 257).
-    Raises ImageError, naming ``place``, for what is damaged, cut short or no image, or has more than 2^28 pixels.
+    Raises ImageError, naming ``place``, for what is damaged, cut short or no image, is of a kind whose colours no
+    decoder delivers right, or is too large (``headers.read_header``).
     """
-    refuse_damaged(data, place)
-    pixels = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place)
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise ImageError(f"{place}: has {pixels.dtype} pixels, expected 8 or 16 bits a channel; convert it to PNG")
+    header = read_header(data, place)
+    if header.numbers:
+        raise ImageError(
+            f"{place}: has {header.numbers} pixels, expected 8 or 16 bits a channel without a sign; convert it to PNG"
+        )
+    if not header.opencv:
+        return _rgb(_by_pillow(data, place), header, place)
+    pixels = _to_8_bits(_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, place))
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
+
+
+def _to_8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # by OpenCV, without a copy of more bits; float32 is exact enough, as no v / 257 is within 0.5 / 257 of a half
+    return pixels if pixels.dtype == np.uint8 else np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257))
+
+
+def _rgb(image: Image.Image, header: Header, place: str) -> Pixels:
+    if image.mode.startswith("I;16"):
+        return np.asarray(cv2.cvtColor(_to_8_bits(np.asarray(image)), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    if image.mode not in _COLOURS:
+        raise ImageError(f"{place}: a picture of Pillow's mode {image.mode}, expected grey or RGB; save it as PNG")
+    if header.premultiplied and image.getchannel(image.getbands()[-1]).getextrema()[0] != 255:
+        raise ImageError(f"{place}: its colours were multiplied by alpha, which loses some; save it without alpha")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) in pixels as displayed, read from the header alone; ImageError beyond 2^28 pixels."""
-    return _displayed_size(path, path)
+    try:
+        with open_file(path) as file:
+            return _displayed_size(str(path), file)
+    except OSError as error:
+        raise _unopened(path, error) from error
 
 
 def encoded_size(data: bytes, place: str) -> tuple[int, int]:
     """Like image_size, for an image file's bytes."""
-    return _displayed_size(Path(place), io.BytesIO(data))
+    return _displayed_size(place, io.BytesIO(data))
 
 
-def _displayed_size(path: Path, source: io.BytesIO | Path) -> tuple[int, int]:
-    with _opened(path, source) as image:
+def _displayed_size(place: str, source: BinaryIO) -> tuple[int, int]:
+    with _opened(place, source) as image:
         # Some versions of Pillow turn the size of a TIFF themselves and some do not: its tags say.
         tags = getattr(image, "tag_v2", None)
         width, height = (int(tags[256]), int(tags[257])) if tags else image.size
         if width * height > MAX_PIXELS:
-            raise _too_large(str(path), f"{width}x{height}")
+            raise too_large(place, f"{width}x{height}")
         try:      # a broken EXIF block turns nothing, in OpenCV neither
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        except _PILLOW_ERRORS:
+        except PILLOW_ERRORS:
             turned = False
     return (height, width) if turned else (width, height)
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path, threshold: int | None = None) -> Mask:
     """Return (height, width), True where there is a lesion: any colour channel or palette index other than 0.
 
-    Alpha is dropped. Raises ImageError; a JPEG is refused, since its noise would count as lesion.
+    With a ``threshold``: any channel of at least so much, in the file's own numbers. Alpha is dropped. Raises
+    ImageError; without a threshold also for a mask with the noise of lossy compression, which would count as lesion,
+    and for one whose alpha marks other pixels than its colours.
     """
-    place = str(path)
-    data = _mask_bytes(path)
-    with _opened(path, io.BytesIO(data)) as image:
-        if image.mode in ("P", "PA", "LA", "RGBA"):     # OpenCV loses the palette's indices and mixes in alpha
-            values = _pillow_values(image, place)
-        else:
-            values = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place)
-    if values.dtype == np.uint8 and values.ndim == 2 and values.flags.writeable:
-        mask: Mask = values.view(np.bool_)
-        np.not_equal(values, 0, out=mask)       # in place: fresh memory for a large mask takes longer
-        return mask
-    return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2), dtype=np.bool_)
+    data = file_bytes(path)
+    header = read_header(data, str(path))
+    if header.lossy and threshold is None:
+        raise ImageError(f"{path}: a {_lossy(header)}, {_NOISE}")
+    values = _values(data, header, str(path))
+    if threshold is None:
+        mask = _marked(values, str(path))
+    else:
+        mask = np.asarray(values.levels >= threshold, dtype=np.bool_)
+        if not (header.lossy or mask.any()) and values.levels.any():
+            highest = values.levels.max()
+            raise ImageError(f"{path}: its highest value is {highest}, below the threshold {threshold}; give less")
+    if values.alpha is not None and values.alpha.min() != values.alpha.max():
+        _refuse_other_alpha(values.alpha, mask, path)
+    return mask
+
+
+class _Values(NamedTuple):
+    """What a mask's file holds, (height, width): the highest of the channels, alpha if any, or indices of a palette."""
+
+    levels: npt.NDArray[Any]
+    alpha: npt.NDArray[Any] | None = None
+    indexed: bool = False
+
+
+def _values(data: bytes, header: Header, place: str) -> _Values:
+    if header.opencv and not header.indirect and header.suffix != "webp":
+        return _Values(_highest(_by_opencv(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, place)))
+    image = _by_pillow(data, place)
+    _refuse_other(image, header, _MASKS, place)
+    values = np.asarray(image)
+    if image.mode == "1":
+        return _Values(values * np.uint8(255))
+    if image.mode == "P":
+        clear = "transparency" in image.info
+        return _Values(values, np.asarray(image.convert("RGBA").getchannel("A")) if clear else None, indexed=True)
+    if image.mode in ("LA", "PA", "RGBA"):
+        return _Values(_highest(values[..., :-1]), values[..., -1], image.mode == "PA")
+    return _Values(_highest(values[..., :3]) if values.ndim == 3 else values)      # an RGBX has a channel of no use
+
+
+def _highest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the maximum over the channels; values.max(axis=2) takes many times as long."""
+    return values if values.ndim == 2 else functools.reduce(np.maximum, np.moveaxis(values, 2, 0))
+
+
+def _refuse_other_alpha(alpha: npt.NDArray[Any], mask: Mask, path: Path) -> None:
+    if not np.array_equal(mask, alpha != 0):
+        raise ImageError(
+            f"{path}: its alpha marks other pixels than its colours, and only one of them is the mask; save it as a "
+            "grey PNG without alpha"
+        )
+
+
+def _lossy(header: Header) -> str:
+    return {"jpg": "JPEG", "webp": "lossy WebP"}.get(header.suffix, "TIFF with lossy compression")
+
+
+def _marked(values: _Values, place: str) -> Mask:
+    """Return where there is a value other than 0; refuse 8-bit levels with noise."""
+    levels = values.levels
+    if levels.dtype != np.uint8:
+        return np.asarray(levels != 0, dtype=np.bool_)
+    if not values.indexed and _is_noisy(levels):
+        raise ImageError(f"{place}: has scattered faint levels, as lossy compression leaves them, {_NOISE}")
+    mask: Mask = levels.view(np.bool_) if levels.flags.writeable else np.empty(levels.shape, np.bool_)
+    np.not_equal(levels, 0, out=mask)       # in place: fresh memory for a large mask takes longer
+    return mask
+
+
+def _is_noisy(levels: npt.NDArray[np.uint8]) -> bool:
+    """Return whether faint levels are scattered away from the bright ones, as lossy compression leaves them.
+
+    The levels of a smooth edge lie beside bright ones; those of numbered regions in patches, and few are faint.
+    """
+    counts = cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel()[1:]
+    main = int((counts * np.arange(1, 256)).argmax()) + 1      # the level that gives most of the light
+    if np.count_nonzero(counts) < 2 or main < LABELS:
+        return False
+    bright = (levels >= main / 2).view(np.uint8)
+    away = (levels > 0) & (cv2.dilate(bright, np.ones((5, 5), np.uint8)) == 0)
+    faint = away & (levels < FAINT)
+    inner = levels[:-1, :-1]
+    alike = faint[:-1, :-1] & (inner == levels[1:, :-1]) & (inner == levels[:-1, 1:])
+    count = np.count_nonzero(faint)
+    return bool(np.count_nonzero(alike) < count * 0.9 and count * 3 > np.count_nonzero(away) * 2)
 
 
 def read_levels(path: Path) -> Levels:
     """Return (height, width): the grey values of an image, or the indices of its palette; alpha is dropped.
 
-    Raises ImageError; a colour image is refused, as its pixels are no numbers.
+    Raises ImageError; a colour image is refused, as its pixels are no numbers, and a JPEG, whose noise changes them.
     """
-    with _opened(path, io.BytesIO(_mask_bytes(path))) as image:
-        if image.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16"):
-            raise ImageError(f"{path}: a picture of mode {image.mode}, expected grey values or a palette; convert it")
-        values = _pillow_values(image, str(path))
+    data, place = file_bytes(path), str(path)
+    header = read_header(data, place)
+    if header.lossy:
+        raise ImageError(f"{place}: a {_lossy(header)}, whose levels are inexact; save it as PNG")
+    image = _by_pillow(data, place)
+    _refuse_other(image, header, _LEVELS, place)
+    values = np.asarray(image)
     return np.asarray(values if values.ndim == 2 else values[..., 0], dtype=np.int32)
 
 
-def image_suffix(data: bytes) -> str:
-    """Return the suffix that the first bytes stand for ("jpg"), "" where they are no known image.
-
-    >>> image_suffix(b"BM" + bytes(52))
-    'bmp'
-    """
-    return next((suffix for magic, suffix in MAGIC if magic.match(data)), "")
-
-
-def refuse_damaged(data: bytes, place: str) -> None:
-    """Raise ImageError where the bytes are no image, a JPEG or PNG whose end is missing, or more than 2^28 pixels.
-
-    Decoders keep silent about a missing end (OpenCV before 5 fills the rest of a JPEG with grey), and take memory for
-    as many pixels as a header of 30 bytes promises.
-    """
-    if not data:
-        raise ImageError(f"{place}: empty (0 bytes), expected an image; copy it again")
-    suffix = image_suffix(data)
-    if not suffix:
-        raise ImageError(f"{place}: starts with {data[:8]!r}, expected an image (JPEG, PNG, TIFF, BMP, WebP or GIF)")
-    if suffix == "jpg":
-        found = _walk_jpeg(data)
-    elif suffix == "png":
-        found = _walk_png(data)
-    else:
-        found = _Found(*_pillow_size(data, place), ends=True)
-    if not found.ends:
-        end = "end marker" if suffix == "jpg" else "IEND chunk"
-        raise ImageError(f"{place}: cut short at {len(data)} bytes (its {end} is missing); copy it again")
-    if found.width * found.height > MAX_PIXELS:
-        raise _too_large(place, f"{found.width}x{found.height}")
+def _refuse_other(image: Image.Image, header: Header, modes: tuple[str, ...], place: str) -> None:
+    mode = "I;16" if image.mode.startswith("I;16") else image.mode
+    if mode not in modes:
+        raise ImageError(f"{place}: a picture of mode {image.mode}, expected grey values or a palette; convert it")
+    if header.deep and not mode.startswith("I"):      # Pillow halves the bits of most modes
+        raise ImageError(f"{place}: has 16 bits a channel and alpha, expected none; save it without alpha")
 
 
-class _Found(NamedTuple):
-    """What an image file's bytes say before they are decoded; 0 x 0 pixels where they do not tell."""
-
-    width: int
-    height: int
-    ends: bool
-
-
-def _pillow_size(data: bytes, place: str) -> tuple[int, int]:
+def _by_opencv(data: bytes, flags: int, place: str) -> npt.NDArray[Any]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise _too_large(place, "too many") from error
-    except _PILLOW_ERRORS:      # OpenCV reads some that Pillow does not, and has a limit of its own
-        return 0, 0
-    return width, height
-
-
-def _too_large(place: str, size: str) -> ImageError:
-    return ImageError(
-        f"{place}: an image of {size} pixels, expected at most {MAX_PIXELS:,} in all; scale it down or cut it in parts"
-    )
-
-
-def _walk_jpeg(data: bytes) -> _Found:
-    """Walk from marker to marker, over the segments (a thumbnail inside one has its own end), to the end marker."""
-    width = height = 0
-    position = 2
-    while position + 4 <= len(data):
-        begin, marker, length = _SEGMENT.unpack_from(data, position)
-        if begin != 0xFF or marker not in _PLAIN_MARKERS:       # behind a segment there mostly is one: no search
-            found = _JPEG_MARKER.search(data, position)
-            if found is None:
-                break
-            marker, position = found[1][0], found.start()
-            length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _END:
-            return _Found(width, height, ends=True)
-        position += 2 + length
-        if marker == _SCAN and data.endswith(b"\xff\xd9", position):      # coded data hold no end marker
-            return _Found(width, height, ends=True)
-        if marker in _JPEG_FRAMES and not width and len(data) >= position - length + 7:
-            height, width = struct.unpack_from(">HH", data, position - length + 3)
-    last = _JPEG_MARKER.search(data, position)
-    return _Found(width, height, ends=last is not None and last[1][0] == _END)
-
-
-def _walk_png(data: bytes) -> _Found:
-    width, height = struct.unpack_from(">II", data.ljust(24, b"\0"), 16)
-    position = 8
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        if data[position + 4 : position + 8] == b"IEND":
-            return _Found(width, height, ends=True)
-        position += 12 + length     # length, type, checksum: four bytes each
-    return _Found(width, height, ends=False)
-
-
-def _decode(data: bytes, flags: int, place: str) -> npt.NDArray[Any]:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels, said = heard(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), flags))
     except cv2.error as error:
         raise ImageError(f"{place}: cannot be decoded ({str(error.err)[:100]})") from error
     if pixels is None:
-        raise ImageError(f"{place}: damaged, or of a kind that OpenCV does not decode; open it and save it as PNG")
+        why = f" ({said})" if said else ", or of a kind that OpenCV does not decode"
+        raise ImageError(f"{place}: damaged{why}; open it and save it as PNG")
+    _refuse_said(said, place)
     return np.asarray(pixels)
 
 
-def _opened(path: Path, source: io.BytesIO | Path) -> Image.Image:
+def _by_pillow(data: bytes, place: str) -> Image.Image:
+    """Return the picture in its own mode, turned as its EXIF says."""
+
+    def load() -> Image.Image:
+        image = _opened(place, io.BytesIO(data))
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        return image
+
     try:
-        return Image.open(source)
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: {error.strerror}; expected an image file") from error
+        image, said = heard(load)
+    except PILLOW_ERRORS as error:
+        raise ImageError(f"{place}: damaged, or of a kind that is not decoded ({error}); save it as PNG") from error
+    _refuse_said(said, place)
+    return image
+
+
+def _refuse_said(said: str, place: str) -> None:
+    if said:
+        raise ImageError(f"{place}: damaged ({said}); copy it again, or open it, look at it, and save it as PNG")
+
+
+def _opened(place: str, source: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(source)
     except Image.DecompressionBombError as error:
-        raise _too_large(str(path), "too many") from error
-    except _PILLOW_ERRORS as error:
-        raise ImageError(f"{path}: its header cannot be read ({error}); expected an image") from error
-
-
-def _pillow_values(image: Image.Image, place: str) -> npt.NDArray[np.generic]:
-    try:
-        values = np.asarray(ImageOps.exif_transpose(image))
-    except _PILLOW_ERRORS as error:
-        raise ImageError(f"{place}: cannot be decoded ({error}); open it and save it as PNG") from error
-    return values if values.ndim == 2 else values[..., :-1]
-
-
-def _mask_bytes(path: Path) -> bytes:
-    data = file_bytes(path)
-    refuse_damaged(data, str(path))
-    if image_suffix(data) == "jpg":
-        raise ImageError(f"{path}: a JPEG, whose noise would count as lesion; apply a threshold and save it as PNG")
-    return data
+        raise too_large(place, "too many") from error
+    except PILLOW_ERRORS as error:
+        why = str(error).partition(" <")[0]      # without "<_io.BytesIO object at ...>"
+        raise ImageError(f"{place}: its header cannot be read ({why}); expected an image") from error
+    for key in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):      # Pillow would turn by them, OpenCV does not
+        image.info.pop(key, None)
+    return image
 
 
 def file_bytes(path: Path) -> bytes:
     """Return the bytes of an image file; raise ImageError where it cannot be read."""
     try:
-        return path.read_bytes()
+        return file_content(path)
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}; expected an image file") from error
+        raise _unopened(path, error) from error
+
+
+def _unopened(path: Path, error: OSError) -> ImageError:
+    return ImageError(f"{path}: {error.strerror}; expected an image file")

@@ -18,7 +18,9 @@ import numpy.typing as npt
 from hkmap import __version__
 from hkmap.errors import ImageError, MapError, OutputError, ShardError
 from hkmap.files.atomic import replacing
-from hkmap.files.images import image_suffix, refuse_damaged
+from hkmap.files.headers import read_header
+from hkmap.files.hearing import heard
+from hkmap.files.opening import file_content, open_file
 from hkmap.files.references import file_name
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, with_annotators
@@ -126,7 +128,7 @@ def load_map_row(file: Columns, row: int) -> Map:
 def _load_npy(path: Path) -> npt.NDArray[np.generic]:
     try:
         # Mapped, a header that promises more than the file holds is an error before memory is asked for.
-        with PARSING:
+        with open_file(path), PARSING:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.array(mapped)
     except OSError as error:
@@ -137,20 +139,21 @@ def _load_npy(path: Path) -> npt.NDArray[np.generic]:
 
 def _load_png(path: Path) -> npt.NDArray[np.generic]:
     try:
-        data = path.read_bytes()
-        refuse_damaged(data, str(path))
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        data = file_content(path)
+        header = read_header(data, str(path))
+        values, said = heard(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
     except OSError as error:
         raise MapError(f"{path}: {error.strerror}; expected a grey .png file") from error
     except ImageError as error:
         raise MapError(str(error)) from error
     except cv2.error as error:
         raise MapError(f"{path}: cannot be decoded ({str(error.err)[:100]}); write the map again") from error
-    if values is None or image_suffix(data) != "png":
-        raise MapError(f"{path}: not a PNG that can be decoded; write the map again")
+    if values is None or said or header.suffix != "png":
+        raise MapError(f"{path}: not a PNG that can be decoded{said and f' ({said})'}; write the map again")
     if values.ndim != 2:
         raise MapError(f"{path}: a colour PNG, expected a grey one of 8 or 16 bits; keep the one channel that counts")
-    return np.asarray(values / (65535.0 if values.dtype == np.uint16 else 255.0))
+    most = np.float32(65535 if values.dtype == np.uint16 else 255)
+    return np.asarray(np.divide(values, most, dtype=np.float32))      # rounded as by way of float64
 
 
 class _FolderWriter:

@@ -1,16 +1,19 @@
 """Read masks that belong to an image, and refuse those that do not fit it.
 
 A mask is referred to by a path (what is not 0 is marked), by ``PATH#VALUE`` (the pixels of a grey or palette image that
-equal VALUE), by ``PATH.mat#NAME`` (what is not 0 in a variable), or as COCO's run lengths: {"size": [height, width],
-"counts": "..."}, runs down the columns, background first. Coding and merging those is pycocotools' work (the extra
-hkmap[coco]); what it is given is checked here first, since its C code trusts the lengths.
+equal VALUE), by ``PATH#>=VALUE`` (those of at least VALUE, in a JPEG too), by ``PATH.mat#NAME`` (what is not 0 in a
+variable), or as COCO's run lengths: {"size": [height, width], "counts": "..."}, runs down the columns, background
+first. Coding and merging those is pycocotools' work (the extra hkmap[coco]); what it is given is checked here first,
+since its C code trusts the lengths.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +21,25 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import ImageError
-from hkmap.files.images import MAX_PIXELS, Mask, file_bytes, read_levels, read_mask
+from hkmap.files import opening
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import Mask, file_bytes, read_levels, read_mask
 from hkmap.records import MaskReference, shown
 
 Rle = dict[str, Any]
 
 CONTINUES, NEGATIVE, FIVE_BITS = 0x20, 0x10, 0x1F
+_LEAST = re.compile(r">=[0-9]{1,5}")
 LONGEST = 6         # characters of a run's length: 30 bits hold every one that is allowed
 
 
-def read_fitting_mask(reference: MaskReference, frame: tuple[int, int]) -> Mask:
+def read_fitting_mask(reference: MaskReference, frame: tuple[int, int], threshold: int | None = None) -> Mask:
     """Read the mask of an image of ``frame`` (width, height); (height, width), True on the lesion.
 
-    Raises ImageError, naming both sizes, for a mask of another size.
+    The ``threshold`` is that of read_mask, for a plain path. Raises ImageError, naming both sizes, for a mask of
+    another size.
     """
-    mask = read_referred_mask(reference)
+    mask = read_referred_mask(reference, threshold)
     height, width = mask.shape
     if (width, height) != frame:
         place = reference if isinstance(reference, str) else "run lengths"
@@ -46,18 +53,20 @@ def read_fitting_mask(reference: MaskReference, frame: tuple[int, int]) -> Mask:
     return mask
 
 
-def read_referred_mask(reference: MaskReference) -> Mask:
+def read_referred_mask(reference: MaskReference, threshold: int | None = None) -> Mask:
     """Read a mask by its reference; (height, width), True on the lesion. Raises ImageError where there is none."""
     if isinstance(reference, dict):
         return decode_rle(reference)
     name, _, part = reference.rpartition("#")
     if not name or os.path.exists(reference):        # a file whose own name has a "#" in it
-        return read_mask(Path(reference))
+        return read_mask(Path(reference), threshold)
     if name.lower().endswith(".mat"):
         return _variable(Path(name), part)
     if part.isascii() and part.isdecimal():
         return np.asarray(read_levels(Path(name)) == int(part), dtype=np.bool_)
-    return read_mask(Path(reference))
+    if _LEAST.fullmatch(part):
+        return read_mask(Path(name), int(part[2:]))
+    return read_mask(Path(reference), threshold)
 
 
 def read_variable(path: Path, name: str, *, simple: bool = True) -> Any:
@@ -69,12 +78,13 @@ def read_variable(path: Path, name: str, *, simple: bool = True) -> Any:
     """
     from scipy import io
 
-    file_bytes(path)        # a name that is no file has its sentence
+    source = BytesIO(file_bytes(path))        # a name that is no file has its sentence
     try:
-        shapes = {found: shape for found, shape, _ in io.whosmat(path)}
-        if math.prod(shapes.get(name, ())) > MAX_PIXELS:
-            raise ValueError(f"{name} has {math.prod(shapes[name]):,} numbers")
-        values = io.loadmat(path, variable_names=[name], simplify_cells=simple) if name in shapes else {}
+        shapes = {found: shape for found, shape, _ in io.whosmat(source)}
+        count = math.prod(shapes.get(name, ()))
+        if count > MAX_PIXELS or count * 8 > opening.max_image_bytes:
+            raise ValueError(f"{name} has {count:,} numbers")
+        values = io.loadmat(source, variable_names=[name], simplify_cells=simple) if name in shapes else {}
     except Exception as error:      # a damaged file fails in struct, zlib or scipy, each in its own way
         raise ImageError(
             f"{path}: no .mat file ({str(error)[:100] or 'it ends too early'}); "

@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+
+#: What an image may take once it is decoded, in bytes; `hkmap --max-image-bytes` sets it.
+max_image_bytes = 1 << 30
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -18,11 +21,13 @@ _KINDS = (
 )
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """Open a regular file, or a link to one, for reading; the caller closes it.
 
     Raises OSError, whose ``strerror`` says what was found, for anything else. It never waits for a writer.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a name with a null byte, expected a regular file", str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

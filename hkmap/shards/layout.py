@@ -20,7 +20,8 @@ import numpy as np
 from hkmap import __version__
 from hkmap.errors import ShardError
 from hkmap.files.hdf5 import MOST_TEXT, SLACK, Columns, Parts, Strings
-from hkmap.files.images import MAX_PIXELS, Pixels, decode_image, encode_png
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import Pixels, decode_image, encode_png
 from hkmap.maps.check import Map
 from hkmap.records import Record
 

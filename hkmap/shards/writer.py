@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from hkmap.errors import ImageError, OutputError, RecordError, ShardError
 from hkmap.files.atomic import locked, refuse_existing, remove_leftovers, replacing, sync_folder
 from hkmap.files.hdf5 import file_digest, refuse_two_sizes, written_as
-from hkmap.files.images import MAX_PIXELS, Pixels
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import Pixels
 from hkmap.maps.check import Map, check_map
 from hkmap.maps.geometry import WHOLE, view_image
 from hkmap.records import Record, dump_record, frame_of, label_of

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from hkmap.errors import HkmapError, MapError, RecordError, SourceError
 from hkmap.files.images import encoded_size
 from hkmap.files.maps import PARSING
+from hkmap.files.opening import open_file
 from hkmap.maps.check import Map, check_map
 from hkmap.records import Record, attempt, dump_record, label_of, parse_record, shown
 from hkmap.shards.layout import Sample, of_version_2
@@ -84,9 +85,16 @@ class _Group:
 
 
 def _groups(path: Path, others: Counter[str]) -> Iterator[_Group]:
-    """Yield the members of each sample, which lie next to each other."""
+    """Yield the members of each sample, which lie next to each other; SourceError where a key comes back."""
+    seen: set[str] = set()
     for key, members in groupby(_named(path, others), itemgetter(0)):
         group = _Group(path, key)
+        if key in seen:
+            raise SourceError(
+                f"{group.place} comes back after other samples; expected its members next to each other, write the tar "
+                "again with tar --sort=name"
+            )
+        seen.add(key)
         for _, suffix, data in members:
             group.add(suffix, data)
         yield group
@@ -121,7 +129,8 @@ def _read_sample(group: _Group) -> Sample:
     images = [suffix for suffix in group.parts if suffix in _IMAGES]
     if len(images) != 1:
         names = " and ".join(group.member(suffix) for suffix in images) or "no image"
-        raise RecordError(f"{group.place} has {names}; expected one image, such as {group.member('jpg')}")
+        raise RecordError(f"{group.place} has {names}; expected one image, such as {group.member('jpg')}, "
+                          "next to its other members (tar --sort=name)")
     stated = _object(group)
     if "weights.npy" in group.parts:      # what the first tars of ours called it
         group.parts["certainty.npy"] = group.parts.pop("weights.npy")
@@ -201,7 +210,7 @@ def _read_members(path: Path) -> Iterator[tuple[str, bytes | None]]:
     devices, names that lead out of its own folder, members of more than 256 MiB, sparse files.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # they would be kept, all of them
                 if not member.isdir():
@@ -223,7 +232,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes
 
 def _refuse_rest(path: Path, position: int) -> None:
     """Raise SourceError unless the tar's end mark is at ``position``, from where `tarfile` read no further."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(position)
         block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):

@@ -11,7 +11,8 @@ import numpy as np
 
 from hkmap.errors import ImageError, OutputError, RecordError
 from hkmap.files.atomic import replacing
-from hkmap.files.images import MAX_PIXELS, Mask, Pixels
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import Mask, Pixels
 from hkmap.files.maps import MapWriter
 from hkmap.files.masks import read_fitting_mask
 from hkmap.files.references import file_name

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from hkmap.errors import HkmapError, OutputError, RecordError
 from hkmap.files.atomic import refuse_existing, replacing
-from hkmap.files.images import image_suffix
+from hkmap.files.headers import image_suffix
 from hkmap.files.maps import MapWriter, npy_bytes, open_writer
 from hkmap.files.references import annotator_reference, file_name
 from hkmap.maps.check import Map
