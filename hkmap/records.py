@@ -25,6 +25,8 @@ logger = logging.getLogger("hkmap")
 
 _LARGEST = 1e12     # no length in an image, and no weight, is beyond it; squares and sums of such numbers stay finite
 
+LARGEST_LABEL = 99_999      # every number up to a label takes a place in the list of classes
+
 
 class Bubble(NamedTuple):
     """A circle (or, with radius 0, a point) where somebody looked, in pixels of the record's frame."""
@@ -71,7 +73,7 @@ def parse_record(line: bytes, place: str) -> Record:
     if "error" in record and "id" not in record:        # a filter such as jq may have added keys
         raise UpstreamError(str(record["error"]))
     if not _is_text(record.get("id")):
-        raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {record.get("id")!r}')
+        raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {repr(record.get("id"))[:60]}')
     return record
 
 
@@ -246,8 +248,8 @@ def label_of(record: Record) -> int:
     label = record.get("label", -1)
     if label is None:
         return -1
-    if not isinstance(label, int) or isinstance(label, bool) or label < -1:
-        raise _wrong(record, "label", "a whole number from 0, or none", label)
+    if not isinstance(label, int) or isinstance(label, bool) or not -1 <= label <= LARGEST_LABEL:
+        raise _wrong(record, "label", f"a whole number from 0 to {LARGEST_LABEL:,}, or none", label)
     return label
 
 

@@ -227,7 +227,8 @@ def test_what_is_no_path(path: object) -> None:
 
 @pytest.mark.parametrize("label", ["3", 2.0, True, -2, [1]])
 def test_what_is_no_label(label: object) -> None:
-    with pytest.raises(RecordError, match=r'^record "7": label is .*; expected a whole number from 0, or none$'):
+    expected = "expected a whole number from 0 to 99,999, or none"
+    with pytest.raises(RecordError, match=rf'^record "7": label is .*; {expected}$'):
         label_of({"id": "7", "label": label})
 
 

@@ -152,7 +152,7 @@ def test_classes(tmp_path: Path) -> None:
 BAD: list[tuple[dict[str, Any], type[HkmapError], str]] = [
     ({"id": "bird/0"}, RecordError, r'record "bird/0": this id comes twice; every record needs its own'),
     ({"label": 1, "class": "owl"}, ShardError, r'label 1 is class "owl", but it was "b" before; one label has one'),
-    ({"label": 100_000}, ShardError, "label 100000, expected at most 99999; number the classes from 0"),
+    ({"label": 100_000}, RecordError, "label is 100000; expected a whole number from 0 to 99,999"),
     ({"label": "b"}, RecordError, "label is b; expected a whole number"),
     ({"label": 1, "class": 4}, RecordError, "class is 4; expected a name"),
     ({"size": [12, 10]}, ImageError, r"its size is 12x10 \(width x height\), but the image is 10x12 once turned as"),

@@ -215,14 +215,15 @@ def test_what_the_system_refuses_is_a_sentence(hk, here: Path) -> None:
     np.save("map.npy", np.ones((8, 8), np.float32))
     record = {"id": "7", "map": "map.npy"}
     below = hk("resize", "--size", 3, "--out", "file/maps", stdin=[record])
-    assert (below.exit_code, below.stderr) == (1, "Error: file/maps: Not a directory\n")
+    assert below.exit_code == 1
+    assert below.stderr == "Error: file/maps: Not a directory; expected a folder on the way to it\n"
 
 
 def test_a_full_stdout_is_a_sentence(shell, photos: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     result = shell("hkmap folder photos > /dev/full")
-    assert (result.exit_code, result.stderr) == (1, "Error: No space left on device\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: stdout: No space left on device\n")
 
 
 # how a command ends

@@ -297,7 +297,7 @@ def test_any_bytes_are_a_sentence(hk, here):
     ([("7.png", PIXEL), ("7.json", b"[1]")], "its json is [1]; expected an object"),
     ([("7.png", PIXEL), ("7.json", b"{")], "its json cannot be read ("),
     ([("7.png", PIXEL), ("7.json", b'{"a": NaN}')], "cannot be written as JSON"),
-    ([("7.png", PIXEL), ("7.json", b'{"label": "owl"}')], "label is owl; expected a whole number from 0, or none"),
+    ([("7.png", PIXEL), ("7.json", b'{"label": "owl"}')], "label is owl; expected a whole number from 0"),
     ([("7.png", PIXEL), ("7.json", b'{"map": "/etc/map.npy"}')], "its json has a map, but there is no 7.map.npy"),
     ([("7.png", PIXEL), ("7.json", b'{"annotator_maps": {"A": "/etc/map.npy"}}')], 'there is no /etc/map.npy, the'),
     ([("7.png", PIXEL), ("7.json", b'{"annotator_maps": [1]}')], "annotator_maps is [1]; expected names and members"),

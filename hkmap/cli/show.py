@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, named_option, overwrite_option
+from hkmap.cli._options import named_option, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument
 from hkmap.errors import RecordError
 from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
@@ -40,10 +40,11 @@ def _png(value: str) -> Path:
 @click.option("--plain", is_flag=True, help="Draw the maps alone, not over the image: each cell is a coloured block.")
 @click.option("--legend/--no-legend", default=True,
               help="Explain the colours of maps and annotations in a strip below the sheet.")
-@click.option("--columns", type=COUNT, default=3, help="Records per row.")
+@click.option("--columns", type=click.IntRange(1, 1000), default=3, help="Records per row.")
 @click.option("--cell", type=click.IntRange(min=32, max=4096), default=224,
               help="The longer side of each picture on the sheet, in pixels.")
-@click.option("--limit", type=COUNT, default=24, help="Draw only the first records; a warning counts the rest.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=24,
+              help="Draw only the first records; a warning counts the rest.")
 @click.option("--pages", is_flag=True,
               help="After every --limit records continue on FILE-2.png, FILE-3.png, and so on.")
 @click.option("--open", "opening", is_flag=True,

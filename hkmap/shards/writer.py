@@ -24,9 +24,6 @@ from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
 
-_MAX_LABEL = 99_999      # every number up to the largest label takes a place in the list of classes
-
-
 # what a sample must be before it enters a shard
 
 
@@ -124,8 +121,6 @@ class ClassNames:
             raise RecordError(f"{place}: class is {str(name)[:60]}; expected a name")
         if self._given is not None and label >= len(self._given):
             raise ShardError(f"{place}: label {label} is beyond the {len(self._given)} classes, counted from 0")
-        if label > _MAX_LABEL:
-            raise ShardError(f"{place}: label {label}, expected at most {_MAX_LABEL}; number the classes from 0")
         if label >= 0:
             self._learn(label, name or "", place)
             self._count = max(self._count, label + 1)
