@@ -91,6 +91,8 @@ signals = _Signals()
 
 def main() -> None:
     """Run hkmap as a program: like the group `hkmap`, and from the first moment on."""
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable:      # names in records are UTF-8 in every locale
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     signals.handle()
     _open_descriptors()
     try:

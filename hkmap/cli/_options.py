@@ -55,7 +55,7 @@ OUTPUT = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 10**9)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
-_LARGEST_SIDE, _MOST_PIXELS = 16_384, 1 << 26      # of a map or stored image: 256 MiB as float32
+_LARGEST_SIDE, _MOST_PIXELS = 16_384, 1 << 25      # of a map or stored image; drawing one takes up to 1 GiB
 _LARGEST_FRAME = 10**6
 MOST_FOLDS = 10_000
 

@@ -13,13 +13,14 @@ import click
 
 from hkmap.cli._options import named_option, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument
-from hkmap.errors import RecordError
+from hkmap.errors import OutputError, RecordError
 from hkmap.records import Record, Rejects, annotator_maps_of, each, masks_of, reference_of
 
 if TYPE_CHECKING:
     from hkmap.maps.check import Map
-    from hkmap.report.sheets import Entry
+    from hkmap.report.sheets import Entry, Tile
 
+MOST_PIXELS = 1 << 27      # of a sheet
 PATIENCE = 5      # seconds: an opener fails sooner, and a viewer may stay longer
 
 
@@ -78,7 +79,7 @@ def show(
     tiles = each(stream, lambda record: draw_tile(_entry(record, keys), look), rejects)
     drawn: dict[Path, int] = {}
     with ExitStack() as sheets:     # they get their names together, at the end: a failure upstream must leave none
-        for name, page in zip(_names(out, pages=pages), iter(lambda: list(islice(tiles, limit)), []), strict=False):
+        for name, page in zip(_names(out, pages=pages), iter(lambda: _page(tiles, limit), []), strict=False):
             sheet = contact_sheet(page, columns)
             beside = sheets.enter_context(replacing(name, overwrite=overwrite))
             Image.fromarray(with_legend(sheet, page, look) if legend else sheet).save(beside, format="PNG")
@@ -88,6 +89,17 @@ def show(
     print_result({"sheet": files[0], "records": sum(drawn.values())} | ({"sheets": files} if pages else {}))
     if opening:
         _open(out)
+
+
+def _page(tiles: Iterator[Tile], limit: int) -> list[Tile]:
+    """Return the next tiles, at most ``limit``; raise OutputError where they are too large for one sheet."""
+    page, pixels = [], 0
+    for tile in islice(tiles, limit):
+        page.append(tile)
+        pixels += tile.pixels.shape[0] * tile.pixels.shape[1]
+        if pixels > MOST_PIXELS:
+            raise OutputError(f"{len(page)} pictures are over {MOST_PIXELS:,} pixels, the most of a sheet; lower --cell")
+    return page
 
 
 def _names(out: Path, *, pages: bool) -> Iterator[Path]:

@@ -17,7 +17,7 @@ def _shares(value: str) -> dict[str, Fraction]:
         name, _, share = pair.strip().partition("=")
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in shares:
             raise click.BadParameter(f'"{pair}": expected NAME=SHARE with a NAME of its own, of letters and digits.')
-        if not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+/0*[1-9][0-9]*", share) or not Fraction(share):
+        if not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{1,18}|[0-9]{1,9}/0*[1-9][0-9]{0,8}", share) or not Fraction(share):
             raise click.BadParameter(f'"{pair}": expected a share above 0, such as 0.8 or 1/3.')
         shares[name] = Fraction(share)
     if len(shares) < 2:
