@@ -98,7 +98,7 @@ def _page(tiles: Iterator[Tile], limit: int) -> list[Tile]:
         page.append(tile)
         pixels += tile.pixels.shape[0] * tile.pixels.shape[1]
         if pixels > MOST_PIXELS:
-            raise OutputError(f"{len(page)} pictures are over {MOST_PIXELS:,} pixels, the most of a sheet; lower --cell")
+            raise OutputError(f"{len(page)} pictures of over {MOST_PIXELS:,} pixels, the most of a sheet; lower --cell")
     return page
 
 
