@@ -355,7 +355,7 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
     own = _keys(ctx.command)
     command = found.get("command")
     of_other = _keys_of(command) - own.keys() if command != ctx.info_name else set()
-    for key in found.keys() - own.keys() - of_other - _DESCRIPTION:
+    for key in sorted(found.keys() - own.keys() - of_other - _DESCRIPTION):
         near = get_close_matches(key, own, 1)
         hint = f" did you mean {near[0]}?" if near else ""
         raise RunError(f"{path}: the key {key!r} is unknown;{hint} expected options of `hkmap {ctx.info_name}`")

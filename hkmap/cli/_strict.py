@@ -59,21 +59,23 @@ class StrictCommand(click.Command):
         try:
             given = self.make_parser(ctx).parse_args(args)[2]
         except click.NoSuchOption as error:
-            meant = self._meant(error.option_name) or error.possibilities
-            raise click.NoSuchOption(error.option_name, possibilities=meant, ctx=error.ctx) from error
+            name, meant = error.option_name, self._meant(error.option_name)
+            if meant is None:
+                raise      # click knows what is spelt nearly so
+            message = f"No such option '{name}'. Did you mean '{meant}'?"
+            raise click.NoSuchOption(name, message, ctx=error.ctx) from error
         for option, count in Counter(given).items():
             if isinstance(option, click.Option) and count > 1 and not _adds_up(option):
                 name = max(option.opts, key=len)
                 raise click.UsageError(f"{name} is given {count} times, and only one can count; give it once.", ctx)
 
-    def _meant(self, name: str) -> list[str]:
-        """Return the option that was meant, or nothing."""
+    def _meant(self, name: str) -> str | None:
         own = {flag for option in self.params for flag in (*option.opts, *option.secondary_opts)}
         tried = "--" + name.lower().lstrip("-").replace("_", "-")
         if tried in own:
-            return [tried]
+            return tried
         also = {name, tried}
-        return [f"--{ours}" for ours, others in _OTHERS.items() if also & {*others} and f"--{ours}" in own][:1]
+        return next((f"--{ours}" for ours, others in _OTHERS.items() if also & {*others} and f"--{ours}" in own), None)
 
 
 def _adds_up(option: click.Option) -> bool:
