@@ -40,6 +40,12 @@ class _Signals:
                 signal.signal(number, self._raise)
         sys.unraisablehook = self._again
 
+    def end(self) -> None:
+        """Let no signal break the end of Python itself, which has nothing to clean up."""
+        for number in SIGNALS:
+            if signal.getsignal(number) == self._raise:
+                signal.signal(number, signal.SIG_IGN if self.stop else signal.SIG_DFL)
+
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if time.monotonic() - self._last >= _PATIENCE:
             self._last, self.stop = time.monotonic(), Stopped(number)
@@ -105,6 +111,4 @@ def main() -> None:
         sys.stderr.write(f"{signals.stop.word}\n")       # while it was importing, which may hide it in an ImportError
         sys.exit(signals.stop.code)
     finally:
-        for number in SIGNALS:
-            if signal.getsignal(number) == signals._raise:
-                signal.signal(number, signal.SIG_DFL)      # Python's own end has nothing to clean up
+        signals.end()

@@ -30,17 +30,18 @@ SECONDS = 60            # for one command; it takes a hundredth of one
 MORE = 2 * 10**9        # bytes
 
 VALUES: list[Any] = [
-    None, True, False, 0, -1, 1, 0.5, -0.0, 1e-320, 1e12, 1e13, 1e308, 10**18, 10**19, 10**30, 2**63, -(2**63), "", " ", "x",
-    "0", "nan", "\0", "\x1b[2J", "\u202e", "é", "e\u0301", "x" * 300, "x" * 5000, "a/b", "../a", "/", ".", "#", "@", "x.png",
-    "x.png#1", "m.npy", "s.h5#0", "s.h5#99", "s.h5#-1", "fifo", "zero", "folder", [], {}, [[]], [0], [1, 1], [-1, 1], [10**9] * 2,
-    {"a": "x.png"}, {"": ""}, {"a": None}, [{}], [None], [{"x": 1, "y": 1}], [[1, 1]] * 3, {"size": [2, 2], "counts": "04"},
-    {"size": [10**6, 10**6], "counts": "04"},
+    None, True, False, 0, -1, 1, 0.5, -0.0, 1e-320, 1e12, 1e13, 1e308, 10**18, 10**19, 10**30, 2**63, -(2**63), "",
+    " ", "x", "0", "nan", "\0", "\x1b[2J", "\u202e", "é", "e\u0301", "x" * 300, "x" * 5000, "a/b", "../a", "/", ".",
+    "#", "@", "x.png", "x.png#1", "m.npy", "s.h5#0", "s.h5#99", "s.h5#-1", "fifo", "zero", "folder", [], {}, [[]],
+    [0], [1, 1], [-1, 1], [10**9] * 2, {"a": "x.png"}, {"": ""}, {"a": None}, [{}], [None], [{"x": 1, "y": 1}], [[1,
+    1]] * 3, {"size": [2, 2], "counts": "04"}, {"size": [10**6, 10**6], "counts": "04"},
 ]
 WORDS = [
-    "", " ", "0", "-0", "-1", "1", "2", "3.5", "1e9", "1e400", "nan", "inf", "-inf", "9" * 30, "9" * 5000, "0x10", "1_0", "²", "٣",
-    "é", "x", "a,b", "a=b", "a=", "=b", "=", ",", "a=0.5,b=0.5", "x" * 300, "\x1b[2J", "../x", "/", ".", "fifo", "zero", "folder",
-    "m.npy", "x.png", "s.h5", "r.jsonl", "t.csv", "{0..9}", "{9..0}", "x-{0..99999}{0..99999}.h5", "*", "**", "[", "None", "auto",
-    "1x1", "1x", "x1", "3x3", "99999x1", "1/2", "1/1", "0/5", "5/1", "1:1", "1:0", "1000:1", "0,0,1,1", "1KB", "1GiB", "9TB",
+    "", " ", "0", "-0", "-1", "1", "2", "3.5", "1e9", "1e400", "nan", "inf", "-inf", "9" * 30, "9" * 5000, "0x10",
+    "1_0", "²", "٣", "é", "x", "a,b", "a=b", "a=", "=b", "=", ",", "a=0.5,b=0.5", "x" * 300, "\x1b[2J", "../x", "/",
+    ".", "fifo", "zero", "folder", "m.npy", "x.png", "s.h5", "r.jsonl", "t.csv", "{0..9}", "{9..0}",
+    "x-{0..99999}{0..99999}.h5", "*", "**", "[", "None", "auto", "1x1", "1x", "x1", "3x3", "99999x1", "1/2", "1/1",
+    "0/5", "5/1", "1:1", "1:0", "1000:1", "0,0,1,1", "1KB", "1GiB", "9TB",
 ]
 RECORD: dict[str, Any] = {
     "id": "1", "image": "x.png", "size": [32, 24], "label": 1, "class": "a", "map": "m.npy", "certainty": "m.npy",
@@ -51,10 +52,12 @@ RECORD: dict[str, Any] = {
     "annotator_maps": {"u": "m.npy", "v": "m.npy"}, "prediction": 1, "confidence": 0.5, "attention": "m.npy",
 }
 FILTERS = (
-    "resize --size 3 --out OUT", "bubbles2map --size 9 --out OUT", "bubbles2map --size 9 --key points --bandwidth cv --out OUT",
-    "boxes2map --size 9 --out OUT", "masks2map --size 9 --out OUT", "certainty --out OUT", "certainty --default unknown --out OUT",
-    "crop --letterbox 1 --out OUT", "crop --crop 0,0,9,9 --map-size 3 --out OUT", "sample 1 --per-class", "check", "agreement",
-    "pack OUT.h5", "pack OUT.h5 --store pixels --size 4", "show --cell 32 --map map --map attention --out OUT.png",
+    "resize --size 3 --out OUT", "bubbles2map --size 9 --out OUT",
+    "bubbles2map --size 9 --key points --bandwidth cv --out OUT", "boxes2map --size 9 --out OUT",
+    "masks2map --size 9 --out OUT", "certainty --out OUT", "certainty --default unknown --out OUT",
+    "crop --letterbox 1 --out OUT", "crop --crop 0,0,9,9 --map-size 3 --out OUT", "sample 1 --per-class", "check",
+    "agreement", "pack OUT.h5", "pack OUT.h5 --store pixels --size 4",
+    "show --cell 32 --map map --map attention --out OUT.png",
 )
 TABLES = {
     "bubbles.csv": "image,x,y,radius,user,weight,label\nx.png,3,4,5,u,1,a\nx.png,9,9,2,v,0.5,b\n",
@@ -84,7 +87,8 @@ def workplace(here: Path) -> Path:
 def run(hk: Callable[..., Any], workplace: Path) -> Iterator[Callable[..., None]]:
     """Run one line; whatever comes is a result or a sentence."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").open() if line.startswith("VmData"))
+    status = Path("/proc/self/status").read_text()
+    used = int(status.partition("VmData:")[2].split()[0]) * 1024
 
     def hang(*_: object) -> None:
         raise AssertionError(f"no end after {SECONDS} seconds")
@@ -123,7 +127,8 @@ def changed_bytes(text: bytes, dice: random.Random) -> bytes:
     for _ in range(dice.randint(1, 3)):
         start = dice.randrange(len(text) + 1)
         end = min(len(text), start + dice.choice([0, 1, 1, 2, 9]))
-        new = dice.choice([b"", bytes([dice.randrange(256)]), text[start:end] * 2, dice.choice(WORDS).encode(), b"\n", b'"', b","])
+        word = dice.choice(WORDS).encode()
+        new = dice.choice([b"", bytes([dice.randrange(256)]), text[start:end] * 2, word, b"\n", b'"', b","])
         text = text[:start] + new + text[end:]
     return text
 
@@ -160,12 +165,12 @@ def test_tables(run: Callable[..., None], seed: int) -> None:
 def lines_of_options() -> list[tuple[list[str], click.Option]]:
     """Each option of each command, and a line that lacks nothing else."""
     bases = {
-        "cub": ".", "dogs": ".", "idrid": ".", "folder": "folder", "annotations": "t.csv --images .", "webdataset": "x.tar --out o",
-        "join": "t.csv", "sample": "1", "bubbles2map": "--out o", "boxes2map": "--out o", "masks2map": "--out o",
-        "certainty": "--out o", "crop": "--letterbox 1 --out o", "resize": "--size 3 --out o", "pack": "o.h5",
-        "unpack": "s.h5", "merge": "o.h5 s.h5", "split": "s.h5 --out o", "info": "s.h5", "train": "s.h5 --out o",
-        "finetune": "s.h5 --from folder --out o", "predict": "--from folder", "eval": "s.h5 --from folder --metric top1",
-        "show": "--out o.png", "check": "", "agreement": "", "list": "",
+        "cub": ".", "dogs": ".", "idrid": ".", "folder": "folder", "annotations": "t.csv --images .",
+        "webdataset": "x.tar --out o", "join": "t.csv", "sample": "1", "bubbles2map": "--out o",
+        "boxes2map": "--out o", "masks2map": "--out o", "certainty": "--out o", "crop": "--letterbox 1 --out o",
+        "resize": "--size 3 --out o", "pack": "o.h5", "unpack": "s.h5", "merge": "o.h5 s.h5", "split": "s.h5 --out o",
+        "info": "s.h5", "train": "s.h5 --out o", "finetune": "s.h5 --from folder --out o", "predict": "--from folder",
+        "eval": "s.h5 --from folder --metric top1", "show": "--out o.png", "check": "", "agreement": "", "list": "",
     }
     return [
         ([name, *bases[name].split()], option) for name in OURS for option in load(name).params
