@@ -73,6 +73,9 @@ COMMANDS: Choices[Any] = Choices(
 )
 OURS = tuple(name for lines in SECTIONS.values() for name in lines)
 
+# What torch and OpenCV say for a MemoryError.
+_NO_MEMORY = ("can't allocate memory", "Insufficient memory")
+
 # What cv2's wheel needs, and a machine without a desktop lacks.
 _OF_DESKTOPS = ("libGL", "libgthread", "libSM", "libX")
 
@@ -200,7 +203,7 @@ def _sentence(error: Exception) -> str | None:
         place = f"{error.filename}: " if error.filename else ""
         remedy = _REMEDIES.get(error.errno or 0)
         return f"{place}{error.strerror or error}{f'; {remedy}' if remedy else ''}"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return "there is not enough memory for this; ask for smaller maps or pictures, or for fewer at a time"
     if isinstance(error, ImportError) and str(error).startswith(_OF_DESKTOPS):
         return (f"OpenCV cannot be loaded ({error}); on a machine without a desktop run "
