@@ -21,7 +21,6 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from hkmap.errors import RecordError
-from hkmap.files.opening import open_file
 from hkmap.records import Record, Rejects, dump_record, read_records
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def other_kind(path: str | Path, expected: str, then: str = " | hkmap ...") -> s
 
 
 def _is_record(path: str | Path) -> bool:
+    from hkmap.files.opening import open_file
+
     with suppress(ValueError, RecursionError), open_file(path) as file:
         record = json.loads(file.readline(1 << 20))
         return isinstance(record, dict) and bool({"id", "error"} & record.keys())
@@ -76,6 +77,8 @@ class Records(click.File):
     """A regular file of records, or a pipe where the shell gives one: stdin, /dev/stdin, or <(...)."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IO[bytes]:
+        from hkmap.files.opening import open_file
+
         if not isinstance(value, str) or value in ("-", "/dev/stdin") or value.startswith(("/dev/fd/", "/proc/self/")):
             stream: IO[bytes] = super().convert(value, param, ctx)
             return stream

@@ -20,7 +20,7 @@ from click.shell_completion import CompletionItem
 
 from hkmap import __version__
 from hkmap.choices import Choices
-from hkmap.cli import Stopped, signals
+from hkmap.cli._process import Stopped, signals
 from hkmap.cli._stream import emit, plain, say
 from hkmap.cli._strict import StrictCommand
 from hkmap.errors import ChoiceError, HkmapError, UpstreamError
