@@ -13,10 +13,10 @@ from peers import peak_megabytes
 
 
 def run_hkmap(arguments: list[str]) -> None:
-    from hkmap.cli import main
+    from hkmap.cli.main import hkmap
 
     try:
-        main(arguments)
+        hkmap(arguments)
     except SystemExit as end:
         if end.code:
             raise

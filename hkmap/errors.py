@@ -17,10 +17,14 @@ class ChoiceError(HkmapError):
 
 
 class UpstreamError(RecordError):
-    """The stage before failed with the message in the only argument; skipping records does not help."""
+    """The stage before failed with the message in the only argument; skipping records does not help.
+
+    As a text it is short: the stage before has printed its sentence whole.
+    """
 
     def __str__(self) -> str:
-        return f"the stage before failed: {self.args[0]}"
+        sentence = str(self.args[0])
+        return f"the stage before failed: {sentence if len(sentence) <= 60 else f'{sentence[:57]}...'}"
 
 
 class SourceError(HkmapError):

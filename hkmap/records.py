@@ -73,7 +73,7 @@ def parse_record(line: bytes, place: str) -> Record:
     if "error" in record and "id" not in record:        # a filter such as jq may have added keys
         raise UpstreamError(str(record["error"]))
     if not _is_text(record.get("id")):
-        raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {record.get("id")!r}')
+        raise RecordError(f'{place}: expected a key "id" with a non-empty string, got {repr(record.get("id"))[:60]}')
     return record
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import hkmap.shards.writer  # noqa: F401  (as a command imports it late, and each child would)
-from hkmap.cli import main
+from hkmap.cli.main import hkmap as group
 from hkmap.files import hdf5
 
 EVENTS = {"open", "os.truncate", "os.rename", "os.remove"}
@@ -85,7 +85,7 @@ def run(arguments: list[str], mode: str, number: int) -> dict[str, Any]:
             os.dup2(told.fileno(), 1)
             reached = prepare(mode, number)
             try:
-                main.main(["pack", *arguments])
+                group.main(["pack", *arguments])
             except SystemExit as end:
                 sys.stdout.flush()
                 os._exit(int(end.code or 0) + 100 * reached())

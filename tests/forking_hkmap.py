@@ -4,12 +4,16 @@
 process: with their arguments, folder, environment, stdin, stdout and stderr, and its exit code is theirs. A script of
 twenty commands takes a third of the time, as loading torch is most of what a small command does. This process ends
 when its stdin does.
+
+HKMAP_TEST_MEMORY (bytes) and HKMAP_TEST_SECONDS in the environment limit the command, which dies without an answer at
+the end of its time.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -53,6 +57,9 @@ def run(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    if memory := int(os.environ.get("HKMAP_TEST_MEMORY", 0)):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    signal.alarm(int(os.environ.get("HKMAP_TEST_SECONDS", 0)))
     sys.argv = ["hkmap", *arguments]
     code = 1      # as Python's own, where a bug ends it with a traceback
     try:

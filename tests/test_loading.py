@@ -60,8 +60,8 @@ def test_a_folder_a_pattern_a_range_and_a_file(tmp_path):
     ("none-*.h5", "no file has a name of this pattern; expected shards"),
     ("", "a folder without any *.h5; expected shards"),
     ("a-{00000..00001}.h5", "a-00001.h5: no such file"),
-    ("a-{3..1}.h5", "expected a range from a lower to a higher number"),
-    ("a-{0..999999999}.h5", "of at most 100000 files"),
+    ("a-{3..1}.h5", "expected ranges from low to high"),
+    ("a-{0..999999999}.h5", "of at most 100,000 files"),
 ])
 def test_names_that_stand_for_nothing(tmp_path, name, sentence):
     (tmp_path / "a-00000.h5").mkdir(parents=True) if name == "" else (tmp_path / "a-00000.h5").touch()

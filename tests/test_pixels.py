@@ -132,7 +132,7 @@ def test_a_flipped_bit_in_the_pixels_is_found_and_named(shard: Path) -> None:
 
 def test_pixels_have_a_limit(hk: Hk, records: list[dict[str, Any]]) -> None:
     done = hk("pack", "y.h5", "--store", "pixels", "--size", 20_000, stdin=records)
-    assert done.exit_code == 1
-    assert "Error: images of 20000x20000 pixels, expected at most 268,435,456 in all; give less" in done.stderr
+    assert done.exit_code == 2
+    assert "20000: expected sides from 1 to 16,384, and at most 33,554,432 pixels in all." in done.stderr
     with pytest.raises(OutputError, match="expected at most"):
         ShardWriter(Path("y.h5"), options=WriterOptions(pixel_size=(1, 1 << 29)))

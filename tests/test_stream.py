@@ -154,6 +154,21 @@ def test_who_reads_a_failure_stops_and_passes_the_first_sentence_on(hk, here: Pa
     assert result.records == failed         # not "the stage before failed: the stage before failed: ..."
 
 
+def test_who_reads_a_long_failure_says_its_beginning_and_passes_all_of_it_on(hk, here: Path) -> None:
+    failed = {"error": "photos/7.jpg: " + "gone " * 100}
+    result = hk(*PASS, stdin=[failed])
+    assert result.stderr == f"Error: the stage before failed: {failed['error'][:57]}...\n"
+    assert result.records == [failed]
+
+
+@pytest.mark.parametrize("command", [PASS, ("pack", "x.h5"), ("sample", "1")], ids=lambda command: command[0])
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(hk, here, monkeypatch, command) -> None:
+    monkeypatch.setattr("hkmap.cli._stream._LONGEST", 1 << 17)
+    result = hk(*command, stdin=b"\0" * (1 << 20))
+    assert result.exit_code == 1
+    assert result.stderr == "Error: stdin: a line of over 64 MiB; expected one record per line\n"
+
+
 def test_a_failure_goes_through_the_whole_pipe(shell, photos: Path) -> None:
     (photos / "dog/1.png").write_bytes((photos / "dog/1.png").read_bytes()[:-30])
     line = "hkmap folder photos | hkmap bubbles2map --missing pass --out m | hkmap pack cut.h5"
@@ -215,14 +230,15 @@ def test_what_the_system_refuses_is_a_sentence(hk, here: Path) -> None:
     np.save("map.npy", np.ones((8, 8), np.float32))
     record = {"id": "7", "map": "map.npy"}
     below = hk("resize", "--size", 3, "--out", "file/maps", stdin=[record])
-    assert (below.exit_code, below.stderr) == (1, "Error: file/maps: Not a directory\n")
+    assert below.exit_code == 1
+    assert below.stderr == "Error: file/maps: Not a directory; expected a folder on the way to it\n"
 
 
 def test_a_full_stdout_is_a_sentence(shell, photos: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     result = shell("hkmap folder photos > /dev/full")
-    assert (result.exit_code, result.stderr) == (1, "Error: No space left on device\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: stdout: No space left on device\n")
 
 
 # how a command ends

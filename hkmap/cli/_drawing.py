@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hkmap.files.maps import Drawn, MapWriter
     from hkmap.maps.check import Map
 
+MOST_JOBS = 128      # each has some images in memory
+
 Parsed = Iterator[Record | HkmapError]
 
 NO_ANNOTATION = "expected an annotation; --missing pass lets such records through without a map"
@@ -62,8 +64,8 @@ def draw_records(
 
 def _jobs(value: Any) -> int:
     """Read a number of threads from 1, or -1 for one per core."""
-    if not re.fullmatch("-1|0*[1-9][0-9]*", str(value)):
-        raise click.BadParameter(f"{value!r}: expected a number of threads from 1, or -1 for all cores.")
+    if not re.fullmatch("-1|0*[1-9][0-9]{0,2}", str(value)) or int(value) > MOST_JOBS:
+        raise click.BadParameter(f"{value!r}: expected a number of threads from 1 to {MOST_JOBS}, or -1 for all cores.")
     return int(value)
 
 
@@ -72,8 +74,8 @@ drawing_options = composed(
     records_argument,
     map_output_options(),
     click.option("--jobs", type=_jobs, metavar="N",
-                 help="Draw in N threads, -1 for one per core; the output is the same. With --backend dask, use at "
-                      "most N threads of the cluster.  [default: 1, or all of a cluster]"),
+                 help="Draw in N threads, 1 to 128, or -1 for one per core; the output is the same. With --backend "
+                      "dask, use at most N threads of the cluster.  [default: 1, or all of a cluster]"),
     click.option("--backend", type=click.Choice(["threads", "dask"]), default="threads",
                  help="Draw on this machine, or on an existing Dask cluster (pip install 'hkmap[dask]') with the same "
                       "hkmap. If records name files, the workers must see them under the same paths."),

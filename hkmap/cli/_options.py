@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Callable
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +20,24 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from hkmap.choices import TABLES, origin, table
-from hkmap.cli._stream import Function
+from hkmap.cli._stream import Function, other_kind, say
 from hkmap.errors import RunError, ShardError
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
 
 Decorator = Callable[[Function], Function]
+
+
+class Input(click.Path):
+    """A file to read, or a folder where one may be given: never a pipe or a device, which do not end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            self.fail(f"'{path}': a pipe or a device, expected a regular file.", param, ctx)
+        return path
 
 
 class Number(click.FloatRange):
@@ -37,13 +51,16 @@ class Number(click.FloatRange):
 
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-ANYTHING = click.Path(exists=True, path_type=Path)
+EXISTING = Input(exists=True, dir_okay=False, path_type=Path)
+ANYTHING = Input(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
-COUNT = click.IntRange(min=1)
+COUNT = click.IntRange(1, 10**9)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 MOST_BATCHED = 2**16
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
+_LARGEST_SIDE, _MOST_PIXELS = 16_384, 1 << 25      # of a map or stored image; drawing one takes up to 1 GiB
+_LARGEST_FRAME = 10**6
+MOST_FOLDS = 10_000
 
 
 def composed(*decorators: Decorator) -> Decorator:
@@ -133,12 +150,20 @@ split_option = click.option(
 )
 
 
-def sides(value: Any) -> tuple[int, int]:
-    """Read (width, height) from N or WIDTHxHEIGHT."""
+def sides(value: Any, largest: int = _LARGEST_SIDE, most: int = _MOST_PIXELS) -> tuple[int, int]:
+    """Read (width, height) from N or WIDTHxHEIGHT: each up to ``largest``, and up to ``most`` pixels."""
     found = re.fullmatch(r"0*([1-9][0-9]*)(?:[xX]0*([1-9][0-9]*))?", str(value))
     if found is None:
         raise click.BadParameter(f"{value!r}: expected a side N from 1, or WIDTHxHEIGHT, such as 224x168, in pixels.")
-    return int(found[1]), int(found[2] or found[1])
+    width, height = (whole(side, largest + 1) for side in (found[1], found[2] or found[1]))
+    if max(width, height) > largest or width * height > most:
+        raise click.BadParameter(f"{value}: expected sides from 1 to {largest:,}, and at most {most:,} pixels in all.")
+    return width, height
+
+
+def whole(digits: str, most: int) -> int:
+    """Return a whole number, or ``most`` where it is larger: Python reads no number of more than 4,300 digits."""
+    return min(int(digits), most) if len(digits) < 20 else most
 
 
 def _columns(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
@@ -167,8 +192,9 @@ def _columns_or_keys(ctx: click.Context, parameter: click.Parameter, value: str 
 table_options = composed(
     click.option("--columns", callback=_columns_or_keys, metavar="NAME=COLUMN,...",
                  help="The table's own names for the columns above, such as image=img,x=cx."),
-    click.option("--frame", type=sides, metavar="WIDTHxHEIGHT",
-                 help="The picture size that the coordinates refer to.  [default: each image's own pixels]"),
+    click.option("--frame", type=lambda value: sides(value, _LARGEST_FRAME, _LARGEST_FRAME**2), metavar="WIDTHxHEIGHT",
+                 help="The picture size that the coordinates refer to, each side up to a million.  [default: each "
+                      "image's own pixels]"),
     click.option("--origin", type=click.IntRange(0, 1), metavar="[0|1]", default=0,
                  help="The table's coordinate of the left and top edge."),
 )
@@ -204,9 +230,10 @@ def format_options(function: Function) -> Function:
 # maps
 
 
-def size_option(flag: str, **more: Any) -> Decorator:
+def size_option(flag: str, *, help: str, **more: Any) -> Decorator:      # noqa: A002  (as click has it)
     """Add an option for two sides: WIDTHxHEIGHT on the command line, (height, width) in the code, as for arrays."""
-    return click.option(flag, type=lambda value: sides(value)[::-1], metavar="N|WIDTHxHEIGHT", **more)
+    text = f"{help} Sides up to {_LARGEST_SIDE:,}, at most {_MOST_PIXELS:,} pixels in all."
+    return click.option(flag, type=lambda value: sides(value)[::-1], metavar="N|WIDTHxHEIGHT", help=text, **more)
 
 
 def missing_option(what: str, passed_on: str) -> Decorator:
@@ -243,9 +270,13 @@ def _found(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ...
     from hkmap.shards.sequence import find_shards
 
     try:
-        return tuple(find_shards(names))
+        found = tuple(find_shards(names))
     except ShardError as error:
         raise click.BadParameter(f"{error}.") from error
+    for path in found:
+        if path.suffix != ".h5" and (other := other_kind(path, "a shard", " | hkmap pack NAME.h5")):
+            raise click.BadParameter(other)
+    return found
 
 
 #: The keywords of an option or argument that names shards.
@@ -266,9 +297,10 @@ def shards_argument(function: Function) -> Function:
 def _fold(value: str) -> str:
     """Read I/K: fold I, from 1, of K, from 2. It stays text, as in config.toml."""
     found = re.fullmatch(r"0*([1-9][0-9]*)/0*([1-9][0-9]*)", value)
-    if found is None or int(found[2]) < 2 or int(found[1]) > int(found[2]):
-        raise click.BadParameter(f"{value!r}: expected fold I of K as I/K, such as 1/5 to 5/5.")
-    return f"{found[1]}/{found[2]}"
+    number, folds = (whole(found[part], MOST_FOLDS + 1) if found else 0 for part in (1, 2))
+    if not 2 <= folds <= MOST_FOLDS or number > folds:
+        raise click.BadParameter(f"{value!r}: expected fold I of K as I/K, such as 1/5 to 5/5, K at most {MOST_FOLDS}.")
+    return f"{number}/{folds}"
 
 
 def fold_options(purpose: str) -> Decorator:
@@ -353,14 +385,45 @@ def training_options(*, epochs: int, select: str) -> Decorator:
     )
 
 
-def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    if path is not None:
-        from hkmap.engine.runs import read_config
+#: What a config.toml says about its run beside the options; see runs.describe.
+_DESCRIPTION = frozenset({
+    "command", "arch", "stem", "width", "gate", "input", "fit", "mean", "std", "channels", "control", "classes",
+})
 
-        found = read_config(path)
-        for parameter in ctx.command.params:
-            _check_type(path, parameter, found.get(parameter.name or ""))
-        ctx.default_map = {**(ctx.default_map or {}), **found}
+
+def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    from hkmap.engine.runs import read_config
+
+    found = read_config(path)
+    own = _keys(ctx.command)
+    command = found.get("command")
+    of_other = _keys_of(command) - own.keys() if command != ctx.info_name else set()
+    for key in sorted(found.keys() - own.keys() - of_other - _DESCRIPTION):
+        near = get_close_matches(key, own, 1)
+        hint = f" did you mean {near[0]}?" if near else ""
+        raise RunError(f"{path}: the key {key!r} is unknown;{hint} expected options of `hkmap {ctx.info_name}`")
+    if unused := sorted(of_other & found.keys()):
+        said = "%s: of `hkmap %s`; `hkmap %s` has no %s, and takes the rest"
+        logging.getLogger("hkmap").warning(said, path, command, ctx.info_name, ", ".join(unused))
+    for parameter in ctx.command.params:
+        _check_type(path, parameter, found.get(parameter.name or ""))
+    ctx.default_map = {**(ctx.default_map or {}), **{own[key]: found[key] for key in own.keys() & found.keys()}}
+
+
+def _keys(command: click.Command) -> dict[str, str]:
+    """Return the parameters of a command by the keys that a config may have: their own names, and their options'."""
+    return {
+        key: name for option in command.params if (name := option.name)
+        for key in (name, max(option.opts, key=len).lstrip("-").replace("-", "_"))
+    }
+
+
+def _keys_of(command: object) -> set[str]:
+    from hkmap.cli.main import load
+
+    return {*_keys(load(command))} if command in ("train", "finetune") else set()
 
 
 def _check_type(path: Path, parameter: click.Parameter, value: object) -> None:
@@ -381,4 +444,4 @@ def _check_type(path: Path, parameter: click.Parameter, value: object) -> None:
 def warn_of_control(model: TrainedModel) -> None:
     """Tell people, on stderr, if a network is a sham control."""
     if model.control == "shuffled":
-        click.echo("sham control: this network was trained on the maps of other images", err=True)
+        say("sham control: this network was trained on the maps of other images")

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import COUNT, OUTPUT, SEED, overwrite_option
+from hkmap.cli._options import OUTPUT, SEED, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument, show_table
 from hkmap.records import Record, Rejects, dump_record, each
 
@@ -25,9 +25,9 @@ Annotated = tuple[Record, "dict[str, Map]"]     # a record, and its annotators' 
               help="Write the measured records, each with its own figures under `agreement`.")
 @click.option("--picture", type=OUTPUT, metavar="FILE.png",
               help="Draw agreement, null and uniform with their intervals.")
-@click.option("--repeats", type=COUNT, default=20,
+@click.option("--repeats", type=click.IntRange(1, 10_000), default=20,
               help="Random halves per image, for split_half, and other images per image, for the null.")
-@click.option("--resamples", type=COUNT, default=2000, help="Draws of the bootstrap.")
+@click.option("--resamples", type=click.IntRange(1, 100_000), default=2000, help="Draws of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, help="Determines the halves, the null and the bootstrap.")
 @overwrite_option
 @error_options

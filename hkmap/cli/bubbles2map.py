@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hkmap.files.maps import Drawn
     from hkmap.maps.check import Map
 
+WIDEST = 1e6      # pixels of a sigma: each map is of one value long before
 EMPTY = "expected a bubble; --empty zeros draws a map of zeros, --empty pass draws none"
 
 
@@ -26,9 +27,10 @@ class Bandwidth(Named):
         if value in choices:
             return str(value)
         with suppress(ValueError):
-            if 0 < (sigma := float(value)) < float("inf"):
+            if 0 < (sigma := float(value)) <= WIDEST:
                 return sigma
-        raise click.BadParameter(f"{choices.unknown(value)}, or a number of image pixels above 0.", ctx, param)
+        expected = f"{choices.unknown(value)}, or a number of image pixels above 0, up to a million."
+        raise click.BadParameter(expected, ctx, param)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"{super().get_metavar(param, ctx)}|NUMBER"
@@ -38,7 +40,8 @@ class Bandwidth(Named):
 @click.option("--key", type=click.Choice(["bubbles", "points"]),
               help="What to draw.  [default: a record's bubbles, or its points if it has no bubbles]")
 @click.option("--bandwidth", type=Bandwidth("bandwidths"), default="scott",
-              help="The spread of the Gaussians: a rule, or sigma in pixels of the image. See `hkmap list bandwidths`.")
+              help="The spread of the Gaussians: a rule, or sigma in pixels of the image, up to a million. See `hkmap "
+                   "list bandwidths`.")
 @click.option("--equal-users", is_flag=True,
               help="Let all users count equally: divide the weights of each `user` by their sum. Marks without a user "
                    "count as one user's.")

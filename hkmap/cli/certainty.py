@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmap.cli._drawing import NO_MAP, draw_records, drawing_options
-from hkmap.cli._options import missing_option
+from hkmap.cli._options import Number, missing_option
 from hkmap.records import Record, masks_of, passed_on, reference_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("certainty")
 @click.option("--default", type=click.Choice(["known", "unknown"]), default="known",
               help="Unmarked cells are known (there is nothing to look at) or unknown (nobody says).")
-@click.option("--above", type=click.FloatRange(min=0, max=1, max_open=True), default=0,
+@click.option("--above", type=Number(min=0, max=1, max_open=True), default=0,
               help="With --default unknown: a cell is marked if the map is above this value, from 0 to 1.")
 @missing_option("a map", "unchanged")
 @drawing_options

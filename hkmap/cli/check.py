@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from hkmap.cli._options import COUNT, named_option
-from hkmap.cli._stream import print_result, quiet, read, show_table, track
+from hkmap.cli._stream import Records, print_result, quiet, read, say, show_table, track
 from hkmap.errors import ShardError
 from hkmap.records import Rejects
 
@@ -62,7 +62,7 @@ def _check_records(
 ) -> int:
     from hkmap.report.oddities import Findings
 
-    stream = click.File("rb").convert(name, None, ctx)
+    stream = Records("rb").convert(name, None, ctx)
     found = Findings(limit=limit)
     for record in track(read(stream, Rejects()), "checking"):
         found.add(record)
@@ -117,4 +117,4 @@ def _say(result: dict[str, Any]) -> None:
     if len(problems) > _SENTENCES:
         logger.error("%s: %d more; stdout lists them all", result["path"], len(problems) - _SENTENCES)
     if not problems and not quiet():
-        click.echo(f"{result['path']}: {result['records']} records, nothing wrong", err=True)
+        say(f"{result['path']}: {result['records']} records, nothing wrong")

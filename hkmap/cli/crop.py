@@ -22,7 +22,7 @@ EXTREME = 1000      # of an aspect; beyond it a picture is a line
 
 def _box(value: str) -> Box:
     """Read X,Y,W,H, a box in whole pixels."""
-    if not re.fullmatch("[0-9]+,[0-9]+,0*[1-9][0-9]*,0*[1-9][0-9]*", value):
+    if not re.fullmatch("[0-9]{1,9},[0-9]{1,9},0*[1-9][0-9]{0,8},0*[1-9][0-9]{0,8}", value):
         raise click.BadParameter(f"{value!r}: expected X,Y,W,H in whole pixels, W and H from 1, such as 10,0,200,150.")
     left, top, width, height = map(int, value.split(","))
     return left, top, width, height

@@ -1,10 +1,12 @@
 """The group `hkmap`: its commands, which are imported when they are called, and how each of them ends.
 
-Exit codes: 0 done, 1 the data or the run failed, 2 wrong usage, 3 `check` found something, 130 interrupted.
+Exit codes: 0 done, 1 the data or the run failed, 2 wrong usage, 3 `check` found something, 130 interrupted, 143
+terminated, 129 hung up.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import logging
@@ -19,7 +21,9 @@ from click.shell_completion import CompletionItem
 
 from hkmap import __version__
 from hkmap.choices import Choices
-from hkmap.cli._stream import emit
+from hkmap.cli._process import Stopped, signals
+from hkmap.cli._stream import emit, plain, say
+from hkmap.cli._strict import StrictCommand
 from hkmap.errors import ChoiceError, HkmapError, UpstreamError
 
 #: The commands in the order of a pipeline; each is the only one in its file, cli/NAME.py.
@@ -70,6 +74,9 @@ COMMANDS: Choices[Any] = Choices(
 )
 OURS = tuple(name for lines in SECTIONS.values() for name in lines)
 
+# What torch and OpenCV say for a MemoryError.
+_NO_MEMORY = ("can't allocate memory", "Insufficient memory")
+
 # What cv2's wheel needs, and a machine without a desktop lacks.
 _OF_DESKTOPS = ("libGL", "libgthread", "libSM", "libX")
 
@@ -78,11 +85,26 @@ class _StderrHandler(logging.Handler):
     """Prints warnings to the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-class Commands(click.Group):
+# What is to be done where the system's own words do not say it.
+_REMEDIES = {
+    errno.ENAMETOOLONG: "expected a name of at most 255 bytes", errno.ENOTDIR: "expected a folder on the way to it",
+    errno.EACCES: "expected a place that you may use", errno.ELOOP: "expected no link in its place",
+}
+
+
+class Commands(StrictCommand, click.Group):
     """Imports a command when it is called; its end becomes a sentence and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:      # of --help and --version, which print before a command begins
+            say(f"Error: {_sentence(error)}")
+            _forget_stdout()
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -119,25 +141,22 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except HkmapError as error:
-            _fail(ctx, str(error), pass_on=error.args[0] if isinstance(error, UpstreamError) else None)
         except BrokenPipeError:
             _forget_stdout()      # the reader has enough (`| head -1`): no error
             ctx.exit(0)
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            _fail(ctx, f"{place}{error.strerror or error}")
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            _pass_on("interrupted")       # `kill -INT` reaches only this stage, unlike Ctrl-C
-            ctx.exit(130)
+        except KeyboardInterrupt as stop:
+            _stop(ctx, stop)
+        except click.UsageError as error:
+            raise click.UsageError(plain(error.format_message()), error.ctx) from error
         except (click.exceptions.Exit, click.ClickException):
             raise
-        except Exception as error:      # a bug: it keeps its traceback, and the next stage is told
-            if isinstance(error, ImportError) and str(error).startswith(_OF_DESKTOPS):
-                _fail(ctx, f"OpenCV cannot be loaded ({error}); on a machine without a desktop run "
-                           "`pip uninstall opencv-python`, then `pip install opencv-python-headless`")
-            _pass_on(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            if signals.stop is not None:      # a library made something else of it
+                _stop(ctx, signals.stop)
+            sentence = _sentence(error)
+            if sentence is not None:
+                _fail(ctx, sentence, pass_on=error.args[0] if isinstance(error, UpstreamError) else None)
+            _pass_on(f"{type(error).__name__}: {error}")      # a bug keeps its traceback, and the next stage is told
             raise
 
 
@@ -148,6 +167,7 @@ def load(name: str) -> click.Command:
     command = next(
         found for found in vars(module).values() if isinstance(found, click.Command) and found.name == name
     )
+    command.__class__ = StrictCommand
     command.short_help = COMMANDS[name]
     talk: dict[str, Any] = {"expose_value": False, "callback": _set_level, "show_default": False}
     command.params += [
@@ -188,10 +208,31 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{value!r}: expected bytes, such as 2000000000, 500MB or 4GiB.")
     power = " kmg".index(found[2] or " ")
     opening.max_image_bytes = int(found[1]) * (1024 if found[3] else 1000) ** power
+def _sentence(error: Exception) -> str | None:
+    """Return what is wrong and what is to be done about it; None for a bug."""
+    if isinstance(error, HkmapError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{place}{error.strerror or error}{f'; {remedy}' if remedy else ''}"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return "there is not enough memory for this; ask for smaller maps or pictures, or for fewer at a time"
+    if isinstance(error, ImportError) and str(error).startswith(_OF_DESKTOPS):
+        return (f"OpenCV cannot be loaded ({error}); on a machine without a desktop run "
+                "`pip uninstall opencv-python`, then `pip install opencv-python-headless`")
+    return None
+
+
+def _stop(ctx: click.Context, stop: KeyboardInterrupt) -> NoReturn:
+    word, code = (stop.word, stop.code) if isinstance(stop, Stopped) else ("interrupted", 130)
+    say(word)
+    _pass_on(word)       # `kill -INT` reaches only this stage, unlike Ctrl-C
+    ctx.exit(code)
 
 
 def _fail(ctx: click.Context, message: str, pass_on: str | None = None) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
+    say(f"Error: {message}")
     _pass_on(pass_on or message)
     ctx.exit(1)
 

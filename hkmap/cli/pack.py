@@ -12,13 +12,16 @@ from hkmap.records import Rejects, parsed
 
 _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
+_MOST = 10**15
+
 
 def _bytes(value: str) -> int:
     """Read a number of bytes: 500000, 500MB or 2GiB."""
     found = re.fullmatch(r"([0-9]{1,12}) ?(|k|M|G|T|Ki|Mi|Gi|Ti)B?", value, re.ASCII)
-    if found is None or int(found[1]) == 0:
-        raise click.BadParameter(f"{value!r}: expected a number of bytes such as 500000, 500MB or 2GiB.")
-    return int(found[1]) * _BYTES[found[2]]
+    number = int(found[1]) * _BYTES[found[2]] if found else 0
+    if not 0 < number <= _MOST:
+        raise click.BadParameter(f"{value!r}: expected a number of bytes such as 500000, 500MB or 2GiB, up to 1000TB.")
+    return number
 
 
 @click.command("pack")
@@ -30,8 +33,8 @@ def _bytes(value: str) -> int:
 @click.option("--shard-size", type=COUNT, metavar="N",
               help="Begin a new shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
 @click.option("--shard-bytes", type=_bytes, metavar="SIZE",
-              help="Begin a new shard before one exceeds SIZE bytes, such as 500MB or 2GiB (2^30). A larger record "
-                   "gets its own. With --shard-size: whichever comes first.")
+              help="Begin a new shard before one exceeds SIZE bytes, such as 500MB or 2GiB (2^30), up to 1000TB. A "
+                   "larger record gets its own. With --shard-size: whichever comes first.")
 @click.option("--append", is_flag=True,
               help="Add shards to the series NAME-00000.h5, ...; an id that is in one of its shards is an error.")
 @click.option("--resume", is_flag=True,

@@ -9,13 +9,15 @@ from hkmap.cli._options import SEED
 from hkmap.cli._stream import emit, error_options, read, records_argument
 from hkmap.records import Rejects
 
+_MOST = 10**9 - 1
+
 
 def _amount(value: str) -> int | float:
     """Read a number of records, from 1, or a share of them between 0 and 1."""
-    if re.fullmatch(r"0*[1-9][0-9]*", value):
+    if re.fullmatch(r"0*[1-9][0-9]{0,8}", value):
         return int(value)
     if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*", value):
-        raise click.BadParameter(f"{value!r}: expected a number of records from 1, or a share such as 0.1.")
+        raise click.BadParameter(f"{value!r}: expected a number of records from 1 to {_MOST}, or a share such as 0.1.")
     return float(value)
 
 
@@ -28,9 +30,9 @@ def _amount(value: str) -> int | float:
 def sample(amount: int | float, records: IO[bytes], per_class: bool, seed: int, rejects: Rejects) -> None:
     """Pass on some of the records, drawn at random, in their original order.
 
-    N is exact; output begins after the last record was read, and only the chosen ones are held in memory. A share such
-    as 0.1 is approximate, also per class, and records are passed on at once. The choice depends only on ids and seed,
-    and a smaller sample is part of a larger one. A warning says if there are fewer records than N.
+    N, at most 999999999, is exact; output begins after the last record was read, and only the chosen ones are held in
+    memory. A share such as 0.1 is approximate, also per class, and records are passed on at once. The choice depends
+    only on ids and seed, and a smaller sample is part of a larger one. A warning says if there are fewer than N.
 
     \b
     Example:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import OUTPUT, SEED, overwrite_option, shards_argument
+from hkmap.cli._options import MOST_FOLDS, OUTPUT, SEED, overwrite_option, shards_argument
 from hkmap.cli._stream import print_result, track
 
 
@@ -17,7 +17,7 @@ def _shares(value: str) -> dict[str, Fraction]:
         name, _, share = pair.strip().partition("=")
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in shares:
             raise click.BadParameter(f'"{pair}": expected NAME=SHARE with a NAME of its own, of letters and digits.')
-        if not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+/0*[1-9][0-9]*", share) or not Fraction(share):
+        if not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{1,18}|[0-9]{1,9}/0*[1-9][0-9]{0,8}", share) or not Fraction(share):
             raise click.BadParameter(f'"{pair}": expected a share above 0, such as 0.8 or 1/3.')
         shares[name] = Fraction(share)
     if len(shares) < 2:
@@ -31,8 +31,9 @@ def _shares(value: str) -> dict[str, Fraction]:
 @shards_argument
 @click.option("--shares", type=_shares, metavar="NAME=SHARE,...",
               help="One part per name: train=0.8,val=0.1,test=0.1, or a=2/3,b=1/3. Shares add up to 1.")
-@click.option("--folds", type=click.IntRange(min=2), metavar="K",
-              help="K equal parts, fold-1 to fold-K; --fold I/K of train, finetune and eval holds out fold-I.")
+@click.option("--folds", type=click.IntRange(2, MOST_FOLDS), metavar="K",
+              help="K equal parts, 2 to 10,000, fold-1 to fold-K; --fold I/K of train, finetune and eval holds "
+                   "out fold-I.")
 @click.option("--out", type=OUTPUT, required=True, metavar="DIR", help="The folder of the new shards, DIR/NAME.h5.")
 @click.option("--group", metavar="KEY",
               help="A key of the records, such as patient. Records with the same value stay in one part.")

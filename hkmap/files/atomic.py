@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +18,18 @@ logger = logging.getLogger("hkmap")
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Raise OutputError if ``path`` is there and may not be replaced (a folder never may), or cannot be looked for."""
+    mode = 0
     try:
-        there, folder = path.exists(), path.is_dir()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            mode = path.lstat().st_mode       # of a link that leads nowhere, which is there all the same
+            mode = path.stat().st_mode
     except OSError as error:      # a name of over 255 bytes, a folder that may not be entered
         raise OutputError(f"{path}: {error.strerror}; expected a name that can be written to") from error
-    if folder:
+    if stat.S_ISDIR(mode):
         raise OutputError(f"{path}: a folder, where a file is to be written; choose another name")
-    if there and not overwrite:
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OutputError(f"{path}: a pipe or a device, where a file is to be written; choose another name")
+    if mode and not overwrite:
         raise OutputError(f"{path}: exists already; choose another name, or use --overwrite")
 
 

@@ -34,7 +34,7 @@ def open_file(path: str | Path) -> BufferedReader:
         os.close(descriptor)
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no file")
         raise OSError(errno.EINVAL, f"{kind}, expected a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb", opener=lambda *_: descriptor)      # which keeps its name, unlike fdopen
 
 
 def file_content(path: str | Path) -> bytes:

@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from hkmap.errors import HkmapError
+from hkmap.errors import HkmapError, WorkerError
 from hkmap.records import attempt
 
 Item = TypeVar("Item")
@@ -42,7 +43,14 @@ def threads(jobs: int | None = None) -> Iterator[Pool]:
     """Start ``jobs`` threads (None: one per core, 8 at most); at the end only what is in work is finished."""
     jobs = jobs or min(cores(), _MOST)
     with thread_pool(jobs) as executor:
-        yield Pool(jobs, lambda function, items: executor.submit(work, function, items))
+        yield Pool(jobs, partial(_submit, executor))
+
+
+def _submit(executor: ThreadPoolExecutor, function: Callable[[Any], Any], items: list[Any]) -> Task:
+    try:
+        return executor.submit(work, function, items)
+    except RuntimeError as error:      # a limit on memory or on threads
+        raise WorkerError(f"no more threads can be started ({error}); ask for fewer --jobs") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from hkmap.files.images import Pixels
 from hkmap.shards.layout import Sample
 from hkmap.shards.reader import ShardReader
 
-_RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
-_MOST = 100_000      # shards of one range
+_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
+_MOST = 100_000      # shards of one name
 
 
 class ShardSequence:
@@ -112,6 +113,9 @@ def _find(name: str) -> list[Path]:
     if os.path.exists(path) or not (_RANGE.search(name) or has_magic(name)):
         return [_present(path)]
     if _RANGE.search(name):
+        counts = [int(last) - int(first) + 1 for first, last in _RANGE.findall(name)]
+        if min(counts) < 1 or math.prod(counts) > _MOST:
+            raise ShardError(f"{name}: expected ranges from low to high, of at most {_MOST:,} files in all")
         return [_present(Path(one)) for one in _in_range(name)]
     found = sorted(map(Path, glob(name, recursive=True)))      # noqa: PTH207  (Path.glob takes no absolute pattern)
     return _some(found, f"{name}: no file has a name of this pattern")
@@ -126,10 +130,7 @@ def _in_range(name: str) -> list[str]:
     found = _RANGE.search(name)
     if found is None:
         return [name]
-    first, last = int(found[1]), int(found[2])
-    if not first <= last < first + _MOST:
-        raise ShardError(f"{name}: expected a range from a lower to a higher number, of at most {_MOST} files")
-    numbers = (str(number).zfill(len(found[1])) for number in range(first, last + 1))
+    numbers = (str(number).zfill(len(found[1])) for number in range(int(found[1]), int(found[2]) + 1))
     return [one for number in numbers for one in _in_range(name[: found.start()] + number + name[found.end() :])]
 
 

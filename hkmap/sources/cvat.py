@@ -18,7 +18,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from hkmap.errors import SourceError
-from hkmap.files.images import MAX_PIXELS, Mask
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import Mask
 from hkmap.files.masks import encode_rle
 from hkmap.records import Record, Rejects, each
 from hkmap.sources.documents import class_of, head, read_xml, stated_size

@@ -20,7 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from hkmap.errors import SourceError
-from hkmap.files.images import MAX_PIXELS, Mask
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import Mask
 from hkmap.files.masks import encode_rle
 from hkmap.records import Record, Rejects, each, shown
 from hkmap.sources.documents import (

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from hkmap.errors import SourceError
-from hkmap.files.images import MAX_PIXELS, decode_image
+from hkmap.files.headers import MAX_PIXELS
+from hkmap.files.images import decode_image
 from hkmap.files.masks import encode_rle, merge_rles
 from hkmap.records import Record, Rejects, each, mismatch
 from hkmap.sources.documents import (
