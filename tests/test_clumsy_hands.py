@@ -488,3 +488,25 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(hk: Callable[..., Result]
     assert result.exit_code == 1
     assert ".x.h5.lock: Too many levels of symbolic links; expected no link in its place" in result.stderr
     assert not Path("gone").exists()
+
+
+def test_a_signal_that_python_drops_is_sent_again(tmp_path: Path) -> None:
+    """As h5py's objects end, Python prints an exception and goes on; the command must end all the same."""
+    code = """
+import os, signal, time
+from hkmap.cli._process import Stopped, signals
+
+class Ending:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signals.handle()
+try:
+    Ending()
+    time.sleep(60)
+except Stopped as stop:
+    print(stop.word, stop.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=SECONDS,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.stdout, done.stderr) == ("terminated 143\n", "")

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from types import FrameType
@@ -49,12 +50,15 @@ class _Signals:
             raise self.stop
 
     def _again(self, lost: Any) -> None:
-        """Send a signal once more that came where Python drops exceptions, such as a callback of the import system."""
+        """Send a signal once more that came where Python drops exceptions, such as the end of one of h5py's objects.
+
+        A little later: in here the exception would be dropped as well.
+        """
         if not isinstance(lost.exc_value, Stopped):
             sys.__unraisablehook__(lost)
             return
         self._last = -_PATIENCE
-        os.kill(os.getpid(), lost.exc_value.args[0])
+        threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.args[0])).start()
 
 
 signals = _Signals()
