@@ -10,7 +10,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,13 @@ class Result:
 def lines(records: list[dict[str, Any]]) -> str:
     """The records as the text that flows in a pipe."""
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def overridden(options: Sequence[object], *more: object) -> list[object]:
+    """The options of a command line, with the values of ``more``, as no option may be given twice."""
+    flags = {flag for flag in more if str(flag).startswith("--")}
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [*(word for pair in pairs if pair[0] not in flags for word in pair), *more]
 
 
 def rewrite(shard: Path, change: Callable[[h5py.File], object]) -> None:

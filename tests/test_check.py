@@ -73,7 +73,7 @@ def test_nothing_odd(here: Path, keys: dict[str, Any]) -> None:
     ({"bubbles": 5}, "bad-record", 'such as record "0": bubbles is 5; expected a list'),
     ({"bubbles": [{"x": 1}]}, "bad-record", "bubbles[0].y is None"),
     ({"size": [0, 1]}, "bad-record", "size is [0, 1]"),
-    ({"label": "three"}, "bad-record", "label is three"),
+    ({"label": "three"}, "bad-record", 'label is "three"'),
     ({"masks": [1]}, "bad-record", "masks is [1]"),
     ({"map": 5}, "bad-record", "map is 5"),
     ({"image": 5}, "bad-record", "image is 5"),

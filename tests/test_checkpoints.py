@@ -226,7 +226,7 @@ def test_other_files_are_named(hk, make_shard, tmp_path):
 
 def test_what_takes_more_than_the_machine_is_refused_before_it_is_built(hk, make_shard, good, tmp_path):
     shard = make_shard("x.h5", 4)
-    for options in (["--width", 4096], ["--image-size", 8192], ["--batch-size", 65536]):
+    for options in (["--width", 4096], ["--image-size", 4096], ["--batch-size", 65536]):
         result = hk("train", shard, *options, "--out", tmp_path / "no")
         assert result.exit_code == 1
         assert "GiB, and cpu has" in result.stderr

@@ -246,7 +246,7 @@ def test_a_part_of_a_release_is_taken_as_it_is(hk, request: pytest.FixtureReques
     (root / name / "003.Auk").rename(root / "gone")
     result = hk("cub", root)
     assert result.exit_code == 1
-    assert f"none of its 2 image folders is here, such as {root}/" in result.stderr
+    assert f"none of its 2 image folders has a file, as {root}/" in result.stderr
 
 
 def test_the_classes_that_are_there_have_one_number_in_both_splits(hk: Callable, data_root: Path) -> None:

@@ -42,8 +42,9 @@ def read(hk: Callable, root: Path) -> Callable[..., Any]:
     def run(path: str, *options: str) -> Any:
         result = hk("annotations", root / path, "--images", root / "img", *options)
         if result.exit_code:
-            assert result.exit_code == 1
-            return result.stderr.removeprefix("Error: ").replace(f"{root}/", "")
+            assert result.exit_code in (1, 2)
+            sentence = result.stderr.rpartition("Error: ")[2].removeprefix("Invalid value for 'PATH': ")
+            return sentence.replace(f"{root}/", "")
         return [{key: record[key] for key in record.keys() - {"id", "image", "size"}} for record in result.records]
 
     return run

@@ -73,6 +73,7 @@ def test_a_file_of_annotations_names_it(hk, record: dict[str, Any], long: str, f
 def test_a_data_set_lists_it(hk, record: dict[str, Any], long: str) -> None:
     texts = {"images": f"1 b/{long}.jpg", "image_class_labels": "1 1", "classes": "1 b", "train_test_split": "1 1"}
     Path("images/b").mkdir(parents=True)
+    Path("a.png").rename("images/b/a.png")
     for name, text in texts.items():
         Path(f"{name}.txt").write_text(text)
     assert "File name too long" in said(hk("cub", "."))

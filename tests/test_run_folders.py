@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import overridden
 from test_training import SMALL, changed, weights_of
 
 from hkmap.cli.main import hkmap
@@ -276,7 +277,7 @@ def test_a_wrong_value_of_a_config_is_a_sentence(hk, run, tmp_path, line, senten
 
 def test_sides_that_differ_are_kept_and_repeated(hk, run, tmp_path):
     _, shard = run
-    options = [*ONE, "--image-size", "24x16"]
+    options = overridden(ONE, "--image-size", "24x16")
     result = hk("train", shard, *options, "--out", tmp_path / "wide")
     assert result.exit_code == 0, result.stderr
     model = load_model(tmp_path / "wide")
@@ -285,7 +286,7 @@ def test_sides_that_differ_are_kept_and_repeated(hk, run, tmp_path):
     again = ["train", "--config", tmp_path / "wide/config.toml", shard, "--out"]
     assert hk(*again, tmp_path / "wide", "--resume").exit_code == 0
     assert hk(*again, tmp_path / "again").exit_code == 0
-    square = hk("train", shard, *ONE, "--image-size", "16x16", "--out", tmp_path / "square")
+    square = hk("train", shard, *overridden(ONE, "--image-size", "16x16"), "--out", tmp_path / "square")
     assert square.exit_code == 0
     assert read_config(tmp_path / "square/config.toml")["image_size"] == 16
     assert json.loads(square.stdout)["select"] == "last"

@@ -153,11 +153,11 @@ BAD: list[tuple[dict[str, Any], type[HkmapError], str]] = [
     ({"id": "bird/0"}, RecordError, r'record "bird/0": this id comes twice; every record needs its own'),
     ({"label": 1, "class": "owl"}, ShardError, r'label 1 is class "owl", but it was "b" before; one label has one'),
     ({"label": 100_000}, RecordError, "label is 100000; expected a whole number from 0 to 99,999"),
-    ({"label": "b"}, RecordError, "label is b; expected a whole number"),
+    ({"label": "b"}, RecordError, 'label is "b"; expected a whole number'),
     ({"label": 1, "class": 4}, RecordError, "class is 4; expected a name"),
     ({"size": [12, 10]}, ImageError, r"its size is 12x10 \(width x height\), but the image is 10x12 once turned as"),
     ({"size": [120, 100]}, ImageError, "once turned as its EXIF says; give the coordinates in the image as it is"),
-    ({"size": "12x10"}, RecordError, "size is 12x10; expected"),
+    ({"size": "12x10"}, RecordError, 'size is "12x10"; expected'),
     ({"extra": float("inf")}, RecordError, "cannot be written as JSON in UTF-8"),
     ({"extra": "\ud800"}, RecordError, "a name in it is not UTF-8"),
 ]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import overridden
 
 from hkmap.engine import runs
 from hkmap.engine import training as training_module
@@ -358,7 +359,7 @@ OUT_OF_RANGE = {
 
 @pytest.mark.parametrize(("option", "value"), [(name, value) for name in OUT_OF_RANGE for value in OUT_OF_RANGE[name]])
 def test_a_number_out_of_its_range_is_a_sentence(hk, make_shard, tmp_path, option, value):
-    result = hk("train", make_shard("train.h5", 4), *SMALL, option, value, "--out", tmp_path / "no")
+    result = hk("train", make_shard("train.h5", 4), *overridden(SMALL, option, value), "--out", tmp_path / "no")
     assert result.exit_code == 2
     assert f"Invalid value for '{option}'" in result.stderr
     assert not (tmp_path / "no").exists()
@@ -447,7 +448,7 @@ def test_total_is_what_is_minimised(hk, run, tmp_path):
     (["--arch", "resnet8", "--select", "mse", "--val-share", 0.3], "--select mse needs human maps"),
 ])
 def test_a_selection_that_cannot_be_is_a_sentence(hk, run, tmp_path, options, sentence):
-    result = hk("train", run[1], *SMALL, *options, "--out", tmp_path / "no")
+    result = hk("train", run[1], *overridden(SMALL, *options), "--out", tmp_path / "no")
     assert result.exit_code in (1, 2)
     assert sentence in result.stderr
     assert not (tmp_path / "no").exists()

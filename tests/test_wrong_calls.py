@@ -164,7 +164,7 @@ CONFIG = 'command = "train"\narch = "resnet8"\nwidth = 4\nimage_size = 32\nepoch
     ("train", "gamma = 1", "c.toml: the key 'gamma' is unknown;"),
     ("finetune --from d", "image_size = 9", "c.toml: the key 'image_size' is unknown; did you mean"),
     ("finetune --from d", CONFIG + "gama = 1", "c.toml: the key 'gama' is unknown; did you mean gamma?"),
-    ("train", "epochs = 'many'", "Invalid value for '--epochs': 'many' is not a valid integer"),
+    ("train", "epochs = 'many'", "c.toml: epochs is 'many'; expected a number"),
     ("train", "epochs = ", "c.toml: not a TOML file"),
 ])
 def test_a_config_has_keys_that_the_command_uses(hk, here: Path, command: str, text: str, said: str) -> None:

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import re
-import stat
 from collections.abc import Callable
 from difflib import get_close_matches
 from itertools import chain
@@ -22,6 +21,7 @@ from click.shell_completion import CompletionItem
 from hkmap.choices import TABLES, origin, table
 from hkmap.cli._stream import Function, other_kind, say
 from hkmap.errors import RunError, ShardError
+from hkmap.files.opening import open_file
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
@@ -34,9 +34,11 @@ class Input(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            self.fail(f"'{path}': a pipe or a device, expected a regular file.", param, ctx)
+        if not path.is_dir():
+            try:
+                open_file(path).close()
+            except OSError as error:
+                self.fail(f"{path}: {error.strerror}.", param, ctx)
         return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from hkmap.errors import SourceError
@@ -26,11 +27,11 @@ def in_folders(records: list[Record], root: Path) -> list[Record]:
     Raises SourceError where none does.
     """
     folders = {Path(record["image"]).parent for record in records}
-    there = {folder: folder.is_dir() and any(folder.iterdir()) for folder in folders}
+    there = {folder: os.path.isdir(folder) and any(folder.iterdir()) for folder in folders}
     found = [record for record in records if there[Path(record["image"]).parent]]
     absent = sorted(folder.name for folder, exists in there.items() if not exists)
     if not found:
-        raise SourceError(f"{root}: none of its {len(there)} image folders is here, such as {min(there)}; unpack it")
+        raise SourceError(f"{root}: none of its {len(there)} image folders has a file, as {min(there)}; unpack it")
     if absent:
         logger.warning(
             "%s: %d of %d images are left out, as %d of the %d folders are absent: %s", root, len(records) - len(found),
