@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 CELLAR = "files + shards"
-LINES = {"hkmap": 14_500, CELLAR: 3_300}
+# The move ended within 14,500 and 3,300 lines; what came since, of any folder and never wrong in silence, is on top.
+LINES = {"hkmap": 19_000, CELLAR: 4_000}
 MODULES = 14                        # of a package
 UNBOUNDED = ("cli", "sources")      # one file per command, per data set or format
 
@@ -34,6 +35,21 @@ BEFORE = {
     "  sources": Size(2_664, 20),
     CELLAR: Size(5_919, 40),
     "tests": Size(17_071, 67),
+}
+#: At 3249e7e, the last commit of the move.
+MOVED = {
+    "hkmap": Size(14_363, 117),
+    "  cli": Size(2_658, 32),
+    "  engine": Size(1_880, 14),
+    "  files": Size(1_299, 7),
+    "  maps": Size(1_635, 13),
+    "  parallel": Size(348, 3),
+    "  report": Size(742, 6),
+    "  shards": Size(2_001, 10),
+    "  sources": Size(2_578, 21),
+    "  stream": Size(688, 6),
+    CELLAR: Size(3_300, 17),
+    "tests": Size(16_236, 75),
 }
 
 
@@ -63,11 +79,12 @@ def budgets(name: str, size: Size) -> list[str]:
 
 def main(root: Path) -> int:
     """Print the table; return the exit code."""
-    print(f"{'':16}{'lines':>8}{'modules':>9}{'before, ff8f285':>20}   budget")
+    print(f"{'':16}{'lines':>8}{'modules':>9}{'before, ff8f285':>18}{'moved, 3249e7e':>18}   budget")
     rows = []
     for name, size in sizes(root).items():
-        before = "{:,}  {:4}".format(*BEFORE[name]) if name in BEFORE else ""
-        rows.append(f"{name:16}{size.lines:8,}{size.modules:9}{before:>20}   {', '.join(budgets(name, size))}".rstrip())
+        then = ("{:,}  {:4}".format(*table[name]) if name in table else "" for table in (BEFORE, MOVED))
+        past = "".join(f"{one:>18}" for one in then)
+        rows.append(f"{name:16}{size.lines:8,}{size.modules:9}{past}   {', '.join(budgets(name, size))}".rstrip())
     print("\n".join(rows))
     return int(any("OVER" in row for row in rows))
 

@@ -34,7 +34,7 @@ TABLES = {
     "fits": "hkmap.engine.inputs:FITS",
     "augmentations": "hkmap.engine.inputs:AUGMENTATIONS",
     "map_losses": "hkmap.engine.losses:MAP_LOSSES",
-    "schedules": "hkmap.engine.schedules:SCHEDULES",
+    "schedules": "hkmap.engine.training:SCHEDULES",
     "optimizers": "hkmap.engine.training:OPTIMIZERS",
     "updates": "hkmap.engine.training:UPDATES",
     "selections": "hkmap.engine.training:SELECTIONS",
