@@ -210,3 +210,11 @@ def test_polygons_and_boxes_are_one_thing() -> None:
     box = boxes_map([(5, 5, 20, 20)], [1], FRAME, SIZE, edge="filled")
     outline = [(5, 5), (25, 5), (25, 25), (5, 25)]
     assert polygons_map([outline], [1], FRAME, SIZE, "mean") == pytest.approx(box, abs=1e-6)
+
+
+def test_a_map_of_many_cells_is_not_cut_into_parts() -> None:
+    """At 5,792 x 5,792 the parts took 13 GB."""
+    triangle = [(10.0, 10.0), (90.0, 10.0), (50.0, 70.0)]
+    values = polygons_map([triangle], [1.0], (100, 80), (2_049, 2_050), "mean")
+    assert np.array_equal(values, coverage(triangle, (100, 80), (2_049, 2_050)).astype(np.float32))
+    assert values.mean() == pytest.approx(80 * 60 / 2 / 8_000, abs=1e-6)

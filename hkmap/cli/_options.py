@@ -21,7 +21,6 @@ from click.shell_completion import CompletionItem
 from hkmap.choices import TABLES, origin, table
 from hkmap.cli._stream import Function, other_kind, say
 from hkmap.errors import RunError, ShardError
-from hkmap.files.opening import open_file
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
@@ -33,6 +32,8 @@ class Input(click.Path):
     """A file to read, or a folder where one may be given: never a pipe or a device, which do not end."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from hkmap.files.opening import open_file
+
         path = Path(str(super().convert(value, param, ctx)))
         if not path.is_dir():
             try:

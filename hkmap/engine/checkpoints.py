@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:      # a damaged file fails in zipfile, pickle or torch, each in its own way
         reason = type(error).__name__
-        raise RunError(f"{path}: not a readable checkpoint ({reason}); copy it again, or train again") from error
+        raise RunError(f"{path}: not a readable checkpoint ({reason}); {_EXPECTED}, copied whole") from error
     if not isinstance(content, dict) or content.pop("format", None) != "hkmap-checkpoint":
         raise RunError(f"{path}: not an hkmap checkpoint; expected one that `hkmap train` or `hkmap finetune` wrote")
     _check_version(path, content.pop("version", None), sealed=sealed)

@@ -22,7 +22,8 @@ Places = npt.NDArray[np.intp]
 Polygon = Sequence[tuple[float, float]]
 
 # Polygons that meet inside a part of a cell count there by the larger share, so the parts are small.
-PARTS = 4           # of a cell's side, at least
+PARTS = 4           # of a cell's side, at least,
+LARGE = 2_048       # unless a map has more cells a side: these are small themselves, and parts of them take gigabytes
 ACROSS = 224        # of the whole map's side, at least
 
 # What a polygon is cut into, and compared; no outline of a thing comes near. The first takes some 400 MB.
@@ -39,7 +40,7 @@ def polygons_map(
     """Return a map of ``size`` (height, width) of ``polygons`` in pixels of an image of ``frame`` (width, height).
 
     A polygon is the list of its corners (x, y); the last is joined to the first. ``weights`` in (0, 1], one for each;
-    parts off the image are ignored. With "mean" a cell is the mean over its parts (16 or more) of the heaviest polygon
+    parts off the image are ignored. With "mean" a cell is the mean over its parts (16 or more, in a large map 1) of the heaviest polygon
     there, by the exact share of the part that is inside; with "max" it is the largest weight of the polygons that reach
     into it. Raises MapError for a polygon that is a tangle of very many edges.
     """
@@ -51,7 +52,7 @@ def polygons_map(
 
 
 def _fine(cells: int) -> int:
-    return cells * max(PARTS, -(-ACROSS // cells))
+    return cells * max(1 if cells > LARGE else PARTS, -(-ACROSS // cells))
 
 
 def coverage(polygon: Polygon, frame: tuple[int, int], size: tuple[int, int]) -> Array:
