@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hkmap.maps.boxes import boxes_map
-from hkmap.maps.polygons import polygons_map
+from hkmap.maps.polygons import coverage, polygons_map
 from hkmap.stream.references import load_annotators, load_map
 
 pytestmark = pytest.mark.usefixtures("here")

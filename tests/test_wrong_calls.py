@@ -65,8 +65,8 @@ WRONG: list[tuple[str, ...]] = [
      "unpack", "merge x.h5", "train --out run", "split --folds 2 --out out"),
     ("train --out run {}", "expected a shard; use `hkmap", "t.csv", "p.png", "w.tar"),
     ("train --out run --config {} a.h5", "does not exist", "gone.toml"),
-    ("pack x.h5 in.jsonl --classes {}", "'{}': a pipe or a device, expected a regular file.", "/dev/zero", "/dev/null"),
-    ("annotations {} --images .", "'{}': a pipe or a device, expected a regular file.", "/dev/zero"),
+    ("pack x.h5 in.jsonl --classes {}", "{}: a device, expected a regular file.", "/dev/zero", "/dev/null"),
+    ("annotations {} --images .", "{}: a device, expected a regular file.", "/dev/zero"),
     ("resize --size 3 --out m {}", "'{}': a device, expected a regular file.", "/dev/zero", "/dev/null"),
     ("list bandwiths", "'bandwiths' is not one of "),
     # sources

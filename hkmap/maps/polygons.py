@@ -40,9 +40,9 @@ def polygons_map(
     """Return a map of ``size`` (height, width) of ``polygons`` in pixels of an image of ``frame`` (width, height).
 
     A polygon is the list of its corners (x, y); the last is joined to the first. ``weights`` in (0, 1], one for each;
-    parts off the image are ignored. With "mean" a cell is the mean over its parts (16 or more, in a large map 1) of the heaviest polygon
-    there, by the exact share of the part that is inside; with "max" it is the largest weight of the polygons that reach
-    into it. Raises MapError for a polygon that is a tangle of very many edges.
+    parts off the image are ignored. With "mean" a cell is the mean over its parts (16 or more; 1 in a large map) of the
+    heaviest polygon there, by the exact share of the part that is inside; with "max" it is the largest weight of the
+    polygons that reach into it. Raises MapError for a polygon that is a tangle of very many edges.
     """
     if POOLINGS.row(pooling).whole:
         shares = (coverage(polygon, frame, size) > 1e-9 for polygon in polygons)      # rounding leaves 1e-16
