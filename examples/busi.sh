@@ -28,10 +28,10 @@ hkmap folder "$HKMAP_DATA/busi/images" --masks "$HKMAP_DATA/busi/masks" > "$OUT/
 awk 'NR % 65 == 20' "$OUT/all.jsonl" > "$OUT/look.jsonl"
 hkmap masks2map "$OUT/look.jsonl" --out "$OUT/look" | hkmap show --out "$OUT/maps.png"
 
-# BUSI has no official split. Of every five images three are for training, one is for validation (the best epoch is
-# chosen on it) and one for the test. The images come class by class, so counting lines gives each part its share of
-# every class. No file says which images are of one patient, and some are nearly the same picture, so the accuracy is
-# too optimistic.
+# BUSI has no official split. Of every five images three are for training, one is for validation (the best epoch of the
+# training is chosen on it; fine-tuning keeps its last) and one for the test. The images come class by class, so
+# counting lines gives each part its share of every class. No file says which images are of one patient, and some are
+# nearly the same picture, so the accuracy is too optimistic.
 awk -v every="$EVERY" 'NR % every == 0' "$OUT/all.jsonl" > "$OUT/chosen.jsonl"
 awk 'NR % 5 > 1' "$OUT/chosen.jsonl" > "$OUT/train.jsonl"
 awk 'NR % 5 == 1' "$OUT/chosen.jsonl" > "$OUT/val.jsonl"

@@ -37,7 +37,8 @@ hkmap cub "$cub" --split test --parts | grep -f "$OUT/look.ids" \
     | sed "s|^{\"id\": \"\([0-9]*\)\"|&, \"map\": \"$OUT/look/\1.npy\"|" \
     | hkmap show --out "$OUT/parts.png"
 
-# Every fifth training image is held out for validation: the best epoch is chosen on these, never on the test images.
+# Every fifth training image is held out for validation: the best epoch of the training is chosen on these, never on
+# the test images; fine-tuning keeps its last epoch.
 # The images come class by class, so counting lines gives every class its share.
 awk -v every="$EVERY" 'NR % every == 0' "$OUT/official-train.jsonl" > "$OUT/chosen.jsonl"
 awk 'NR % 5 != 0' "$OUT/chosen.jsonl" > "$OUT/train.jsonl"

@@ -32,7 +32,7 @@ hkmap masks2map "$OUT/diseased.jsonl" --normalise max --out "$OUT/look" \
     | hkmap show --cell 400 --columns 2 --limit 12 --out "$OUT/maps.png"
 
 # All diseased images and HEALTHY healthy ones. Of every four, two are for training, one is for validation (the best
-# epoch is chosen on it) and one for the test. That is few: one image more or less changes the accuracy by several
+# epoch of the training is chosen on it; fine-tuning keeps its last) and one for the test. That is few: one image more or less changes the accuracy by several
 # percent; the paper uses 81 and 120 in five folds.
 awk -v healthy="$HEALTHY" '/"class": "diseased"/ || ++n <= healthy' "$OUT/all.jsonl" > "$OUT/chosen.jsonl"
 awk 'NR % 4 > 1' "$OUT/chosen.jsonl" > "$OUT/train.jsonl"
