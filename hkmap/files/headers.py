@@ -222,10 +222,16 @@ def _read_tiff(data: bytes, suffix: str) -> Header:
     plain = kind == "unsigned" and bits[0] in (1, 2, 4, 8, 16)
     deep = plain and bits[0] == 16
     return Header(
-        suffix, int(tags[_WIDTH]), int(tags[_HEIGHT]), opencv=deep, deep=deep,
+        suffix, int(tags[_WIDTH]), int(tags[_HEIGHT]), opencv=deep or _is_black_and_white(tags), deep=deep,
         numbers="" if plain else f"{bits[0]}-bit {kind}", lossy=tags.get(_PACKING) in _LOSSY_PACKING,
         premultiplied=1 in tags.get(_EXTRA, ()), fault=_fault_of_tiff(tags, deep, len({*bits, *numbers}) > 2),
     )
+
+
+def _is_black_and_white(tags: Any) -> bool:
+    """Whether it has 1 bit a pixel, and 0 is black: OpenCV delivers that right, in half of Pillow's time."""
+    bits, numbers = tags.get(_BITS, (1,)), tags.get(_NUMBERS, (1,))
+    return (tags.get(_MEANING), tags.get(_CHANNELS, 1), numbers, bits) == (_GREY, 1, (1,), (1,))
 
 
 def _fault_of_tiff(tags: Any, deep: bool, mixed: bool) -> str:

@@ -183,6 +183,8 @@ def _is_noisy(levels: npt.NDArray[np.uint8]) -> bool:
 
     The levels of a smooth edge lie beside bright ones; those of numbered regions in patches, and few are faint.
     """
+    if not cv2.countNonZero(cv2.inRange(levels, 1, FAINT - 1)):      # most masks: counting all levels takes longer
+        return False
     counts = cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel()[1:]
     main = int((counts * np.arange(1, 256)).argmax()) + 1      # the level that gives most of the light
     if np.count_nonzero(counts) < 2 or main < LABELS:
