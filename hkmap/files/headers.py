@@ -150,23 +150,25 @@ def too_large(place: str, size: str) -> ImageError:
 
 def _read_jpeg(data: bytes, suffix: str) -> Header:
     """Walk from marker to marker, over the segments (a thumbnail inside one has its own end), to the end marker."""
-    header, adobe, scans, position = Header(suffix, opencv=True, lossy=True, cut="end marker"), False, 0, 2
+    header, adobe, scans, position = Header(suffix, opencv=True, lossy=True), False, 0, 2
     while position + 4 <= len(data):
         marker, position, length = _next_marker(data, position)
         if marker == _END:
-            return header._replace(cut="")
+            return header
         if marker in _JPEG_FRAMES and not header.width and len(data) >= position + 4 + _FRAME.size:
             header = _read_frame(header, data, position, adobe)
-        adobe = adobe or (marker == _ADOBE and data[position + 4 : position + 9] == b"Adobe")
-        scans += marker == _SCAN
-        if scans > (most := min(MOST_SCANS, _MOST_SCANNED // (header.width * header.height or 1))):
-            return header._replace(cut="", fault=f"a JPEG of more than {most} scans")
-        whole = marker == _SCAN and data[position + 4 : position + 5] == header.whole_scan
+        elif marker == _ADOBE:
+            adobe = adobe or data[position + 4 : position + 9] == b"Adobe"
+        elif marker == _SCAN:
+            scans += 1
+            if scans > (most := min(MOST_SCANS, _MOST_SCANNED // (header.width * header.height or 1))):
+                return header._replace(fault=f"a JPEG of more than {most} scans")
+            whole = data[position + 4 : position + 5] == header.whole_scan
+            if whole and data.endswith(b"\xff\xd9", position + 2 + length):      # no other scan is read
+                return header       # and coded data hold no end marker
         position += 2 + length
-        if whole and data.endswith(b"\xff\xd9", position):      # no other scan is read; coded data hold no end marker
-            return header._replace(cut="")
     last = _JPEG_MARKER.search(data, position)
-    return header._replace(cut="") if last is not None and last[1][0] == _END else header
+    return header if last is not None and last[1][0] == _END else header._replace(cut="end marker")
 
 
 def _next_marker(data: bytes, position: int) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Condition
 from typing import TypeVar
 
@@ -26,8 +26,11 @@ _HARMLESS = re.compile(r"libpng warning: [a-z]\w{3}: .*")
 
 def heard(decode: Callable[[], T]) -> tuple[T, str]:
     """Call ``decode``; return its answer and the first line that a C library said while it ran, "" if none did."""
-    with _EAR.among_others() as said:
+    said = _EAR.enter()
+    try:
         answer = decode()
+    finally:
+        _EAR.leave(said)
     if not said:
         return answer, ""
     with _EAR.alone() as said:
@@ -47,17 +50,16 @@ class _Ear:
         self._pipe, self._stream, self._variable = _open_stream()
         self._before: int | None = None
 
-    @contextmanager
-    def among_others(self) -> Iterator[list[bytes]]:
-        """Listen; afterwards the list holds what was said meanwhile, by whomever."""
+    def enter(self) -> list[bytes]:
+        """Listen among others; after ``leave`` the list holds what was said meanwhile, by whomever."""
         with self._turn:
             self._turn.wait_for(lambda: not self._alone)
-            said = self._enter()
-        try:
-            yield said
-        finally:
-            with self._turn:
-                self._leave(said)
+            return self._enter()
+
+    def leave(self, said: list[bytes]) -> None:
+        """Stop listening."""
+        with self._turn:
+            self._leave(said)
 
     @contextmanager
     def alone(self) -> Iterator[list[bytes]]:
@@ -91,10 +93,12 @@ class _Ear:
         self._turn.notify_all()
 
     def _drain(self) -> None:
-        with suppress(BlockingIOError):
+        try:
             words = os.read(self._pipe, 1 << 16)
-            for said in self._said:
-                said.append(words)
+        except BlockingIOError:
+            return
+        for said in self._said:
+            said.append(words)
 
     def restore(self) -> None:
         """Give the C library its own stderr back."""
