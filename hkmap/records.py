@@ -220,6 +220,16 @@ def users_of(record: Record, key: str) -> list[str]:
     return ["" if item.get("user") is None else str(item["user"]) for _, item in _items(record, key, "users")]
 
 
+def annotators_of(record: Record) -> list[str]:
+    """Return the names under "annotators", checked: who looked at the image, also if they marked nothing."""
+    found = record.get("annotators")
+    if found is None:
+        return []
+    if not (isinstance(found, list) and all(map(_is_text, found))):
+        raise _wrong(record, "annotators", 'a list of names, such as ["ada", "ben"]', found)
+    return found
+
+
 def masks_of(record: Record, key: str = "masks") -> dict[str, MaskReference]:
     """Return the references of the record's masks ("masks", or "unknown") by their names, checked."""
     found = record.get(key)

@@ -15,6 +15,7 @@ from written_formats import brush
 from hkmap.errors import SourceError
 from hkmap.files.masks import decode_rle
 from hkmap.sources.label_studio import brush_mask
+from hkmap.stream.references import load_map
 
 STATED = {"original_width": 40, "original_height": 30, "image_rotation": 0}
 
@@ -112,6 +113,20 @@ def test_cancelled_annotations_and_predictions_are_not_read(hk: Callable, images
     point = result("keypointlabels", x=25, y=20)
     given = task(by(1, point), by(2, point, was_cancelled=True), by(3, point), predictions=[by(4, point)])
     assert [one["user"] for one in only(read(hk, images, given))["points"]] == ["1", "3"]
+
+
+def test_who_marked_nothing_is_an_annotator_with_an_empty_map(hk: Callable, images: Path) -> None:
+    point = result("keypointlabels", x=25, y=20)
+    assert "annotators" not in only(read(hk, images, task(by("ann", point), by("bob", point))))
+    done = read(hk, images, task(by("ann", point), by("bob"), by("eve", point, was_cancelled=True)))
+    assert only(done)["annotators"] == ["ann", "bob"]
+    drawn = hk("bubbles2map", "--bandwidth", 3, "--size", 8, "--per-annotator", "--out", images / "m",
+               stdin=done.records)
+    maps = {name: load_map(reference) for name, reference in only(drawn)["annotator_maps"].items()}
+    assert maps["ann"].max() == 1
+    assert not maps["bob"].any()
+    wrong = hk("bubbles2map", "--per-annotator", "--out", images / "w", stdin=[done.records[0] | {"annotators": "bob"}])
+    assert 'annotators is "bob"; expected a list of names' in wrong.stderr
 
 
 def test_old_exports_call_them_completions(hk: Callable, images: Path) -> None:

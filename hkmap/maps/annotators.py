@@ -8,13 +8,14 @@ from typing import Any
 
 from hkmap.errors import MapError, RecordError
 from hkmap.maps.check import Map
-from hkmap.records import Record, users_of
+from hkmap.records import Record, annotators_of, users_of
 
 
 def by_user(record: Record, keys: Iterable[str]) -> dict[str, Record]:
     """Return a record per user, in the order of their first marks, with that user's marks alone under the ``keys``.
 
-    The keys are those of `users_of`; the record need not have them all. Raises RecordError for a mark without a user.
+    Who is among the record's "annotators" and marked nothing comes last. The keys are those of `users_of`; the record
+    need not have them all. Raises RecordError for a mark without a user.
     """
     users = {key: users_of(record, key) for key in keys if record.get(key) is not None}
     for key, own in users.items():
@@ -24,7 +25,7 @@ def by_user(record: Record, keys: Iterable[str]) -> dict[str, Record]:
                 f'record "{record["id"]}": {place} has no user, expected one for each; name the users, or omit '
                 "--per-annotator for the joint map alone"
             )
-    names = dict.fromkeys(chain.from_iterable(users.values()))
+    names = dict.fromkeys(chain(*users.values(), annotators_of(record)))
     return {name: {**record, **{key: _of(name, own, record[key]) for key, own in users.items()}} for name in names}
 
 

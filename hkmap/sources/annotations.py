@@ -201,6 +201,8 @@ def _merged(record: Record, annotation: Record, path: Path) -> Record:
             merged[key] = value
         elif key in SHAPES and isinstance(before, list):
             merged[key] = before + value
+        elif key == "annotators" and isinstance(before, list):
+            merged[key] = list(dict.fromkeys(before + value))
         elif key in MASKS and isinstance(before, dict) and before | value == value | before:
             merged[key] = before | value
         else:

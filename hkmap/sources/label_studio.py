@@ -101,6 +101,8 @@ def label_studio_records(path: Path, rejects: Rejects) -> Iterator[Record]:
     for record, annotated, masks in found:
         shapes = named_masks(masks, several=several, place=f"{path}: {record['image']}")
         full = record | shapes
+        if not keys:        # a project of choices alone, where nobody could mark anything
+            full.pop("annotators", None)
         if annotated and not keys & full.keys():
             full |= {key: {} if key == "masks" else [] for key in keys}
         yield full
@@ -155,11 +157,15 @@ def _is_task(task: Item) -> bool:
 def _record(place: str, value: object) -> tuple[Record, bool, list[tuple[str, str, Item]]]:
     """Return the record without its masks, whether anybody annotated it, and the masks: label, user, run lengths."""
     task = as_object(value, place)
-    marked = [_marked(annotation, where) for where, annotation in _annotations(task, place)]
+    annotations = list(_annotations(task, place))
+    marked = [_marked(annotation, where) for where, annotation in annotations]
+    people = dict.fromkeys(_user(annotation.get("completed_by"), where) for where, annotation in annotations)
     shapes = [shape for own, _ in marked for shape in own]
     name, *others = _names(task, place)
     record: Record = {"id": stem_of(name.replace("\\", "/").rsplit("/", 1)[-1]), "image": name, "names": others}
     record |= _frame(shapes)
+    if "" not in people and people.keys() - {shape.user for shape in shapes}:      # somebody marked nothing
+        record["annotators"] = list(people)
     masks = []
     for shape in shapes:
         if shape.kind == "brush":
