@@ -122,7 +122,7 @@ def reading(images: list[bytes], folder: Path, scale: Scale, *, judge: bool) -> 
     each = {name: per_image(seconds, len(images)) for name, seconds in found.items()}
     answers = {
         "over_decoding": over_floor({"ours": each["ours"], "floor": each["floor"]}, 1.25),
-        "over_webdataset": over_peer({"ours": each["ours"], "peer": each["webdataset"]}, 1.5),
+        "over_webdataset": over_peer({"ours": each["ours"], "peer": each["webdataset"]}, 1.3),
         "over_vlen": over_peer({"ours": each["ours"], "peer": each["vlen"]}, 1.3),
     }
     for name in () if judge else ("over_webdataset", "over_vlen"):      # decoding is nearly all: no target
