@@ -178,7 +178,7 @@ def test_more_than_the_limit_is_refused_before_it_is_decoded(kind: str, tmp_path
 
 
 @pytest.mark.parametrize(("size", "bytes_allowed"), [
-    ("36863", 36863), ("36kB", 36_000), ("36KiB", 36_864), ("1 GiB", 1 << 30), ("2mb", 2_000_000), ("4GiB", 1 << 32),
+    ("36863", 36863), ("36kB", 36_000), ("36KiB", 36_864), ("1 GiB", 1 << 30), ("2MB", 2_000_000), ("4GiB", 1 << 32),
 ])
 def test_the_limit_is_an_option(size: str, bytes_allowed: int, hk, here: Path) -> None:
     (here / "x.jpg").write_bytes(JPEG)      # 96 x 128 x 3 = 36,864 bytes
@@ -194,8 +194,8 @@ def test_the_limit_is_an_option(size: str, bytes_allowed: int, hk, here: Path) -
     assert opening.max_image_bytes == 1 << 30      # the default is in force again
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "1.5GB", "much", "", "1TB", "9" * 16])
+@pytest.mark.parametrize("size", ["0", "-1", "1.5GB", "much", "", "1001TB", "9" * 16])
 def test_a_limit_that_is_none_is_refused(size: str, hk) -> None:
     result = hk("--max-image-bytes", size, "list")
     assert result.exit_code == 2
-    assert "expected bytes, such as 2000000000, 500MB or 4GiB" in result.stderr
+    assert "expected a number of bytes such as 500000, 500MB or 2GiB" in result.stderr

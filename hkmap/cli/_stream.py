@@ -264,3 +264,18 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(items, description=description, total=total)
+
+
+# sizes
+
+_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_MOST_BYTES = 10**15
+
+
+def byte_count(value: str) -> int:
+    """Read a number of bytes: 500000, 500MB or 2GiB."""
+    found = re.fullmatch(r"([0-9]{1,12}) ?(|k|M|G|T|Ki|Mi|Gi|Ti)B?", value, re.ASCII)
+    number = int(found[1]) * _BYTES[found[2]] if found else 0
+    if not 0 < number <= _MOST_BYTES:
+        raise click.BadParameter(f"{value!r}: expected a number of bytes such as 500000, 500MB or 2GiB, up to 1000TB.")
+    return number

@@ -11,7 +11,6 @@ import functools
 import importlib
 import logging
 import os
-import re
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -22,7 +21,7 @@ from click.shell_completion import CompletionItem
 from hkmap import __version__
 from hkmap.choices import Choices
 from hkmap.cli._process import Stopped, signals
-from hkmap.cli._stream import emit, plain, say
+from hkmap.cli._stream import byte_count, emit, plain, say
 from hkmap.cli._strict import StrictCommand
 from hkmap.errors import ChoiceError, HkmapError, UpstreamError
 
@@ -198,16 +197,12 @@ def _set_level(ctx: click.Context, parameter: click.Parameter, value: int) -> No
 
 
 def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Set the limit of decoded images: a number of bytes, or of kB, MB, GB, KiB, MiB or GiB."""
     from hkmap.files import opening
 
-    if value is None:
-        return
-    found = re.fullmatch(r"([0-9]{1,15})(?: ?([kmg])(i?)b)?b?", value.strip().lower())
-    if found is None or not int(found[1]):
-        raise click.BadParameter(f"{value!r}: expected bytes, such as 2000000000, 500MB or 4GiB.")
-    power = " kmg".index(found[2] or " ")
-    opening.max_image_bytes = int(found[1]) * (1024 if found[3] else 1000) ** power
+    if value is not None:
+        opening.max_image_bytes = byte_count(value)
+
+
 def _sentence(error: Exception) -> str | None:
     """Return what is wrong and what is to be done about it; None for a bug."""
     if isinstance(error, HkmapError):

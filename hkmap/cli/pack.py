@@ -1,27 +1,13 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import IO
 
 import click
 
 from hkmap.cli._options import COUNT, EXISTING, OUTPUT, overwrite_option, size_option
-from hkmap.cli._stream import Lines, error_options, print_result, readable, records_argument, track
+from hkmap.cli._stream import Lines, byte_count, error_options, print_result, readable, records_argument, track
 from hkmap.records import Rejects, parsed
-
-_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-
-_MOST = 10**15
-
-
-def _bytes(value: str) -> int:
-    """Read a number of bytes: 500000, 500MB or 2GiB."""
-    found = re.fullmatch(r"([0-9]{1,12}) ?(|k|M|G|T|Ki|Mi|Gi|Ti)B?", value, re.ASCII)
-    number = int(found[1]) * _BYTES[found[2]] if found else 0
-    if not 0 < number <= _MOST:
-        raise click.BadParameter(f"{value!r}: expected a number of bytes such as 500000, 500MB or 2GiB, up to 1000TB.")
-    return number
 
 
 @click.command("pack")
@@ -32,7 +18,7 @@ def _bytes(value: str) -> int:
                    "line as label.  [default: learnt from the records]")
 @click.option("--shard-size", type=COUNT, metavar="N",
               help="Begin a new shard after N records: NAME-00000.h5, NAME-00001.h5, and so on.")
-@click.option("--shard-bytes", type=_bytes, metavar="SIZE",
+@click.option("--shard-bytes", type=byte_count, metavar="SIZE",
               help="Begin a new shard before one exceeds SIZE bytes, such as 500MB or 2GiB (2^30), up to 1000TB. A "
                    "larger record gets its own. With --shard-size: whichever comes first.")
 @click.option("--append", is_flag=True,
