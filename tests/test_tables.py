@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hkmap.errors import SourceError
+from hkmap.records import Rejects
 from hkmap.sources.gaze import gaze_points, read_gaze
-from hkmap.sources.tables import Table, read_bubbles, table_bubbles
+from hkmap.sources.tables import Table, read_bubbles, table_bubbles, table_records
 
 NAMES = [("1", "001.Ani/Ani_01.jpg"), ("2", "001.Ani/Ani_02.jpg"), ("3", "002.Auk/Ani_02.jpg")]
 HEADER = "image,x,y,radius\n"
@@ -164,3 +165,17 @@ def test_two_files_of_one_name_would_be_one_annotator(tmp_path: Path) -> None:
     files = [gaze_file(tmp_path, "5,40,30\n"), gaze_file(tmp_path / "b", "5,40,30\n")]
     with pytest.raises(SourceError, match="the annotator run1 is also"):
         read_gaze(files, {"5"})
+
+
+@pytest.mark.parametrize(("columns", "row", "strange"), [
+    ("image,x,y,width", "a,1,2,wide", "width"), ("image,x,y,radius,height", "a,1,2,3,4", "height"),
+    ("image,x,y,points", "a,1,2,9", "points"), ("image,x,y,width,height,points", "a,1,2,3,4,5", "points"),
+    ("image,xmin,ymin,xmax,ymax,x", "a,1,2,3,4,5", "x"), ("image,xmin,ymin,xmax,ymax,radius", "a,1,2,3,4,5", "radius"),
+])
+def test_a_column_that_records_keep_in_pixels_has_no_other_meaning(
+    columns: str, row: str, strange: str, tmp_path: Path
+) -> None:
+    """It stayed as text under the same name, and a frame scaled it, in a traceback."""
+    (tmp_path / "t.csv").write_text(f"{columns}\n{row}\n")
+    with pytest.raises(SourceError, match=f't.csv line 2: has "{strange}", which is none of the columns of'):
+        list(table_records(Table(tmp_path / "t.csv", frame=(8, 8)), Rejects()))

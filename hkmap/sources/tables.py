@@ -36,6 +36,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "boxes": (*PLACE, *SIZE), "bubbles": (*PLACE, "radius"), "points": PLACE, "corners": ("image", *CORNERS),
 }
 OPTIONAL = ("user", "weight", "label")
+PLACED = {"x", "y", "radius", *SIZE, "points"}       # what a record keeps in pixels, so no column of another meaning
 NAMES = (*PLACE, "radius", *SIZE, *CORNERS, *OPTIONAL)      # that --columns maps
 # What else a table may call a column, the first that it has; LABELS are known beside corners alone.
 ALIASES = {
@@ -339,6 +340,11 @@ def _item(row: Row, table: Table, shape: str) -> Item:
     item["y"] -= table.origin
     known = (*SHAPES[shape], *OPTIONAL, *(SIZE if shape == "corners" else ()))
     taken = {*known, *(names[name] for name in known)}
+    if strange := sorted(PLACED & values.keys() - taken):
+        raise SourceError(
+            f'{place}: has "{strange[0]}", which is none of the columns of {shape} ({", ".join(SHAPES[shape][1:])}); '
+            "give that column another name"
+        )
     item |= {name: value for name, value in values.items() if name not in taken}
     item |= {name: value for name in OPTIONAL if (value := values.get(names[name])) is not None}
     if "user" in item:
