@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hkmap.cli.pack import _bytes
+from hkmap.cli._stream import byte_count
 from hkmap.files.hdf5 import SLACK
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
@@ -94,7 +94,7 @@ def test_what_comes_first_ends_a_shard(hk: Hk, records: list[dict[str, Any]]) ->
     ("1 KiB", 1024), ("3TB", 3 * 10**12), ("1TiB", 1 << 40), ("7B", 7),
 ])
 def test_sizes_in_bytes(text: str, expected: int) -> None:
-    assert _bytes(text) == expected
+    assert byte_count(text) == expected
 
 
 # adding
