@@ -422,6 +422,39 @@ def test_a_signal_leaves_nothing_behind_and_a_second_one_does_not_break_that(
     assert [*tmp_path.iterdir()] == []
 
 
+DROPPED = """
+import signal, sys
+from hkmap.cli import _process, main
+from hkmap.records import parsed
+
+class Lost:        # as if it had come where nobody hears of it
+    def __getattr__(self, name):
+        return getattr(sys.__stdin__.buffer, name)
+
+    def read1(self, size):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            pass
+        return sys.__stdin__.buffer.read1(size)
+
+sys.stdin = type("Text", (), {"buffer": Lost(), "fileno": sys.__stdin__.fileno, "isatty": sys.__stdin__.isatty})()
+sys.argv = ["hkmap", *sys.argv[1:]]
+main()
+"""
+
+
+def test_a_signal_that_a_library_swallows_still_ends_the_command(place: Path, tmp_path: Path) -> None:
+    """It went on, to exit code 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED, "pack", str(tmp_path / "x.h5")], cwd=place, capture_output=True, check=False,
+        input=lines([{"id": "1", "image": "x.png", "label": 0}]).encode(), timeout=SECONDS,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stderr.decode()) == (143, "terminated\n")
+    assert [*tmp_path.iterdir()] == []
+
+
 # places
 
 

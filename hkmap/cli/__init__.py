@@ -20,8 +20,8 @@ def main() -> None:
 
         hkmap()
     except BaseException as error:
-        if signals.stop is None or isinstance(error, SystemExit):
-            raise
+        if signals.stop is None or (isinstance(error, SystemExit) and error.code):
+            raise      # a stop that was dropped must not end in 0
         sys.stderr.write(f"{signals.stop.word}\n")       # while it was importing, which may hide it in an ImportError
         sys.exit(signals.stop.code)
     finally:

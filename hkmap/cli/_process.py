@@ -38,6 +38,11 @@ class _Signals:
                 signal.signal(number, self._raise)
         sys.unraisablehook = self._again
 
+    def check(self) -> None:
+        """Raise the stop once more, if it came where it was dropped: C libraries swallow exceptions at times."""
+        if self.stop is not None:
+            raise self.stop
+
     def end(self) -> None:
         """Let no signal break the end of Python itself, which has nothing to clean up."""
         for number in SIGNALS:

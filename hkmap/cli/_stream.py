@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hkmap.cli._process import signals
 from hkmap.errors import RecordError
 from hkmap.records import Record, Rejects, dump_record, read_records
 
@@ -150,6 +151,7 @@ class Lines:
     def __next__(self) -> bytes:
         while not self._lines:
             piece = self._stream.read1(1 << 16)      # type: ignore[attr-defined]  # what is there, and no more
+            signals.check()
             if not piece and not self._begun:
                 raise StopIteration
             piece = piece or b"\n"                   # the end of the stream ends its last line
