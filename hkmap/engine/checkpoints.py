@@ -13,7 +13,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hkmap.engine.inputs import CONTROLS
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
+from hkmap.sources.images import few
 
 CHECKPOINT_VERSION = 2
 SEALED_SINCE = 2
@@ -119,7 +120,7 @@ def check_weights(path: Path, given: Mapping[str, Tensor], own: Mapping[str, Ten
     """Raise RunError where the tensors of a file are not ``own``: by name, shape, type and bytes, and finite."""
     for what, names in (("lacks", own.keys() - given), ("its network has no", given.keys() - own)):
         if names:
-            raise RunError(f"{path}: {what} weights {some(names)}; copy it again, or train again")
+            raise RunError(f"{path}: {what} weights {few(sorted(names), 3)}; copy it again, or train again")
     for name, value in own.items():
         found = given[name]
         if (found.shape, found.dtype) != (value.shape, value.dtype):
@@ -128,16 +129,6 @@ def check_weights(path: Path, given: Mapping[str, Tensor], own: Mapping[str, Ten
             raise RunError(f"{path}: weights.{name} has fewer numbers than its shape {tuple(found.shape)} says")
         if not found.isfinite().all():
             raise RunError(f"{path}: weights.{name} has numbers that are not finite; train again, with a lower --lr")
-
-
-def some(names: Collection[str]) -> str:
-    """Name three, in order, and how many there are.
-
-    >>> some({"d", "a", "c", "b"})
-    'a, b, c and 1 more'
-    """
-    first = sorted(names)[:3]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _shaped(tensor: Tensor) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.checkpoints import refuse_inflating, some
+from hkmap.engine.checkpoints import refuse_inflating
 from hkmap.errors import RunError
 from hkmap.files.opening import file_content
+from hkmap.sources.images import few
 
 logger = logging.getLogger("hkmap")
 
@@ -75,7 +76,8 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
             fresh.append(name)
     if unused:
         raise RunError(
-            f"{path}: {len(unused)} of its tensors have no place in this network: {some(unused)}; is --arch the file's?"
+            f"{path}: {len(unused)} of its tensors have no place in this network: {few(sorted(unused), 3)}; "
+            "is --arch the file's?"
         )
     network.load_state_dict(own)
     if fresh:
