@@ -14,7 +14,8 @@ import torch
 from timing import seconds_of
 
 from hkmap.engine.curves import deletion
-from hkmap.engine.resnet import Architecture, build
+from hkmap.networks.architectures import build
+from hkmap.networks.backbone import Architecture
 
 SIDE = 224
 

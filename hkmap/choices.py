@@ -28,17 +28,17 @@ TABLES = {
     "similarities": "hkmap.maps.similarity:SIMILARITIES",
     "colours": "hkmap.report.colouring:COLOURS",
     "findings": "hkmap.report.oddities:ODDITIES",
-    "architectures": "hkmap.engine.resnet:ARCHITECTURES",
-    "stems": "hkmap.engine.resnet:STEMS",
-    "gates": "hkmap.engine.abn:GATES",
+    "architectures": "hkmap.networks.architectures:ARCHITECTURES",
+    "stems": "hkmap.networks.resnet:STEMS",
+    "gates": "hkmap.networks.abn:GATES",
     "fits": "hkmap.engine.inputs:FITS",
     "augmentations": "hkmap.engine.inputs:AUGMENTATIONS",
     "map_losses": "hkmap.engine.losses:MAP_LOSSES",
-    "schedules": "hkmap.engine.training:SCHEDULES",
-    "optimizers": "hkmap.engine.training:OPTIMIZERS",
-    "updates": "hkmap.engine.training:UPDATES",
-    "selections": "hkmap.engine.training:SELECTIONS",
-    "precisions": "hkmap.engine.training:PRECISIONS",
+    "schedules": "hkmap.training.optimisation:SCHEDULES",
+    "optimizers": "hkmap.training.optimisation:OPTIMIZERS",
+    "updates": "hkmap.training.optimisation:UPDATES",
+    "selections": "hkmap.training.optimisation:SELECTIONS",
+    "precisions": "hkmap.training.optimisation:PRECISIONS",
     "controls": "hkmap.engine.inputs:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
@@ -102,6 +102,10 @@ class Choices(Mapping[str, Row], Generic[Row]):
         hint = f" did you mean {near[0]!r}?" if near else ""
         return ChoiceError(f"{self.what} {name!r} is unknown;{hint} expected one of {', '.join(self)}")
 
+    def entry_point(self, name: str) -> EntryPoint | None:
+        """Return the entry point that a row comes from, None where it is ours."""
+        return None if name in self._rows else self._added().get(name)
+
     def _described(self, name: str) -> str:
         try:
             row = self[name]
@@ -140,9 +144,7 @@ def table(name: str) -> Choices[Any]:
 
 def origin(choices: Choices[Any], name: str) -> str:
     """Return the distribution that a row of ``choices`` comes from: "hkmap", or the name of another."""
-    if name in choices._rows:
+    point = choices.entry_point(name)
+    if point is None:
         return "hkmap"
-    from importlib.metadata import entry_points
-
-    (point, *_) = entry_points(group=choices.group or "", name=name)
     return point.dist.name if point.dist else point.module

@@ -15,8 +15,10 @@ import torch
 
 from hkmap.engine.checkpoints import read_checkpoint, save_checkpoint
 from hkmap.engine.runs import load_model, read_config
-from hkmap.engine.training import Training, TrainingOptions, go_on
 from hkmap.errors import HkmapError
+from hkmap.training.fitting import go_on
+from hkmap.training.optimisation import TrainingOptions
+from hkmap.training.steps import Training
 
 Content = Any
 warnings.filterwarnings("ignore", message=".*quantize", category=UserWarning)

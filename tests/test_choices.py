@@ -12,23 +12,24 @@ import pytest
 import torch
 
 from hkmap.choices import TABLES, Choices, table
-from hkmap.engine.abn import Output
 from hkmap.engine.data import make_data
 from hkmap.engine.evaluation import EvaluationOptions, evaluate
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import losses
-from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.runs import load_model, new_model, save_model
-from hkmap.engine.training import TrainingOptions, learning_rate
 from hkmap.errors import ChoiceError, MapError
 from hkmap.maps.boxes import boxes_map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.masks import masks_map
 from hkmap.maps.polygons import polygons_map
 from hkmap.maps.resize import normalise_map
+from hkmap.networks.architectures import build
+from hkmap.networks.backbone import Architecture
+from hkmap.networks.classifier import Output
 from hkmap.report.colouring import coloured
 from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.annotations import choose_format
+from hkmap.training.optimisation import TrainingOptions, learning_rate
 
 CENTRES, FRAME, SIZE = np.array([[12.0, 20], [30, 9], [31, 18], [20, 30]]), (50, 40), (8, 10)
 ONES = np.ones((4, 4), np.float32)
@@ -169,21 +170,17 @@ def test_a_package_adds_a_metric(installed: Callable[..., None], make_shard: Cal
 
 ARCHITECTURE = '''
 from torch import nn
-from hkmap.engine.abn import AttentionBranch, AttentionBranchNetwork, PerceptionBranch
+from hkmap.networks.backbone import Backbone
 
 def tiny(architecture):
     """One convolution of stride 4."""
     width = architecture.width
-    return AttentionBranchNetwork(
-        extractor=nn.Sequential(nn.Conv2d(3, width, 4, 4), nn.ReLU()),
-        attention=AttentionBranch(nn.Identity(), width, architecture.classes),
-        perception=PerceptionBranch(nn.Identity(), width, architecture.classes), gate=architecture.gate,
-    )
+    return Backbone(nn.Sequential(nn.Conv2d(3, width, 4, 4), nn.ReLU()), lambda stride: nn.Identity(), width)
 '''
 
 
 def test_a_package_adds_an_architecture(installed: Callable[..., None], hk: Callable, make_shard: Callable) -> None:
-    installed("tinynet", ARCHITECTURE, group="hkmap.architectures", **{"tiny+abn": "tinynet:tiny"})
+    installed("tinynet", ARCHITECTURE, group="hkmap.architectures", tiny="tinynet:tiny")
     shard = make_shard("a.h5", 6)
     model = untrained(name="tiny+abn")
     assert model.map_size == (4, 4)

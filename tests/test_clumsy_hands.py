@@ -171,8 +171,8 @@ def checkpoints() -> None:
     import torch
 
     from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.resnet import Architecture
     from hkmap.engine.runs import new_model, save_model
+    from hkmap.networks.backbone import Architecture
 
     Path("run").mkdir()
     architecture = Architecture("resnet8+abn", 2, stem="small", width=4, gate="residual")

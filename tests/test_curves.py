@@ -8,7 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hkmap.engine.curves import auc, curve, deletion, insertion, rank_pixels, rise_blur
-from hkmap.engine.resnet import Architecture, build
+from hkmap.networks.architectures import build
+from hkmap.networks.backbone import Architecture
 
 
 def literal_curve(network, start, finish, saliency, step, chosen):

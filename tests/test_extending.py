@@ -18,11 +18,11 @@ from conftest import ROOT
 from hkmap.engine.evaluation import EvaluationOptions, evaluate
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import MAP_LOSSES
-from hkmap.engine.resnet import Architecture
 from hkmap.engine.runs import new_model
-from hkmap.engine.training import TrainingOptions
 from hkmap.maps.kde import kde_map
+from hkmap.networks.backbone import Architecture
 from hkmap.shards.sequence import ShardSequence
+from hkmap.training.optimisation import TrainingOptions
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python\n# my_package/(\w+)\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hkmap.engine.abn import place
 from hkmap.engine.curves import deletion, insertion, resize_maps
 from hkmap.engine.losses import losses
-from hkmap.engine.resnet import Architecture, build
+from hkmap.networks.architectures import build
+from hkmap.networks.backbone import Architecture
+from hkmap.networks.classifier import place
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from hkmap.engine.abn import Output
 from hkmap.engine.losses import losses, norm
+from hkmap.networks.classifier import Output
 
 
 def known(*samples: bool) -> torch.Tensor:

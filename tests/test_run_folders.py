@@ -21,9 +21,9 @@ from test_training import SMALL, changed, weights_of
 
 from hkmap.cli.main import hkmap
 from hkmap.engine.runs import RUN_FILES, load_model, read_config, write_config
-from hkmap.engine.training import Training
 from hkmap.files.atomic import locked
 from hkmap.shards.writer import ShardWriter
+from hkmap.training.steps import Training
 
 ONE = [*SMALL, "--epochs", 1]
 

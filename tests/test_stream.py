@@ -58,8 +58,8 @@ def test_keys_that_hkmap_does_not_know_pass_through_every_filter(hk, photos: Pat
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of an untrained network of two classes."""
     from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.resnet import Architecture
     from hkmap.engine.runs import new_model, save_model
+    from hkmap.networks.backbone import Architecture
 
     path = tmp_path_factory.mktemp("run") / "best.pt"
     architecture = Architecture("resnet8+abn", 2, stem="small", width=4, gate="residual")

@@ -14,14 +14,15 @@ import torch
 from conftest import overridden
 
 from hkmap.engine import runs
-from hkmap.engine import training as training_module
 from hkmap.engine.data import ShardExamples, check_classes, in_order, make_data, normalise
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.resnet import Architecture
 from hkmap.engine.runs import RUN_FILES, load_model, new_model, read_config
-from hkmap.engine.training import Step, Training, TrainingOptions, learning_rate
 from hkmap.errors import RunError
+from hkmap.networks.backbone import Architecture
 from hkmap.shards.sequence import ShardSequence
+from hkmap.training import fitting as training_module
+from hkmap.training.optimisation import TrainingOptions, learning_rate
+from hkmap.training.steps import Step, Training
 
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.resnet import Architecture, build
 from hkmap.engine.runs import load_model, new_model, save_model
-from hkmap.engine.weights import author_name, load_weights
 from hkmap.errors import RunError
+from hkmap.networks.architectures import build
+from hkmap.networks.backbone import Architecture
+from hkmap.networks.weights import author_name, load_weights
 
 SMALL = Architecture("resnet18+abn", 5, width=4)
 

@@ -20,8 +20,8 @@ from hkmap.cli._stream import print_result, track
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
-    from hkmap.engine.training import TrainingOptions
     from hkmap.shards.folds import Folding
+    from hkmap.training.optimisation import TrainingOptions
 
 
 def _image_size(value: Any) -> int | str:
@@ -60,9 +60,9 @@ def train(
       hkmap train train.h5 --val val.h5 --arch resnet18+abn --epochs 30 --out run/
     """
     from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.resnet import Architecture
     from hkmap.engine.runs import check_memory, new_model, pick_device
-    from hkmap.engine.weights import load_weights
+    from hkmap.networks.backbone import Architecture
+    from hkmap.networks.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
 
     if options["select"] is None:
@@ -91,8 +91,9 @@ def carry_out(
     """
     from hkmap.engine import runs
     from hkmap.engine.data import make_data
-    from hkmap.engine.training import fit, go_on, prepare
     from hkmap.shards.sequence import ShardSequence
+    from hkmap.training.fitting import fit, go_on
+    from hkmap.training.steps import prepare
 
     if resume and overwrite:
         raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
@@ -119,7 +120,7 @@ def carry_out(
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
     """Remove the options of the optimisation from a command's, and return them under the library's names."""
-    from hkmap.engine.training import TrainingOptions
+    from hkmap.training.optimisation import TrainingOptions
 
     names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision", "select")
     return TrainingOptions(learning_rate=options.pop("lr"), **{name: options.pop(name) for name in names}, **more)

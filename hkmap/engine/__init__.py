@@ -1,1 +1,1 @@
-"""Attention Branch Networks: data, losses, training, evaluation. The only layer that imports torch."""
+"""What a network sees, what it is worth, and where it is kept: data, losses, runs, metrics, evaluation, prediction."""

@@ -25,6 +25,7 @@ from hkmap.engine.inputs import CONTROLS
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
+from hkmap.networks.weights import refuse_inflating
 from hkmap.sources.images import few
 
 CHECKPOINT_VERSION = 2
@@ -93,15 +94,6 @@ def _check_content(path: Path, content: dict[str, Any]) -> None:
     names, classes = len(content["class_names"]), content["architecture"]["classes"]
     if names != classes:
         raise RunError(f"{path}: has {names} class_names, but architecture.classes is {classes}; copy it again")
-
-
-def refuse_inflating(data: bytes) -> None:
-    """Raise ValueError where a zip's members are compressed, or take more than the whole: torch writes none such."""
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-        if any(member.compress_type for member in members) or sum(member.file_size for member in members) > len(data):
-            raise ValueError("its members are compressed")
 
 
 def _refuse_strange(data: bytes) -> None:

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hkmap.engine.abn import AttentionBranchNetwork, place
 from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, put_maps
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import MapLoss, losses
 from hkmap.engine.metrics import METRICS, Answered, map_distances
 from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.errors import RunError
+from hkmap.networks.abn import AttentionBranchNetwork
+from hkmap.networks.classifier import place
 from hkmap.shards.sequence import ShardSequence
 
 FRAMES = 28       # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time

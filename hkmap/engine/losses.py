@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hkmap.choices import Choices
-from hkmap.engine.abn import Output
+from hkmap.networks.classifier import Output
 
 #: attention, maps, certainty, each (B, 1, h, w) in [0, 1] → the loss of each sample (B,), without gamma. The certainty
 #: is 0 in cells that nobody knows. It is 0 in all cells of a sample without a map, whose loss must be 0.

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from hkmap.choices import Choices
-from hkmap.engine.abn import AttentionBranchNetwork, Output
 from hkmap.engine.curves import auc, deletion, insertion, resize_maps
 from hkmap.engine.data import Batch
 from hkmap.maps.similarity import mse
+from hkmap.networks.abn import AttentionBranchNetwork
+from hkmap.networks.classifier import Output
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from hkmap.engine.abn import place
 from hkmap.engine.data import Example, check_label, collate, normalise, put_maps, seen_example
 from hkmap.engine.inputs import plain_view
 from hkmap.engine.runs import TrainedModel, pick_device
@@ -19,6 +18,7 @@ from hkmap.files.maps import MapWriter
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import View, map_back
+from hkmap.networks.classifier import place
 from hkmap.parallel.threads import ahead, thread_pool
 from hkmap.records import Record, Rejects, reference_of
 from hkmap.stream.references import load_certainty_of, load_map, read_image

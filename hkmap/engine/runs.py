@@ -25,13 +25,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hkmap.engine.abn import AttentionBranchNetwork
 from hkmap.engine.checkpoints import check_weights, read_checkpoint, save_checkpoint
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.resnet import Architecture, build, on_meta
 from hkmap.errors import ChoiceError, RunError
 from hkmap.files.atomic import locked, replacing
 from hkmap.files.opening import file_content
+from hkmap.networks.abn import AttentionBranchNetwork
+from hkmap.networks.architectures import build, map_size, on_meta
+from hkmap.networks.backbone import Architecture
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
 
@@ -63,7 +64,7 @@ class TrainedModel:
     @cached_property
     def map_size(self) -> tuple[int, int]:
         """(height, width) of the attention map."""
-        return self.network.map_size(self.preprocessing.size)
+        return map_size(self.architecture, self.preprocessing.size)
 
 
 def pick_device(name: str) -> torch.device:

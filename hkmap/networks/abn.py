@@ -8,23 +8,22 @@ and a loss can pull it towards one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
+from hkmap.networks.classifier import Output
 
-Module = TypeVar("Module", bound=nn.Module)
 Gate = Callable[[Tensor, Tensor], Tensor]       # features (B, C, h, w), attention (B, 1, h, w) → features
 
 
-class Output(NamedTuple):
-    """What a forward pass gives; the last two are None for a network without attention branch."""
+class Look(NamedTuple):
+    """What the attention branch makes of the features."""
 
-    logits: Tensor                      # (B, K), the perception branch's
-    attention_logits: Tensor | None     # (B, K), the attention branch's
-    attention: Tensor | None            # (B, 1, h, w) in [0, 1]: the map that weighted the features
+    logits: Tensor          # (B, K), the branch's own answer
+    attention: Tensor       # (B, 1, h, w) in [0, 1]
 
 
 class AttentionBranch(nn.Module):
@@ -44,12 +43,12 @@ class AttentionBranch(nn.Module):
         self.map_conv = nn.Conv2d(classes, 1, 3, padding=1, bias=False)
         self.map_norm = nn.BatchNorm2d(1)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> Look:
         # no ReLU between stage_norm and class_conv
         class_maps = torch.relu(self.class_norm(self.class_conv(self.stage_norm(self.stage(features)))))
         logits = self.logit_conv(class_maps).mean((2, 3))                  # (B, K)
         attention = torch.sigmoid(self.map_norm(self.map_conv(class_maps)))    # (B, 1, h, w)
-        return logits, attention
+        return Look(logits, attention)
 
 
 class PerceptionBranch(nn.Module):
@@ -78,7 +77,11 @@ GATES: Choices[Gate] = Choices("gate", {"residual": residual, "product": product
 
 
 class AttentionBranchNetwork(nn.Module):
-    """Extractor, attention branch (or None: a plain network) and perception branch; ``gate`` is a row of GATES."""
+    """Extractor, attention branch (or None: a plain network) and perception branch; ``gate`` is a row of GATES.
+
+    Three steps make a forward pass: ``features``, ``look`` and ``answer``. Features can be kept, a map can be changed,
+    and neither costs the steps before it.
+    """
 
     def __init__(
         self,
@@ -94,27 +97,30 @@ class AttentionBranchNetwork(nn.Module):
         self.perception = perception
         self.gate = GATES.row(gate)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the extractor makes of images (B, 3, H, W): for convolutional networks (B, C, h, w)."""
+        return self.extractor(images)
+
+    def look(self, features: Tensor) -> Look:
+        """Return the attention branch's logits and map (B, 1, h, w) of features."""
+        if self.attention is None:
+            raise ValueError("a network without attention branch has no map")
+        return self.attention(features)
+
+    def answer(self, features: Tensor, attention: Tensor | None = None) -> Tensor:
+        """Return the logits (B, K) of features that a map (B, 1, h, w) weights; without a map, as they are."""
+        if attention is None:
+            return self.perception(features)
+        if self.attention is None:
+            raise ValueError("a network without attention branch has no place for a map")
+        return self.perception(self.gate(features, attention.to(features.dtype)))
+
     def forward(self, images: Tensor, attention: Tensor | None = None) -> Output:
         """Classify images (B, 3, H, W); a given map (B, 1, h, w), of the features' size, replaces the predicted one."""
-        features = self.extractor(images)      # (B, C, h, w)
+        features = self.features(images)
+        if attention is not None:
+            return Output(self.answer(features, attention), None, attention.to(features.dtype))
         if self.attention is None:
-            if attention is not None:
-                raise ValueError("a network without attention branch has no place for a map")
-            return Output(self.perception(features), None, None)
-        attention_logits, predicted = self.attention(features)
-        used = predicted if attention is None else attention.to(features.dtype)
-        return Output(self.perception(self.gate(features, used)), attention_logits, used)
-
-    @torch.inference_mode()
-    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return (height, width) of the attention map, the same as the features', for images of (height, width)."""
-        training = self.extractor.training
-        self.extractor.eval()       # the zeros below must not count in the batch-norm statistics
-        features = self.extractor(next(self.parameters()).new_zeros(1, 3, *image_size))
-        self.extractor.train(training)
-        return features.shape[2], features.shape[3]
-
-
-def place(network: Module, device: torch.device) -> Module:
-    """Move a network to the device, in channels-last layout, which is faster on CPU and CUDA."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return Output(self.answer(features), None, None)
+        logits, attention = self.look(features)
+        return Output(self.answer(features, attention), logits, attention)

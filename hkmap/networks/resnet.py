@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
-from hkmap.engine.abn import AttentionBranch, AttentionBranchNetwork, PerceptionBranch
-from hkmap.errors import RunError
+from hkmap.networks.backbone import Architecture, Backbone
 
 
 class BasicBlock(nn.Module):
@@ -68,39 +65,6 @@ Block = type[BasicBlock] | type[Bottleneck]
 Layers = OrderedDict[str, nn.Module]
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """All that is needed to build a network again; ``name``, ``stem`` and ``gate`` are in ARCHITECTURES, STEMS, GATES.
-
-    ``width`` is the number of channels of the first stage; each stage doubles it.
-    """
-
-    name: str
-    classes: int
-    stem: str = "standard"
-    width: int = 64
-    gate: str = "residual"
-
-
-def build(architecture: Architecture) -> AttentionBranchNetwork:
-    """Build a network with random weights.
-
-    Raises ChoiceError where its name, stem or gate is unknown, and RunError where there are no classes.
-    """
-    if architecture.classes < 1:
-        raise RunError(
-            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
-            "`hkmap join labels.csv --on image` do, and pack them again"
-        )
-    return ARCHITECTURES[architecture.name](architecture)
-
-
-def on_meta(architecture: Architecture) -> AttentionBranchNetwork:
-    """Build a network whose tensors have shapes and no numbers, so that any size takes no memory."""
-    with torch.device("meta"):
-        return build(architecture)
-
-
 def standard(channels: int) -> Layers:
     """7x7 convolution and pooling, each of stride 2: for images of 200 pixels and more."""
     return OrderedDict(
@@ -119,52 +83,38 @@ def small(channels: int) -> Layers:
 STEMS: Choices[Callable[[int], Layers]] = Choices("stem", {"standard": standard, "small": small})
 
 
-def _resnet(
-    name: str, block: Block, depths: tuple[int, ...], *, attention: bool
-) -> Callable[[Architecture], AttentionBranchNetwork]:
-    """Return the builder of a ResNet; ``depths`` are the blocks in each stage."""
+def _resnet(name: str, block: Block, depths: tuple[int, ...]) -> Callable[[Architecture], Backbone]:
+    """Return the row of a ResNet; ``depths`` are the blocks in each stage."""
 
-    def builder(architecture: Architecture) -> AttentionBranchNetwork:
-        classes, channels = architecture.classes, architecture.width
+    def backbone(architecture: Architecture) -> Backbone:
+        channels = architecture.width
         layers = STEMS[architecture.stem](channels)
         for index, depth in enumerate(depths[:-1]):
             width = architecture.width * 2**index
             layers[f"layer{index + 1}"] = _stage(block, channels, width, depth, 1 if index == 0 else 2)
             channels = width * block.expansion
-
-        def last(stride: int) -> tuple[nn.Module, int, int]:
-            width = architecture.width * 2 ** (len(depths) - 1)
-            return _stage(block, channels, width, depths[-1], stride), width * block.expansion, classes
-
-        network = AttentionBranchNetwork(
-            extractor=nn.Sequential(layers),
-            attention=AttentionBranch(*last(1)) if attention else None,
-            perception=PerceptionBranch(*last(2)),
-            gate=architecture.gate,
+        width = architecture.width * 2 ** (len(depths) - 1)
+        return Backbone(
+            nn.Sequential(layers), lambda stride: _stage(block, channels, width, depths[-1], stride),
+            width * block.expansion,
         )
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):       # as the ABN authors do
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        return network
 
-    builder.__doc__ = f"{name}, {sum(depths)} blocks{', with the attention branch' if attention else ''}."
-    return builder
+    backbone.__doc__ = f"{name}, {sum(depths)} blocks."
+    return backbone
 
 
-_RESNETS: dict[str, tuple[Block, tuple[int, ...]]] = {
-    "resnet8": (BasicBlock, (1, 1, 1)),
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+#: The depth of each, from the first stage to the last.
+RESNETS: dict[str, Callable[[Architecture], Backbone]] = {
+    name: _resnet(name.replace("resnet", "ResNet-"), block, depths)
+    for name, block, depths in (
+        ("resnet8", BasicBlock, (1, 1, 1)),
+        ("resnet18", BasicBlock, (2, 2, 2, 2)),
+        ("resnet34", BasicBlock, (3, 4, 6, 3)),
+        ("resnet50", Bottleneck, (3, 4, 6, 3)),
+        ("resnet101", Bottleneck, (3, 4, 23, 3)),
+        ("resnet152", Bottleneck, (3, 8, 36, 3)),
+    )
 }
-
-ARCHITECTURES = Choices("architecture", {
-    name + suffix: _resnet(name.replace("resnet", "ResNet-"), block, depths, attention=bool(suffix))
-    for name, (block, depths) in _RESNETS.items()
-    for suffix in ("", "+abn")
-}, group="hkmap.architectures")
 
 
 def _stage(block: Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:

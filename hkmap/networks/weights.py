@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.checkpoints import refuse_inflating
 from hkmap.errors import RunError
 from hkmap.files.opening import file_content
 from hkmap.sources.images import few
@@ -83,6 +83,15 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     if fresh:
         logger.warning("%s: these start fresh: %s", path, ", ".join(fresh))
     return fresh
+
+
+def refuse_inflating(data: bytes) -> None:
+    """Raise ValueError where a zip's members are compressed, or take more than the whole: torch writes none such."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+        if any(member.compress_type for member in members) or sum(member.file_size for member in members) > len(data):
+            raise ValueError("its members are compressed")
 
 
 def _refuse_unless_fresh(path: Path, name: str, value: Tensor, found: Tensor | None) -> None:

@@ -1,0 +1,82 @@
+"""Every network by name, and how it is built from a backbone, with or without the attention branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+
+import torch
+from torch import nn
+
+from hkmap.choices import Choices
+from hkmap.errors import RunError
+from hkmap.networks.abn import GATES, AttentionBranch, AttentionBranchNetwork, PerceptionBranch
+from hkmap.networks.backbone import ABN, Architecture, Backbone
+from hkmap.networks.resnet import RESNETS
+
+Row = Callable[[Architecture], Backbone]
+
+
+class Architectures(Choices[Row]):
+    """Backbones by name; with "+abn" after it, each name also stands for the backbone with the attention branch."""
+
+    def __getitem__(self, name: str) -> Row:
+        return super().__getitem__(name.removesuffix(ABN))
+
+    def __iter__(self) -> Iterator[str]:
+        return (name + suffix for name in super().__iter__() for suffix in ("", ABN))
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).removesuffix(ABN))
+
+    def entry_point(self, name: str) -> EntryPoint | None:
+        return super().entry_point(name.removesuffix(ABN))
+
+    def _described(self, name: str) -> str:
+        text = super()._described(name)
+        return f"{text.removesuffix('.')}, with the attention branch." if name.endswith(ABN) else text
+
+
+ARCHITECTURES = Architectures("architecture", RESNETS, group="hkmap.architectures")
+
+
+def build(architecture: Architecture) -> AttentionBranchNetwork:
+    """Build a network with random weights.
+
+    Raises ChoiceError where its name, stem or gate is unknown, and RunError where there are no classes.
+    """
+    if architecture.classes < 1:
+        raise RunError(
+            "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
+            "`hkmap join labels.csv --on image` do, and pack them again"
+        )
+    gate, backbone = GATES[architecture.gate], ARCHITECTURES[architecture.name](architecture)
+    attention = perception = None
+    if architecture.has_attention:
+        attention = AttentionBranch(backbone.last_stage(1), backbone.channels, architecture.classes)
+    if backbone.perception is not None:
+        perception = backbone.perception(architecture.classes)
+    network = AttentionBranchNetwork(
+        extractor=backbone.extractor,
+        attention=attention,
+        perception=perception or PerceptionBranch(backbone.last_stage(2), backbone.channels, architecture.classes),
+        gate=gate if backbone.gate is None else backbone.gate(gate),
+    )
+    for module in () if backbone.initialised else network.modules():
+        if isinstance(module, nn.Conv2d):       # as the ABN authors do
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def on_meta(architecture: Architecture) -> AttentionBranchNetwork:
+    """Build a network whose tensors have shapes and no numbers, so that any size takes no memory."""
+    with torch.device("meta"):
+        return build(architecture)
+
+
+def map_size(architecture: Architecture, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the attention map for images of (height, width); nothing is computed for it."""
+    with torch.device("meta"):
+        backbone = ARCHITECTURES[architecture.name](architecture)
+        drawn = backbone.last_stage(1).eval()(backbone.extractor.eval()(torch.empty(1, 3, *image_size)))
+    return drawn.shape[2], drawn.shape[3]

@@ -1,0 +1,1 @@
+"""Training: what optimises, the loop of steps, and the run that keeps them."""
