@@ -12,10 +12,9 @@ __version__ = "0.1.0"
 _FACE = {
     "kde_map": "maps.kde", "boxes_map": "maps.boxes", "masks_map": "maps.masks", "resize_map": "maps.resize",
     "pack": "stream.packing", "open_shards": "shards.sequence", "ShardDataset": "engine.data",
-    "Architecture": "networks.backbone", "build": "networks.architectures",
-    "map_size": "networks.architectures", "load_model": "engine.runs", "normalise": "engine.data",
-    "losses": "engine.losses", "predict": "engine.prediction", "evaluate": "engine.evaluation", "insertion": "engine.curves",
-    "deletion": "engine.curves",
+    "Architecture": "networks.backbone", "build": "networks.architectures", "map_size": "networks.architectures",
+    "load_model": "engine.runs", "normalise": "engine.data", "losses": "engine.losses", "predict": "engine.prediction",
+    "evaluate": "engine.evaluation", "insertion": "engine.curves", "deletion": "engine.curves",
 }
 __all__ = ["__version__", *_FACE]
 

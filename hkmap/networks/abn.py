@@ -79,6 +79,8 @@ GATES: Choices[Gate] = Choices("gate", {"residual": residual, "product": product
 class AttentionBranchNetwork(nn.Module):
     """Extractor, attention branch (or None: a plain network) and perception branch; ``gate`` is a row of GATES.
 
+    ``adapt`` makes a gate fit features that are not (B, C, h, w).
+
     Three steps make a forward pass: ``features``, ``look`` and ``answer``. Features can be kept, a map can be changed,
     and neither costs the steps before it.
     """
@@ -90,12 +92,14 @@ class AttentionBranchNetwork(nn.Module):
         attention: AttentionBranch | None,
         perception: nn.Module,
         gate: str | Gate = "residual",
+        adapt: Callable[[Gate], Gate] = lambda gate: gate,
     ) -> None:
         super().__init__()
         self.extractor = extractor
         self.attention = attention
         self.perception = perception
-        self.gate = GATES.row(gate)
+        self.gate = adapt(GATES.row(gate))
+        self._hide = adapt(product)
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the extractor makes of images (B, 3, H, W): for convolutional networks (B, C, h, w)."""
@@ -114,6 +118,10 @@ class AttentionBranchNetwork(nn.Module):
         if self.attention is None:
             raise ValueError("a network without attention branch has no place for a map")
         return self.perception(self.gate(features, attention.to(features.dtype)))
+
+    def hidden(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return the features where ``mask`` (B, 1, h, w) is 0; where it is 1 they become 0."""
+        return self._hide(features, (1 - mask).to(features.dtype))
 
     def forward(self, images: Tensor, attention: Tensor | None = None) -> Output:
         """Classify images (B, 3, H, W); a given map (B, 1, h, w), of the features' size, replaces the predicted one."""

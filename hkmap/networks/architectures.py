@@ -50,7 +50,8 @@ def build(architecture: Architecture) -> AttentionBranchNetwork:
             "the training shard has no labels; give its records a class or a label, as `hkmap folder` and "
             "`hkmap join labels.csv --on image` do, and pack them again"
         )
-    gate, backbone = GATES[architecture.gate], ARCHITECTURES[architecture.name](architecture)
+    GATES.check(architecture.gate)
+    backbone = ARCHITECTURES[architecture.name](architecture)
     attention = perception = None
     if architecture.has_attention:
         attention = AttentionBranch(backbone.last_stage(1), backbone.channels, architecture.classes)
@@ -60,7 +61,8 @@ def build(architecture: Architecture) -> AttentionBranchNetwork:
         extractor=backbone.extractor,
         attention=attention,
         perception=perception or PerceptionBranch(backbone.last_stage(2), backbone.channels, architecture.classes),
-        gate=gate if backbone.gate is None else backbone.gate(gate),
+        gate=architecture.gate,
+        adapt=backbone.adapt,
     )
     for module in () if backbone.initialised else network.modules():
         if isinstance(module, nn.Conv2d):       # as the ABN authors do

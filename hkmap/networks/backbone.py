@@ -41,7 +41,7 @@ class Backbone(NamedTuple):
 
     ``last_stage`` builds that stage, of random weights, with stride 1 (attention branch) or 2 (perception branch); it
     takes what ``extractor`` gives and gives (B, ``channels``, h, w). ``perception`` builds the perception branch for a
-    number of classes where it is more than that stage, average pooling and a linear layer. ``gate`` adapts a gate to
+    number of classes where it is more than that stage, average pooling and a linear layer. ``adapt`` makes a gate fit
     features that are not (B, C, h, w). ``initialised``: the parts have the initial weights that they should have.
     """
 
@@ -49,5 +49,5 @@ class Backbone(NamedTuple):
     last_stage: Callable[[int], nn.Module]
     channels: int
     perception: Callable[[int], nn.Module] | None = None
-    gate: Callable[[Gate], Gate] | None = None
+    adapt: Callable[[Gate], Gate] = lambda gate: gate
     initialised: bool = False
