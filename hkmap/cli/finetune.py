@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from hkmap.cli._options import Number, from_option, named_option, shards_argument, training_options
-from hkmap.cli.train import carry_out, optimisation_options
+from hkmap.cli._options import Number, from_option, named_option, shards_argument
+from hkmap.cli._training import carry_out, optimisation_options, training_options
 
 
 @click.command("finetune")
