@@ -110,10 +110,9 @@ def carry_out(
     training = prepare(model, data, optimisation, runs.pick_device(device))
     config = _options_in_force() | {"select": optimisation.select} | runs.describe(model)
     with runs.opened_run(out, config, overwrite=overwrite, resume=resume) as begun:
-        if resume:
-            go_on(model, training, out)
+        state = go_on(model, training, out) if resume else None
         remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
-        for _ in track(fit(model, training, data, out, begun), "training", total=remaining):
+        for _ in track(fit(model, training, data, out, begun, state), "training", total=remaining):
             pass
     print_result({"run": text_of(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
 

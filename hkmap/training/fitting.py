@@ -12,55 +12,52 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from hkmap.engine.checkpoints import check_finite, plain_weights, read_state, save_state
 from hkmap.engine.data import Data
 from hkmap.engine.evaluation import accuracy
-from hkmap.engine.runs import TrainedModel, load_model, save_model, settle, write_json
+from hkmap.engine.runs import BEST, LAST, TrainedModel, save_model, settle, write_json
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
 from hkmap.training.optimisation import SELECTIONS, TrainingOptions
 from hkmap.training.steps import Step, Training
 
-#: What a run to resume and its last.pt have in common.
-_SAME = ("architecture", "preprocessing", "class_names", "control", "fold")
 
+def go_on(model: TrainedModel, training: Training, folder: Path) -> dict[str, Any]:
+    """Continue the run in ``folder`` after its last complete epoch; return its state, of which `fit` takes the rest.
 
-def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
-    """Continue the run in ``folder`` after its last complete epoch.
-
-    Raises RunError where its last.pt or log.jsonl are not those of such a run.
+    Raises RunError where its state or log.jsonl are not those of such a run.
     """
-    last = load_model(folder / "last.pt")
+    state, log = read_state(folder, model.network), folder / "log.jsonl"
     try:
-        if not last.state or any(getattr(last, name) != getattr(model, name) for name in _SAME):
-            raise ValueError(f"another {', '.join(_SAME)}, or no state")
-        training.load_state(last.state)
+        training.load_state(state)
     except ValueError as error:
-        raise RunError(f"{folder / 'last.pt'}: not the checkpoint of this run: {error}; use --overwrite") from error
-    model.network.load_state_dict(last.network.state_dict())
-    model.state.update(last.state)
-    log = folder / "log.jsonl"
+        raise RunError(f"{folder}: its state is not that of this run: {error}; use --overwrite") from error
+    if training.epoch > training.options.epochs:
+        raise RunError(f"{folder}: has {training.epoch} epochs done, --epochs is {training.options.epochs}; give more")
+    model.network.load_state_dict(state["weights"])
     lines = file_content(log).splitlines(keepends=True)[: training.step]
     kept = b"".join(lines)
-    digest = last.state.get("log") or hashlib.sha256(kept).hexdigest()      # the first runs had none
+    digest = state["log"] or hashlib.sha256(kept).hexdigest()      # the first runs had none
     if len(lines) < training.step or hashlib.sha256(kept).hexdigest() != digest:
-        raise RunError(f"{log}: not the log that last.pt belongs to, of {training.step} steps; use --overwrite")
+        raise RunError(f"{log}: not the log of this run's state, of {training.step} steps; use --overwrite")
     with replacing(log, overwrite=True) as beside:      # without the steps of an unfinished epoch, which are repeated
         beside.write_bytes(kept)
+    return state
 
 
 def fit(
-    model: TrainedModel, training: Training, data: Data, folder: Path, begun: Path | None = None
+    model: TrainedModel, training: Training, data: Data, folder: Path, begun: Path | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Iterator[Step]:
     """Train to the last epoch, yielding every Step, and keep the run in ``folder``.
 
-    log.jsonl gets one line per step, last.pt and best.pt (the epoch that ``select`` of the options chooses) are
-    replaced after each epoch, summary.json is written at the end. Until the first checkpoint the files are in
-    ``begun``, as `opened_run` gives it.
+    log.jsonl gets one line per step; last.safetensors, best.safetensors (the epoch that ``select`` of the options
+    chooses) and state.pt are replaced after each epoch, summary.json is written at the end. Until the first checkpoint
+    the files are in ``begun``, as `opened_run` gives it. ``state`` is that of a run that goes on.
     """
-    begun, options = begun or folder, training.options
-    best: dict[str, Any] | None = model.state.get("best")
-    began = time.monotonic()
+    begun, options, state = begun or folder, training.options, state or {}
+    best, seconds, began = state.get("best"), state.get("seconds", 0.0), time.monotonic()
     with _Log(begun / "log.jsonl") as log:
         while training.epoch < options.epochs:
             for step in training.run_epoch(data.examples, data.indices):
@@ -69,8 +66,14 @@ def fit(
                 # before the checkpoint: a resumed run cuts the log back to it, but cannot fill in a missing line
                 log.write(step)
                 if step.epoch_ends:
+                    check_finite(training.network)
                     best = _chosen(options, step, best)
-                    _keep(begun, replace(model, state={**training.state(), "best": best, "log": log.digest()}))
+                    state = {"best": best, "log": log.digest(), "seconds": seconds + time.monotonic() - began}
+                    _keep(begun, model, {
+                        **training.state(), **state, "weights": plain_weights(training.network), "average": None,
+                        "scaler": None, "patience": 0, "step_in_epoch": 0,
+                        "steps_per_epoch": data.steps(options.batch_size),
+                    })
                     settle(begun, folder)
                     begun = folder
                 yield step
@@ -79,7 +82,7 @@ def fit(
             "epochs": training.epoch, "steps": training.step, "select": options.select, "best": best,
             "control": model.control,
         }
-        write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
+        write_json(folder / "summary.json", summary | {"seconds": round(state["seconds"], 1)})
 
 
 class _Log:
@@ -131,8 +134,9 @@ def _chosen(options: TrainingOptions, step: Step, best: dict[str, Any] | None) -
     return best
 
 
-def _keep(folder: Path, now: TrainedModel) -> None:
+def _keep(folder: Path, model: TrainedModel, state: dict[str, Any]) -> None:
     """Save the epoch that has ended."""
-    if now.state["best"]["epoch"] == now.state["epoch"]:
-        save_model(folder / "best.pt", now)
-    save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done
+    if state["best"]["epoch"] == state["epoch"]:
+        save_model(folder / BEST, model)
+    save_model(folder / LAST, model)
+    save_state(folder, state)     # last: until it is there, the epoch counts as not done
