@@ -40,6 +40,6 @@ def finetune(
 
     options["select"] = options["select"] or "last"
     optimisation = optimisation_options(options, gamma=gamma, map_loss=map_loss, update=update)
-    model, on = replace(load_model(source), control=control, state={}), pick_device(options["device"])
+    model, on = replace(load_model(source), control=control), pick_device(options["device"])
     check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
     carry_out(model, optimisation, shards=shards, pretrained=True, **options)

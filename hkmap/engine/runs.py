@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hkmap.engine.checkpoints import check_weights, read_checkpoint, save_checkpoint
+from hkmap.engine.checkpoints import check_weights, plain_weights, read_weights, save_weights
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
 from hkmap.files.atomic import locked, replacing
@@ -43,16 +43,18 @@ FORMER_OPTIONS = {"map_loss": "l2norm", "schedule": "step", "optimizer": "sgd"}
 #: What runs called a choice before: option, former name → name.
 FORMER_NAMES = {"map_loss": {"norm": "l2norm"}}
 _BEGUN = ".begun-"      # how the folder of a run without a checkpoint is called inside the one whose run it replaces
-RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
+BEST, LAST = "best.safetensors", "last.safetensors"
+#: In the order in which they come into a folder: with state.pt a run can be resumed.
+RUN_FILES = ("config.toml", BEST, LAST, "log.jsonl", "state.pt", "summary.json")
+FORMER_FILES = ("last.pt", "best.pt")
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``state`` is
-    what training needs to continue: optimizer, position, best score so far. ``fold`` is the fold of its shards that it
-    held out, as ``described``; None where it learnt from all.
+    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``fold`` is
+    the fold of its shards that it held out, as ``described``; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
@@ -60,7 +62,6 @@ class TrainedModel:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     control: str
-    state: dict[str, Any]
     fold: dict[str, Any] | None = None
 
     @cached_property
@@ -91,43 +92,51 @@ def new_model(
 ) -> TrainedModel:
     """Return an untrained network; the seed fixes its weights."""
     torch.manual_seed(seed)
-    return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
+    return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none")
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
-    """Write a checkpoint beside its name, then rename it; an older one is replaced."""
-    save_checkpoint(path, {
+    """Write a model as NAME.safetensors beside its name, then rename it; an older one is replaced."""
+    save_weights(path, plain_weights(model.network), {
         "architecture": asdict(model.architecture),
         "preprocessing": asdict(model.preprocessing),
         "class_names": list(model.class_names),
         "control": model.control,
         "fold": model.fold,
-        "weights": model.network.state_dict(),
-        "state": model.state,
     })
 
 
 def load_model(path: str | Path) -> TrainedModel:
-    """Load the best.pt of the run folder ``path``, or the checkpoint ``path``; on the CPU.
+    """Load the best model of the run folder ``path``, or the file ``path``; on the CPU.
 
-    Raises RunError where it is missing, damaged, not hkmap's, or does not fit together. Nothing in the file is
-    executed, and no more is allocated than its tensors take.
+    It is best.safetensors, or an older run's best.pt. Raises RunError where it is missing, damaged, not hkmap's, or
+    does not fit together. Nothing in the file is executed, and no more is allocated than its tensors take.
     """
-    file = Path(path, "best.pt") if Path(path).is_dir() else Path(path)
-    if not file.exists():
-        raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its best.pt or last.pt")
-    content = read_checkpoint(file)
+    file = model_file(path)
+    content = read_weights(file)
     try:
-        architecture, preprocessing = Architecture(**content["architecture"]), Preprocessing(**content["preprocessing"])
+        architecture, preprocessing = Architecture(**content["architecture"]), _preprocessing(content["preprocessing"])
         check_weights(file, content["weights"], on_meta(architecture).state_dict())
         network = build(architecture)
     except ChoiceError as error:
         raise ChoiceError(f"{file}: {error}") from error
     network.load_state_dict(content["weights"])
-    return TrainedModel(
-        network.eval(), architecture, preprocessing, tuple(content["class_names"]), content["control"],
-        content["state"], content["fold"],
-    )
+    names = tuple(content["class_names"])
+    return TrainedModel(network.eval(), architecture, preprocessing, names, content["control"], content["fold"])
+
+
+def model_file(path: str | Path) -> Path:
+    """Return the file of weights that a run folder, or a file, stands for; raise RunError where there is none."""
+    file = path = Path(path)
+    if path.is_dir():
+        file = next((path / name for name in (BEST, "best.pt") if (path / name).exists()), path / BEST)
+    if not file.exists():
+        raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its {BEST} or {LAST}")
+    return file
+
+
+def _preprocessing(kept: dict[str, Any]) -> Preprocessing:
+    return Preprocessing(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
 
 
 def check_memory(
@@ -186,7 +195,7 @@ def opened_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume:
                 _check_resumable(folder, config)
                 yield folder
                 return
-            there = any(os.path.lexists(folder / name) for name in RUN_FILES)
+            there = any(os.path.lexists(folder / name) for name in (*RUN_FILES, *FORMER_FILES))
             if there and not overwrite:
                 raise RunError(f"{folder}: holds a run already; choose another --out, or use --overwrite or --resume")
             for left in folder.glob(f"{_BEGUN}*"):      # by a run that was killed
@@ -208,7 +217,7 @@ def settle(begun: Path, folder: Path) -> None:
     """Put the files of a run that has its first checkpoint in the place of an older run's."""
     if begun == folder:
         return
-    for name in reversed(RUN_FILES):
+    for name in reversed((*FORMER_FILES, *RUN_FILES)):
         (folder / name).unlink(missing_ok=True)
     for name in RUN_FILES:
         if (begun / name).exists():
@@ -216,8 +225,9 @@ def settle(begun: Path, folder: Path) -> None:
 
 
 def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
-    if not (folder / "last.pt").exists() or not (folder / "config.toml").exists():
-        raise RunError(f"{folder}: no run to resume; expected its last.pt and config.toml; omit --resume")
+    there = any((folder / name).exists() for name in ("state.pt", "last.pt"))
+    if not there or not (folder / "config.toml").exists():
+        raise RunError(f"{folder}: no run to resume; expected its state.pt and config.toml; omit --resume")
     before = read_config(folder / "config.toml")
     validated = before.get("val") or before.get("val_share")
     before = {**FORMER_OPTIONS, "select": "top1" if validated else "last", **before}

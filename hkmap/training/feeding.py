@@ -72,7 +72,6 @@ class ImageFeed:
 def image_feed(data: Data, options: TrainingOptions, device: torch.device, ranks: Ranks = ALONE) -> ImageFeed:
     """Return what feeds a training with the images of its samples."""
     shares = Shares(
-        len(data.indices), options.batch_size, rank=ranks.rank, ranks=ranks.ranks, seed=options.seed, equal_steps=False,
-        least=2,
+        len(data.indices), options.batch_size, rank=ranks.rank, ranks=ranks.ranks, seed=options.seed, least=2, split=True
     )
     return ImageFeed(data.examples, data.indices, shares, device=device, threads=options.threads)

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hkmap.engine.checkpoints import check_finite, plain_weights, read_state, save_state
 from hkmap.engine.data import Data
 from hkmap.engine.evaluation import accuracy
-from hkmap.engine.runs import TrainedModel, check_finite, read_state, save_model, save_state, settle, write_json
+from hkmap.engine.runs import BEST, LAST, TrainedModel, save_model, settle, write_json
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
@@ -37,22 +38,25 @@ def go_on(training: Training, folder: Path) -> Progress:
 
     Raises RunError where its state.pt or log.jsonl are not those of such a run.
     """
-    state = read_state(folder)
+    state = read_state(folder, training.network)
     try:
         training.load_state(state)
-    except (ValueError, RuntimeError) as error:     # RuntimeError: weights of other names or shapes
-        raise RunError(f"{folder / 'state.pt'}: not the state of this run: {error}; use --overwrite") from error
+    except ValueError as error:
+        raise RunError(f"{folder}: its state is not that of this run: {error}; use --overwrite") from error
+    if training.epoch > training.options.epochs:
+        raise RunError(f"{folder}: has {training.epoch} epochs done, --epochs is {training.options.epochs}; give more")
     if training.ranks.rank == 0:
         _cut_log(folder / "log.jsonl", training.step, state["log"])
     return Progress(state["best"], state["seconds"])
 
 
-def _cut_log(path: Path, steps: int, digest: str) -> None:
+def _cut_log(path: Path, steps: int, digest: str | None) -> None:
     """Remove the lines of steps that are not in the state, and will be repeated."""
     lines = file_content(path).splitlines(keepends=True)[:steps]
     kept = b"".join(lines)
-    if len(lines) < steps or hashlib.sha256(kept).hexdigest() != digest:
-        raise RunError(f"{path}: not the log that state.pt belongs to, of {steps} steps; use --overwrite")
+    now = hashlib.sha256(kept).hexdigest()
+    if len(lines) < steps or now != (digest or now):      # the first runs had no digest
+        raise RunError(f"{path}: not the log of this run's state, of {steps} steps; use --overwrite")
     with replacing(path, overwrite=True) as beside:
         beside.write_bytes(kept)
 
@@ -133,13 +137,13 @@ class _Run:
     def keep_epoch(self, step: Step) -> None:
         """Save the epoch that has ended."""
         training = self.training
-        check_finite(training.network, f"after epoch {step.epoch}")
+        check_finite(training.network)
         self.progress.best = _chosen(training.options, step, self.progress.best)
         with nullcontext() if training.average is None else training.average.swapped(training.network):
             if self.writes and self.progress.best["epoch"] == step.epoch:
-                save_model(self.begun / "best.safetensors", self.model)
+                save_model(self.begun / BEST, self.model)
             if self.writes:
-                save_model(self.begun / "last.safetensors", self.model)
+                save_model(self.begun / LAST, self.model)
         self.keep_state()
 
     def keep_state(self) -> None:
@@ -148,7 +152,7 @@ class _Run:
         if self._log is None:
             return
         state = {
-            **self.training.state(), "best": self.progress.best, "log": self._log.digest(), "seconds": self.seconds(),
+            **self.training.state(), "weights": plain_weights(self.training.network), "best": self.progress.best, "log": self._log.digest(), "seconds": self.seconds(),
         }
         save_state(self.begun, state)
         settle(self.begun, self.folder)

@@ -114,7 +114,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Return what load_state needs to continue exactly."""
         return {
-            "weights": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch,
+            "optimizer": self.optimizer.state_dict(), "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch, "step": self.step,
             "average": None if self.average is None else self.average.state(),
             "scaler": self.scaler.state_dict() or None,
