@@ -35,10 +35,12 @@ TABLES = {
     "augmentations": "hkmap.engine.inputs:AUGMENTATIONS",
     "map_losses": "hkmap.engine.losses:MAP_LOSSES",
     "schedules": "hkmap.training.optimisation:SCHEDULES",
+    "gamma_schedules": "hkmap.training.optimisation:GAMMA_SCHEDULES",
     "optimizers": "hkmap.training.optimisation:OPTIMIZERS",
     "updates": "hkmap.training.optimisation:UPDATES",
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
+    "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.inputs:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }

@@ -21,7 +21,6 @@ from hkmap.errors import RunError
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.sequence import ShardSequence
 from hkmap.training import fitting as training_module
-from hkmap.training.optimisation import TrainingOptions, learning_rate
 from hkmap.training.steps import Step, Training
 
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4"]
@@ -230,11 +229,6 @@ def test_a_plain_network_trains_and_cannot_be_finetuned(hk, run, tmp_path):
     assert result.exit_code == 1
     assert "no attention branch to fine-tune; train one with an --arch that ends in +abn" in result.stderr
     assert not (tmp_path / "no").exists()
-
-
-def test_the_learning_rate_falls_at_a_half_and_three_quarters():
-    options = TrainingOptions(epochs=300, learning_rate=1.0)
-    assert [learning_rate(options, epoch) for epoch in (1, 150, 151, 225, 226, 300)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(hk, run, tmp_path):
