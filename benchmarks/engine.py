@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from hkmap.training.cache import CachedFeed
 from timing import seconds_of
 
 from hkmap.engine.data import Data, ShardExamples, make_data
@@ -27,7 +28,6 @@ from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import place
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.writer import ShardWriter
-from hkmap.training.cache import CachedFeed
 from hkmap.training.feeding import Fed, image_feed
 from hkmap.training.optimisation import TrainingOptions, has_bfloat16
 from hkmap.training.steps import Training

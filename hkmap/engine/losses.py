@@ -26,7 +26,7 @@ class Losses(NamedTuple):
     perception: Tensor
     map: Tensor
 
-    def total(self, gamma: float) -> Tensor:
+    def total(self, gamma: float | Tensor) -> Tensor:
         """L = L_att + L_per + gamma * L_map (equations 1 and 2; gamma is equation 3's)."""
         return self.attention + self.perception + gamma * self.map
 

@@ -28,7 +28,7 @@ class Fed(NamedTuple):
     labels: Tensor          # (B,)
     weights: Tensor         # (B,) 1, or 0 for a record that only fills up the batch
     indices: Numbers        # (B,)
-    count: int              # records of the batch over all processes, without those of weight 0
+    samples: int            # records of the batch over all processes, without those of weight 0
 
 
 class Feed(Protocol):
@@ -61,9 +61,9 @@ class ImageFeed:
             batch = tensors(loaded).to(self.device)
             images = normalise(batch.images, self.examples.preprocessing)
             weights = torch.from_numpy(loaded.weights).to(self.device, non_blocking=True)
-            count = self.loader.shares.size(start)
+            samples = self.loader.shares.size(start)
             start += 1
-            yield Fed(images, False, batch.maps, batch.certainty, batch.labels, weights, loaded.indices, count)
+            yield Fed(images, False, batch.maps, batch.certainty, batch.labels, weights, loaded.indices, samples)
 
     def place(self, index: int) -> str:
         return self.examples.shards.place(index)
@@ -72,6 +72,6 @@ class ImageFeed:
 def image_feed(data: Data, options: TrainingOptions, device: torch.device, ranks: Ranks = ALONE) -> ImageFeed:
     """Return what feeds a training with the images of its samples."""
     shares = Shares(
-        len(data.indices), options.batch_size, rank=ranks.rank, ranks=ranks.ranks, seed=options.seed, least=2, split=True
+        len(data.indices), options.batch_size, *ranks, seed=options.seed, least=2, split=True,
     )
     return ImageFeed(data.examples, data.indices, shares, device=device, threads=options.threads)

@@ -152,7 +152,8 @@ class _Run:
         if self._log is None:
             return
         state = {
-            **self.training.state(), "weights": plain_weights(self.training.network), "best": self.progress.best, "log": self._log.digest(), "seconds": self.seconds(),
+            **self.training.state(), "weights": plain_weights(self.training.network), "best": self.progress.best,
+            "log": self._log.digest(), "seconds": self.seconds(),
         }
         save_state(self.begun, state)
         settle(self.begun, self.folder)
@@ -204,7 +205,6 @@ def _validated(training: Training, validation: Data, step: Step) -> dict[str, fl
     with nullcontext() if training.average is None else training.average.swapped(network):
         found = accuracy(
             network, validation, training.device, options.batch_size, gamma=options.gamma, map_loss=training.map_loss,
-            ranks=training.ranks,
         )
     if not all(map(math.isfinite, found.values())):
         raise RunError(f"the validation after epoch {step.epoch} gives {found}; try a lower --lr")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -22,6 +21,7 @@ from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.classifier import Output, place
 from hkmap.sources.images import few
+from hkmap.training.averaging import Average
 from hkmap.training.feeding import Fed, Feed
 from hkmap.training.graphs import EAGER_STEPS, LARGEST_BATCH, Recorded, record
 from hkmap.training.mining import mining_loss
@@ -31,10 +31,10 @@ from hkmap.training.optimisation import (
     PRECISIONS,
     SELECTIONS,
     UPDATES,
-    Average,
     TrainingOptions,
     gamma,
     learning_rate,
+    warn_of_slow,
 )
 
 _TENSORS = ("inputs", "maps", "certainty", "labels", "weights")     # of a Fed, which change from step to step
@@ -96,7 +96,7 @@ class Training:
         self.optimizer = OPTIMIZERS[options.optimizer](self.trained, options)
         self.map_loss = MAP_LOSSES.row(options.map_loss)
         self.precision = PRECISIONS[options.precision]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaled)
+        self.scaler = self.precision.scaler(device)
         self.average = None if options.ema is None else Average(network, options.ema)
         self.class_weights = None if class_weights is None else class_weights.to(device)
         self.forward = torch.compile(self._forward) if options.compile else self._forward
@@ -163,7 +163,7 @@ class Training:
             self.step += 1
             self.step_in_epoch += 1
             records = [int(index) for fed in batch for index in fed.indices]
-            taken.append(_Taken(epoch, self.step, rate, figures, records, sum(fed.count for fed in batch)))
+            taken.append(_Taken(epoch, self.step, rate, figures, records, sum(fed.samples for fed in batch)))
             ends = self.step_in_epoch == steps
             if ends or self.device.type != "cuda" or len(taken) == REPORT_EVERY:
                 if ends:
@@ -188,7 +188,7 @@ class Training:
     def _replayed(self, fed: Fed) -> Tensor:
         """Take one step on a batch by the graph of its shape, where there is one, or becomes one."""
         assert self.graphs is not None
-        if fed.count != self.options.batch_size or self.step < self.first + EAGER_STEPS:
+        if fed.samples != self.options.batch_size or self.step < self.first + EAGER_STEPS:
             return self._take([fed])
         tensors = (fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights)
         if not self.graphs:
@@ -200,10 +200,10 @@ class Training:
     def _take(self, batch: list[Fed]) -> Tensor:
         """Compute gradients and change the weights; return the figures (7,)."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = sum(fed.count for fed in batch)
+        count = sum(fed.samples for fed in batch)
         figures = torch.zeros(7, device=self.device)
         for fed in batch:
-            with self._autocast():
+            with self.precision(self.device):
                 loss, found = self._losses(fed, count)
             self.scaler.scale(loss).backward()
             figures += found
@@ -214,10 +214,6 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return figures
-
-    def _autocast(self) -> Any:
-        dtype = self.precision.dtype
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def _losses(self, fed: Fed, count: int) -> tuple[Tensor, Tensor]:
         """Return this batch's part of the loss, and of the figures (7,), of a step on ``count`` samples."""
@@ -290,8 +286,8 @@ def prepare(
         name = model.class_names[found[0]] or f"label {found[0]}"
         raise RunError(f'{shards.name}: only one class to train on, "{name}"; give records of two classes or more')
     _check_selection(model, data, options)
-    weights = CLASS_WEIGHTS[options.class_weights](labels, len(model.class_names))
-    class_weights = None if weights is None else torch.from_numpy(weights)
+    class_weights = CLASS_WEIGHTS[options.class_weights](labels, len(model.class_names))
+    warn_of_slow(options.precision, device)
     return Training(model.network, options, device, class_weights=class_weights, ranks=ranks, stop=stop)
 
 
