@@ -65,7 +65,7 @@ def one_step(trained: Training, fed: Fed) -> Callable[[], object]:
     trained.network.eval()
     for module in trained.modules:
         module.train()
-    return lambda: trained.take(fed)
+    return lambda: trained.take([fed])
 
 
 def bare_step(fed: Fed) -> Callable[[], object]:
@@ -96,7 +96,7 @@ def waiting(data: Data) -> float:
         batches = iter(feed.epoch(epoch))
         next_one, began = next(batches), time.perf_counter()      # the first batch is decoded while nothing is computed
         while next_one is not None:
-            trained.take(next_one)
+            trained.take([next_one])
             asked = time.perf_counter()
             next_one = next(batches, None)
             waited += time.perf_counter() - asked
@@ -118,10 +118,10 @@ def decoded(data: Data) -> int:
     with tempfile.TemporaryDirectory() as folder:
         feed = CachedFeed.of(trained, data, Path(folder))
         for fed in feed.epoch(1):
-            trained.take(fed)
+            trained.take([fed])
         ShardExamples.example = counting      # type: ignore[method-assign]
         for fed in feed.epoch(2):
-            trained.take(fed)
+            trained.take([fed])
     ShardExamples.example = whole      # type: ignore[method-assign]
     return counted
 

@@ -69,7 +69,7 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
     yield click.option("--accumulate", type=click.IntRange(1, 10_000), default=1, metavar="BATCHES",
                        help="Add up the gradients of so many batches before a step.")
     yield named_option("--optimizer", table="optimizers", default="sgd", help="How gradients become steps.")
-    yield click.option("--lr", type=Number(0, 1e30, min_open=True), default=0.01,
+    yield click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
                        help="The highest learning rate. The paper gives none; the default is ours.")
     yield named_option("--schedule", table="schedules", default="step",
                        help="How the learning rate falls; step, the paper's, is a tenth after half and after three "

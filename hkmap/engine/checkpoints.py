@@ -123,7 +123,7 @@ def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
         path = folder / "last.pt"
         content = _former_state(path)
     if content["best"] is not None:
-        check_values(path, content["best"], _BEST, "best")
+        check_values(path, {"attention_mean": None, **content["best"]}, _BEST, "best")
     for weights in (content["weights"], content["average"]):
         if weights is not None:
             check_weights(path, weights, plain_weights(network))
@@ -327,6 +327,7 @@ _DICT = _of_type("names with values", dict)
 _BEST: Schema = {
     "epoch": whole(1, 2**31), "validation": _or_none(Kind("figures by name", _of_validation)),
     "loss": Kind("a number", lambda value: _in(value, -math.inf, math.inf)),
+    "attention_mean": _or_none(Kind("a number from 0 to 1", lambda value: _in(value, 0, 1))),
 }
 _STATE: Schema = {
     "weights": _TENSORS,

@@ -180,7 +180,7 @@ class Training:
                 group["lr"].fill_(rate)     # on CUDA, where a graph reads it
             else:
                 group["lr"] = rate
-        figures = self._take(batch) if self.graphs is None or len(batch) > 1 else self._replayed(batch[0])
+        figures = self.take(batch) if self.graphs is None or len(batch) > 1 else self._replayed(batch[0])
         if self.average is not None:
             self.average.update(self.network)
         return figures
@@ -189,15 +189,15 @@ class Training:
         """Take one step on a batch by the graph of its shape, where there is one, or becomes one."""
         assert self.graphs is not None
         if fed.samples != self.options.batch_size or self.step < self.first + EAGER_STEPS:
-            return self._take([fed])
+            return self.take([fed])
         tensors = (fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights)
         if not self.graphs:
             self.graphs.append(record(
-                lambda *given: self._take([fed._replace(**dict(zip(_TENSORS, given, strict=True)))]), *tensors
+                lambda *given: self.take([fed._replace(**dict(zip(_TENSORS, given, strict=True)))]), *tensors
             ))
         return self.graphs[0](*tensors)
 
-    def _take(self, batch: list[Fed]) -> Tensor:
+    def take(self, batch: list[Fed]) -> Tensor:
         """Compute gradients and change the weights; return the figures (7,)."""
         self.optimizer.zero_grad(set_to_none=True)
         count = sum(fed.samples for fed in batch)
