@@ -93,7 +93,7 @@ def test_a_failure_in_a_thread_reaches_the_reader():
 
 
 def test_an_unknown_augmentation_is_refused(examples):
-    with pytest.raises(ChoiceError, match="augmentation 'blur' is unknown; expected one of crop, rotate, mirror"):
+    with pytest.raises(ChoiceError, match="augmentation 'blur' is unknown; expected one of crop, resized-crop, scale"):
         ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4), augmentations=("blur",))
 
 

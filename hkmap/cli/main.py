@@ -36,6 +36,7 @@ SECTIONS = {
         "webdataset": "Print the samples of WebDataset tars.",
         "join": "Add the annotations of a file to records.",
         "sample": "Pass on some of the records, drawn at random.",
+        "select": "Pass on the records that a network got wrong, or sorted.",
     },
     "Maps": {
         "bubbles2map": "Draw maps of bubbles or gaze points.",
