@@ -39,7 +39,7 @@ TABLES = {
     "updates": "hkmap.training.optimisation:UPDATES",
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
-    "controls": "hkmap.engine.inputs:CONTROLS",
+    "controls": "hkmap.engine.controls:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 

@@ -83,7 +83,7 @@ def train(
 def carry_out(
     model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
     val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, pretrained: bool,
+    resume: bool, overwrite: bool, pretrained: bool, control: str = "none",
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
@@ -105,6 +105,7 @@ def carry_out(
     data = make_data(
         model, sequence, ShardSequence(val) if val else None,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
+        control=control,
     )
     warn_of_control(model)
     training = prepare(model, data, optimisation, runs.pick_device(device))

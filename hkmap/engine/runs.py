@@ -50,9 +50,10 @@ RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``state`` is
-    what training needs to continue: optimizer, position, best score so far. ``fold`` is the fold of its shards that it
-    held out, as ``described``; None where it learnt from all.
+    ``control`` is a name in controls.CONTROLS, or several as `controls.combined` joins them: whether the human maps it
+    learnt from, in this run or before, were a sham. ``state`` is what training needs to continue: optimizer, position,
+    best score so far. ``fold`` is the fold of its shards that it held out, as ``described``; None where it learnt from
+    all.
     """
 
     network: AttentionBranchNetwork
