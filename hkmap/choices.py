@@ -41,7 +41,7 @@ TABLES = {
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
-    "controls": "hkmap.engine.inputs:CONTROLS",
+    "controls": "hkmap.engine.controls:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 

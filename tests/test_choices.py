@@ -221,8 +221,5 @@ def test_packages_are_asked_only_where_a_name_is_not_ours(monkeypatch: pytest.Mo
 
 
 def test_the_control_of_a_run_is_a_choice(make_shard: Callable[..., Path]) -> None:
-    from dataclasses import replace
-
-    model = replace(untrained(), control="shuffle")
     with pytest.raises(ChoiceError, match="control 'shuffle' is unknown; did you mean 'shuffled'"):
-        make_data(model, ShardSequence([make_shard("a.h5", 6)]), None)
+        make_data(untrained(), ShardSequence([make_shard("a.h5", 6)]), None, control="shuffle")

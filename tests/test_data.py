@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hkmap.engine.data import ShardExamples, in_order, normalise, tensors
-from hkmap.engine.inputs import Preprocessing, exchange_maps
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.prediction import map_ahead
-from hkmap.errors import ChoiceError, ImageError, RunError
+from hkmap.errors import ChoiceError, ImageError
 from hkmap.shards.loader import ShardLoader, Shares
 from hkmap.shards.sequence import ShardSequence
 
@@ -49,21 +49,6 @@ def test_without_augmentations_every_epoch_sees_the_image_as_it_is(examples):
     plain = ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4))
     for epoch in (0, 1, 7):
         assert np.array_equal(plain.example(3, epoch).image, examples.shards.shards[0].image(3))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_sham_control_gives_every_image_anothers_map(seed):
-    has_map = np.array([True, False, True, True, True, False, True])
-    owner = exchange_maps(has_map, seed)
-    annotated = np.flatnonzero(has_map)
-    assert sorted(owner[annotated]) == list(annotated)      # each map is used once
-    assert (owner[annotated] != annotated).all()            # never by its own image
-    assert list(owner[~has_map]) == list(np.flatnonzero(~has_map))
-
-
-def test_the_sham_control_needs_two_maps():
-    with pytest.raises(RunError, match="needs two with a map, got 1"):
-        exchange_maps(np.array([True, False]), 0)
 
 
 def test_exchanged_maps_arrive_at_the_other_image(make_shard):

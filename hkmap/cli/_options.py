@@ -354,6 +354,8 @@ def network_options(*, batch_size: int) -> Decorator:
 
 
 def warn_of_control(model: TrainedModel) -> None:
-    """Tell people, on stderr, if a network is a sham control."""
-    if model.control == "shuffled":
-        say("sham control: this network was trained on the maps of other images")
+    """Tell people, on stderr, if a network was trained with a sham control."""
+    from hkmap.engine.controls import told
+
+    if (sentence := told(model.control)) is not None:
+        say(sentence)

@@ -123,7 +123,7 @@ def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOption
 def carry_out(
     model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
     val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, checkpoint_every: float | None, pretrained: bool, maps_for: float | None = None,
+    resume: bool, overwrite: bool, checkpoint_every: float | None, pretrained: bool, control: str = "none", maps_for: float | None = None,
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
@@ -146,6 +146,7 @@ def carry_out(
     data = make_data(
         model, sequence, ShardSequence(val) if val else None,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
+        control=control,
     )
     warn_of_control(model)
     on = runs.pick_device(device)

@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.inputs import CONTROLS
+from hkmap.engine.controls import CONTROLS, is_control
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
@@ -358,7 +358,7 @@ _MODEL: Schema = {
         "mean": _numbers(3, 0, 1), "std": _numbers(3, 1e-6, 1e6),
     },
     "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(_TEXT.test, value))),
-    "control": Kind(f"one of {', '.join(CONTROLS)}", lambda value: isinstance(value, str) and value in CONTROLS),
+    "control": Kind(f"one of {', '.join(CONTROLS)}, or shams with + between them", is_control),
     "fold": _or_none(_DICT),
     "weights": _TENSORS,
 }

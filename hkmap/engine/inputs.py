@@ -1,4 +1,4 @@
-"""How an image becomes the network's input: how it is fitted, random views in training, and whose map it gets."""
+"""How an image becomes the network's input: how it is fitted, and random views in training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from hkmap.choices import Choices
-from hkmap.errors import RunError
 from hkmap.maps.geometry import (
     MIRROR,
     Box,
@@ -26,7 +24,6 @@ from hkmap.maps.geometry import (
 )
 
 Generator = np.random.Generator
-Numbers = npt.NDArray[np.int64]
 #: An image (H, W, 3), the view of it, the aspect (width over height) of what is seen, chance → another image and view.
 Augmentation = Callable[[Image, View, float, Generator], tuple[Image, View]]
 
@@ -149,28 +146,3 @@ AUGMENTATIONS: Choices[Augmentation] = Choices("augmentation", {
     "crop": crop, "resized-crop": resized_crop, "scale": scale, "rotate": rotate, "mirror": mirror,
     "intensity": intensity,
 })
-
-
-def keep_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
-    """Every image keeps its own map."""
-    return np.arange(len(has_map))
-
-
-def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
-    """The sham control: every image gets another one's map.
-
-    The samples with a map form a random circle, and each takes its neighbour's; the others have none.
-    """
-    circle = np.flatnonzero(has_map)
-    if len(circle) < 2:
-        raise RunError(f"--control shuffled exchanges maps between samples and needs two with a map, got {len(circle)}")
-    circle = np.random.default_rng(seed).permutation(circle)
-    owner = np.arange(len(has_map))
-    owner[circle] = np.roll(circle, 1)
-    return owner
-
-
-#: Which samples have a map (n,), a seed → the sample whose map each sample gets (n,).
-CONTROLS: Choices[Callable[[npt.NDArray[np.bool_], int], Numbers]] = Choices(
-    "control", {"none": keep_maps, "shuffled": exchange_maps}
-)

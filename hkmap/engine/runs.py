@@ -53,8 +53,9 @@ FORMER_FILES = ("last.pt", "best.pt")
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``fold`` is
-    the fold of its shards that it held out, as ``described``; None where it learnt from all.
+    ``control`` is a name in controls.CONTROLS, or several as `controls.combined` joins them: whether the human maps it
+    learnt from, in this run or before, were a sham. ``fold`` is the fold of its shards that it held out, as
+    ``described``; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
