@@ -15,8 +15,8 @@ from hkmap.cli.train import carry_out, optimisation_options
 @click.option("--gamma", type=Number(0, 1e6), default=1.0,
               help="Scale of the map loss, gamma * ||M' - M||. The norm grows with the map's size: 1 at 14x14 is about "
                    "0.6 at 23x23. The paper gives no value; the default is ours. With 0 only labels count.")
-@named_option("--map-loss", table="map_losses", default="norm",
-              help="How to compare the network's map with the human one; norm is the paper's.")
+@named_option("--map-loss", table="map_losses", default="l2norm",
+              help="How to compare the network's map with the human one; l2norm is the paper's.")
 @named_option("--update", table="updates", default="both", help="Which parts of the network to train.")
 @named_option("--control", table="controls", default="none",
               help="shuffled is the sham control: every image gets another image's human map. A gain that this run "

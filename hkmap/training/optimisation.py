@@ -52,7 +52,7 @@ class TrainingOptions:
     seed: int = 0
     precision: str = "float32"
     threads: int = 2
-    map_loss: str | MapLoss = "norm"
+    map_loss: str | MapLoss = "l2norm"
     schedule: str | Schedule = "step"
     optimizer: str = "sgd"
     select: str = "last"
