@@ -104,9 +104,9 @@ class Shares:
     def part(self, order: Numbers, step: int) -> tuple[Numbers, npt.NDArray[np.float32]]:
         """Like step, from the ``order`` of an epoch, which takes time to make."""
         if self.split:
-            together = order[self._rows(step)]
-            chosen = together[self.rank :: self.ranks]
-            return (chosen, _ones(chosen)) if len(chosen) else (together[:1], np.zeros(1, np.float32))
+            whole = order[self._rows(step)]
+            chosen = whole[self.rank :: self.ranks]
+            return (chosen, _ones(chosen)) if len(chosen) else (whole[:1], np.zeros(1, np.float32))
         if not self.equal_steps:
             chosen = order[self.rank :: self.ranks][self._rows(step)]
             return chosen, _ones(chosen)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hkmap.engine.data import Data, ShardExamples, normalise, tensors
-from hkmap.engine.ranks import ALONE, Ranks
+from hkmap.engine.ranks import current
 from hkmap.shards.loader import ShardLoader, Shares
 from hkmap.training.optimisation import TrainingOptions
 
@@ -69,9 +69,7 @@ class ImageFeed:
         return self.examples.shards.place(index)
 
 
-def image_feed(data: Data, options: TrainingOptions, device: torch.device, ranks: Ranks = ALONE) -> ImageFeed:
+def image_feed(data: Data, options: TrainingOptions, device: torch.device) -> ImageFeed:
     """Return what feeds a training with the images of its samples."""
-    shares = Shares(
-        len(data.indices), options.batch_size, *ranks, seed=options.seed, least=2, split=True,
-    )
+    shares = Shares(len(data.indices), options.batch_size, *current(), seed=options.seed, least=2, split=True)
     return ImageFeed(data.examples, data.indices, shares, device=device, threads=options.threads)

@@ -45,7 +45,7 @@ def go_on(training: Training, folder: Path) -> Progress:
         raise RunError(f"{folder}: its state is not that of this run: {error}; use --overwrite") from error
     if training.epoch > training.options.epochs:
         raise RunError(f"{folder}: has {training.epoch} epochs done, --epochs is {training.options.epochs}; give more")
-    if training.ranks.rank == 0:
+    if training.ranks.first:
         _cut_log(folder / "log.jsonl", training.step, state["log"])
     return Progress(state["best"], state["seconds"])
 
@@ -108,7 +108,7 @@ class _Run:
         self.folder, self.begun, self.every = keeping
         self.began = self.kept = time.monotonic()
         self.steps = 0
-        self.writes = training.ranks.rank == 0
+        self.writes = training.ranks.first
         self._log = _Log(self.begun / "log.jsonl") if self.writes else None
 
     def __enter__(self) -> _Run:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hkmap.engine.data import Data
 from hkmap.engine.losses import MAP_LOSSES, losses
-from hkmap.engine.ranks import ALONE, Ranks, summed
+from hkmap.engine.ranks import add_up, current, reduced, shared
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
@@ -83,10 +83,10 @@ class Training:
 
     def __init__(
         self, network: AttentionBranchNetwork, options: TrainingOptions, device: torch.device, *,
-        class_weights: Tensor | None = None, ranks: Ranks = ALONE, stop: Callable[[], bool] = lambda: False,
+        class_weights: Tensor | None = None, stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.options, self.device, self.ranks, self.stop = options, device, ranks, stop
-        self.network = place(network, device)
+        self.options, self.device, self.ranks, self.stop = options, device, current(), stop
+        self.network = shared(place(network, device))
         self.modules = UPDATES[options.update](network)
         network.requires_grad_(False)
         for module in self.modules:
@@ -101,7 +101,7 @@ class Training:
         self.class_weights = None if class_weights is None else class_weights.to(device)
         self.forward = torch.compile(self._forward) if options.compile else self._forward
         self.scale = torch.zeros((), device=device)     # gamma, which a schedule changes
-        small = options.batch_size <= LARGEST_BATCH and options.accumulate == 1 and ranks.ranks == 1
+        small = options.batch_size <= LARGEST_BATCH and options.accumulate == 1 and self.ranks.ranks == 1
         self.graphs: list[Recorded] | None = (
             [] if device.type == "cuda" and small and not self.precision.scaled else None
         )
@@ -207,7 +207,7 @@ class Training:
                 loss, found = self._losses(fed, count)
             self.scaler.scale(loss).backward()
             figures += found
-        summed([parameter.grad for parameter in self.trained if parameter.grad is not None], self.ranks)
+        reduced(self.network)
         if self.options.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained, self.options.clip_norm)
@@ -249,7 +249,7 @@ class Training:
         """Yield the Steps; this waits for the device, and for the other processes."""
         asked = torch.zeros(1, 7, device=self.device) + float(self.stop())
         figures = torch.cat([torch.stack([step.figures.float() for step in taken]), asked])
-        summed([figures], self.ranks)
+        add_up([figures])
         *rows, (asked_by, *_) = figures.tolist()
         self.stopping = asked_by > 0
         last = len(taken) - 1
@@ -271,7 +271,7 @@ class Training:
 
 def prepare(
     model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device, *,
-    ranks: Ranks = ALONE, stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Training:
     """Return the training of ``model``, ready to start; raise RunError where the data or the network do not fit."""
     shards = data.examples.shards
@@ -288,7 +288,7 @@ def prepare(
     _check_selection(model, data, options)
     class_weights = CLASS_WEIGHTS[options.class_weights](labels, len(model.class_names))
     warn_of_slow(options.precision, device)
-    return Training(model.network, options, device, class_weights=class_weights, ranks=ranks, stop=stop)
+    return Training(model.network, options, device, class_weights=class_weights, stop=stop)
 
 
 def _belongs(value: object, parameter: nn.Parameter) -> bool:
