@@ -98,6 +98,10 @@ class Choices(Mapping[str, Row], Generic[Row]):
         """Return each row's title or the first line of its docstring; if its package fails, the reason."""
         return {name: self._described(name) for name in self}
 
+    def figures(self, name: str) -> dict[str, Any]:
+        """Return what `hkmap list` says of a row beside its title."""
+        return {}
+
     def unknown(self, name: object) -> ChoiceError:
         """Return the error for an unknown name."""
         near = get_close_matches(str(name), list(self), 1)

@@ -31,7 +31,7 @@ from hkmap.errors import ChoiceError, RunError
 from hkmap.files.atomic import locked, replacing
 from hkmap.files.opening import file_content
 from hkmap.networks.abn import AttentionBranchNetwork
-from hkmap.networks.architectures import build, map_size, on_meta
+from hkmap.networks.architectures import build, dry_run, map_size, on_meta
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -152,7 +152,7 @@ def check_memory(
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             module.register_forward_hook(lambda module, given, output: outputs.append(output.nbytes))
-    network(torch.empty(1, 3, *preprocessing.size, device="meta"))
+    dry_run(network, preprocessing.size)
     weights = sum(value.nbytes for value in network.state_dict().values())
     needed = 3 * weights + batch_size * sum(outputs) if training else weights + batch_size * max(outputs, default=0)
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
