@@ -83,8 +83,8 @@ def backbone(architecture: Architecture) -> Backbone:
         _check(model, parts, architecture.classes)
     except Exception as error:      # any of a thousand networks, each of which may be no chain of stages in its own way
         raise RunError(
-            f"{name}: cannot be cut before its last stage ({error or type(error).__name__}); expected a network of timm "
-            "whose stages follow one another, or a VisionTransformer, such as timm/convnext_tiny"
+            f"{name}: cannot be cut before its last stage ({error or type(error).__name__}); expected a network of "
+            "timm whose stages follow one another, or a VisionTransformer, such as timm/convnext_tiny"
         ) from error
     return parts
 
@@ -137,14 +137,14 @@ def _dense(stage: nn.Module) -> nn.Module:
             continue
         if type(module) is nn.Conv2d and module.kernel_size[0] % 2 == 0:
             module.register_forward_pre_hook(_pad)
-        module.stride = (1, 1) if isinstance(stride, tuple) else 1      # type: ignore[assignment]
+        module.stride = (1, 1) if isinstance(stride, tuple) else 1
     return stage
 
 
-def _pad(convolution: nn.Conv2d, given: tuple[Tensor]) -> Tensor:
+def _pad(convolution: Any, given: tuple[Tensor]) -> Tensor:
     """Add zeros below and on the right, so that a kernel of even sides keeps the size."""
     rows, columns = (
-        side - 1 - 2 * int(edge) for side, edge in zip(convolution.kernel_size, convolution.padding, strict=True)
+        side - 1 - 2 * edge for side, edge in zip(convolution.kernel_size, convolution.padding, strict=True)
     )
     return functional.pad(given[0], (0, columns, 0, rows))
 
@@ -164,8 +164,8 @@ class _First(nn.Module):
         side = self.model.patch_embed.patch_size[0]
         if height != width or height % side:
             raise RunError(
-                f"images of {width}x{height}; this transformer takes squares whose side is a multiple of {side} pixels, "
-                f"so use --image-size {max(1, round(height / side)) * side}"
+                f"images of {width}x{height}; this transformer takes squares whose side is a multiple of {side} "
+                f"pixels, so use --image-size {max(1, round(height / side)) * side}"
             )
         tokens: Tensor = self.model.forward_features(images)
         return tokens
@@ -237,7 +237,7 @@ def _on_patches(gate: Gate, prefix: int) -> Gate:
 # what makes it right
 
 
-def _check(model: nn.Module, parts: Backbone, classes: int) -> None:
+def _check(model: Any, parts: Backbone, classes: int) -> None:
     """Raise ValueError unless the parts give what timm's own network gives, and the copy with stride 1 a map."""
     assert parts.perception is not None
     dense, tail = parts.last_stage(1), parts.perception(classes)
@@ -249,7 +249,8 @@ def _check(model: nn.Module, parts: Backbone, classes: int) -> None:
         kept = features.clone()
         drawn, logits = dense(features), tail(features)
     modules.train()
-    if drawn.shape[:2] != (1, parts.channels) or features.dim() == 4 and drawn.shape[2:] != features.shape[2:]:
+    finer = features.shape[2:] if features.dim() == 4 else drawn.shape[2:]
+    if drawn.shape != (1, parts.channels, *finer):
         raise ValueError(f"its last stage turns features {tuple(features.shape)} into {tuple(drawn.shape)}")
     if logits.is_meta:
         return
