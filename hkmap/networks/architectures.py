@@ -20,21 +20,31 @@ from hkmap.networks.alexnet import alexnet
 from hkmap.networks.backbone import ABN, Architecture, Backbone
 from hkmap.networks.classifier import Output
 from hkmap.networks.resnet import RESNETS
+from hkmap.networks.timm import PREFIX, backbone, check_name
 
 Row = Callable[[Architecture], Backbone]
 
 
 class Architectures(Choices[Row]):
-    """Backbones by name; with "+abn" after it, each name also stands for the backbone with the attention branch."""
+    """Backbones by name; with "+abn" after it, each name also stands for the backbone with the attention branch.
+
+    "timm/NAME" is a network of timm, which are too many to list.
+    """
 
     def __getitem__(self, name: str) -> Row:
+        if name.startswith(PREFIX):
+            check_name(name.removesuffix(ABN))
+            return backbone
         return super().__getitem__(name.removesuffix(ABN))
 
     def __iter__(self) -> Iterator[str]:
         return (name + suffix for name in super().__iter__() for suffix in ("", ABN))
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(str(name).removesuffix(ABN))
+        return str(name).startswith(PREFIX) or super().__contains__(str(name).removesuffix(ABN))
+
+    def describe(self) -> dict[str, str]:
+        return {**super().describe(), f"{PREFIX}NAME[{ABN}]": str(backbone.__doc__)}
 
     def entry_point(self, name: str) -> EntryPoint | None:
         return super().entry_point(name.removesuffix(ABN))
@@ -77,9 +87,10 @@ def build(architecture: Architecture) -> AttentionBranchNetwork:
         gate=architecture.gate,
         adapt=backbone.adapt,
     )
-    for module in () if backbone.initialised else network.modules():
+    for name, module in network.named_modules():
+        own = backbone.initialised and name.startswith(("extractor.", "attention.stage.", "perception."))
         # as the ABN authors do; on the meta device it would draw nothing, and import for half a second
-        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+        if isinstance(module, nn.Conv2d) and not own and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return network
 
