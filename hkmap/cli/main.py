@@ -58,6 +58,7 @@ SECTIONS = {
         "finetune": "Fine-tune a network to look where people look.",
         "predict": "Add predictions and attention maps to records.",
         "eval": "Measure a network on shards.",
+        "plot": "Draw the learning curves of runs.",
     },
     "Looking and checking": {
         "show": "Draw contact sheets of images, annotations and maps.",
