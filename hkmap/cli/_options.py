@@ -338,7 +338,7 @@ def fold_options(purpose: str) -> Decorator:
 
 #: --from RUN, as the argument ``source``.
 from_option = click.option("--from", "source", type=ANYTHING, required=True, metavar="RUN",
-                           help="A run folder (its best.pt), or one checkpoint such as RUN/last.pt.")
+                           help="A run folder (its best weights), or one file of weights such as RUN/last.safetensors.")
 
 device_option = click.option("--device", default="auto", metavar="NAME",
                              help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
@@ -397,7 +397,7 @@ _DESCRIPTION = frozenset({
 def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    from hkmap.engine.runs import read_config
+    from hkmap.engine.folders import read_config
 
     found = read_config(path)
     own = _keys(ctx.command)

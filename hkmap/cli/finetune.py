@@ -36,10 +36,10 @@ def finetune(
     """
     from dataclasses import replace
 
-    from hkmap.engine.runs import check_memory, load_model, pick_device
+    from hkmap.engine.runs import check_memory, load_model, model_file, pick_device
 
     options["select"] = options["select"] or "last"
     optimisation = optimisation_options(options, gamma=gamma, map_loss=map_loss, update=update)
     model, on = replace(load_model(source), control=control), pick_device(options["device"])
     check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
-    carry_out(model, optimisation, shards=shards, pretrained=True, **options)
+    carry_out(model, optimisation, shards=shards, start={"source": model_file(source)}, **options)

@@ -77,19 +77,20 @@ def train(
     model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights)
-    carry_out(model, optimisation, shards=shards, pretrained=False, **options)
+    carry_out(model, optimisation, shards=shards, start={"weights": weights}, **options)
 
 
 def carry_out(
     model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
     val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, pretrained: bool,
+    resume: bool, overwrite: bool, start: dict[str, Path | None],
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
-    A ``pretrained`` model comes from another run, which must not have learnt from the fold that this run holds out.
+    ``start`` says by which option, and from which file, it has weights already; a "source" is another run, which must
+    not have learnt from the fold that this run holds out.
     """
-    from hkmap.engine import runs
+    from hkmap.engine import folders, runs
     from hkmap.engine.data import make_data
     from hkmap.shards.sequence import ShardSequence
     from hkmap.training.fitting import fit, go_on
@@ -99,22 +100,26 @@ def carry_out(
         raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
     sequence = ShardSequence(shards)
     held_out = runs.hold_out(sequence, *fold) if fold else None
-    if pretrained:
+    if "source" in start:
         runs.check_fold(model, held_out)
     model = replace(model, fold=runs.described(held_out) if held_out else None)
+    validation = ShardSequence(val) if val else None
     data = make_data(
-        model, sequence, ShardSequence(val) if val else None,
+        model, sequence, validation,
         val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
     )
     warn_of_control(model)
     training = prepare(model, data, optimisation, runs.pick_device(device))
-    config = _options_in_force() | {"select": optimisation.select} | runs.describe(model)
-    with runs.opened_run(out, config, overwrite=overwrite, resume=resume) as begun:
+    config = _options_in_force() | {"select": optimisation.select} | folders.describe(model)
+    info = folders.run_info(training.device, shards=sequence, val=validation, **start)
+    with folders.opened_run(out, config, info, overwrite=overwrite, resume=resume) as begun:
         state = go_on(model, training, out) if resume else None
+        if training.epoch < optimisation.epochs:
+            folders.write_run(begun, config, info)
         remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
         for _ in track(fit(model, training, data, out, begun, state), "training", total=remaining):
             pass
-    print_result({"run": text_of(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
+    print_result({"run": text_of(out), **folders.read_summary(out), **(runs.named(held_out) if held_out else {})})
 
 
 def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
