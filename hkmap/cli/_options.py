@@ -336,7 +336,7 @@ def fold_options(purpose: str) -> Decorator:
 
 #: --from RUN, as the argument ``source``.
 from_option = click.option("--from", "source", type=ANYTHING, required=True, metavar="RUN",
-                           help="A run folder (its best.pt), or one checkpoint such as RUN/last.pt.")
+                           help="A run folder (its best weights), or one file of weights such as RUN/last.safetensors.")
 
 device_option = click.option("--device", default="auto", metavar="NAME",
                              help="auto (CUDA where there is one), cpu, cuda or cuda:N.")

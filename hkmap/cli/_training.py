@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,6 +31,7 @@ from hkmap.cli._options import (
 )
 from hkmap.cli._process import signals
 from hkmap.cli._stream import print_result
+from hkmap.cli._strict import section
 from hkmap.cli._watching import watched
 from hkmap.errors import RunError
 
@@ -41,7 +43,10 @@ if TYPE_CHECKING:
 
 def training_options(*, epochs: int, select: str) -> Decorator:
     """Add the options that train and finetune share; ``epochs`` and, in words, ``select`` are defaults."""
-    return composed(*_data_options(select), *_optimising_options(epochs), *_run_options())
+    return composed(
+        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs)),
+        section("The run", *_run_options()),
+    )
 
 
 def _data_options(select: str) -> Iterable[Decorator]:
@@ -123,14 +128,16 @@ def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOption
 def carry_out(
     model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
     val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, checkpoint_every: float | None, pretrained: bool, control: str = "none", maps_for: float | None = None,
+    resume: bool, overwrite: bool, checkpoint_every: float | None, start: dict[str, Path | None], control: str = "none",
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
-    A ``pretrained`` model comes from another run, which must not have learnt from the fold that this run holds out.
+    ``start`` says by which option, and from which file, it has weights already; a "source" is another run, which must
+    not have learnt from the fold that this run holds out.
     """
-    from hkmap.engine import runs
+    from hkmap.engine import folders, runs
     from hkmap.engine.data import make_data
+    from hkmap.engine.ranks import current, joined
     from hkmap.shards.sequence import ShardSequence
     from hkmap.training.feeding import image_feed
     from hkmap.training.fitting import Keeping, Progress, fit, go_on
@@ -138,32 +145,41 @@ def carry_out(
 
     if resume and overwrite:
         raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
-    sequence = ShardSequence(shards)
+    sequence, validation = ShardSequence(shards), ShardSequence(val) if val else None
     held_out = runs.hold_out(sequence, *fold) if fold else None
-    if pretrained:
+    if "source" in start:
         runs.check_fold(model, held_out)
     model = replace(model, fold=runs.described(held_out) if held_out else None)
     data = make_data(
-        model, sequence, ShardSequence(val) if val else None,
-        val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
-        control=control,
+        model, sequence, validation, val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
+        held_out=held_out, control=control,
     )
     warn_of_control(model)
-    on = runs.pick_device(device)
-    training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
-    config = _options_in_force() | {"select": optimisation.select} | runs.describe(model)
-    with runs.opened_run(out, config, overwrite=overwrite, resume=resume) as begun, signals.deferred():
-        feed = image_feed(data, optimisation, on)
-        progress = go_on(training, out) if resume else Progress()
-        every = math.inf if checkpoint_every is None else 60 * checkpoint_every
-        steps = fit(model, training, data, feed, Keeping(out, begun, every), progress)
-        for _ in watched(
-            steps, device=str(on), epochs=optimisation.epochs, steps_per_epoch=training.steps(feed),
-            done=training.step,
-        ):
-            pass
+    first = current().first
+    with joined(device) as on, runs.memory_errors(
+        model.architecture, model.preprocessing, optimisation.batch_size, device=on
+    ):
+        training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
+        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model)
+        info = folders.run_info(on, shards=sequence, val=validation, **start)
+        opened = folders.opened_run(out, config, info, overwrite=overwrite, resume=resume)
+        with (opened if first else nullcontext(out)) as begun, signals.deferred():
+            progress = go_on(training, out) if resume else Progress()
+            if first and training.epoch < optimisation.epochs:
+                folders.write_run(begun, config, info)
+            feed = image_feed(data, optimisation, on)
+            every = math.inf if checkpoint_every is None else 60 * checkpoint_every
+            steps = fit(model, training, data, feed, Keeping(out, begun, every), progress)
+            if first:
+                steps = watched(
+                    steps, device=str(on), epochs=optimisation.epochs, steps_per_epoch=training.steps(feed),
+                    done=training.step,
+                )
+            for _ in steps:
+                pass
     signals.check()
-    print_result({"run": text_of(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
+    if first:
+        print_result({"run": text_of(out), **folders.read_summary(out), **(runs.named(held_out) if held_out else {})})
 
 
 def _options_in_force() -> dict[str, Any]:
@@ -182,7 +198,7 @@ _DESCRIPTION = frozenset({
 def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    from hkmap.engine.runs import read_config
+    from hkmap.engine.folders import read_config
 
     found = read_config(path)
     own = _keys(ctx.command)

@@ -37,11 +37,11 @@ def finetune(
     from dataclasses import replace
 
     from hkmap.engine.controls import combined
-    from hkmap.engine.runs import check_memory, load_model, pick_device
+    from hkmap.engine.runs import check_memory, load_model, model_file, pick_device
 
     options["select"] = options["select"] or "last"
     optimisation = optimisation_options(options, gamma=gamma, map_loss=map_loss, update=update)
     begun, on = load_model(source), pick_device(options["device"])
     model = replace(begun, control=combined(begun.control, control))
     check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
-    carry_out(model, optimisation, shards=shards, pretrained=True, control=control, **options)
+    carry_out(model, optimisation, shards=shards, start={"source": model_file(source)}, control=control, **options)

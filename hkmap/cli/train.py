@@ -62,4 +62,4 @@ def train(
     model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights)
-    carry_out(model, optimisation, shards=shards, pretrained=False, **options)
+    carry_out(model, optimisation, shards=shards, start={"weights": weights}, **options)

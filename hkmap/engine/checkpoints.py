@@ -124,9 +124,9 @@ def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
         content = _former_state(path)
     if content["best"] is not None:
         check_values(path, {"attention_mean": None, **content["best"]}, _BEST, "best")
-    for weights in (content["weights"], content["average"]):
-        if weights is not None:
-            check_weights(path, weights, plain_weights(network))
+    own, average = plain_weights(network), content["average"] or {}
+    check_weights(path, content["weights"], own)
+    check_weights(path, average, {name: own[name] for name in average if name in own})      # what is frozen has none
     return content
 
 
@@ -242,7 +242,7 @@ def check_finite(network: nn.Module) -> None:
     largest = torch.stack(torch._foreach_norm([*numbers.values()], math.inf))      # also NaN where one is
     if not (finite := largest.isfinite()).all():
         name = list(numbers)[int(finite.logical_not().nonzero()[0])]
-        raise RunError(f"the weights {name} became other than finite; train again, with a lower --lr")
+        raise RunError(f"the weights {name} have numbers that are no longer finite; train again, with a lower --lr")
 
 
 def _shaped(tensor: Tensor) -> str:
@@ -321,7 +321,7 @@ def _tensors(value: Any) -> bool:
     )
 
 
-_TEXT = _of_type("a text", str)
+TEXT = _of_type("a text", str)
 _TENSORS = Kind("tensors by name", _tensors)
 _DICT = _of_type("names with values", dict)
 _BEST: Schema = {
@@ -338,26 +338,26 @@ _STATE: Schema = {
     "step_in_epoch": whole(0, 2**62),
     "step": whole(0, 2**62),
     "best": _or_none(_DICT),
-    "log": _or_none(_TEXT),
+    "log": _or_none(TEXT),
     "seconds": Kind("a number from 0", lambda value: _in(value, 0, 1e12)),
 }
 _FORMER_STATE: Schema = {
-    "epoch": whole(1, 2**31), "step": whole(1, 2**62), "best": _BEST, "optimizer": _DICT, "log": _or_none(_TEXT),
+    "epoch": whole(1, 2**31), "step": whole(1, 2**62), "best": _BEST, "optimizer": _DICT, "log": _or_none(TEXT),
 }
 _FOLD: Schema = {
     "fold": Kind("I/K", lambda value: re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", str(value)) is not None),
-    "fold_seed": whole(0, 2**32 - 1), "group": _or_none(_TEXT), "digest": _TEXT,
+    "fold_seed": whole(0, 2**32 - 1), "group": _or_none(TEXT), "digest": TEXT,
 }
 _MODEL: Schema = {
     "architecture": {
-        "name": _TEXT, "classes": whole(1, MOST_CLASSES), "stem": _TEXT, "width": whole(1, MOST_CHANNELS),
-        "gate": _TEXT,
+        "name": TEXT, "classes": whole(1, MOST_CLASSES), "stem": TEXT, "width": whole(1, MOST_CHANNELS),
+        "gate": TEXT,
     },
     "preprocessing": {
-        "height": whole(1, LONGEST_SIDE), "width": whole(1, LONGEST_SIDE), "fit": _TEXT,
+        "height": whole(1, LONGEST_SIDE), "width": whole(1, LONGEST_SIDE), "fit": TEXT,
         "mean": _numbers(3, 0, 1), "std": _numbers(3, 1e-6, 1e6),
     },
-    "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(_TEXT.test, value))),
+    "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.test, value))),
     "control": Kind(f"one of {', '.join(CONTROLS)}, or shams with + between them", is_control),
     "fold": _or_none(_DICT),
     "weights": _TENSORS,
