@@ -19,8 +19,8 @@ from hkmap.engine.runs import load_model
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--batch-size", 4]
 #: 12 records in batches of 4 are 3 steps an epoch; each of them is followed by a checkpoint.
 TUNING = [
-    "--augment", "mirror", "--precision", "bfloat16", "--cache-features", "--epochs", 4, "--batch-size", 4, "--ema", 0.9,
-    "--optimizer", "adamw", "--lr", 0.001, "--checkpoint-every", 1e-9,
+    "--augment", "mirror", "--precision", "bfloat16", "--cache-features", "--epochs", 4, "--batch-size", 4,
+    "--ema", 0.9, "--optimizer", "adamw", "--lr", 0.001, "--checkpoint-every", 1e-9,
 ]
 STEPS = 12
 
@@ -39,9 +39,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def hkmap(folder: Path, *arguments: object, signal_at: tuple[str, int] | None = None) -> subprocess.CompletedProcess[str]:
+def hkmap(
+    folder: Path, *arguments: object, signal_at: tuple[str, int] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run hkmap in a process of its own, which may send itself a signal at a step."""
-    program = ["-m", "hkmap"] if signal_at is None else [str(ROOT / "tests" / "killed_training.py"), *map(str, signal_at)]
+    killed = ROOT / "tests" / "killed_training.py"
+    program = ["-m", "hkmap"] if signal_at is None else [str(killed), *map(str, signal_at)]
     return subprocess.run(
         [sys.executable, *program, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False,
         timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -58,8 +61,8 @@ def assert_as_if_nothing_had_happened(whole: Path, broken: Path) -> None:
         assert all(torch.equal(value, second[key]) for key, value in first.items())
     logs = [(run / "log.jsonl").read_text() for run in (whole, broken)]
     assert logs[0] == logs[1]
-    summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, broken)]
-    assert [{**summary, "seconds": 0} for summary in summaries][0] == {**summaries[1], "seconds": 0}
+    first, second = (json.loads((run / "summary.json").read_text()) | {"seconds": 0} for run in (whole, broken))
+    assert first == second
     assert not list(broken.glob("*cache*"))
 
 

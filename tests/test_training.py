@@ -236,16 +236,17 @@ def test_a_loss_that_is_no_number_stops_the_run(hk, run, tmp_path):
     _, shard, _ = run
     result = hk("train", shard, *SMALL, "--epochs", 3, "--lr", 1000, "--weight-decay", 1000, "--out", tmp_path / "wild")
     assert result.exit_code == 1
-    assert re.search(r"the weights extractor\S+ became other than finite; train again, with a lower --lr\n", result.stderr)
+    assert re.search(r"the weights extractor\S+ became other than finite; train again, with a lower", result.stderr)
     assert not (tmp_path / "wild/state.pt").exists()
 
 
 def test_a_loss_that_is_no_number_names_the_records(hk, run, tmp_path):
     _, shard, _ = run
-    options = [*SMALL, "--epochs", 1, "--lr", 1000, "--weight-decay", 1000, "--batch-size", 2, "--out", tmp_path / "wild"]
-    result = hk("train", shard, *overridden(options, "--batch-size", 2))
+    wild = ["--epochs", 1, "--lr", 1000, "--weight-decay", 1000, "--batch-size", 2, "--out", tmp_path / "wild"]
+    result = hk("train", shard, *overridden(SMALL, *wild))
     assert result.exit_code == 1
-    assert re.search(r"the loss became nan in epoch 1, at step \d, on \S*train.h5#\d+, \S*train.h5#\d+; try a lower --lr", result.stderr)
+    records = r"\S*train.h5#\d+, \S*train.h5#\d+"
+    assert re.search(rf"the loss became nan in epoch 1, at step \d, on {records}; try a lower --lr", result.stderr)
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
@@ -405,7 +406,8 @@ def test_both_arms_of_a_finetuning_keep_the_last_epoch(hk, run, tmp_path):
         assert (result.records[0]["select"], result.records[0]["best"]["epoch"]) == ("last", 3)
         assert read_config(tmp_path / arm / "config.toml")["select"] == "last"
         assert json.loads((tmp_path / arm / "summary.json").read_text())["select"] == "last"
-        assert changed(*(weights_of(tmp_path / arm / name) for name in ("last.safetensors", "best.safetensors"))) == set()
+        kept = [weights_of(tmp_path / arm / name) for name in ("last.safetensors", "best.safetensors")]
+        assert changed(*kept) == set()
     assert "[default: last]" in " ".join(hk("finetune", "--help").stdout.split())
     assert "[default: top1 with validation data, else last]" in " ".join(hk("train", "--help").stdout.split())
 

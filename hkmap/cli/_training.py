@@ -36,9 +36,12 @@ from hkmap.cli._watching import watched
 from hkmap.errors import RunError
 
 if TYPE_CHECKING:
+    from hkmap.engine.data import Data
     from hkmap.engine.runs import TrainedModel
     from hkmap.shards.folds import Folding
+    from hkmap.training.fitting import Keeping, Progress
     from hkmap.training.optimisation import TrainingOptions
+    from hkmap.training.steps import Training
 
 
 def training_options(*, epochs: int, select: str) -> Decorator:
@@ -139,8 +142,7 @@ def carry_out(
     from hkmap.engine.data import make_data
     from hkmap.engine.ranks import current, joined
     from hkmap.shards.sequence import ShardSequence
-    from hkmap.training.feeding import image_feed
-    from hkmap.training.fitting import Keeping, Progress, fit, go_on
+    from hkmap.training.fitting import Keeping, Progress, go_on
     from hkmap.training.steps import prepare
 
     if resume and overwrite:
@@ -155,7 +157,6 @@ def carry_out(
         held_out=held_out, control=control,
     )
     warn_of_control(model)
-    first = current().first
     with joined(device) as on, runs.memory_errors(
         model.architecture, model.preprocessing, optimisation.batch_size, device=on
     ):
@@ -163,23 +164,33 @@ def carry_out(
         config = _options_in_force() | {"select": optimisation.select} | folders.describe(model)
         info = folders.run_info(on, shards=sequence, val=validation, **start)
         opened = folders.opened_run(out, config, info, overwrite=overwrite, resume=resume)
-        with (opened if first else nullcontext(out)) as begun, signals.deferred():
+        with (opened if current().first else nullcontext(out)) as begun, signals.deferred():
             progress = go_on(training, out) if resume else Progress()
-            if first and training.epoch < optimisation.epochs:
+            if current().first and training.epoch < optimisation.epochs:
                 folders.write_run(begun, config, info)
-            feed = image_feed(data, optimisation, on)
             every = math.inf if checkpoint_every is None else 60 * checkpoint_every
-            steps = fit(model, training, data, feed, Keeping(out, begun, every), progress)
-            if first:
-                steps = watched(
-                    steps, device=str(on), epochs=optimisation.epochs, steps_per_epoch=training.steps(feed),
-                    done=training.step,
-                )
-            for _ in steps:
-                pass
+            _go_through(model, training, data, Keeping(out, begun, every), progress)
     signals.check()
-    if first:
+    if current().first:
         print_result({"run": text_of(out), **folders.read_summary(out), **(runs.named(held_out) if held_out else {})})
+
+
+def _go_through(
+    model: TrainedModel, training: Training, data: Data, keeping: Keeping, progress: Progress
+) -> None:
+    """Train to the end, or to a signal, and show how it goes."""
+    from hkmap.training.feeding import image_feed
+    from hkmap.training.fitting import fit
+
+    feed = image_feed(data, training.options, training.device)
+    steps = fit(model, training, data, feed, keeping, progress)
+    if training.ranks.first:
+        steps = watched(
+            steps, device=str(training.device), epochs=training.options.epochs, steps_per_epoch=training.steps(feed),
+            done=training.step,
+        )
+    for _ in steps:
+        pass
 
 
 def _options_in_force() -> dict[str, Any]:
