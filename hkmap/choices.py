@@ -40,6 +40,7 @@ TABLES = {
     "updates": "hkmap.training.optimisation:UPDATES",
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
+    "recipes": "hkmap.training.recipes:RECIPES",
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.controls:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",

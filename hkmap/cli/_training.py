@@ -227,6 +227,22 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
     ctx.default_map = {**(ctx.default_map or {}), **{own[key]: found[key] for key in own.keys() & found.keys()}}
 
 
+def _read_recipe(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    if name is None:
+        return
+    from hkmap.training import recipes
+
+    own = _keys(ctx.command)
+    found = {own[key]: value for key, value in recipes.options(name, str(ctx.info_name)).items()}
+    ctx.default_map = {**found, **(ctx.default_map or {})}      # --config, read before or after it, takes precedence
+
+
+recipe_option = named_option(
+    "--recipe", table="recipes", is_eager=True, expose_value=False, callback=_read_recipe,
+    help="Take the options of a paper's training as defaults; --config and the command line take precedence.",
+)
+
+
 def _keys(command: click.Command) -> dict[str, str]:
     """Return the parameters of a command by the keys that a config may have: their own names, and their options'."""
     return {
