@@ -113,6 +113,33 @@ def test_the_momentum_is_the_first_beta_of_adamw() -> None:
     assert rule.param_groups[0]["betas"] == (0.3, 0.999)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_on_cuda_a_graph_takes_the_steps_that_the_cpu_takes(optimizer: str) -> None:
+    options, found = TrainingOptions(epochs=1, learning_rate=0.1, optimizer=optimizer), {}
+    for device in ("cpu", "cuda"):
+        weight = nn.Parameter(torch.linspace(-1, 1, 7, device=device))
+        rule, gradient = OPTIMIZERS[optimizer]([weight], options), torch.linspace(2, 1, 7, device=device)
+        weight.grad = gradient
+        rule.step()
+        take = rule.step
+        if device == "cuda":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                rule.step()
+            take = graph.replay
+        for rate in (0.05, 0.01):       # a recorded step has not been taken yet
+            group = rule.param_groups[0]
+            if device == "cuda":
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+            take()
+        found[device] = weight.detach().cpu()
+    assert torch.allclose(found["cpu"], found["cuda"], rtol=1e-5, atol=1e-6)
+
+
 # precisions
 
 

@@ -58,6 +58,7 @@ OUTPUT = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 10**9)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 MOST_BATCHED = 2**16
+_HEAVY = ("hkmap.engine", "hkmap.networks", "hkmap.training.optimisation")     # they import torch
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
 _LARGEST_SIDE, _MOST_PIXELS = 16_384, 1 << 25      # of a map or stored image; drawing one takes up to 1 GiB
 _LARGEST_FRAME = 10**6
@@ -94,8 +95,8 @@ class Named(click.ParamType):
         return value
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Name our rows if they are few, except those of the engine, which takes a second to import."""
-        if TABLES[self.table].startswith("hkmap.engine"):
+        """Name our rows if they are few, except those whose module takes a second to import."""
+        if TABLES[self.table].startswith(_HEAVY):
             return "NAME"
         choices = table(self.table)
         names = "|".join(name for name in choices if origin(choices, name) == "hkmap")

@@ -135,8 +135,9 @@ class TrainingOptions:
 
 def sgd(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum and weight decay."""
+    weights = list(parameters)
     return torch.optim.SGD(
-        parameters, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
+        weights, momentum=options.momentum, weight_decay=options.weight_decay, **_on_device(weights, options)
     )
 
 
@@ -145,9 +146,21 @@ def adamw(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch
 
     Loshchilov and Hutter, ICLR 2019; the second beta is torch's 0.999.
     """
+    weights = list(parameters)
     return torch.optim.AdamW(
-        parameters, lr=options.learning_rate, betas=(options.momentum, 0.999), weight_decay=options.weight_decay
+        weights, betas=(options.momentum, 0.999), weight_decay=options.weight_decay,
+        capturable=weights[0].is_cuda, **_on_device(weights, options),
     )
+
+
+def _on_device(weights: list[nn.Parameter], options: TrainingOptions) -> dict[str, Any]:
+    """Return the learning rate for an optimizer; on CUDA as a tensor, for a step of few kernels that waits for nothing.
+
+    Scaled gradients that overflow are then found on the device too, and a CUDA graph reads the rate of its step.
+    """
+    if not weights[0].is_cuda:
+        return {"lr": options.learning_rate}
+    return {"lr": torch.tensor(options.learning_rate, device=weights[0].device), "fused": True}
 
 
 OPTIMIZERS = Choices("optimizer", {"sgd": sgd, "adamw": adamw})
