@@ -53,6 +53,13 @@ def test_the_rate_drops_as_in_the_paper_at_150_and_225_of_300_epochs() -> None:
     assert found == [0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005]
 
 
+def test_the_rate_of_thirds_drops_at_30_and_60_of_90_epochs() -> None:
+    assert rates((0, 29.9, 30, 59.9, 60, 89.9), epochs=90, schedule="thirds", learning_rate=0.1) == [
+        0.1, 0.1, 0.01, 0.01, 0.001, 0.001
+    ]
+    assert rates((0, 0.9), epochs=1, schedule="thirds", learning_rate=0.1) == [0.1, 0.1]
+
+
 def test_the_cosine_falls_with_every_step() -> None:
     found = rates((0, 1, 2, 2.5, 4), epochs=4, learning_rate=2, schedule="cosine")
     assert found == pytest.approx([2, 1 + math.sqrt(0.5), 1, 1 - math.sin(math.pi / 8), 0])

@@ -190,7 +190,7 @@ UPDATES: Choices[Callable[[AttentionBranchNetwork], list[nn.Module]]] = Choices(
 
 @dataclass(frozen=True)
 class Precision:
-    """A type of number to compute with; its weights and losses stay float32.
+    """A type of number to compute with; weights and losses stay float32.
 
     ``dtype`` is what automatic mixed precision computes convolutions and products in, None without it. ``scaled``: its
     gradients need scaling, as their range is small. ``units`` are the features of a processor, as Linux names them, one
