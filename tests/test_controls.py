@@ -10,8 +10,9 @@ import pytest
 
 from hkmap.engine.controls import CONTROLS, combined, is_control, told
 from hkmap.engine.data import make_data, samples_with_maps
+from hkmap.engine.folders import read_config
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.runs import hold_out, load_model, new_model, read_config
+from hkmap.engine.runs import hold_out, load_model, new_model
 from hkmap.errors import RunError
 from hkmap.maps.certainty import Weighted
 from hkmap.networks.backbone import Architecture

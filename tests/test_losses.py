@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from hkmap.engine.folders import read_config
 from hkmap.engine.losses import MAP_LOSSES, l2norm, losses
-from hkmap.engine.runs import read_config
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import Output
