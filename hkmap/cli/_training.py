@@ -132,6 +132,7 @@ def carry_out(
     model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
     val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
     resume: bool, overwrite: bool, checkpoint_every: float | None, start: dict[str, Path | None], control: str = "none",
+    maps_for: float | None = None,
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
@@ -154,14 +155,14 @@ def carry_out(
     model = replace(model, fold=runs.described(held_out) if held_out else None)
     data = make_data(
         model, sequence, validation, val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
-        held_out=held_out, control=control,
+        held_out=held_out, control=control, maps_for=maps_for,
     )
     warn_of_control(model)
     with joined(device) as on, runs.memory_errors(
         model.architecture, model.preprocessing, optimisation.batch_size, device=on
     ):
         training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
-        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model)
+        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model) | {"control": control}
         info = folders.run_info(on, shards=sequence, val=validation, **start)
         opened = folders.opened_run(out, config, info, overwrite=overwrite, resume=resume)
         with (opened if current().first else nullcontext(out)) as begun, signals.deferred():

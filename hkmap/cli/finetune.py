@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hkmap.cli._options import Number, from_option, named_option, shards_argument
+from hkmap.cli._options import AMOUNT, Number, from_option, named_option, shards_argument
 from hkmap.cli._training import carry_out, optimisation_options, training_options
 
 
@@ -18,9 +18,13 @@ from hkmap.cli._training import carry_out, optimisation_options, training_option
 @named_option("--map-loss", table="map_losses", default="l2norm",
               help="How to compare the network's map with the human one; l2norm is the paper's.")
 @named_option("--update", table="updates", default="both", help="Which parts of the network to train.")
+@click.option("--maps-for", type=AMOUNT, metavar="N|SHARE",
+              help="Use the maps of N training samples, or of this share of those with one; the others train on their "
+                   "label only. Each class keeps about the same share, and --seed decides which: the same for every "
+                   "--control.")
 @named_option("--control", table="controls", default="none",
-              help="shuffled is the sham control: every image gets another image's human map. A gain that this run "
-                   "also shows does not come from where people look.")
+              help="A sham: other maps than the images' own, such as shuffled, those of other images, or center, blobs "
+                   "in the middle. A gain that such a run also shows does not come from where people looked.")
 @training_options(epochs=30, select="last")
 def finetune(
     shards: tuple[Path, ...], source: Path, gamma: float, map_loss: str, update: str, control: str, **options: Any
