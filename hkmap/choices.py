@@ -31,6 +31,7 @@ TABLES = {
     "architectures": "hkmap.networks.architectures:ARCHITECTURES",
     "stems": "hkmap.networks.resnet:STEMS",
     "gates": "hkmap.networks.abn:GATES",
+    "exports": "hkmap.networks.export:EXPORTS",
     "fits": "hkmap.engine.inputs:FITS",
     "augmentations": "hkmap.engine.inputs:AUGMENTATIONS",
     "map_losses": "hkmap.engine.losses:MAP_LOSSES",

@@ -59,6 +59,7 @@ SECTIONS = {
         "predict": "Add predictions and attention maps to records.",
         "eval": "Measure a network on shards.",
         "plot": "Draw the learning curves of runs.",
+        "export": "Write a network as a file for other programs.",
     },
     "Looking and checking": {
         "show": "Draw contact sheets of images, annotations and maps.",

@@ -61,5 +61,5 @@ def train(
     check_memory(architecture, preprocessing, optimisation.batch_size, device=on, training=True)
     model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
-        load_weights(model.network, weights)
+        load_weights(model.network, weights, architecture)
     carry_out(model, optimisation, shards=shards, start={"weights": weights}, **options)
