@@ -42,6 +42,7 @@ TABLES = {
     "precisions": "hkmap.training.optimisation:PRECISIONS",
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.controls:CONTROLS",
+    "logs": "hkmap.training.logs:LOGS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 

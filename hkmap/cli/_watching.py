@@ -29,9 +29,12 @@ def watched(
     """Yield the steps of a training of ``epochs``, ``done`` steps of which are done; show on stderr how it goes.
 
     ``device``, torch's name of it, is said first. A terminal then has a live line, which goes with the last step;
-    elsewhere there is a line an epoch. -v adds a line every EVERY steps, and with -q nothing is shown.
+    elsewhere there is a line an epoch. -v adds a line every EVERY steps. With -q, and in all processes that torchrun
+    starts but the first, nothing is shown.
     """
-    if quiet():
+    from hkmap.engine.ranks import current
+
+    if quiet() or not current().first:
         yield from steps
         return
     course = _Course(_described(device), epochs, steps_per_epoch, done, clock)
@@ -47,15 +50,20 @@ def watched(
 
 
 def _described(device: str) -> str:
-    """Return what people call a device of torch: "cpu, 2 threads", "cuda:0 NVIDIA H100"."""
+    """Return what people call a device of torch: "cpu, 2 threads", "cuda:0 NVIDIA H100, 4 processes"."""
     import torch
+
+    from hkmap.engine.ranks import current
 
     if device == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' * (threads > 1)}"
-    number = torch.device(device).index
-    number = torch.cuda.current_device() if number is None else number
-    return f"cuda:{number} {torch.cuda.get_device_name(number)}"
+        said = f"cpu, {threads} thread{'s' * (threads > 1)}"
+    else:
+        number = torch.device(device).index
+        number = torch.cuda.current_device() if number is None else number
+        said = f"cuda:{number} {torch.cuda.get_device_name(number)}"
+    ranks = current().ranks
+    return said if ranks == 1 else f"{said}, {ranks} processes"
 
 
 class _Course:
