@@ -114,4 +114,5 @@ def _imported(package: str) -> Any:
             raise ImportError(f"No module named {package!r}")
         return module
     except ImportError as error:
-        raise RunError(f"--log {package} needs the package {package} ({error}); pip install 'hkmap[{package}]'") from error
+        remedy = f"pip install 'hkmap[{package}]'"
+        raise RunError(f"--log {package} needs the package {package} ({error}); {remedy}") from error
