@@ -34,10 +34,11 @@ def watched(
     """
     from hkmap.engine.ranks import current
 
-    if quiet() or not current().first:
+    ranks = current()
+    if quiet() or not ranks.first:
         yield from steps
         return
-    course = _Course(_described(device), epochs, steps_per_epoch, done, clock)
+    course = _Course(_described(device, ranks.ranks), epochs, steps_per_epoch, done, clock)
     say(f"training on {course.device}")
     verbose = logging.getLogger("hkmap").isEnabledFor(logging.INFO)
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -49,11 +50,9 @@ def watched(
             yield step
 
 
-def _described(device: str) -> str:
+def _described(device: str, processes: int) -> str:
     """Return what people call a device of torch: "cpu, 2 threads", "cuda:0 NVIDIA H100, 4 processes"."""
     import torch
-
-    from hkmap.engine.ranks import current
 
     if device == "cpu":
         threads = torch.get_num_threads()
@@ -62,8 +61,7 @@ def _described(device: str) -> str:
         number = torch.device(device).index
         number = torch.cuda.current_device() if number is None else number
         said = f"cuda:{number} {torch.cuda.get_device_name(number)}"
-    ranks = current().ranks
-    return said if ranks == 1 else f"{said}, {ranks} processes"
+    return said if processes == 1 else f"{said}, {processes} processes"
 
 
 class _Course:
