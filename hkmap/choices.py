@@ -44,6 +44,7 @@ TABLES = {
     "recipes": "hkmap.training.recipes:RECIPES",
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.controls:CONTROLS",
+    "logs": "hkmap.training.logs:LOGS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 
