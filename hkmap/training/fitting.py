@@ -35,7 +35,8 @@ def go_on(model: TrainedModel, training: Training, folder: Path) -> dict[str, An
     except ValueError as error:
         raise RunError(f"{folder}: its state is not that of this run: {error}; use --overwrite") from error
     if training.epoch > training.options.epochs:
-        raise RunError(f"{folder}: has {training.epoch} epochs done, --epochs is {training.options.epochs}; give more")
+        done, asked = training.epoch, training.options.epochs
+        raise RunError(f"{folder}: has {done} epochs done, --epochs is {asked}; give --epochs {done} or more")
     model.network.load_state_dict(state["weights"])
     lines = file_content(log).splitlines(keepends=True)[: training.step]
     kept = b"".join(lines)
