@@ -25,7 +25,7 @@ from hkmap import __version__
 from hkmap.cli.main import hkmap
 from hkmap.engine.checkpoints import save_state
 from hkmap.engine.folders import RUN_FILES, read_config, read_info, write_config, write_json
-from hkmap.engine.runs import BEST, load_model
+from hkmap.engine.runs import BEST, in_words, load_model
 from hkmap.files.atomic import locked
 from hkmap.files.hdf5 import file_digest
 from hkmap.networks.weights import author_name
