@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -89,6 +90,29 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}; set HKMAP_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def timm() -> Iterator[Any]:
+    """The package timm; the test is skipped where it is absent.
+
+    torchvision, which it imports, stops beside a torch of another build unless two of its operators are declared.
+    """
+    import torch
+
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed; pip install 'hkmap[timm]'")
+    declared = None
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+            del sys.modules[name]
+        declared = torch.library.Library("torchvision", "DEF")
+        declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield importlib.import_module("timm")
+    del declared        # its operators are gone with it
 
 
 @pytest.fixture
@@ -178,30 +202,31 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         sys.modules.pop(module, None)
 
 
+def write_shard(
+    path: Path, count: int = 12, *, side: int = 16, classes: int = 2, maps: int | None = None, seed: int = 0
+) -> Path:
+    """Write a shard of small generated images: a bright square whose place tells the label, a map over the square."""
+    import cv2
+    import numpy as np
+
+    from hkmap.shards.writer import ShardWriter
+
+    rng = np.random.default_rng(seed)
+    with ShardWriter(path) as writer:
+        for number in range(count):
+            label = number % classes
+            image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+            values = np.zeros((8, 8), np.float32)
+            row, column = divmod(label, 2)
+            image[row * side // 2 : (row + 1) * side // 2, column * side // 2 : (column + 1) * side // 2] += 150
+            values[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] = 1
+            record = {"id": f"{path.name}-{number}", "image": "x.png", "label": label, "class": f"class {label}"}
+            drawn = values if maps is None or number < maps else None
+            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, None)
+    return path
+
+
 @pytest.fixture
 def make_shard(tmp_path: Path) -> Callable[..., Path]:
-    """Write a shard of small generated images: a bright square whose place tells the label, a map over the square."""
-
-    def make(
-        name: str, count: int = 12, *, side: int = 16, classes: int = 2, maps: int | None = None, seed: int = 0
-    ) -> Path:
-        import cv2
-        import numpy as np
-
-        from hkmap.shards.writer import ShardWriter
-
-        rng = np.random.default_rng(seed)
-        with ShardWriter(tmp_path / name) as writer:
-            for number in range(count):
-                label = number % classes
-                image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
-                values = np.zeros((8, 8), np.float32)
-                row, column = divmod(label, 2)
-                image[row * side // 2 : (row + 1) * side // 2, column * side // 2 : (column + 1) * side // 2] += 150
-                values[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] = 1
-                record = {"id": f"{name}-{number}", "image": "x.png", "label": label, "class": f"class {label}"}
-                drawn = values if maps is None or number < maps else None
-                writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, None)
-        return tmp_path / name
-
-    return make
+    """Write a shard as ``write_shard`` does, in the test's folder: ``make_shard("train.h5", 12)``."""
+    return lambda name, *arguments, **options: write_shard(tmp_path / name, *arguments, **options)

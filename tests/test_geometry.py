@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hkmap.engine.data import ShardExamples, collate
 from hkmap.engine.inputs import Preprocessing, augmented, intensity, plain_view
-from hkmap.engine.losses import norm
+from hkmap.engine.losses import l2norm
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.geometry import (
     MIRROR,
@@ -368,9 +368,9 @@ def test_padding_has_no_part_in_the_map_loss(make_wide_shard, augmentations):
     assert (batch.maps[padding] == 0).all()
     attention = torch.rand(batch.maps.shape)
     changed = torch.where(padding, 1 - attention, attention)
-    assert torch.equal(norm(attention, batch.maps, batch.certainty), norm(changed, batch.maps, batch.certainty))
+    assert torch.equal(l2norm(attention, batch.maps, batch.certainty), l2norm(changed, batch.maps, batch.certainty))
     met = torch.where(padding, attention, batch.maps)
-    assert (norm(met, batch.maps, batch.certainty) == 0).all()
+    assert (l2norm(met, batch.maps, batch.certainty) == 0).all()
     if not augmentations:       # 32 x 16 pixels in 32 x 32: four rows of padding above and below
         assert (batch.certainty[:, :, :4] == 0).all()
         assert (batch.certainty[:, :, 4:12] == 1).all()

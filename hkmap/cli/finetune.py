@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from hkmap.cli._options import Number, from_option, named_option, shards_argument, training_options
-from hkmap.cli.train import carry_out, optimisation_options
+from hkmap.cli._options import Number, from_option, named_option, shards_argument
+from hkmap.cli._training import carry_out, optimisation_options, training_options
 
 
 @click.command("finetune")
@@ -15,8 +15,8 @@ from hkmap.cli.train import carry_out, optimisation_options
 @click.option("--gamma", type=Number(0, 1e6), default=1.0,
               help="Scale of the map loss, gamma * ||M' - M||. The norm grows with the map's size: 1 at 14x14 is about "
                    "0.6 at 23x23. The paper gives no value; the default is ours. With 0 only labels count.")
-@named_option("--map-loss", table="map_losses", default="norm",
-              help="How to compare the network's map with the human one; norm is the paper's.")
+@named_option("--map-loss", table="map_losses", default="l2norm",
+              help="How to compare the network's map with the human one; l2norm is the paper's.")
 @named_option("--update", table="updates", default="both", help="Which parts of the network to train.")
 @named_option("--control", table="controls", default="none",
               help="shuffled is the sham control: every image gets another image's human map. A gain that this run "
@@ -36,10 +36,12 @@ def finetune(
     """
     from dataclasses import replace
 
+    from hkmap.engine.controls import combined
     from hkmap.engine.runs import check_memory, load_model, model_file, pick_device
 
     options["select"] = options["select"] or "last"
     optimisation = optimisation_options(options, gamma=gamma, map_loss=map_loss, update=update)
-    model, on = replace(load_model(source), control=control), pick_device(options["device"])
+    begun, on = load_model(source), pick_device(options["device"])
+    model = replace(begun, control=combined(begun.control, control))
     check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
-    carry_out(model, optimisation, shards=shards, start={"source": model_file(source)}, **options)
+    carry_out(model, optimisation, shards=shards, start={"source": model_file(source)}, control=control, **options)

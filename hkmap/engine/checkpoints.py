@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.inputs import CONTROLS
+from hkmap.engine.controls import CONTROLS, is_control
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
@@ -109,7 +109,7 @@ def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
     """Return what training needs to go on in a run's folder, from its state.pt, else an older run's last.pt.
 
     "weights" and, or None, "average" by name; the states of "optimizer" and, or None, "scaler"; "epoch" (those that
-    are complete), "step_in_epoch", "step" (over the run), "steps_per_epoch", "patience" (epochs without a better one);
+    are complete), "step_in_epoch", "step" (over the run);
     "best", None before the first epoch's end: its "epoch", "validation" and "loss"; "log", the sha256 of the log's
     lines up to there, or None; "seconds", which the run has taken.
 
@@ -123,7 +123,7 @@ def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
         path = folder / "last.pt"
         content = _former_state(path)
     if content["best"] is not None:
-        check_values(path, content["best"], _BEST, "best")
+        check_values(path, {"attention_mean": None, **content["best"]}, _BEST, "best")
     own, average = plain_weights(network), content["average"] or {}
     check_weights(path, content["weights"], own)
     check_weights(path, average, {name: own[name] for name in average if name in own})      # what is frozen has none
@@ -196,7 +196,7 @@ def _former_state(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: has no state to resume from; train again, with --overwrite")
     return {
         "log": None, **state, "weights": content["weights"], "step_in_epoch": 0, "average": None, "scaler": None,
-        "seconds": 0.0, "patience": 0, "steps_per_epoch": state["step"] // state["epoch"],
+        "seconds": 0.0,
     }
 
 
@@ -242,7 +242,7 @@ def check_finite(network: nn.Module) -> None:
     largest = torch.stack(torch._foreach_norm([*numbers.values()], math.inf))      # also NaN where one is
     if not (finite := largest.isfinite()).all():
         name = list(numbers)[int(finite.logical_not().nonzero()[0])]
-        raise RunError(f"the weights {name} have numbers that are no longer finite; train again, with a lower --lr")
+        raise RunError(f"the weights {name} became other than finite; train again, with a lower --lr")
 
 
 def _shaped(tensor: Tensor) -> str:
@@ -327,6 +327,7 @@ _DICT = _of_type("names with values", dict)
 _BEST: Schema = {
     "epoch": whole(1, 2**31), "validation": _or_none(Kind("figures by name", _of_validation)),
     "loss": Kind("a number", lambda value: _in(value, -math.inf, math.inf)),
+    "attention_mean": _or_none(Kind("a number from 0 to 1", lambda value: _in(value, 0, 1))),
 }
 _STATE: Schema = {
     "weights": _TENSORS,
@@ -336,8 +337,6 @@ _STATE: Schema = {
     "epoch": whole(0, 2**31),
     "step_in_epoch": whole(0, 2**62),
     "step": whole(0, 2**62),
-    "steps_per_epoch": whole(1, 2**62),
-    "patience": whole(0, 2**31),
     "best": _or_none(_DICT),
     "log": _or_none(TEXT),
     "seconds": Kind("a number from 0", lambda value: _in(value, 0, 1e12)),
@@ -359,7 +358,7 @@ _MODEL: Schema = {
         "mean": _numbers(3, 0, 1), "std": _numbers(3, 1e-6, 1e6),
     },
     "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.test, value))),
-    "control": Kind(f"one of {', '.join(CONTROLS)}", lambda value: isinstance(value, str) and value in CONTROLS),
+    "control": Kind(f"one of {', '.join(CONTROLS)}, or shams with + between them", is_control),
     "fold": _or_none(_DICT),
     "weights": _TENSORS,
 }

@@ -64,7 +64,7 @@ class EvaluationOptions:
 
 def accuracy(
     network: AttentionBranchNetwork, data: Data, device: torch.device, batch_size: int, *, gamma: float = 0.0,
-    map_loss: str | MapLoss = "norm",
+    map_loss: str | MapLoss = "l2norm",
 ) -> dict[str, float]:
     """Validate a network: top1 (a share), loss (cross entropy), total (what training minimises), mse if there are maps.
 

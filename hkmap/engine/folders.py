@@ -34,7 +34,9 @@ from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.images import few
 
 #: What runs used before their config.toml named it.
-FORMER_OPTIONS = {"map_loss": "norm", "schedule": "step", "optimizer": "sgd"}
+FORMER_OPTIONS = {"map_loss": "l2norm", "schedule": "step", "optimizer": "sgd"}
+#: What runs called a choice before: option, former name → name.
+FORMER_NAMES = {"map_loss": {"norm": "l2norm"}}
 #: The options with which a run may go on although they were others; of files run.json has what they hold.
 _FREE = frozenset({"device", "epochs", "threads", "log", "checkpoint_every"})
 _BEGUN = ".begun-"      # how the folder of a run without a checkpoint is called inside the one whose run it replaces
@@ -223,6 +225,8 @@ def read_config(path: Path) -> dict[str, Any]:
             if type(item) not in (bool, int, float, str):
                 found = f"{name:.80} has a {type(item).__name__}"
                 raise RunError(f"{path}: {found}; expected a number, a text, true or false, or a list of such")
+    for name in options.keys() & FORMER_NAMES.keys():
+        options[name] = FORMER_NAMES[name].get(options[name], options[name])
     return options
 
 

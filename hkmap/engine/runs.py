@@ -22,7 +22,7 @@ from hkmap.engine.checkpoints import check_weights, plain_weights, read_weights,
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.abn import AttentionBranchNetwork
-from hkmap.networks.architectures import build, map_size, on_meta
+from hkmap.networks.architectures import build, dry_run, map_size, on_meta
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -36,8 +36,9 @@ BEST, LAST = "best.safetensors", "last.safetensors"      # of a run folder
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``fold`` is
-    the fold of its shards that it held out, as ``described``; None where it learnt from all.
+    ``control`` is a name in controls.CONTROLS, or several as `controls.combined` joins them: whether the human maps it
+    learnt from, in this run or before, were a sham. ``fold`` is the fold of its shards that it held out, as
+    ``described``; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
@@ -179,7 +180,7 @@ def _bytes_of(architecture: Architecture, preprocessing: Preprocessing) -> tuple
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             module.register_forward_hook(lambda module, given, output: outputs.append(output.nbytes))
-    network(torch.empty(1, 3, *preprocessing.size, device="meta"))
+    dry_run(network, preprocessing.size)
     return sum(value.nbytes for value in network.state_dict().values()), outputs
 
 
