@@ -30,7 +30,7 @@ BATCH = 8           # so the second step has three records, of which a fourth ra
 
 # Children that a process forks after it has computed can hang in oneDNN; those of a server that has only imported do not.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["hkmap.engine.losses", "hkmap.engine.ranks", "hkmap.networks.architectures"])
+FORKS.set_forkserver_preload(["torch._dynamo", "hkmap.engine.losses", "hkmap.engine.ranks"])     # what takes seconds
 
 
 def child(environment: dict[str, str], work: Callable[..., Any], arguments: tuple[Any, ...], result: Path) -> None:
