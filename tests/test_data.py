@@ -8,8 +8,7 @@ import torch
 
 from hkmap.engine.data import ShardExamples, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing, exchange_maps
-from hkmap.engine.prediction import map_ahead
-from hkmap.errors import ChoiceError, ImageError, RunError
+from hkmap.errors import ChoiceError, RunError
 from hkmap.shards.loader import ShardLoader, Shares
 from hkmap.shards.sequence import ShardSequence
 
@@ -82,14 +81,6 @@ def test_normalise_is_the_textbook_formula_channels_last():
     assert found.shape == (2, 3, 5, 4)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(found.permute(0, 2, 3, 1).double(), wanted, atol=1e-5)
-
-
-def test_a_failure_in_a_thread_reaches_the_reader():
-    def broken(item):
-        raise ImageError(f"image {item} is damaged")
-
-    with pytest.raises(ImageError, match="image 0 is damaged"):
-        list(map_ahead(broken, range(8), 2, threads=2))
 
 
 def test_an_unknown_augmentation_is_refused(examples):

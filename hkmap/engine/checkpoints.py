@@ -189,7 +189,8 @@ def _of_type(what: str, *types: type) -> Kind:
 
 def _of_validation(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        name in {"top1", "loss", "mse", "total"} and _in(figure, 0, math.inf) for name, figure in value.items()
+        name in {"top1", "loss", "total", "attention_mean", "mse", "mse_of_zeros"} and _in(figure, 0, math.inf)
+        for name, figure in value.items()
     )
 
 
