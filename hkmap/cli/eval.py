@@ -51,5 +51,7 @@ def evaluate(
     warn_of_control(model)
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
+    if "attention_mean" in report:
+        lines.append(("attention_mean", f"{report['attention_mean']:.4f}", str(report["samples"])))
     show_table(("metric", "mean", "samples"), lines, title=text_of(source))
     print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})

@@ -108,11 +108,11 @@ def accuracy(
         found = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
         loss, total = torch.stack(terms).double().sum(0).tolist()
     check_answers(found.pop("finite"), lambda row: shards.place(int(data.indices[row])))
-    means, mapped = {}, found.pop("mapped")
+    mapped, means = found.pop("mapped"), {"loss": loss, "total": total}
     for name, values in found.items():
         of = values[mapped] if name in ("mse", "mse_of_zeros") else values
         means |= {name: of.double().mean().item()} if len(of) else {}
-    return {**means, "loss": loss, "total": total}
+    return means
 
 
 def _validated(output: Output, batch: Batch) -> dict[str, Tensor]:
