@@ -35,11 +35,13 @@ TABLES = {
     "augmentations": "hkmap.engine.inputs:AUGMENTATIONS",
     "map_losses": "hkmap.engine.losses:MAP_LOSSES",
     "schedules": "hkmap.training.optimisation:SCHEDULES",
+    "gamma_schedules": "hkmap.training.optimisation:GAMMA_SCHEDULES",
     "optimizers": "hkmap.training.optimisation:OPTIMIZERS",
     "updates": "hkmap.training.optimisation:UPDATES",
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
-    "controls": "hkmap.engine.inputs:CONTROLS",
+    "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
+    "controls": "hkmap.engine.controls:CONTROLS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 
@@ -95,6 +97,10 @@ class Choices(Mapping[str, Row], Generic[Row]):
     def describe(self) -> dict[str, str]:
         """Return each row's title or the first line of its docstring; if its package fails, the reason."""
         return {name: self._described(name) for name in self}
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """Return what `hkmap list` says of a row beside its title."""
+        return {}
 
     def unknown(self, name: object) -> ChoiceError:
         """Return the error for an unknown name."""

@@ -178,30 +178,31 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         sys.modules.pop(module, None)
 
 
+def write_shard(
+    path: Path, count: int = 12, *, side: int = 16, classes: int = 2, maps: int | None = None, seed: int = 0
+) -> Path:
+    """Write a shard of small generated images: a bright square whose place tells the label, a map over the square."""
+    import cv2
+    import numpy as np
+
+    from hkmap.shards.writer import ShardWriter
+
+    rng = np.random.default_rng(seed)
+    with ShardWriter(path) as writer:
+        for number in range(count):
+            label = number % classes
+            image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+            values = np.zeros((8, 8), np.float32)
+            row, column = divmod(label, 2)
+            image[row * side // 2 : (row + 1) * side // 2, column * side // 2 : (column + 1) * side // 2] += 150
+            values[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] = 1
+            record = {"id": f"{path.name}-{number}", "image": "x.png", "label": label, "class": f"class {label}"}
+            drawn = values if maps is None or number < maps else None
+            writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, None)
+    return path
+
+
 @pytest.fixture
 def make_shard(tmp_path: Path) -> Callable[..., Path]:
-    """Write a shard of small generated images: a bright square whose place tells the label, a map over the square."""
-
-    def make(
-        name: str, count: int = 12, *, side: int = 16, classes: int = 2, maps: int | None = None, seed: int = 0
-    ) -> Path:
-        import cv2
-        import numpy as np
-
-        from hkmap.shards.writer import ShardWriter
-
-        rng = np.random.default_rng(seed)
-        with ShardWriter(tmp_path / name) as writer:
-            for number in range(count):
-                label = number % classes
-                image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
-                values = np.zeros((8, 8), np.float32)
-                row, column = divmod(label, 2)
-                image[row * side // 2 : (row + 1) * side // 2, column * side // 2 : (column + 1) * side // 2] += 150
-                values[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] = 1
-                record = {"id": f"{name}-{number}", "image": "x.png", "label": label, "class": f"class {label}"}
-                drawn = values if maps is None or number < maps else None
-                writer.add(record, cv2.imencode(".png", image)[1].tobytes(), drawn, None)
-        return tmp_path / name
-
-    return make
+    """Write a shard as ``write_shard`` does, in the test's folder: ``make_shard("train.h5", 12)``."""
+    return lambda name, *arguments, **options: write_shard(tmp_path / name, *arguments, **options)

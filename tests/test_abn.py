@@ -126,7 +126,9 @@ def test_a_plain_network_has_no_map():
 
 
 def test_the_architectures_are_these():
-    assert list(ARCHITECTURES) == [f"resnet{n}{suffix}" for n in (8, 18, 34, 50, 101, 152) for suffix in ("", "+abn")]
+    suffixes = ("", "+abn", "+se", "+se+abn")
+    resnets = [f"resnet{n}{suffix}" for n in (8, 18, 34, 50, 101, 152) for suffix in suffixes]
+    assert list(ARCHITECTURES) == [*resnets, "alexnet", "alexnet+abn"]
 
 
 def test_a_shortcut_that_takes_every_other_pixel_is_the_strided_convolution():

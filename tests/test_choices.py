@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     "fit 'stretch'": lambda: Preprocessing(fit="stretch"),
     "map loss 'l3'": lambda: TrainingOptions(epochs=1, map_loss="l3"),
     "schedule 'steps'": lambda: TrainingOptions(epochs=1, schedule="steps"),
-    "optimizer 'adamw'": lambda: TrainingOptions(epochs=1, optimizer="adamw"),
+    "gamma schedule 'step'": lambda: TrainingOptions(epochs=1, gamma_schedule="step"),
+    "class weights 'balance'": lambda: TrainingOptions(epochs=1, class_weights="balance"),
+    "optimizer 'adam'": lambda: TrainingOptions(epochs=1, optimizer="adam"),
     "update 'extractor'": lambda: TrainingOptions(epochs=1, update="extractor"),
-    "precision 'float16'": lambda: TrainingOptions(epochs=1, precision="float16"),
+    "precision 'float64'": lambda: TrainingOptions(epochs=1, precision="float64"),
     "metric 'top3'": lambda: EvaluationOptions(("top1", "top3")),
 }
 
@@ -124,10 +127,8 @@ def test_a_bandwidth_that_no_gaussian_has_is_refused(sigma: Any) -> None:
 
 
 def test_a_schedule_may_be_a_function() -> None:
-    options = TrainingOptions(epochs=4, learning_rate=0.05, schedule=lambda epoch, epochs: 1 - (epoch - 1) / epochs)
-    assert [learning_rate(options, epoch) for epoch in (1, 2, 4)] == [0.05, 0.05 * 0.75, 0.05 * 0.25]
-    falling = [learning_rate(TrainingOptions(epochs=4, learning_rate=0.05), epoch) for epoch in (2, 3, 4)]
-    assert falling == [0.05, 0.05 / 10, 0.05 / 100]
+    falling = TrainingOptions(epochs=4, learning_rate=0.05, schedule=lambda done, epochs: 1 - done / epochs)
+    assert [learning_rate(falling, Fraction(done)) for done in (0, 1, 3)] == [0.05, 0.05 * 0.75, 0.05 * 0.25]
 
 
 # what another package adds
@@ -220,8 +221,5 @@ def test_packages_are_asked_only_where_a_name_is_not_ours(monkeypatch: pytest.Mo
 
 
 def test_the_control_of_a_run_is_a_choice(make_shard: Callable[..., Path]) -> None:
-    from dataclasses import replace
-
-    model = replace(untrained(), control="shuffle")
     with pytest.raises(ChoiceError, match="control 'shuffle' is unknown; did you mean 'shuffled'"):
-        make_data(model, ShardSequence([make_shard("a.h5", 6)]), None)
+        make_data(untrained(), ShardSequence([make_shard("a.h5", 6)]), None, control="shuffle")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -219,8 +218,7 @@ def test_a_validation_on_what_is_learnt_is_told(shard, make_shard, caplog):
 def test_the_sham_control_takes_no_map_of_the_fold(shard):
     sequence = ShardSequence([shard])
     held_out = hold_out(sequence, 1, Folding(3))
-    model = replace(new_model(sequence.classes), control="shuffled")
-    data = make_data(model, sequence, None, held_out=held_out)
+    data = make_data(new_model(sequence.classes), sequence, None, held_out=held_out, control="shuffled")
     assert not held_out.inside[data.examples.map_of[data.indices]].any()
 
 

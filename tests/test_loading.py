@@ -122,7 +122,31 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone():
     assert order(1, batch_size=12) == order(1, batch_size=4, ranks=3) == order(1, batch_size=2, ranks=6)
 
 
+@pytest.mark.parametrize(("count", "batch_size", "least", "sizes"), [
+    (16, 8, 2, [8, 8]),
+    (19, 8, 2, [8, 8, 3]),
+    (17, 8, 2, [8, 9]),         # one record would be too few, and joins the step before
+    (17, 8, 1, [8, 8, 1]),
+    (5, 8, 2, [5]),
+    (1, 8, 2, [1]),
+])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+def test_a_step_that_ranks_split_is_that_of_one_process(count, batch_size, least, sizes, ranks):
+    one = Shares(count, batch_size, seed=3, least=least, equal_steps=False)
+    split = [Shares(count, batch_size, rank, ranks, seed=3, least=least, split=True) for rank in range(ranks)]
+    assert {shares.steps for shares in split} == {one.steps} == {len(sizes)}
+    assert [split[-1].size(step) for step in range(one.steps)] == sizes
+    for step in range(one.steps):
+        whole = one.step(2, step)[0].tolist()
+        parts = [shares.step(2, step) for shares in split]
+        own = [indices[weights == 1].tolist() for indices, weights in parts]
+        assert own == [whole[rank::ranks] for rank in range(ranks)]
+        assert all(len(indices) == max(1, len(part)) for (indices, _), part in zip(parts, own, strict=True))
+        assert {index for indices, _ in parts for index in indices.tolist()} == set(whole)
+
+
 @pytest.mark.parametrize(("options", "sentence"), [
+    ({"batch_size": 3, "ranks": 4, "split": True}, "a batch of 3 split over 4 processes"),
     ({"batch_size": 0}, "8 records in batches of 0"),
     ({"batch_size": 2, "rank": 2, "ranks": 2}, "rank 2 of 2; expected one rank or more, and one of them"),
     ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),

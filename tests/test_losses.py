@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from hkmap.engine.losses import l2norm, losses
+from hkmap.engine.losses import MAP_LOSSES, l2norm, losses
+from hkmap.networks.architectures import build
+from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import Output
 
 
@@ -124,3 +126,125 @@ def test_class_weights_scale_both_cross_entropies_and_not_the_map_loss():
     labels, maps = torch.tensor([0, 1]), torch.zeros(2, 1, 2, 2)
     parts = losses(output, labels, maps, known(True, True), class_weights=torch.tensor([3.0, 0.5]))
     assert [part.item() for part in parts] == pytest.approx([1.75 * math.log(2), 1.75 * math.log(2), 1.0])
+
+
+# the rows of MAP_LOSSES
+
+BOTH = [0.2, 0.6], [0.0, 1.0]
+LOG = math.log
+
+
+def row(name: str, attention: list[float], human: list[float], certainty: list[float]) -> float:
+    """The loss of one sample, whose maps are 1 x n."""
+    cells = (torch.tensor(values, dtype=torch.float64).view(1, 1, 1, -1) for values in (attention, human, certainty))
+    return MAP_LOSSES[name](*cells).item()
+
+
+@pytest.mark.parametrize(("name", "attention", "human", "certainty", "wanted"), [
+    ("l2norm", *BOTH, [1, 1], math.sqrt(0.04 + 0.16)),
+    ("l2norm", *BOTH, [0.25, 1], math.sqrt(0.01 + 0.16)),
+    ("mse", *BOTH, [1, 1], 0.1),
+    ("mse", *BOTH, [0.25, 1], 0.17 / 1.25),
+    ("l1", *BOTH, [1, 1], 0.3),
+    ("l1", *BOTH, [0.25, 1], 0.45 / 1.25),
+    ("kl", *BOTH, [1, 1], LOG(4 / 3)),                                      # (0, 1) against (1/4, 3/4)
+    ("kl", [0.2, 0.2, 0.4], [0.5, 0.5, 0], [1, 1, 1], LOG(2)),              # (1/2, 1/2, 0) against (1/4, 1/4, 1/2)
+    ("kl", [0.2, 0.2, 0.4], [0.5, 0.5, 0], [1, 1, 0], 0),                   # equal where it is known
+    ("kl", [0.2, 0.6], [0.0, 1.0], [0.5, 1], LOG(0.7 / 0.6)),               # (0, 1) against (1/7, 6/7)
+    ("cosine", [0.3, 0.4], [1, 0], [1, 1], 0.4),
+    ("cosine", [0.3, 0.4], [0.6, 0.8], [1, 1], 0),                          # twice the level, the same shape
+    ("cosine", [0.3, 0.4], [0, 0.5], [0.0, 1], 0),
+    ("bce", [0.5, 0.25], [0, 1], [1, 1], (LOG(2) + LOG(4)) / 2),
+    ("bce", [0.5, 0.25], [0.5, 1], [1, 0], LOG(2)),
+    ("dice", *BOTH, [1, 1], 1 - 2.2 / 2.4),
+    ("dice", *BOTH, [0, 1], 1 - 2.2 / 2.36),
+    ("energy", *BOTH, [1, 1], 0.25),
+    ("energy", [0.2, 0.6], [0.5, 1], [1, 1], 0.125),                        # a half of a quarter
+    ("energy", [0.2, 0.6, 0.9], [0, 1, 0], [1, 1, 0], 0.25),
+    ("energy", [0.5, 0.5, 0.5], [1, 1, 0], [1, 1, 1], 1 / 3),
+    ("energy", [1.0, 0.0, 0.0], [1, 1, 0], [1, 1, 1], 0),                   # one cell of the region is enough
+    ("energy+size", [0.2, 0.2], [0, 1], [1, 1], 0.5 + 1),
+    ("energy+size", [0, 0.3, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], 1 / 4),
+    ("energy+size", [0, 0.3, 0.3, 0], [0, 1, 1, 0], [1, 1, 1, 1], 1 / 2),
+    ("energy+size", [0, 0.3, 0.3, 0], [0, 1, 1, 0], [1, 1, 0, 0], 1 / 2),
+    ("outside", [0.5, 0.9], [0, 0.1], [1, 1], 0.25),
+    ("outside", [0.5, 0.9, 0.1], [0, 0.1, 0], [0.5, 1, 1], (0.125 + 0.01) / 1.5),
+    ("outside", [0.5, 0.9], [0.2, 0.1], [1, 1], 0),                         # nowhere is forbidden
+])
+def test_the_rows_worked_by_hand(name, attention, human, certainty, wanted):
+    assert row(name, attention, human, certainty) == pytest.approx(wanted, abs=3e-3 if name == "kl" else 2e-4)
+
+
+@pytest.mark.parametrize(("name", "level"), [
+    ("l2norm", True), ("mse", True), ("l1", True), ("bce", True), ("dice", True), ("outside", True),
+    ("kl", False), ("cosine", False), ("energy", False), ("energy+size", False),
+])
+def test_which_rows_compare_the_level_and_which_the_shape_alone(name, level):
+    human, attention = [0.0, 0.4, 0.8, 0.1], [0.2, 0.6, 0.4, 0.8]
+    half = [value / 2 for value in attention]
+    changes = abs(row(name, half, human, [1] * 4) - row(name, attention, human, [1] * 4)) > 2e-3
+    assert changes == level
+
+
+@pytest.mark.parametrize("name", MAP_LOSSES)
+def test_the_gradients_are_the_numerical_ones_and_two_halves_are_the_whole(name):
+    torch.manual_seed(0)
+    attention, human = (torch.rand(4, 1, 3, 4, dtype=torch.float64) * 0.9 + 0.05 for _ in range(2))
+    human[:, :, 0] = 0
+    certainty = torch.rand(4, 1, 3, 4, dtype=torch.float64)
+    certainty[0], certainty[1, :, 1:] = 0, 0        # no map; a map of which a part is known
+    compare = MAP_LOSSES[name]
+    assert torch.autograd.gradcheck(lambda m: compare(m, human, certainty), attention.requires_grad_())
+    halves = [compare(attention[part], human[part], certainty[part]) for part in (slice(0, 2), slice(2, 4))]
+    assert torch.allclose(torch.cat(halves), compare(attention, human, certainty), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", MAP_LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("attention", "human"), [
+    (0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.5, 0.5), (1e-6, 0.0), (0.0, 1e-6), (0.3, 0.0),
+], ids=str)
+def test_maps_that_are_equal_empty_or_saturated_give_no_nan(name, dtype, attention, human):
+    seen = torch.full((1, 1, 3, 3), attention, dtype=dtype, requires_grad=True)
+    output = Output(torch.zeros(1, 2), torch.zeros(1, 2), seen)
+    maps = torch.full((1, 1, 3, 3), human)
+    found = losses(output, torch.tensor([0]), maps, torch.ones_like(maps), map_loss=name).map
+    found.backward()
+    assert found.dtype == torch.float32
+    assert found.isfinite()
+    assert seen.grad.isfinite().all()
+    if attention == human and name not in ("bce", "energy", "energy+size", "outside"):
+        assert found.item() == pytest.approx(0, abs=1e-6)
+        assert seen.grad.abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("name", MAP_LOSSES)
+def test_no_row_learns_from_missing_maps_and_unknown_cells(name):
+    torch.manual_seed(0)
+    attention = torch.rand(3, 1, 3, 3, requires_grad=True)
+    human, certainty = torch.rand(3, 1, 3, 3), torch.ones(3, 1, 3, 3)
+    human[:, :, 0] = 0
+    human[1], certainty[1] = 0, 0           # no map
+    certainty[2, :, :, 1] = 0
+    found = MAP_LOSSES[name](attention, human, certainty)
+    found.sum().backward()
+    assert found[1] == 0
+    assert (attention.grad[1] == 0).all()
+    assert (attention.grad[2, :, :, 1] == 0).all()
+    assert (attention.grad[[0, 2]] != 0).any()
+    other = torch.where(certainty > 0, attention, torch.rand_like(attention))
+    assert torch.equal(MAP_LOSSES[name](other, human, certainty), found)
+
+
+@pytest.mark.parametrize("name", MAP_LOSSES)
+def test_the_map_loss_moves_the_attention_branch_alone(name):
+    torch.manual_seed(0)
+    small = build(Architecture("resnet8+abn", 2, "small", 4)).train()
+    small.extractor.requires_grad_(False)
+    output = small(torch.rand(2, 3, 16, 16))
+    human = torch.zeros_like(output.attention)
+    human[..., 0] = 1
+    losses(output, torch.tensor([0, 1]), human, torch.ones_like(human), map_loss=name).map.backward()
+    moved = {part for part, value in small.named_parameters() if value.grad is not None and value.grad.abs().max() > 0}
+    assert "attention.map_conv.weight" in moved
+    assert all(part.startswith("attention.") for part in moved)

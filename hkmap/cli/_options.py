@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import math
 import os
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from click.shell_completion import CompletionItem
 
 from hkmap.choices import TABLES, origin, table
 from hkmap.cli._stream import Function, other_kind, say
-from hkmap.errors import RunError, ShardError
+from hkmap.errors import ShardError
 
 if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
@@ -338,7 +336,7 @@ def fold_options(purpose: str) -> Decorator:
 
 #: --from RUN, as the argument ``source``.
 from_option = click.option("--from", "source", type=ANYTHING, required=True, metavar="RUN",
-                           help="A run folder (its best.pt), or one checkpoint such as RUN/last.pt.")
+                           help="A run folder (its best weights), or one file of weights such as RUN/last.safetensors.")
 
 device_option = click.option("--device", default="auto", metavar="NAME",
                              help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
@@ -355,96 +353,9 @@ def network_options(*, batch_size: int) -> Decorator:
     )
 
 
-def training_options(*, epochs: int, select: str) -> Decorator:
-    """Add the options that train and finetune share; ``epochs`` and, in words, ``select`` are defaults."""
-    return composed(
-        click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs,
-                     help="The learning rate drops to a tenth after half and after three quarters of them."),
-        click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
-                     help="The first learning rate (SGD). The paper gives none; the default is ours."),
-        click.option("--val", multiple=True, metavar="SHARD", **SHARDS,
-                     help="A shard to validate each epoch on, never the test set; repeatable."),
-        click.option("--val-share", type=Number(0, 1, max_open=True), default=0.0,
-                     help="Without --val: the share of training samples to hold out."),
-        named_option("--select", table="selections",
-                     help="Which epoch best.pt is: last, or by the validation data top1, loss, total (what is "
-                          f"minimised) or mse (of the maps).  [default: {select}]"),
-        fold_options("Train on all but this fold, and do not choose the best epoch by it; measure on it with eval."),
-        named_option("--augment", "augmentations", table="augmentations", multiple=True,
-                     help="Change images and their maps at random in this way; repeatable."),
-        click.option("--batch-size", type=click.IntRange(2, MOST_BATCHED), default=16,
-                     help="Samples per step; the paper uses 16. A single last sample joins the batch before."),
-        click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9),
-        click.option("--weight-decay", type=Number(0, 1000), default=1e-4),
-        named_option("--precision", table="precisions", default="float32", help="The type of number to compute with."),
-        click.option("--seed", type=SEED, default=0,
-                     help="Determines the weights, the order, the augmentation and the sham control."),
-        device_option,
-        click.option("--out", type=OUTPUT, required=True, metavar="RUN", help="The run folder to create."),
-        click.option("--resume", is_flag=True, help="Continue after the last complete epoch in --out; same options."),
-        click.option("--overwrite", is_flag=True, help="Replace a run in --out."),
-        click.option("--config", type=EXISTING, is_eager=True, expose_value=False, callback=_read_defaults,
-                     metavar="FILE", help="Read options from a run's config.toml; the command line takes precedence."),
-    )
-
-
-#: What a config.toml says about its run beside the options; see runs.describe.
-_DESCRIPTION = frozenset({
-    "command", "arch", "stem", "width", "gate", "input", "fit", "mean", "std", "channels", "control", "classes",
-})
-
-
-def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    if path is None:
-        return
-    from hkmap.engine.runs import read_config
-
-    found = read_config(path)
-    own = _keys(ctx.command)
-    command = found.get("command")
-    of_other = _keys_of(command) - own.keys() if command != ctx.info_name else set()
-    for key in sorted(found.keys() - own.keys() - of_other - _DESCRIPTION):
-        near = get_close_matches(key, own, 1)
-        hint = f" did you mean {near[0]}?" if near else ""
-        raise RunError(f"{path}: the key {key!r} is unknown;{hint} expected options of `hkmap {ctx.info_name}`")
-    if unused := sorted(of_other & found.keys()):
-        said = "%s: of `hkmap %s`; `hkmap %s` has no %s, and takes the rest"
-        logging.getLogger("hkmap").warning(said, path, command, ctx.info_name, ", ".join(unused))
-    for parameter in ctx.command.params:
-        _check_type(path, parameter, found.get(parameter.name or ""))
-    ctx.default_map = {**(ctx.default_map or {}), **{own[key]: found[key] for key in own.keys() & found.keys()}}
-
-
-def _keys(command: click.Command) -> dict[str, str]:
-    """Return the parameters of a command by the keys that a config may have: their own names, and their options'."""
-    return {
-        key: name for option in command.params if (name := option.name)
-        for key in (name, max(option.opts, key=len).lstrip("-").replace("-", "_"))
-    }
-
-
-def _keys_of(command: object) -> set[str]:
-    from hkmap.cli.main import load
-
-    return {*_keys(load(command))} if command in ("train", "finetune") else set()
-
-
-def _check_type(path: Path, parameter: click.Parameter, value: object) -> None:
-    """Raise RunError where an option's value in a config is of another type; click would take true as 1."""
-    many = parameter.nargs == -1 or getattr(parameter, "multiple", False)
-    types: tuple[type, ...]
-    what, types = "a text", (str, int)      # --image-size may be a number
-    if getattr(parameter, "is_flag", False):
-        what, types = "true or false", (bool,)
-    elif isinstance(parameter.type, click.FloatRange | click.IntRange):
-        what, types = "a number", (float, int) if isinstance(parameter.type, click.FloatRange) else (int,)
-    items = value if many and isinstance(value, list) else [value]
-    fits = isinstance(value, list) == many and all(type(item) in types for item in items)
-    if value is not None and not fits:
-        raise RunError(f"{path}: {parameter.name} is {value!r:.60}; expected {'a list of texts' if many else what}")
-
-
 def warn_of_control(model: TrainedModel) -> None:
-    """Tell people, on stderr, if a network is a sham control."""
-    if model.control == "shuffled":
-        say("sham control: this network was trained on the maps of other images")
+    """Tell people, on stderr, if a network was trained with a sham control."""
+    from hkmap.engine.controls import told
+
+    if (sentence := told(model.control)) is not None:
+        say(sentence)

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,7 @@ class _Signals:
     def __init__(self) -> None:
         self.stop: Stopped | None = None
         self._last = -_PATIENCE
+        self._defers = False
 
     def handle(self) -> None:
         for number in SIGNALS:
@@ -43,6 +45,15 @@ class _Signals:
         if self.stop is not None:
             raise self.stop
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let a first signal only set ``stop``, which the body looks for; a second one is raised as ever."""
+        self._defers = True
+        try:
+            yield
+        finally:
+            self._defers = False
+
     def end(self) -> None:
         """Let no signal break the end of Python itself, which has nothing to clean up."""
         for number in SIGNALS:
@@ -51,8 +62,9 @@ class _Signals:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if time.monotonic() - self._last >= _PATIENCE:
-            self._last, self.stop = time.monotonic(), Stopped(number)
-            raise self.stop
+            self._last, self.stop, first = time.monotonic(), Stopped(number), self.stop is None
+            if not (self._defers and first):
+                raise self.stop
 
     def _again(self, lost: Any) -> None:
         """Send a signal once more that came where Python drops exceptions, such as the end of one of h5py's objects.

@@ -1,11 +1,14 @@
 """Commands that refuse what they would not use: an option given twice, and one that they do not have.
 
-The second is told which option was meant, also where other programs call it otherwise.
+The second is told which option was meant, also where other programs call it otherwise. The help of a command with many
+options has sections.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -38,6 +41,9 @@ _OTHERS = {
     "lesion": ("--lesions", "--mask", "--masks"),
     "masks": ("--mask", "--mask-dir", "--masks-dir", "--annotations"),
     "images": ("--image-dir", "--images-dir", "--img-dir", "--image-folder", "--image", "--root"),
+    "sort": ("--sort-by", "--order-by", "--by"),
+    "first": ("--limit", "--top", "--head", "--count", "-n"),
+    "descending": ("--reverse", "--desc", "-r"),
     "group": ("--groups", "--group-by", "--patient"),
     "classes": ("--class-names", "--names", "--labels"),
     "shard-size": ("--shard-count", "--maxcount", "--records-per-shard"),
@@ -47,8 +53,39 @@ _OTHERS = {
 }
 
 
+_WIDEST = 30      # characters of an option before its help begins on the next line, as click has it
+
+
+def section(title: str, *decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a decorator that adds options, in this order, under a title of their own in the command's help."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        before = len(getattr(function, "__click_params__", ()))
+        for add in reversed(decorators):
+            function = add(function)
+        for option in vars(function)["__click_params__"][before:]:
+            option.section = title
+        return function
+
+    return decorate
+
+
 class StrictCommand(click.Command):
     """A command, or a group, that looks at the whole line before it does anything with it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections in the order of their first options; what is in none comes last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
+                sections.setdefault(getattr(option, "section", "Options"), []).append(record)
+        if sections.keys() <= {"Options"}:
+            super().format_options(ctx, formatter)
+            return
+        width = min(_WIDEST, max(len(flags) for rows in sections.values() for flags, _ in rows))
+        for title in sorted(sections, key="Options".__eq__):      # a stable order
+            with formatter.section(title if title != "Options" else "Other options"):
+                formatter.write_dl([(flags.ljust(width), text) for flags, text in sections[title]])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:      # the shell completes a line that is not whole

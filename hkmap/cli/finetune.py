@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from hkmap.cli._options import Number, from_option, named_option, shards_argument, training_options
-from hkmap.cli.train import carry_out, optimisation_options
+from hkmap.cli._options import Number, from_option, named_option, shards_argument
+from hkmap.cli._training import carry_out, optimisation_options, training_options
 
 
 @click.command("finetune")
@@ -36,10 +36,12 @@ def finetune(
     """
     from dataclasses import replace
 
-    from hkmap.engine.runs import check_memory, load_model, pick_device
+    from hkmap.engine.controls import combined
+    from hkmap.engine.runs import check_memory, load_model, model_file, pick_device
 
     options["select"] = options["select"] or "last"
     optimisation = optimisation_options(options, gamma=gamma, map_loss=map_loss, update=update)
-    model, on = replace(load_model(source), control=control, state={}), pick_device(options["device"])
+    begun, on = load_model(source), pick_device(options["device"])
+    model = replace(begun, control=combined(begun.control, control))
     check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
-    carry_out(model, optimisation, shards=shards, pretrained=True, **options)
+    carry_out(model, optimisation, shards=shards, start={"source": model_file(source)}, control=control, **options)

@@ -36,6 +36,7 @@ SECTIONS = {
         "webdataset": "Print the samples of WebDataset tars.",
         "join": "Add the annotations of a file to records.",
         "sample": "Pass on some of the records, drawn at random.",
+        "select": "Pass on the records that a network got wrong, or sorted.",
     },
     "Maps": {
         "bubbles2map": "Draw maps of bubbles or gaze points.",
@@ -57,6 +58,7 @@ SECTIONS = {
         "finetune": "Fine-tune a network to look where people look.",
         "predict": "Add predictions and attention maps to records.",
         "eval": "Measure a network on shards.",
+        "plot": "Draw the learning curves of runs.",
     },
     "Looking and checking": {
         "show": "Draw contact sheets of images, annotations and maps.",

@@ -1,27 +1,12 @@
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from hkmap.cli._options import (
-    EXISTING,
-    named_option,
-    shards_argument,
-    sides,
-    text_of,
-    training_options,
-    warn_of_control,
-)
-from hkmap.cli._stream import print_result, track
-
-if TYPE_CHECKING:
-    from hkmap.engine.runs import TrainedModel
-    from hkmap.shards.folds import Folding
-    from hkmap.training.optimisation import TrainingOptions
+from hkmap.cli._options import EXISTING, named_option, shards_argument, sides
+from hkmap.cli._training import carry_out, optimisation_options, training_options
 
 
 def _image_size(value: Any) -> int | str:
@@ -77,57 +62,4 @@ def train(
     model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights)
-    carry_out(model, optimisation, shards=shards, pretrained=False, **options)
-
-
-def carry_out(
-    model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
-    val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, pretrained: bool,
-) -> None:
-    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
-
-    A ``pretrained`` model comes from another run, which must not have learnt from the fold that this run holds out.
-    """
-    from hkmap.engine import runs
-    from hkmap.engine.data import make_data
-    from hkmap.shards.sequence import ShardSequence
-    from hkmap.training.fitting import fit, go_on
-    from hkmap.training.steps import prepare
-
-    if resume and overwrite:
-        raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
-    sequence = ShardSequence(shards)
-    held_out = runs.hold_out(sequence, *fold) if fold else None
-    if pretrained:
-        runs.check_fold(model, held_out)
-    model = replace(model, fold=runs.described(held_out) if held_out else None)
-    data = make_data(
-        model, sequence, ShardSequence(val) if val else None,
-        val_share=val_share, augmentations=augmentations, seed=optimisation.seed, held_out=held_out,
-    )
-    warn_of_control(model)
-    training = prepare(model, data, optimisation, runs.pick_device(device))
-    config = _options_in_force() | {"select": optimisation.select} | runs.describe(model)
-    with runs.opened_run(out, config, overwrite=overwrite, resume=resume) as begun:
-        if resume:
-            go_on(model, training, out)
-        remaining = (optimisation.epochs - training.epoch) * data.steps(optimisation.batch_size)
-        for _ in track(fit(model, training, data, out, begun), "training", total=remaining):
-            pass
-    print_result({"run": text_of(out), **runs.read_summary(out), **(runs.named(held_out) if held_out else {})})
-
-
-def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
-    """Remove the options of the optimisation from a command's, and return them under the library's names."""
-    from hkmap.training.optimisation import TrainingOptions
-
-    names = ("epochs", "batch_size", "momentum", "weight_decay", "seed", "precision", "select")
-    return TrainingOptions(learning_rate=options.pop("lr"), **{name: options.pop(name) for name in names}, **more)
-
-
-def _options_in_force() -> dict[str, Any]:
-    ctx = click.get_current_context()
-    of_one_call = ("overwrite", "resume", "out")
-    options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
-    return {"command": ctx.info_name, **json.loads(json.dumps(options, default=text_of))}      # lists and strings only
+    carry_out(model, optimisation, shards=shards, start={"weights": weights}, **options)

@@ -1,13 +1,16 @@
-"""A checkpoint's file: a zip of torch's that ends in a seal, and what it must hold before anything is built from it.
+"""A run's files of numbers, each with a seal, and what they must hold before anything is built from them.
 
-torch's reader compares no checksums. So the zip's comment is the sha256 of all bytes before it, which other programs
-skip. Run folders are files that people share: every value is checked, and every tensor must be there as bytes.
+NAME.safetensors has the weights, and as JSON in its metadata what is needed to use them; any reader of safetensors
+opens it. state.pt, a zip of torch's, has what training needs to go on. Neither format compares checksums: a sha256 of
+all other bytes stands in the first one's metadata, and is the second one's zip comment. Run folders are files that
+people share: every value is checked, and every tensor must be there as bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import pickletools
 import re
@@ -18,46 +21,138 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hkmap.engine.inputs import CONTROLS
+from hkmap.engine.controls import CONTROLS, is_control
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
 from hkmap.networks.weights import refuse_inflating
 from hkmap.sources.images import few
 
-CHECKPOINT_VERSION = 2
-SEALED_SINCE = 2
+MODEL, STATE = "hkmap-checkpoint", "hkmap-state"
+#: Models were zips up to version 2, and are safetensors since; the zips are sealed since 2.
+VERSIONS = {MODEL: 3, STATE: 1}
+_LAST_ZIP = 2
 MOST_CLASSES, MOST_CHANNELS, LONGEST_SIDE = 2**20, 4096, 8192
 _SEAL = b"\x47\x00sha256:"      # the length of the zip's comment, 71 bytes, and how the comment begins
 _SEAL_BYTES = len(_SEAL) + 64
+_HEAD = b'{"__metadata__":{"hkmap":"{\\"sha256\\": \\"'      # how a model's header begins, after 8 bytes of its length
+_DIGEST = slice(8 + len(_HEAD), 8 + len(_HEAD) + 64)
 _PLAIN = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch [A-Z]\w*Storage")
-_EXPECTED = "expected a run folder of `hkmap train`, or its best.pt or last.pt"
+_EXPECTED = "expected a run folder of `hkmap train`, or its best.safetensors or last.safetensors"
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a sealed checkpoint beside its name, then rename it; an older one is replaced.
+# writing
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:
+    """Write a sealed safetensors file beside its name, then rename it; an older one is replaced.
 
     Raises OSError, with the name of the file, where the disk is full.
     """
+    text = json.dumps({"sha256": "0" * 64, "format": MODEL, "version": VERSIONS[MODEL], **description})
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    data = safetensors.torch.save(tensors, {"hkmap": text})
+    with replacing(path, overwrite=True, durable=True) as beside, open(beside, "wb") as file:
+        file.write(memoryview(data)[: _DIGEST.start])
+        file.write(hashlib.sha256(data).hexdigest().encode())
+        file.write(memoryview(data)[_DIGEST.stop :])
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write a run's state.pt, as `read_state` returns it, beside its name, then rename it.
+
+    Raises OSError, with the name of the file, where the disk is full.
+    """
+    write_zip(folder / "state.pt", {"format": STATE, "version": VERSIONS[STATE], **state})
+
+
+def write_zip(path: Path, content: dict[str, Any]) -> None:
+    """Write a zip of torch's with a seal at its end."""
     written = io.BytesIO()      # torch's own writer tells nothing of a full disk
-    torch.save({"format": "hkmap-checkpoint", "version": CHECKPOINT_VERSION, **content}, written)
+    torch.save(content, written)
     body = written.getbuffer()[:-2]      # without the length of the zip's comment, which is 0
     with replacing(path, overwrite=True, durable=True) as beside, open(beside, "wb") as file:
         file.write(body)
         file.write(_SEAL + hashlib.sha256(body).hexdigest().encode())
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what `save_checkpoint` wrote, checked against the schema; tensors are on the CPU.
+def plain_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights by their own names, also where `torch.compile` has wrapped parts of it."""
+    return {name.replace("_orig_mod.", ""): value for name, value in network.state_dict().items()}
+
+
+# reading
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Return what `save_weights` wrote: the description, and "weights" by name, on the CPU; so also of older files.
 
     Raises RunError where the file is damaged, not hkmap's, or holds what no run has. Nothing in the file is executed.
     """
     data = file_content(path)
     if b"\x89HDF\r\n\x1a\n" in data[:1024]:
         raise RunError(f"{path}: an HDF5 file, as shards are; {_EXPECTED}")
+    if path.suffix == ".safetensors" or data[8:9] == b"{":
+        content = _read_safetensors(path, data)
+        _check_model(path, content)
+        return content
+    content = _former(path, data)
+    del content["state"]
+    return content
+
+
+def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
+    """Return what training needs to go on in a run's folder, from its state.pt, else an older run's last.pt.
+
+    "weights" and, or None, "average" by name; the states of "optimizer" and, or None, "scaler"; "epoch" (those that
+    are complete), "step_in_epoch", "step" (over the run);
+    "best", None before the first epoch's end: its "epoch", "validation" and "loss"; "log", the sha256 of the log's
+    lines up to there, or None; "seconds", which the run has taken.
+
+    Raises RunError where the file is damaged, holds what no run has, or the weights are not those of ``network``.
+    """
+    path = folder / "state.pt"
+    if path.exists():
+        content = _read_zip(path, file_content(path), STATE)
+        check_values(path, content, _STATE)
+    else:
+        path = folder / "last.pt"
+        content = _former_state(path)
+    if content["best"] is not None:
+        check_values(path, {"attention_mean": None, **content["best"]}, _BEST, "best")
+    own, average = plain_weights(network), content["average"] or {}
+    check_weights(path, content["weights"], own)
+    check_weights(path, average, {name: own[name] for name in average if name in own})      # what is frozen has none
+    return content
+
+
+def _read_safetensors(path: Path, data: bytes) -> dict[str, Any]:
+    if not data.startswith(_HEAD, 8):
+        remedy = "`hkmap import` makes a run of other programs' weights"
+        raise RunError(f"{path}: not a checkpoint of hkmap, or damaged; {_EXPECTED}; {remedy}")
+    digest = hashlib.sha256(data[: _DIGEST.start] + b"0" * 64)
+    digest.update(memoryview(data)[_DIGEST.stop :])
+    if data[_DIGEST] != digest.hexdigest().encode():
+        raise RunError(f"{path}: damaged, its bytes do not have the sha256 that hkmap wrote; copy it again")
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = json.loads(header["__metadata__"]["hkmap"])
+        weights = safetensors.torch.load(data)
+    except Exception as error:      # it was sealed again by somebody, after whatever change
+        reason = type(error).__name__
+        raise RunError(f"{path}: not a readable checkpoint ({reason}); {_EXPECTED}, copied whole") from error
+    del content["sha256"]
+    if content.pop("format", None) != MODEL:
+        raise RunError(f"{path}: not an hkmap checkpoint; {_EXPECTED}")
+    _check_version(path, content.pop("version", None), MODEL, VERSIONS[MODEL])
+    return {**content, "weights": weights}
+
+
+def _read_zip(path: Path, data: bytes, form: str) -> dict[str, Any]:
     body, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     sealed = seal.startswith(_SEAL)
     if sealed and seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
@@ -69,27 +164,45 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:      # a damaged file fails in zipfile, pickle or torch, each in its own way
         reason = type(error).__name__
         raise RunError(f"{path}: not a readable checkpoint ({reason}); {_EXPECTED}, copied whole") from error
-    if not isinstance(content, dict) or content.pop("format", None) != "hkmap-checkpoint":
-        raise RunError(f"{path}: not an hkmap checkpoint; expected one that `hkmap train` or `hkmap finetune` wrote")
-    _check_version(path, content.pop("version", None), sealed=sealed)
-    _check_content(path, content)
+    if not isinstance(content, dict) or content.pop("format", None) != form:
+        raise RunError(f"{path}: not an {form.replace('-', ' ')}; expected one that `hkmap train` wrote")
+    version = content.pop("version", None)
+    _check_version(path, version, form, _LAST_ZIP if form == MODEL else VERSIONS[STATE])
+    if not sealed and (form, version) != (MODEL, 1):
+        raise RunError(f"{path}: lacks the sha256 at its end, so it is cut short or rewritten; copy it again")
     return content
 
 
-def _check_version(path: Path, version: Any, *, sealed: bool) -> None:
+def _check_version(path: Path, version: Any, form: str, most: int) -> None:
     check_values(path, {"version": version}, {"version": whole(1, 2**31)})
-    if version > CHECKPOINT_VERSION:
-        raise RunError(f"{path}: version {version}, this hkmap reads up to {CHECKPOINT_VERSION}; update hkmap")
-    if version >= SEALED_SINCE and not sealed:
-        raise RunError(f"{path}: lacks the sha256 at its end, so it is cut short or rewritten; copy it again")
+    if version > most:
+        raise RunError(f"{path}: version {version}, this hkmap reads up to {most}; update hkmap")
 
 
-def _check_content(path: Path, content: dict[str, Any]) -> None:
-    content.setdefault("fold", None)      # the first runs had none, and no digest of the log
-    check_values(path, content, _CHECKPOINT)
-    if state := content["state"]:
-        check_values(path, {"log": None, **state}, _STATE, "state")
-    if content["fold"] is not None:
+def _former(path: Path, data: bytes) -> dict[str, Any]:
+    """Return what a run's best.pt or last.pt holds: as `read_weights`, and "state", empty where it has none."""
+    content = _read_zip(path, data, MODEL)
+    check_values(path, {"state": content.get("state")}, {"state": _of_type("names with values", dict)})
+    _check_model(path, {name: value for name, value in content.items() if name != "state"})
+    if content["state"]:
+        check_values(path, {"log": None, **content["state"]}, _FORMER_STATE, "state")
+    return {"fold": None, **content}      # the first runs had none, and no digest of the log
+
+
+def _former_state(path: Path) -> dict[str, Any]:
+    content = _former(path, file_content(path))
+    state = content["state"]
+    if not state:
+        raise RunError(f"{path}: has no state to resume from; train again, with --overwrite")
+    return {
+        "log": None, **state, "weights": content["weights"], "step_in_epoch": 0, "average": None, "scaler": None,
+        "seconds": 0.0,
+    }
+
+
+def _check_model(path: Path, content: dict[str, Any]) -> None:
+    check_values(path, {"fold": None, **content}, _MODEL)
+    if content.get("fold") is not None:
         check_values(path, content["fold"], _FOLD, "fold")
     names, classes = len(content["class_names"]), content["architecture"]["classes"]
     if names != classes:
@@ -121,6 +234,15 @@ def check_weights(path: Path, given: Mapping[str, Tensor], own: Mapping[str, Ten
             raise RunError(f"{path}: weights.{name} has fewer numbers than its shape {tuple(found.shape)} says")
         if not found.isfinite().all():
             raise RunError(f"{path}: weights.{name} has numbers that are not finite; train again, with a lower --lr")
+
+
+def check_finite(network: nn.Module) -> None:
+    """Raise RunError where a weight is not finite; on a GPU it waits once for all of them."""
+    numbers = {name: value for name, value in plain_weights(network).items() if value.is_floating_point()}
+    largest = torch.stack(torch._foreach_norm([*numbers.values()], math.inf))      # also NaN where one is
+    if not (finite := largest.isfinite()).all():
+        name = list(numbers)[int(finite.logical_not().nonzero()[0])]
+        raise RunError(f"the weights {name} have numbers that are no longer finite; train again, with a lower --lr")
 
 
 def _shaped(tensor: Tensor) -> str:
@@ -189,8 +311,7 @@ def _of_type(what: str, *types: type) -> Kind:
 
 def _of_validation(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        name in {"top1", "loss", "total", "attention_mean", "mse", "mse_of_zeros"} and _in(figure, 0, math.inf)
-        for name, figure in value.items()
+        isinstance(name, str) and (figure is None or _in(figure, 0, math.inf)) for name, figure in value.items()
     )
 
 
@@ -200,33 +321,44 @@ def _tensors(value: Any) -> bool:
     )
 
 
-_TEXT = _of_type("a text", str)
+TEXT = _of_type("a text", str)
+_TENSORS = Kind("tensors by name", _tensors)
+_DICT = _of_type("names with values", dict)
+_BEST: Schema = {
+    "epoch": whole(1, 2**31), "validation": _or_none(Kind("figures by name", _of_validation)),
+    "loss": Kind("a number", lambda value: _in(value, -math.inf, math.inf)),
+    "attention_mean": _or_none(Kind("a number from 0 to 1", lambda value: _in(value, 0, 1))),
+}
 _STATE: Schema = {
-    "epoch": whole(1, 2**31),
-    "step": whole(1, 2**62),
-    "best": {
-        "epoch": whole(1, 2**31), "validation": _or_none(Kind("figures by name", _of_validation)),
-        "loss": Kind("a number", lambda value: _in(value, -math.inf, math.inf)),
-    },
-    "optimizer": _of_type("an optimizer's state", dict),      # Training compares it with its own
-    "log": _or_none(_TEXT),
+    "weights": _TENSORS,
+    "average": _or_none(_TENSORS),
+    "optimizer": _DICT,      # Training compares it with its own
+    "scaler": _or_none(_DICT),
+    "epoch": whole(0, 2**31),
+    "step_in_epoch": whole(0, 2**62),
+    "step": whole(0, 2**62),
+    "best": _or_none(_DICT),
+    "log": _or_none(TEXT),
+    "seconds": Kind("a number from 0", lambda value: _in(value, 0, 1e12)),
+}
+_FORMER_STATE: Schema = {
+    "epoch": whole(1, 2**31), "step": whole(1, 2**62), "best": _BEST, "optimizer": _DICT, "log": _or_none(TEXT),
 }
 _FOLD: Schema = {
     "fold": Kind("I/K", lambda value: re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", str(value)) is not None),
-    "fold_seed": whole(0, 2**32 - 1), "group": _or_none(_TEXT), "digest": _TEXT,
+    "fold_seed": whole(0, 2**32 - 1), "group": _or_none(TEXT), "digest": TEXT,
 }
-_CHECKPOINT: Schema = {
+_MODEL: Schema = {
     "architecture": {
-        "name": _TEXT, "classes": whole(1, MOST_CLASSES), "stem": _TEXT, "width": whole(1, MOST_CHANNELS),
-        "gate": _TEXT,
+        "name": TEXT, "classes": whole(1, MOST_CLASSES), "stem": TEXT, "width": whole(1, MOST_CHANNELS),
+        "gate": TEXT,
     },
     "preprocessing": {
-        "height": whole(1, LONGEST_SIDE), "width": whole(1, LONGEST_SIDE), "fit": _TEXT,
+        "height": whole(1, LONGEST_SIDE), "width": whole(1, LONGEST_SIDE), "fit": TEXT,
         "mean": _numbers(3, 0, 1), "std": _numbers(3, 1e-6, 1e6),
     },
-    "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(_TEXT.test, value))),
-    "control": Kind(f"one of {', '.join(CONTROLS)}", lambda value: isinstance(value, str) and value in CONTROLS),
-    "fold": _or_none(_of_type("names with values", dict)),
-    "weights": Kind("tensors by name", _tensors),
-    "state": _of_type("names with values", dict),
+    "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.test, value))),
+    "control": Kind(f"one of {', '.join(CONTROLS)}, or shams with + between them", is_control),
+    "fold": _or_none(_DICT),
+    "weights": _TENSORS,
 }

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hkmap.engine.inputs import AUGMENTATIONS, CONTROLS, Preprocessing, augmented, plain_view
+from hkmap.engine.controls import CONTROLS, Change
+from hkmap.engine.inputs import AUGMENTATIONS, Preprocessing, augmented, plain_view
 from hkmap.engine.runs import HeldOut, TrainedModel
 from hkmap.errors import RecordError, RunError
 from hkmap.maps.certainty import Weighted
@@ -22,6 +23,7 @@ from hkmap.maps.check import Map
 from hkmap.maps.geometry import Image, View, view_image, view_map
 from hkmap.records import Record, label_of, shown
 from hkmap.shards.folds import groups_of, ids_of, part_of
+from hkmap.shards.layout import Sample
 from hkmap.shards.loader import LoadedBatch, ShardLoader, Shares, SizedReader
 from hkmap.shards.sequence import ShardSequence
 
@@ -57,7 +59,8 @@ class ShardExamples:
     """The samples of shards, seen through a preprocessing and, in training, random views.
 
     How sample ``index`` looks in an epoch depends only on the seed, the epoch and the index, not on threads or on where
-    training was resumed. ``map_of`` (n,) is the sample whose map each sample gets.
+    training was resumed. ``map_of`` (n,) is the sample whose map each sample gets, -1 for none; ``change``, if any, is
+    made to the map before it is seen.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class ShardExamples:
         augmentations: tuple[str, ...] = (),
         seed: int = 0,
         map_of: Numbers | None = None,
+        change: Change | None = None,
     ) -> None:
         AUGMENTATIONS.check(*augmentations)
         self.shards = shards
@@ -79,6 +83,7 @@ class ShardExamples:
         self.augmentations = augmentations
         self.seed = seed
         self.map_of = np.arange(len(shards)) if map_of is None else map_of
+        self.change = change
 
     def fill(self, index: int, image: Image, values: Map, certainty: Map, epoch: int = 0) -> None:
         """Read sample ``index``, as seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
@@ -91,10 +96,17 @@ class ShardExamples:
         view = plain_view(self.preprocessing, (image.shape[0], image.shape[1]))
         generator = np.random.default_rng([self.seed, epoch, index])
         image, view = augmented(image, view, self.preprocessing.aspect, self.augmentations, generator)
+        return seen_example(image, self.map_for(index, sample), view, self.preprocessing, map_size=self.map_size)
+
+    def map_for(self, index: int, sample: Sample) -> Weighted | None:
+        """Return the map that sample ``index`` trains on, at its own size; it is the same in every epoch."""
         owner = int(self.map_of[index])
-        drawn = sample if owner == index else self.shards.read_bare(owner)
-        human = None if drawn.map is None else Weighted(drawn.map, drawn.certainty)
-        return seen_example(image, human, view, self.preprocessing, map_size=self.map_size)
+        drawn = sample if owner in (index, -1) else self.shards.read_bare(owner)
+        if owner == -1 or drawn.map is None:
+            return None
+        human = Weighted(drawn.map, drawn.certainty)
+        # of four numbers, as those of the views are three, which numpy fills up with zeros
+        return human if self.change is None else self.change(human, np.random.default_rng([self.seed, 0, index, 1]))
 
 
 def seen_example(
@@ -150,7 +162,7 @@ class Data:
         return Shares(len(self.indices), batch_size, equal_steps=False, least=2).steps
 
 
-def make_data(
+def make_data(      # noqa: PLR0913  (all that says which samples are what)
     model: TrainedModel,
     shards: ShardSequence,
     val: ShardSequence | None,
@@ -159,10 +171,14 @@ def make_data(
     augmentations: tuple[str, ...] = (),
     seed: int = 0,
     held_out: HeldOut | None = None,
+    control: str = "none",
+    maps_for: float | None = None,
 ) -> Data:
     """Return the data of a run; ``val_share`` of the shards is held out for validation where ``val`` is None.
 
     Nothing of the fold ``held_out`` is used. Where its folding has a group, training and validation share no group.
+    ``control`` is a name in CONTROLS; no map of a sample that is not trained on is used. ``maps_for`` is how many
+    training samples keep their map (an int), or the share of those with one (a float); see `samples_with_maps`.
     """
     check_classes(model, shards)
     warn_of_small_map(model)
@@ -172,12 +188,8 @@ def make_data(
             f"{place}: has no label, and training needs one for each record; add it, as `hkmap join labels.csv --on "
             "image` does, or omit the record, and pack again"
         )
-    free = np.ones(len(shards), dtype=np.bool_) if held_out is None else ~held_out.inside
-    map_of = CONTROLS[model.control](shards.has_map & free, seed)
-    examples = ShardExamples(
-        shards, model.preprocessing, model.map_size, augmentations=augmentations, seed=seed, map_of=map_of
-    )
-    indices = np.flatnonzero(free)
+    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(~held_out.inside)
+    validation = None
     if val is not None:
         check_classes(model, val)
         if not np.any(val.labels >= 0):
@@ -186,13 +198,41 @@ def make_data(
                 "labels, or use --val-share"
             )
         _warn_of_shared(shards, indices, val)
-        validated = ShardExamples(val, model.preprocessing, model.map_size)
-        return Data(examples, indices, Data(validated, np.flatnonzero(val.labels >= 0)))
-    if val_share == 0:
-        return Data(examples, indices)
-    chosen = _share_of(shards, indices, val_share, seed, None if held_out is None else held_out.folding.group)
-    validation = Data(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
-    return Data(examples, indices[~chosen], validation)
+        validation = Data(ShardExamples(val, model.preprocessing, model.map_size), np.flatnonzero(val.labels >= 0))
+    elif val_share > 0:
+        chosen = _share_of(shards, indices, val_share, seed, None if held_out is None else held_out.folding.group)
+        validation = Data(ShardExamples(shards, model.preprocessing, model.map_size), indices[chosen])
+        indices = indices[~chosen]
+    drawn = samples_with_maps(shards, indices, maps_for, seed)
+    names = np.array([model.class_names[label] or f"label {label}" for label in shards.labels[drawn]], dtype=str)
+    map_of = np.full(len(shards), -1)
+    map_of[drawn] = CONTROLS[control].owners(drawn, names, seed)
+    examples = ShardExamples(
+        shards, model.preprocessing, model.map_size, augmentations=augmentations, seed=seed, map_of=map_of,
+        change=CONTROLS[control].change,
+    )
+    return Data(examples, indices, validation)
+
+
+def samples_with_maps(shards: ShardSequence, indices: Numbers, maps_for: float | None, seed: int) -> Numbers:
+    """Return which of the samples ``indices`` train on a map: those that have one, or ``maps_for`` of them.
+
+    An int is their number, a float in (0, 1] their share. Each class keeps about the same share of its maps, by the
+    method of Sainte-Laguë. The seed alone decides which they are, and a larger number includes those of a smaller one.
+    Raises RunError where there are fewer maps.
+    """
+    drawn = indices[shards.has_map[indices]]
+    if maps_for is None:
+        return drawn
+    count = max(1, round(maps_for * len(drawn))) if isinstance(maps_for, float) else maps_for
+    if count > len(drawn):
+        raise RunError(f"--maps-for {maps_for}: {len(drawn)} training samples have a map; give that number or less")
+    mixed = np.random.default_rng([seed, 0, 0, 2]).permutation(drawn)
+    turns = np.empty(len(mixed))
+    for label in np.unique(shards.labels[mixed]):
+        inside = np.flatnonzero(shards.labels[mixed] == label)
+        turns[inside] = (np.arange(len(inside)) + 0.5) / len(inside)
+    return np.sort(mixed[np.argsort(turns, kind="stable")[:count]])
 
 
 def _share_of(

@@ -1,4 +1,4 @@
-"""How an image becomes the network's input: how it is fitted, random views in training, and whose map it gets."""
+"""How an image becomes the network's input: how it is fitted, and random views in training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from hkmap.choices import Choices
-from hkmap.errors import RunError
 from hkmap.maps.geometry import (
     MIRROR,
     Box,
@@ -26,7 +24,6 @@ from hkmap.maps.geometry import (
 )
 
 Generator = np.random.Generator
-Numbers = npt.NDArray[np.int64]
 #: An image (H, W, 3), the view of it, the aspect (width over height) of what is seen, chance → another image and view.
 Augmentation = Callable[[Image, View, float, Generator], tuple[Image, View]]
 
@@ -104,6 +101,30 @@ def crop(image: Image, view: View, aspect: float, generator: Generator) -> tuple
     return image, compose(view, share_view(left, top, share))
 
 
+def resized_crop(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
+    """Keep 8 to 100 % of the area, in an aspect from 3:4 to 4:3: Inception's random resized crop.
+
+    Szegedy et al., CVPR 2015, as torchvision's RandomResizedCrop draws it: of ten parts the first that fits, or else
+    the largest in the middle.
+    """
+    across, down = np.linalg.norm(view[:, :2] * [[image.shape[1]], [image.shape[0]]], axis=0)      # seen, in pixels
+    least, most = 3 / 4, 4 / 3
+    area, aspects = generator.uniform(0.08, 1, 10), np.exp(generator.uniform(np.log(least), np.log(most), 10))
+    shares = np.sqrt(area * [aspects * down / across, across / down / aspects])     # (2, 10) of both sides
+    place, fits = generator.random(2), (shares <= 1).all(axis=0)
+    share = shares[:, fits.argmax()]
+    if not fits.any():
+        nearest = np.clip(across / down, least, most)
+        share, place = np.minimum(1, [nearest * down / across, across / down / nearest]), np.full(2, 0.5)
+    return image, compose(view, np.column_stack([np.diag(share), (1 - share) * place]))
+
+
+def scale(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
+    """Enlarge by 0.9 to 1.1 about the centre; the paper scales, the range is ours."""
+    share = 1 / generator.uniform(0.9, 1.1)
+    return image, compose(view, share_view((1 - share) / 2, (1 - share) / 2, share))
+
+
 def rotate(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
     """Turn by up to 15 degrees."""
     return image, compose(view, turned_view(np.radians(generator.uniform(-15, 15)), aspect))
@@ -121,31 +142,7 @@ def intensity(image: Image, view: View, aspect: float, generator: Generator) -> 
     return cv2.LUT(image, table).astype(np.uint8), view
 
 
-AUGMENTATIONS: Choices[Augmentation] = Choices(
-    "augmentation", {"crop": crop, "rotate": rotate, "mirror": mirror, "intensity": intensity}
-)
-
-
-def keep_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
-    """Every image keeps its own map."""
-    return np.arange(len(has_map))
-
-
-def exchange_maps(has_map: npt.NDArray[np.bool_], seed: int) -> Numbers:
-    """The sham control: every image gets another one's map.
-
-    The samples with a map form a random circle, and each takes its neighbour's; the others have none.
-    """
-    circle = np.flatnonzero(has_map)
-    if len(circle) < 2:
-        raise RunError(f"--control shuffled exchanges maps between samples and needs two with a map, got {len(circle)}")
-    circle = np.random.default_rng(seed).permutation(circle)
-    owner = np.arange(len(has_map))
-    owner[circle] = np.roll(circle, 1)
-    return owner
-
-
-#: Which samples have a map (n,), a seed → the sample whose map each sample gets (n,).
-CONTROLS: Choices[Callable[[npt.NDArray[np.bool_], int], Numbers]] = Choices(
-    "control", {"none": keep_maps, "shuffled": exchange_maps}
-)
+AUGMENTATIONS: Choices[Augmentation] = Choices("augmentation", {
+    "crop": crop, "resized-crop": resized_crop, "scale": scale, "rotate": rotate, "mirror": mirror,
+    "intensity": intensity,
+})

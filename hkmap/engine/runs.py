@@ -1,18 +1,11 @@
-"""A run: its network and all that belongs to it, the fold that it holds out, and its folder.
-
-The folder has config.toml, last.pt, best.pt, log.jsonl and summary.json.
-"""
+"""A trained network and all that belongs to it: its file, its device, the memory it takes, the fold it held out."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import resource
-import shutil
-import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -25,34 +18,27 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hkmap.engine.checkpoints import check_weights, read_checkpoint, save_checkpoint
+from hkmap.engine.checkpoints import check_weights, plain_weights, read_weights, save_weights
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
-from hkmap.files.atomic import locked, replacing
-from hkmap.files.opening import file_content
 from hkmap.networks.abn import AttentionBranchNetwork
-from hkmap.networks.architectures import build, map_size, on_meta
+from hkmap.networks.architectures import build, dry_run, map_size, on_meta
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
 
 logger = logging.getLogger("hkmap")
 
-#: What runs used before their config.toml named it.
-FORMER_OPTIONS = {"map_loss": "l2norm", "schedule": "step", "optimizer": "sgd"}
-#: What runs called a choice before: option, former name → name.
-FORMER_NAMES = {"map_loss": {"norm": "l2norm"}}
-_BEGUN = ".begun-"      # how the folder of a run without a checkpoint is called inside the one whose run it replaces
-RUN_FILES = ("config.toml", "last.pt", "best.pt", "log.jsonl", "summary.json")
-
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|ALLOC_FAILED")      # in torch's own words
+BEST, LAST = "best.safetensors", "last.safetensors"      # of a run folder
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A network with all that is needed to use it: no flags, no other file.
 
-    ``control`` is a name in inputs.CONTROLS: whether its human maps were other images' (the sham control). ``state`` is
-    what training needs to continue: optimizer, position, best score so far. ``fold`` is the fold of its shards that it
-    held out, as ``described``; None where it learnt from all.
+    ``control`` is a name in controls.CONTROLS, or several as `controls.combined` joins them: whether the human maps it
+    learnt from, in this run or before, were a sham. ``fold`` is the fold of its shards that it held out, as
+    ``described``; None where it learnt from all.
     """
 
     network: AttentionBranchNetwork
@@ -60,7 +46,6 @@ class TrainedModel:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     control: str
-    state: dict[str, Any]
     fold: dict[str, Any] | None = None
 
     @cached_property
@@ -86,48 +71,63 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def in_words(device: torch.device) -> str:
+    """Return a device as people know it, such as "cuda:0, NVIDIA H100" or "cpu, 2 threads"."""
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    return f"{device}, {torch.get_num_threads()} threads"
+
+
 def new_model(
     architecture: Architecture, preprocessing: Preprocessing, class_names: Sequence[str], seed: int
 ) -> TrainedModel:
     """Return an untrained network; the seed fixes its weights."""
     torch.manual_seed(seed)
-    return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none", {})
+    return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none")
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
-    """Write a checkpoint beside its name, then rename it; an older one is replaced."""
-    save_checkpoint(path, {
+    """Write a model as NAME.safetensors beside its name, then rename it; an older one is replaced."""
+    save_weights(path, plain_weights(model.network), {
         "architecture": asdict(model.architecture),
         "preprocessing": asdict(model.preprocessing),
         "class_names": list(model.class_names),
         "control": model.control,
         "fold": model.fold,
-        "weights": model.network.state_dict(),
-        "state": model.state,
     })
 
 
 def load_model(path: str | Path) -> TrainedModel:
-    """Load the best.pt of the run folder ``path``, or the checkpoint ``path``; on the CPU.
+    """Load the best model of the run folder ``path``, or the file ``path``; on the CPU.
 
-    Raises RunError where it is missing, damaged, not hkmap's, or does not fit together. Nothing in the file is
-    executed, and no more is allocated than its tensors take.
+    It is best.safetensors, or an older run's best.pt. Raises RunError where it is missing, damaged, not hkmap's, or
+    does not fit together. Nothing in the file is executed, and no more is allocated than its tensors take.
     """
-    file = Path(path, "best.pt") if Path(path).is_dir() else Path(path)
-    if not file.exists():
-        raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its best.pt or last.pt")
-    content = read_checkpoint(file)
+    file = model_file(path)
+    content = read_weights(file)
     try:
-        architecture, preprocessing = Architecture(**content["architecture"]), Preprocessing(**content["preprocessing"])
+        architecture, preprocessing = Architecture(**content["architecture"]), _preprocessing(content["preprocessing"])
         check_weights(file, content["weights"], on_meta(architecture).state_dict())
         network = build(architecture)
     except ChoiceError as error:
         raise ChoiceError(f"{file}: {error}") from error
     network.load_state_dict(content["weights"])
-    return TrainedModel(
-        network.eval(), architecture, preprocessing, tuple(content["class_names"]), content["control"],
-        content["state"], content["fold"],
-    )
+    names = tuple(content["class_names"])
+    return TrainedModel(network.eval(), architecture, preprocessing, names, content["control"], content["fold"])
+
+
+def model_file(path: str | Path) -> Path:
+    """Return the file of weights that a run folder, or a file, stands for; raise RunError where there is none."""
+    file = path = Path(path)
+    if path.is_dir():
+        file = next((path / name for name in (BEST, "best.pt") if (path / name).exists()), path / BEST)
+    if not file.exists():
+        raise RunError(f"{file}: no such checkpoint; expected a run folder of `hkmap train`, or its {BEST} or {LAST}")
+    return file
+
+
+def _preprocessing(kept: dict[str, Any]) -> Preprocessing:
+    return Preprocessing(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
 
 
 def check_memory(
@@ -138,18 +138,49 @@ def check_memory(
     The estimate is a lower bound: the weights (in training their gradients and momenta too) and, in float32, the
     outputs of all convolutions and norms, which training keeps, or else the largest one. Nothing is allocated for it.
     """
-    network, outputs = on_meta(architecture).eval(), []
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-            module.register_forward_hook(lambda module, given, output: outputs.append(output.nbytes))
-    network(torch.empty(1, 3, *preprocessing.size, device="meta"))
-    weights = sum(value.nbytes for value in network.state_dict().values())
-    needed = 3 * weights + batch_size * sum(outputs) if training else weights + batch_size * max(outputs, default=0)
+    weights, images = _bytes_of(architecture, preprocessing)
+    needed = 3 * weights + batch_size * sum(images) if training else weights + batch_size * max(images, default=0)
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
     if needed > there:
         what = f"{architecture.name} of width {architecture.width} with {batch_size} images of {preprocessing.width}x"
         sizes = f"takes at least {needed / 2**30:,.1f} GiB, and {device} has {there / 2**30:,.1f}"
         raise RunError(f"{what}{preprocessing.height} {sizes}; lower --batch-size, --image-size or --width")
+
+
+@contextmanager
+def memory_errors(
+    architecture: Architecture, preprocessing: Preprocessing, batch_size: int, *, device: torch.device
+) -> Iterator[None]:
+    """Turn the end of the memory while a network is trained into a RunError with the batch size that would fit.
+
+    That is an estimate: of what an image takes check_memory's lower bound is known, which is doubled, and that
+    ``batch_size`` images were too many, so that at most half of them are named.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _NO_MEMORY.search(str(error)):
+            raise
+        weights, images = _bytes_of(architecture, preprocessing)
+        there = machine_memory()
+        if device.type == "cuda":      # others may use the card too
+            there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        fits = min(int(there - 3 * weights) // (2 * sum(images)), batch_size // 2)
+        remedy = f"about {fits} fit; give --batch-size {fits} or a lower --image-size"
+        if fits < 2:
+            remedy = "two do not fit either; give a lower --image-size or --width, or a smaller --arch"
+        size = f"{preprocessing.width}x{preprocessing.height}"
+        raise RunError(f"{device} ran out of memory with {batch_size} images of {size} a batch; {remedy}") from error
+
+
+def _bytes_of(architecture: Architecture, preprocessing: Preprocessing) -> tuple[int, list[int]]:
+    """Return the bytes of a network's weights, and per image those of each convolution's and norm's output."""
+    network, outputs = on_meta(architecture).eval(), []
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            module.register_forward_hook(lambda module, given, output: outputs.append(output.nbytes))
+    dry_run(network, preprocessing.size)
+    return sum(value.nbytes for value in network.state_dict().values()), outputs
 
 
 def machine_memory() -> int:
@@ -159,111 +190,6 @@ def machine_memory() -> int:
     with suppress(OSError, ValueError):      # a container's; "max" without one
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return min(limit for limit in limits if limit > 0)      # RLIM_INFINITY is -1
-
-
-def describe(model: TrainedModel) -> dict[str, Any]:
-    """Return what config.toml holds about a network, beside a command's options."""
-    network, inputs = model.architecture, model.preprocessing
-    return {
-        "arch": network.name, "stem": network.stem, "width": network.width, "gate": network.gate,
-        "input": list(inputs.size), "fit": inputs.fit, "mean": list(inputs.mean), "std": list(inputs.std),
-        "channels": "RGB", "control": model.control, "classes": list(model.class_names),
-    }
-
-
-@contextmanager
-def opened_run(folder: Path, config: dict[str, Any], *, overwrite: bool, resume: bool) -> Iterator[Path]:
-    """Keep other runs out of a run's folder, and yield the folder to write to until the first checkpoint.
-
-    That is ``folder`` itself, with the new config.toml, or to replace a run there another one inside, so that a run
-    which fails early leaves the old one whole; `settle` moves it. Raises RunError where the folder holds a run that may
-    be neither replaced nor resumed, or had other options, and OutputError where another process is writing it.
-    """
-    made = not folder.exists()
-    try:
-        with locked(folder / "log.jsonl"):
-            if resume:
-                _check_resumable(folder, config)
-                yield folder
-                return
-            there = any(os.path.lexists(folder / name) for name in RUN_FILES)
-            if there and not overwrite:
-                raise RunError(f"{folder}: holds a run already; choose another --out, or use --overwrite or --resume")
-            for left in folder.glob(f"{_BEGUN}*"):      # by a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            begun = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=folder)) if there else folder
-            try:
-                write_config(begun / "config.toml", config)
-                yield begun
-            finally:
-                if begun != folder:
-                    shutil.rmtree(begun, ignore_errors=True)
-    finally:
-        if made:
-            with suppress(OSError):      # it holds something
-                folder.rmdir()
-
-
-def settle(begun: Path, folder: Path) -> None:
-    """Put the files of a run that has its first checkpoint in the place of an older run's."""
-    if begun == folder:
-        return
-    for name in reversed(RUN_FILES):
-        (folder / name).unlink(missing_ok=True)
-    for name in RUN_FILES:
-        if (begun / name).exists():
-            (begun / name).replace(folder / name)
-
-
-def _check_resumable(folder: Path, config: dict[str, Any]) -> None:
-    if not (folder / "last.pt").exists() or not (folder / "config.toml").exists():
-        raise RunError(f"{folder}: no run to resume; expected its last.pt and config.toml; omit --resume")
-    before = read_config(folder / "config.toml")
-    validated = before.get("val") or before.get("val_share")
-    before = {**FORMER_OPTIONS, "select": "top1" if validated else "last", **before}
-    now = FORMER_OPTIONS | {name: json.loads(json.dumps(value)) for name, value in config.items() if value is not None}
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            raise RunError(
-                f"{folder}: {name} is {now.get(name)!r:.80}, the run to resume had {before.get(name)!r:.80}; "
-                f"repeat its options by --config {folder / 'config.toml'}"
-            )
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what `fit` wrote of the finished run."""
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-
-
-def write_config(path: Path, options: dict[str, Any]) -> None:
-    """Write options as a flat TOML file; None is omitted, as TOML has no such value."""
-    # JSON's scalars, and lists of them, are TOML's too, but for DEL, which only TOML wants escaped
-    given = {key: json.dumps(value, ensure_ascii=False) for key, value in options.items() if value is not None}
-    text = "".join(f"{key} = {value}\n" for key, value in given.items()).replace("\x7f", "\\u007f")
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read what write_config wrote."""
-    try:
-        options = tomllib.loads(file_content(path).decode())
-    except (ValueError, RecursionError) as error:      # a number of thousands of digits, brackets in brackets
-        raise RunError(f"{path}: not a TOML file of options ({error})") from error
-    for name, value in options.items():
-        for item in value if isinstance(value, list) else [value]:
-            if type(item) not in (bool, int, float, str):
-                found = f"{name:.80} has a {type(item).__name__}"
-                raise RunError(f"{path}: {found}; expected a number, a text, true or false, or a list of such")
-    for name in options.keys() & FORMER_NAMES.keys():
-        options[name] = FORMER_NAMES[name].get(options[name], options[name])
-    return options
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, indented."""
-    with replacing(path, overwrite=True) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # the fold that a run holds out: never used to train or to choose an epoch, only to measure

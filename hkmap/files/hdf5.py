@@ -225,8 +225,18 @@ def _seal(path: Path, digest: str) -> str:
 def file_digest(path: Path) -> tuple[str, str]:
     """Return (the sha256 that the user block states, "" if none; the sha256 of all that follows it)."""
     with open_file(path) as file:
-        stated = _DIGEST.search(file.read(_USER_BLOCK))
-        return stated[1].decode() if stated else "", hashlib.file_digest(file, "sha256").hexdigest()
+        return _stated(file), hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stated_digest(path: Path) -> str:
+    """Return the sha256 that the user block states, "" if none; the rest is not read."""
+    with open_file(path) as file:
+        return _stated(file)
+
+
+def _stated(file: IO[bytes]) -> str:
+    stated = _DIGEST.search(file.read(_USER_BLOCK))
+    return stated[1].decode() if stated else ""
 
 
 def is_sealed(path: Path) -> bool:

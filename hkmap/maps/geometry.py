@@ -185,7 +185,7 @@ def map_back(values: Map, view: View, size: tuple[int, int]) -> Map:
 def _view_cells(cells: Map, view: View, size: tuple[int, int], padded: bool) -> Map:
     if np.array_equal(view, WHOLE):
         return resize_map(cells, size)
-    if is_straight(view):
+    if is_straight(view) and (padded or not reaches_out(view)):
         rows = _line_matrix(cells.shape[0], size[0], view[1, 2], view[1, 1])
         columns = _line_matrix(cells.shape[1], size[1], view[0, 2], view[0, 0])
         seen = rows @ cells @ columns.T

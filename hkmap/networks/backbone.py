@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import nn
@@ -43,6 +44,7 @@ class Backbone(NamedTuple):
     takes what ``extractor`` gives and gives (B, ``channels``, h, w). ``perception`` builds the perception branch for a
     number of classes where it is more than that stage, average pooling and a linear layer. ``adapt`` makes a gate fit
     features that are not (B, C, h, w). ``initialised``: the parts have the initial weights that they should have.
+    ``names`` are the prefixes under which others publish the plain network's weights, by ours.
     """
 
     extractor: nn.Module
@@ -51,3 +53,4 @@ class Backbone(NamedTuple):
     perception: Callable[[int], nn.Module] | None = None
     adapt: Callable[[Gate], Gate] = lambda gate: gate
     initialised: bool = False
+    names: Mapping[str, str] = MappingProxyType({})

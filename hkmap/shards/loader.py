@@ -51,6 +51,10 @@ class Shares:
     evaluation, every record comes exactly once, and the last batches are as small as they come out, but for one of
     fewer than ``least`` records, which joins the one before: batch norm cannot learn from one.
 
+    With ``split``, for training that is to be the same on any number of ranks, a step is what it is for one rank
+    without ``equal_steps``: ``batch_size`` records of all ranks together, of which each takes every ranks-th. A rank
+    for which the last step has none gets a record of weight 0. ``equal_steps`` then has no say.
+
     >>> [Shares(5, batch_size=2, rank=rank, ranks=2, shuffle=False).step(0, 1) for rank in range(2)]
     [(array([4, 1]), array([1., 0.], dtype=float32)), (array([0, 2]), array([0., 0.], dtype=float32))]
     """
@@ -63,21 +67,31 @@ class Shares:
     shuffle: bool = True
     equal_steps: bool = True
     least: int = 1
+    split: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.count < 1:
             raise ShardError(f"{self.count} records in batches of {self.batch_size}; expected at least one of each")
         if not 0 <= self.rank < self.ranks:
             raise ShardError(f"rank {self.rank} of {self.ranks}; expected one rank or more, and one of them, from 0")
+        if self.split and self.batch_size < self.ranks:
+            raise ShardError(
+                f"a batch of {self.batch_size} split over {self.ranks} processes; expected a record or more for each: "
+                "a larger batch, or fewer processes"
+            )
 
     @property
     def steps(self) -> int:
         """How many steps an epoch has for this rank."""
-        if self.equal_steps:
+        if self.equal_steps and not self.split:
             return -(-self.count // (self.batch_size * self.ranks))
-        own = len(range(self.rank, self.count, self.ranks))
+        own = self.count if self.split else len(range(self.rank, self.count, self.ranks))
         joins = own > self.batch_size and 0 < own % self.batch_size < self.least
         return -(-own // self.batch_size) - joins
+
+    def size(self, step: int) -> int:
+        """Return how many records a step has, over all the ranks that ``split`` it."""
+        return len(range(self.count)[self._rows(step)])
 
     def order(self, epoch: int) -> Numbers:
         """Return the records' numbers in the order of an epoch."""
@@ -89,13 +103,23 @@ class Shares:
 
     def part(self, order: Numbers, step: int) -> tuple[Numbers, npt.NDArray[np.float32]]:
         """Like step, from the ``order`` of an epoch, which takes time to make."""
+        if self.split:
+            whole = order[self._rows(step)]
+            chosen = whole[self.rank :: self.ranks]
+            return (chosen, _ones(chosen)) if len(chosen) else (whole[:1], np.zeros(1, np.float32))
         if not self.equal_steps:
-            stop = None if step == self.steps - 1 else (step + 1) * self.batch_size
-            chosen = order[self.rank :: self.ranks][step * self.batch_size : stop]
-            return chosen, np.ones(len(chosen), np.float32)
+            chosen = order[self.rank :: self.ranks][self._rows(step)]
+            return chosen, _ones(chosen)
         together = self.batch_size * self.ranks
         places = np.arange(step * together + self.rank, (step + 1) * together, self.ranks)
         return order[places % self.count], (places < self.count).astype(np.float32)
+
+    def _rows(self, step: int) -> slice:
+        return slice(step * self.batch_size, None if step == self.steps - 1 else (step + 1) * self.batch_size)
+
+
+def _ones(chosen: Numbers) -> npt.NDArray[np.float32]:
+    return np.ones(len(chosen), np.float32)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Numbers:

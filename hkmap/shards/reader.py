@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.errors import ShardError
-from hkmap.files.hdf5 import Columns, Version, version_of
+from hkmap.files.hdf5 import Columns, Version, stated_digest, version_of
 from hkmap.files.images import Pixels
 from hkmap.maps.check import Map
 from hkmap.records import Record, parse_record
@@ -90,6 +91,11 @@ class ShardReader:
     def annotator_map_count(self) -> int:
         """How many maps of single annotators it holds."""
         return self._file.by_name[MAPS].shape[0] if self._people is not None else 0
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 that tells contents apart: the one that the file states, else one of its records' checksums."""
+        return stated_digest(self.path) or hashlib.sha256(self._checksums.tobytes()).hexdigest()
 
     @cached_property
     def ids(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""A training from its first or next epoch to its last, and the run folder that keeps the results."""
+"""A training from its first or next step to its last, and the run folder that keeps the results."""
 
 from __future__ import annotations
 
@@ -8,78 +8,171 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from hkmap.engine.checkpoints import check_finite, plain_weights, read_state, save_state
 from hkmap.engine.data import Data
 from hkmap.engine.evaluation import accuracy
-from hkmap.engine.runs import TrainedModel, load_model, save_model, settle, write_json
+from hkmap.engine.folders import settle, write_json
+from hkmap.engine.runs import BEST, LAST, TrainedModel, save_model
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content
+from hkmap.training.feeding import Feed
 from hkmap.training.optimisation import SELECTIONS, TrainingOptions
 from hkmap.training.steps import Step, Training
 
-#: What a run to resume and its last.pt have in common.
-_SAME = ("architecture", "preprocessing", "class_names", "control", "fold")
+
+@dataclass
+class Progress:
+    """What a run keeps beside its training: the best epoch up to now, and the seconds that it took."""
+
+    best: dict[str, Any] | None = None
+    seconds: float = 0.0
 
 
-def go_on(model: TrainedModel, training: Training, folder: Path) -> None:
-    """Continue the run in ``folder`` after its last complete epoch.
+def go_on(training: Training, folder: Path) -> Progress:
+    """Continue the run in ``folder`` after the last step that its state.pt has; return how far it got.
 
-    Raises RunError where its last.pt or log.jsonl are not those of such a run.
+    Raises RunError where its state.pt or log.jsonl are not those of such a run.
     """
-    last = load_model(folder / "last.pt")
+    state = read_state(folder, training.network)
     try:
-        if not last.state or any(getattr(last, name) != getattr(model, name) for name in _SAME):
-            raise ValueError(f"another {', '.join(_SAME)}, or no state")
-        training.load_state(last.state)
+        training.load_state(state)
     except ValueError as error:
-        raise RunError(f"{folder / 'last.pt'}: not the checkpoint of this run: {error}; use --overwrite") from error
-    model.network.load_state_dict(last.network.state_dict())
-    model.state.update(last.state)
-    log = folder / "log.jsonl"
-    lines = file_content(log).splitlines(keepends=True)[: training.step]
+        raise RunError(f"{folder}: its state is not that of this run: {error}; use --overwrite") from error
+    if training.epoch > training.options.epochs:
+        raise RunError(f"{folder}: has {training.epoch} epochs done, --epochs is {training.options.epochs}; give more")
+    if training.ranks.first:
+        _cut_log(folder / "log.jsonl", training.step, state["log"])
+    return Progress(state["best"], state["seconds"])
+
+
+def _cut_log(path: Path, steps: int, digest: str | None) -> None:
+    """Remove the lines of steps that are not in the state, and will be repeated."""
+    lines = file_content(path).splitlines(keepends=True)[:steps]
     kept = b"".join(lines)
-    digest = last.state.get("log") or hashlib.sha256(kept).hexdigest()      # the first runs had none
-    if len(lines) < training.step or hashlib.sha256(kept).hexdigest() != digest:
-        raise RunError(f"{log}: not the log that last.pt belongs to, of {training.step} steps; use --overwrite")
-    with replacing(log, overwrite=True) as beside:      # without the steps of an unfinished epoch, which are repeated
+    now = hashlib.sha256(kept).hexdigest()
+    if len(lines) < steps or now != (digest or now):      # the first runs had no digest
+        raise RunError(f"{path}: not the log of this run's state, of {steps} steps; use --overwrite")
+    with replacing(path, overwrite=True) as beside:
         beside.write_bytes(kept)
 
 
-def fit(
-    model: TrainedModel, training: Training, data: Data, folder: Path, begun: Path | None = None
-) -> Iterator[Step]:
-    """Train to the last epoch, yielding every Step, and keep the run in ``folder``.
+class Keeping(NamedTuple):
+    """Where a run is kept, and every how many seconds its state is saved within an epoch.
 
-    log.jsonl gets one line per step, last.pt and best.pt (the epoch that ``select`` of the options chooses) are
-    replaced after each epoch, summary.json is written at the end. Until the first checkpoint the files are in
-    ``begun``, as `opened_run` gives it.
+    Until the first checkpoint the files are in ``begun``, as `opened_run` gives it.
     """
-    begun, options = begun or folder, training.options
-    best: dict[str, Any] | None = model.state.get("best")
-    began = time.monotonic()
-    with _Log(begun / "log.jsonl") as log:
-        while training.epoch < options.epochs:
-            for step in training.run_epoch(data.examples, data.indices):
+
+    folder: Path
+    begun: Path
+    every: float = math.inf
+
+
+def fit(
+    model: TrainedModel, training: Training, data: Data, feed: Feed, keeping: Keeping, progress: Progress | None = None
+) -> Iterator[Step]:
+    """Train to the last epoch, yielding every Step, and keep the run in its folder.
+
+    log.jsonl gets one line per step. After each epoch last.safetensors, best.safetensors (the epoch that ``select`` of
+    the options chooses) and state.pt are replaced; state.pt also as ``keeping`` says, and where the training is asked
+    to stop. summary.json is written at the end. Of several processes only the first one writes.
+    """
+    with _Run(model, training, keeping, progress or Progress()) as run:
+        while not run.finished() and not training.stopping:
+            for step in training.run_epoch(feed):
                 if step.epoch_ends and data.validation is not None:
                     step = replace(step, validation=_validated(training, data.validation, step))
                 # before the checkpoint: a resumed run cuts the log back to it, but cannot fill in a missing line
-                log.write(step)
+                run.log(step)
+                newest = step.step == training.step
                 if step.epoch_ends:
-                    best = _chosen(options, step, best)
-                    _keep(begun, replace(model, state={**training.state(), "best": best, "log": log.digest()}))
-                    settle(begun, folder)
-                    begun = folder
+                    run.keep_epoch(step)
+                elif newest and (training.stopping or run.is_due()):
+                    run.keep_state()
                 yield step
-    if best is not None:
-        summary = {
-            "epochs": training.epoch, "steps": training.step, "select": options.select, "best": best,
-            "control": model.control,
+                if newest and training.stopping:
+                    break
+        if run.finished():
+            run.summarise()
+
+
+class _Run:
+    """The folder of a run that is going on."""
+
+    def __init__(self, model: TrainedModel, training: Training, keeping: Keeping, progress: Progress) -> None:
+        self.model, self.training, self.progress = model, training, progress
+        self.folder, self.begun, self.every = keeping
+        self.began = self.kept = time.monotonic()
+        self.steps = 0
+        self.writes = training.ranks.first
+        self._log = _Log(self.begun / "log.jsonl") if self.writes else None
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    def finished(self) -> bool:
+        """Say whether there is no further epoch: all are done, or none was better for ``patience`` epochs."""
+        options, best = self.training.options, self.progress.best
+        early = options.patience is not None and best is not None
+        waited = self.training.epoch - best["epoch"] if best is not None else 0
+        return self.training.epoch >= options.epochs or bool(early and waited >= (options.patience or 0))
+
+    def log(self, step: Step) -> None:
+        self.steps += 1
+        if self._log is not None:
+            self._log.write(step)
+
+    def is_due(self) -> bool:
+        """Say whether it is time for a checkpoint."""
+        return time.monotonic() - self.kept >= self.every
+
+    def keep_epoch(self, step: Step) -> None:
+        """Save the epoch that has ended."""
+        training = self.training
+        check_finite(training.network)
+        self.progress.best = _chosen(training.options, step, self.progress.best)
+        with nullcontext() if training.average is None else training.average.swapped(training.network):
+            if self.writes and self.progress.best["epoch"] == step.epoch:
+                save_model(self.begun / BEST, self.model)
+            if self.writes:
+                save_model(self.begun / LAST, self.model)
+        self.keep_state()
+
+    def keep_state(self) -> None:
+        """Save what a resumed run begins with; until it is there, the steps before it count as not done."""
+        self.kept = time.monotonic()
+        if self._log is None:
+            return
+        state = {
+            **self.training.state(), "weights": plain_weights(self.training.network), "best": self.progress.best,
+            "log": self._log.digest(), "seconds": self.seconds(),
         }
-        write_json(folder / "summary.json", summary | {"seconds": round(time.monotonic() - began, 1)})
+        save_state(self.begun, state)
+        settle(self.begun, self.folder)
+        self.begun = self.folder
+
+    def seconds(self) -> float:
+        """Return the seconds of the run, those before it was resumed included."""
+        return self.progress.seconds + (time.monotonic() - self.began if self.steps else 0)
+
+    def summarise(self) -> None:
+        best = self.progress.best
+        if not self.writes or best is None:
+            return
+        summary = {
+            "epochs": self.training.epoch, "steps": self.training.step, "select": self.training.options.select,
+            "best": best, "control": self.model.control, "seconds": round(self.seconds(), 1),
+        }
+        write_json(self.folder / "summary.json", summary)
 
 
 class _Log:
@@ -90,10 +183,7 @@ class _Log:
         self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
+    def close(self) -> None:
         os.close(self._descriptor)
 
     def write(self, step: Step) -> None:
@@ -112,11 +202,11 @@ class _Log:
 
 
 def _validated(training: Training, validation: Data, step: Step) -> dict[str, float]:
-    options = training.options
-    found = accuracy(
-        training.network, validation, training.device, options.batch_size, gamma=options.gamma,
-        map_loss=training.map_loss,
-    )
+    options, network = training.options, training.network
+    with nullcontext() if training.average is None else training.average.swapped(network):
+        found = accuracy(
+            network, validation, training.device, options.batch_size, gamma=options.gamma, map_loss=training.map_loss,
+        )
     if not all(map(math.isfinite, found.values())):
         raise RunError(f"the validation after epoch {step.epoch} gives {found}; try a lower --lr")
     return found
@@ -124,15 +214,10 @@ def _validated(training: Training, validation: Data, step: Step) -> dict[str, fl
 
 def _chosen(options: TrainingOptions, step: Step, best: dict[str, Any] | None) -> dict[str, Any]:
     """Return the best epoch up to now: the one that ends with ``step``, or ``best``."""
-    found = {"epoch": step.epoch, "validation": step.validation, "loss": step.loss}
+    found = {
+        "epoch": step.epoch, "validation": step.validation, "loss": step.loss, "attention_mean": step.attention_mean,
+    }
     rank = SELECTIONS[options.select].rank
     if best is None or rank is None or step.validation is None or rank(step.validation) > rank(best["validation"]):
         return found
     return best
-
-
-def _keep(folder: Path, now: TrainedModel) -> None:
-    """Save the epoch that has ended."""
-    if now.state["best"]["epoch"] == now.state["epoch"]:
-        save_model(folder / "best.pt", now)
-    save_model(folder / "last.pt", now)     # last: until it is there, the epoch counts as not done

@@ -2,52 +2,90 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hkmap.choices import Choices
 from hkmap.engine.losses import MAP_LOSSES, MapLoss
 from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
 
-Schedule = Callable[[int, int], float | Fraction]      # the epoch, from 1, and their number: the factor of the rate
+logger = logging.getLogger("hkmap")
+
+#: The epochs done, from 0, with the fraction of the running one, and their number → the factor of the first value.
+Schedule = Callable[[Fraction, int], float | Fraction]
+
+_COLD = Fraction(1, 100)        # where the warm-up begins, as in torchvision's reference training
+_GAMMA_RISE = Fraction(1, 10)   # of the epochs
 
 
-def step(epoch: int, epochs: int) -> Fraction:
+def step(done: Fraction, epochs: int) -> Fraction:
     """A tenth after a half of the epochs, a hundredth after three quarters; the paper's.
 
-    >>> [str(step(epoch, 4)) for epoch in (1, 2, 3, 4)]
+    It falls between epochs alone, so a single epoch has the whole rate.
+
+    >>> [str(step(Fraction(done), 4)) for done in (0, 1, 2, 3)]
     ['1', '1', '1/10', '1/100']
     """
-    return Fraction(1, 10 ** sum(epoch > share * epochs for share in (0.5, 0.75)))
+    return Fraction(1, 10 ** sum(math.floor(done) >= share * epochs for share in (0.5, 0.75)))
 
 
-SCHEDULES: Choices[Schedule] = Choices("schedule", {"step": step})
+def cosine(done: Fraction, epochs: int) -> float:
+    """Half a cosine from 1 down to 0 (Loshchilov and Hutter, ICLR 2017, without restarts).
+
+    >>> [round(cosine(Fraction(done), 4), 3) for done in (0, 1, 2, 4)]
+    [1.0, 0.854, 0.5, 0.0]
+    """
+    return (1 + math.cos(math.pi * done / epochs)) / 2
+
+
+def constant(done: Fraction, epochs: int) -> int:
+    """The same throughout."""
+    return 1
+
+
+SCHEDULES: Choices[Schedule] = Choices("schedule", {"step": step, "cosine": cosine, "constant": constant})
+
+
+def rise(done: Fraction, epochs: int) -> Fraction:
+    """A linear rise from 0 over the first tenth of the epochs, then the same; ours.
+
+    >>> [str(rise(Fraction(done), 40)) for done in (0, 1, 4, 39)]
+    ['0', '1/4', '1', '1']
+    """
+    return min(Fraction(1), done / (epochs * _GAMMA_RISE))
+
+
+GAMMA_SCHEDULES: Choices[Schedule] = Choices("gamma schedule", {"constant": constant, "warmup": rise, "cosine": cosine})
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How to optimise; the defaults are the paper's where it gives them.
 
-    ``update``, ``precision`` and ``optimizer`` are names in UPDATES, PRECISIONS and OPTIMIZERS; ``select``, which epoch
-    best.pt is, in SELECTIONS; ``map_loss`` and ``schedule`` are names in MAP_LOSSES and SCHEDULES, or such functions.
-    ``gamma`` scales the map loss. Parts that are not updated keep their batch-norm statistics too. Raises ChoiceError
-    for an unknown name.
+    ``update``, ``precision``, ``optimizer`` and ``class_weights`` are names in UPDATES, PRECISIONS, OPTIMIZERS and
+    CLASS_WEIGHTS; ``select``, which epoch is the best, in SELECTIONS; ``map_loss``, ``schedule`` and ``gamma_schedule``
+    are names in MAP_LOSSES, SCHEDULES and GAMMA_SCHEDULES, or such functions. Parts that are not updated keep their
+    batch-norm statistics too. Raises ChoiceError for an unknown name, and RunError for a warm-up that does not end.
     """
 
     epochs: int
     batch_size: int = 16
     learning_rate: float = 0.01
-    momentum: float = 0.9
+    momentum: float = 0.9               # AdamW's first beta
     weight_decay: float = 1e-4
-    gamma: float = 0.0
+    gamma: float = 0.0                  # scales the map loss
     update: str = "all"
     seed: int = 0
     precision: str = "float32"
@@ -56,6 +94,16 @@ class TrainingOptions:
     schedule: str | Schedule = "step"
     optimizer: str = "sgd"
     select: str = "last"
+    gamma_schedule: str | Schedule = "constant"
+    warmup: float = 0                   # epochs in which the learning rate rises
+    accumulate: int = 1                 # batches of one step
+    clip_norm: float | None = None      # of the gradient over all that is updated
+    class_weights: str = "none"
+    ema: float | None = None            # decay of the average of the weights, below 1
+    patience: int | None = None         # epochs without a better validation figure before training stops
+    mining: float = 0.0                 # alpha, scales the mining loss
+    mask_threshold: float = 0.5         # sigma of the mining loss
+    compile: bool = False
 
     def __post_init__(self) -> None:
         UPDATES.check(self.update)
@@ -63,7 +111,12 @@ class TrainingOptions:
         OPTIMIZERS.check(self.optimizer)
         MAP_LOSSES.row(self.map_loss)
         SCHEDULES.row(self.schedule)
+        GAMMA_SCHEDULES.row(self.gamma_schedule)
+        CLASS_WEIGHTS.check(self.class_weights)
         SELECTIONS.check(self.select)
+        if self.warmup and self.warmup >= self.epochs:
+            took = f"a warm-up of {self.warmup:g} epochs never ends in {self.epochs}"
+            raise RunError(f"--warmup {self.warmup:g}: {took}; give fewer than --epochs")
 
 
 def sgd(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
@@ -73,7 +126,17 @@ def sgd(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.o
     )
 
 
-OPTIMIZERS = Choices("optimizer", {"sgd": sgd})
+def adamw(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
+    """AdamW, whose first beta is the momentum; 0.001 or less is a usual learning rate.
+
+    Loshchilov and Hutter, ICLR 2019; the second beta is torch's 0.999.
+    """
+    return torch.optim.AdamW(
+        parameters, lr=options.learning_rate, betas=(options.momentum, 0.999), weight_decay=options.weight_decay
+    )
+
+
+OPTIMIZERS = Choices("optimizer", {"sgd": sgd, "adamw": adamw})
 
 
 def everything(network: AttentionBranchNetwork) -> list[nn.Module]:
@@ -98,17 +161,84 @@ UPDATES: Choices[Callable[[AttentionBranchNetwork], list[nn.Module]]] = Choices(
 )
 
 
-def float32(device: torch.device) -> AbstractContextManager[Any]:
-    """All in float32."""
-    return nullcontext()
+@dataclass(frozen=True)
+class Precision:
+    """A type of number to compute with; its weights and losses stay float32.
+
+    ``dtype`` is what automatic mixed precision computes convolutions and products in, None without it. ``scaled``: its
+    gradients need scaling, as their range is small. ``units`` are the features of a processor, as Linux names them, one
+    of which it needs to be fast.
+    """
+
+    title: str
+    dtype: torch.dtype | None = None
+    scaled: bool = False
+    units: frozenset[str] = frozenset()
+
+    def __call__(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Return the context to compute in."""
+        return nullcontext() if self.dtype is None else torch.autocast(device.type, self.dtype)
+
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Return what scales the loss and its gradients; it does nothing where they need no scaling."""
+        return torch.amp.GradScaler(device.type, enabled=self.scaled)
 
 
-def bfloat16(device: torch.device) -> AbstractContextManager[Any]:
-    """Automatic mixed precision: convolutions and products in bfloat16."""
-    return torch.autocast(device.type, torch.bfloat16)
+PRECISIONS = Choices("precision", {
+    "float32": Precision("All in float32."),
+    "bfloat16": Precision("Automatic mixed precision: convolutions and products in bfloat16.", torch.bfloat16,
+                          units=frozenset({"avx512_bf16", "amx_bf16", "bf16"})),
+    "float16": Precision("The same in float16, with scaled gradients; for GPUs without bfloat16.", torch.float16, True,
+                         units=frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})),
+}, kind=Precision)
 
 
-PRECISIONS = Choices("precision", {"float32": float32, "bfloat16": bfloat16})
+def warn_of_slow(precision: str, device: torch.device) -> None:
+    """Warn where the processor has no units for the numbers of ``precision``, and is not said to have any."""
+    row = PRECISIONS[precision]
+    features = processor_features() if device.type == "cpu" and row.units else frozenset()
+    if features and not features & row.units:
+        logger.warning(
+            "--precision %s is many times slower than float32 on this processor, which has no units for it; "
+            "use --precision float32", precision,
+        )
+
+
+def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return the features of the processor by Linux's names; none where the system does not list them."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    listed = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(listed, []))
+
+
+Labels = npt.NDArray[np.int64]
+
+
+def unweighted(labels: Labels, classes: int) -> None:
+    """Each sample counts the same."""
+
+
+def balanced(labels: Labels, classes: int) -> Tensor:
+    """Each class counts the same, however many samples it has.
+
+    Returns (K,) float32: n / (K' n_c) for a class with n_c of the n labels (n,), 0 for one without; K' have some. So
+    the mean over the samples is 1. Source: scikit-learn's class_weight="balanced".
+
+    >>> balanced(np.array([0, 0, 0, 2]), 4).tolist()
+    [0.6666666865348816, 0.0, 2.0, 0.0]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)) * (counts > 0)
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+#: The labels to train on (n,), the number of classes K → what a sample of each class counts (K,), None for all 1.
+CLASS_WEIGHTS: Choices[Callable[[Labels, int], Tensor | None]] = Choices(
+    "class weights", {"none": unweighted, "balanced": balanced}
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +264,18 @@ SELECTIONS = Choices("selection", {
 }, kind=Selection)
 
 
-def learning_rate(options: TrainingOptions, epoch: int) -> float:
-    """Return the learning rate of an epoch (from 1)."""
-    factor = SCHEDULES.row(options.schedule)(epoch, options.epochs)
-    return float(Fraction(options.learning_rate) * Fraction(factor))       # exact: a tenth of 0.05 is 0.005
+def learning_rate(options: TrainingOptions, done: Fraction) -> float:
+    """Return the learning rate where ``done`` epochs are done, from 0, with the fraction of the running one.
+
+    In the warm-up it rises to the schedule's, linearly from a hundredth.
+    """
+    factor = Fraction(SCHEDULES.row(options.schedule)(done, options.epochs))
+    if done < options.warmup:
+        factor *= _COLD + (1 - _COLD) * done / Fraction(options.warmup)
+    return float(Fraction(options.learning_rate) * factor)      # exact: a tenth of 0.05 is 0.005
+
+
+def gamma(options: TrainingOptions, done: Fraction) -> float:
+    """Return the scale of the map loss where ``done`` epochs are done, from 0, with the fraction of the running one."""
+    factor = GAMMA_SCHEDULES.row(options.gamma_schedule)(done, options.epochs)
+    return float(Fraction(options.gamma) * Fraction(factor))

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hkmap.engine.data import Data, ShardExamples, normalise, tensors
+from hkmap.engine.data import Data
 from hkmap.engine.losses import MAP_LOSSES, losses
+from hkmap.engine.ranks import add_up, current, reduced, shared
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
-from hkmap.networks.classifier import place
-from hkmap.shards.loader import ShardLoader, Shares
-from hkmap.training.optimisation import OPTIMIZERS, PRECISIONS, SELECTIONS, UPDATES, TrainingOptions, learning_rate
+from hkmap.networks.classifier import Output, place
+from hkmap.sources.images import few
+from hkmap.training.averaging import Average
+from hkmap.training.feeding import Fed, Feed
+from hkmap.training.graphs import EAGER_STEPS, LARGEST_BATCH, Recorded, record
+from hkmap.training.mining import mining_loss
+from hkmap.training.optimisation import (
+    CLASS_WEIGHTS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SELECTIONS,
+    UPDATES,
+    TrainingOptions,
+    gamma,
+    learning_rate,
+    warn_of_slow,
+)
+
+_TENSORS = ("inputs", "maps", "certainty", "labels", "weights")     # of a Fed, which change from step to step
+REPORT_EVERY = 50       # steps between two copies of figures from a CUDA device, each of which waits for it
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimisation step reports; losses are means over its batch, ``loss`` is what was minimised.
+    """What one optimisation step reports; losses are means over its samples, ``loss`` is what was minimised.
 
     ``validation`` is set at the last step of an epoch, where there are samples to validate on.
     """
@@ -35,106 +54,257 @@ class Step:
     loss_attention: float
     loss_perception: float
     loss_map: float             # without gamma
-    accuracy: float             # share of the batch
+    accuracy: float             # share of the samples
     learning_rate: float
     epoch_ends: bool = False
     validation: dict[str, float] | None = None
+    loss_mining: float = 0.0            # a sum over the samples, as in its paper; without alpha
+    attention_mean: float | None = None     # of the samples' maps; None without attention branch
+    samples: int = 0
+
+
+class _Taken(NamedTuple):
+    """A step that was taken, and its figures, which may still be on their way from the device."""
+
+    epoch: int
+    step: int
+    rate: float
+    figures: Tensor             # (7,) this process's part of each
+    indices: list[int]
+    samples: int
 
 
 class Training:
-    """A network being optimised, and what must persist from step to step."""
+    """A network being optimised, and what must persist from step to step.
 
-    def __init__(self, network: AttentionBranchNetwork, options: TrainingOptions, device: torch.device) -> None:
-        self.options = options
-        self.device = device
-        self.network = place(network, device)
+    ``class_weights`` (K,) scale the cross entropies of each class. ``stop`` asks for the training's end, which
+    ``stopping`` then says, in all processes after the same step.
+    """
+
+    def __init__(
+        self, network: AttentionBranchNetwork, options: TrainingOptions, device: torch.device, *,
+        class_weights: Tensor | None = None, stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.options, self.device, self.ranks, self.stop = options, device, current(), stop
+        self.network = shared(place(network, device))
         self.modules = UPDATES[options.update](network)
         network.requires_grad_(False)
         for module in self.modules:
             module.requires_grad_(True)
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = OPTIMIZERS[options.optimizer](trained, options)
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.frozen = not any(parameter.requires_grad for parameter in network.extractor.parameters())
+        self.optimizer = OPTIMIZERS[options.optimizer](self.trained, options)
         self.map_loss = MAP_LOSSES.row(options.map_loss)
         self.precision = PRECISIONS[options.precision]
-        self.epoch = 0          # epochs done
-        self.step = 0           # steps done
+        self.scaler = self.precision.scaler(device)
+        self.average = None if options.ema is None else Average(network, options.ema)
+        self.class_weights = None if class_weights is None else class_weights.to(device)
+        self.forward = torch.compile(self._forward) if options.compile else self._forward
+        self.scale = torch.zeros((), device=device)     # gamma, which a schedule changes
+        small = options.batch_size <= LARGEST_BATCH and options.accumulate == 1 and self.ranks.ranks == 1
+        self.graphs: list[Recorded] | None = (
+            [] if device.type == "cuda" and small and not self.precision.scaled else None
+        )
+        self.epoch = 0              # epochs done
+        self.step_in_epoch = 0      # steps done of the next one
+        self.step = 0               # steps done
+        self.first = 0              # steps done when this process began
+        self.stopping = False
 
     def state(self) -> dict[str, Any]:
         """Return what load_state needs to continue exactly."""
-        return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "step": self.step}
+        return {
+            "optimizer": self.optimizer.state_dict(), "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch, "step": self.step,
+            "average": None if self.average is None else self.average.state(),
+            "scaler": self.scaler.state_dict() or None,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``state`` returned; raise ValueError where it is another network's."""
         own = self.optimizer.state_dict()
         found = state["optimizer"].get("state")
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        if not isinstance(found, dict) or found.keys() != set(range(len(trained))):
-            raise ValueError(f"the optimizer's state is not that of {len(trained)} parameters")
-        for number, parameter in enumerate(trained):
+        if not isinstance(found, dict) or found.keys() != set(range(len(self.trained))):
+            raise ValueError(f"the optimizer's state is not that of {len(self.trained)} parameters")
+        for number, parameter in enumerate(self.trained):
             kept = found[number]
             if not isinstance(kept, dict) or not all(_belongs(value, parameter) for value in kept.values()):
                 raise ValueError(f"the optimizer's state of parameter {number} does not fit")
         # the options are this run's own: they are the same, or it would not be resumed
         self.optimizer.load_state_dict({"state": found, "param_groups": own["param_groups"]})
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.network.load_state_dict(state["weights"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step_in_epoch, self.step = state["epoch"], state["step_in_epoch"], state["step"]
+        self.first = self.step
 
-    def run_epoch(self, examples: ShardExamples, indices: npt.NDArray[np.int64]) -> Iterator[Step]:
-        """Train one epoch on the samples ``indices``; yield a Step for each batch."""
-        options, epoch = self.options, self.epoch + 1
-        rate = learning_rate(options, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def steps(self, feed: Feed) -> int:
+        """Return the steps of an epoch."""
+        return -(-len(feed) // self.options.accumulate)
+
+    def run_epoch(self, feed: Feed) -> Iterator[Step]:
+        """Train the rest of an epoch; yield a Step for each batch, or several batches whose gradients accumulate.
+
+        On CUDA the Steps come in bunches, as reading their figures waits for the device. Raises RunError, naming the
+        records, where the loss is not finite.
+        """
         self.network.eval()                 # what is frozen keeps its batch-norm statistics
         for module in self.modules:
             module.train()
-        shares = Shares(len(indices), options.batch_size, seed=options.seed, equal_steps=False, least=2)
-        loader = ShardLoader(examples, shares, indices=indices, threads=options.threads)
-        for number, loaded in enumerate(loader.epoch(epoch), start=1):
-            batch = tensors(loaded).to(self.device)
-            with self.precision(self.device):
-                output = self.network(normalise(batch.images, examples.preprocessing))
-                parts = losses(output, batch.labels, batch.maps, batch.certainty, map_loss=self.map_loss)
-            loss = parts.total(options.gamma)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+        options, steps, epoch = self.options, self.steps(feed), self.epoch + 1
+        batches = feed.epoch(epoch, self.step_in_epoch * options.accumulate)
+        taken: list[_Taken] = []
+        while batch := list(islice(batches, options.accumulate)):
+            done = self.epoch + Fraction(self.step_in_epoch, steps)
+            rate = learning_rate(options, done)
+            figures = self._optimise(batch, rate, gamma(options, done))
             self.step += 1
-            right = (output.logits.argmax(1) == batch.labels).float().mean()
-            # copied to the host once per step
-            figures = torch.stack([loss, parts.attention, parts.perception, parts.map, right]).tolist()
-            total, of_attention, of_perception, of_map, share = figures
+            self.step_in_epoch += 1
+            records = [int(index) for fed in batch for index in fed.indices]
+            taken.append(_Taken(epoch, self.step, rate, figures, records, sum(fed.samples for fed in batch)))
+            ends = self.step_in_epoch == steps
+            if ends or self.device.type != "cuda" or len(taken) == REPORT_EVERY:
+                if ends:
+                    self.epoch, self.step_in_epoch = epoch, 0
+                yield from self._reported(taken, feed, ends=ends)
+                taken.clear()
+
+    def _optimise(self, batch: list[Fed], rate: float, scale: float) -> Tensor:
+        """Take one step on the batches; return its figures (7,), still on the device, this process's part of each."""
+        torch.manual_seed(self.options.seed << 31 ^ self.step << 8 ^ self.ranks.rank)     # for dropout
+        self.scale.fill_(scale)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)     # on CUDA, where a graph reads it
+            else:
+                group["lr"] = rate
+        figures = self.take(batch) if self.graphs is None or len(batch) > 1 else self._replayed(batch[0])
+        if self.average is not None:
+            self.average.update(self.network)
+        return figures
+
+    def _replayed(self, fed: Fed) -> Tensor:
+        """Take one step on a batch by the graph of its shape, where there is one, or becomes one."""
+        assert self.graphs is not None
+        if fed.samples != self.options.batch_size or self.step < self.first + EAGER_STEPS:
+            return self.take([fed])
+        tensors = (fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights)
+        if not self.graphs:
+            self.graphs.append(record(
+                lambda *given: self.take([fed._replace(**dict(zip(_TENSORS, given, strict=True)))]), *tensors
+            ))
+        return self.graphs[0](*tensors)
+
+    def take(self, batch: list[Fed]) -> Tensor:
+        """Compute gradients and change the weights; return the figures (7,)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count = sum(fed.samples for fed in batch)
+        figures = torch.zeros(7, device=self.device)
+        for fed in batch:
+            with self.precision(self.device):
+                loss, found = self._losses(fed, count)
+            self.scaler.scale(loss).backward()
+            figures += found
+        reduced(self.network)
+        if self.options.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.trained, self.options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return figures
+
+    def _losses(self, fed: Fed, count: int) -> tuple[Tensor, Tensor]:
+        """Return this batch's part of the loss, and of the figures (7,), of a step on ``count`` samples."""
+        features, output = self.forward(fed.inputs, fed.cached)
+        parts = losses(
+            output, fed.labels, fed.maps, fed.certainty, map_loss=self.map_loss, weights=fed.weights, count=count,
+            class_weights=self.class_weights,
+        )
+        loss = parts.total(self.scale)
+        mined = drawn = torch.zeros_like(loss)
+        if self.options.mining and output.attention is not None:
+            threshold = self.options.mask_threshold
+            hidden = mining_loss(self.network, features, output.attention, fed.labels, threshold)
+            mined = (hidden * fed.weights).sum()
+            loss = loss + self.options.mining * mined
+        if output.attention is not None:
+            drawn = (output.attention.float().mean((1, 2, 3)) * fed.weights).sum() / count
+        right = ((output.logits.argmax(1) == fed.labels) * fed.weights).sum() / count
+        figures = torch.stack([loss, parts.attention, parts.perception, parts.map, mined, right, drawn])
+        return loss, figures.detach()
+
+    def _forward(self, inputs: Tensor, cached: bool) -> tuple[Tensor, Output]:
+        """Return the features and the output; nothing of a frozen extractor is kept for the backward pass."""
+        network = self.network
+        with torch.set_grad_enabled(not self.frozen):
+            features = inputs if cached else network.features(inputs)
+        if network.attention is None:
+            return features, Output(network.answer(features), None, None)
+        own = network.look(features)
+        return features, Output(network.answer(features, own.attention), own.logits, own.attention)
+
+    def _reported(self, taken: list[_Taken], feed: Feed, *, ends: bool) -> Iterator[Step]:
+        """Yield the Steps; this waits for the device, and for the other processes."""
+        asked = torch.zeros(1, 7, device=self.device) + float(self.stop())
+        figures = torch.cat([torch.stack([step.figures.float() for step in taken]), asked])
+        add_up([figures])
+        *rows, (asked_by, *_) = figures.tolist()
+        self.stopping = asked_by > 0
+        last = len(taken) - 1
+        for number, (step, row) in enumerate(zip(taken, rows, strict=True)):
+            total, attention, perception, of_map, mined, right, drawn = row
             if not math.isfinite(total):
-                remedy = "--lr or --gamma" if options.gamma else "--lr"
-                raise RunError(f"the loss became {total} in epoch {epoch}, at step {self.step}; try a lower {remedy}")
-            ends = number == len(loader)
-            self.epoch += ends
-            yield Step(epoch, self.step, total, of_attention, of_perception, of_map, share, rate, ends)
+                raise RunError(self._diverged(step, total, feed))
+            yield Step(
+                step.epoch, step.step, total, attention, perception, of_map, right, step.rate,
+                epoch_ends=ends and number == last, loss_mining=mined,
+                attention_mean=None if self.network.attention is None else drawn, samples=step.samples,
+            )
+
+    def _diverged(self, step: _Taken, total: float, feed: Feed) -> str:
+        remedy = "--lr or --gamma" if self.options.gamma else "--lr"
+        places = few([feed.place(index) for index in step.indices], 3)
+        return f"the loss became {total} in epoch {step.epoch}, at step {step.step}, on {places}; try a lower {remedy}"
 
 
-def prepare(model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device) -> Training:
+def prepare(
+    model: TrainedModel, data: Data, options: TrainingOptions, device: torch.device, *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Training:
     """Return the training of ``model``, ready to start; raise RunError where the data or the network do not fit."""
     shards = data.examples.shards
     if options.gamma > 0 and not shards.has_map[data.indices].any():
         raise RunError(f"{shards.name}: no training sample has a map, which the map loss needs; use --gamma 0")
+    if options.mining and model.network.attention is None:
+        raise RunError("attention mining needs an attention branch; train a network with an --arch that ends in +abn")
     if len(data.indices) < 2:
         raise RunError(f"{shards.name}: {len(data.indices)} sample to train on; batch norm needs at least two")
-    if len(found := np.unique(shards.labels[data.indices])) < 2:
+    labels = shards.labels[data.indices]
+    if len(found := np.unique(labels)) < 2:
         name = model.class_names[found[0]] or f"label {found[0]}"
         raise RunError(f'{shards.name}: only one class to train on, "{name}"; give records of two classes or more')
-    _check_selection(model, data, options.select)
-    return Training(model.network, options, device)
+    _check_selection(model, data, options)
+    class_weights = CLASS_WEIGHTS[options.class_weights](labels, len(model.class_names))
+    warn_of_slow(options.precision, device)
+    return Training(model.network, options, device, class_weights=class_weights, stop=stop)
 
 
 def _belongs(value: object, parameter: nn.Parameter) -> bool:
     """Say whether a value of an optimizer's state can be the parameter's: of its shape, a number, or None."""
     if isinstance(value, torch.Tensor):
-        return value.shape == parameter.shape and value.dtype == parameter.dtype and bool(value.isfinite().all())
+        fits = value.shape == parameter.shape or value.ndim == 0        # AdamW counts its steps in a tensor
+        return fits and value.dtype == parameter.dtype and bool(value.isfinite().all())
     return value is None or isinstance(value, (int, float))
 
 
-def _check_selection(model: TrainedModel, data: Data, name: str) -> None:
+def _check_selection(model: TrainedModel, data: Data, options: TrainingOptions) -> None:
+    name = options.select
     selection, validation = SELECTIONS[name], data.validation
     if selection.rank is None:
+        if options.patience is not None:
+            raise RunError("--patience stops by the validation figure of --select; give --select top1, loss or another")
         return
     if validation is None:
         raise RunError(f"--select {name} needs validation data; give --val or --val-share, or use --select last")

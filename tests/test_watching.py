@@ -1,0 +1,194 @@
+"""One sees what a training does: lines off a terminal, a live line on one, the pace by a clock that is given."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hkmap.cli._watching import watched
+
+PART = {"loss_attention": 0.75, "loss_perception": 0.5, "loss_map": 0.25, "loss_mining": 0.0}
+FOUND = {"top1": 0.875, "loss": 0.5, "mse": None}
+
+
+def training(
+    epochs: int, steps: int, *, samples: int = 16, start: int = 0, validation: dict[str, Any] | None = None, **more: Any
+) -> Iterator[Any]:
+    """Steps of a training as the engine reports them, after the first ``start``."""
+    for number in range(start + 1, epochs * steps + 1):
+        ends = number % steps == 0
+        yield SimpleNamespace(**{
+            "epoch": (number - 1) // steps + 1, "step": number, "loss": 1.25, **PART, "accuracy": 0.5,
+            "learning_rate": 0.01, "attention_mean": 0.5, "samples": samples, "epoch_ends": ends,
+            "validation": validation if ends else None, **more,
+        })
+
+
+def ticking(*gaps: float) -> Callable[[], float]:
+    """A clock that goes on by each gap in turn, from the second look at it."""
+    times = itertools.accumulate(itertools.chain([0.0], itertools.cycle(gaps)))
+    return lambda: next(times)
+
+
+def talk(capsys: pytest.CaptureFixture[str], steps: Iterator[Any], **more: Any) -> list[str]:
+    """What `watched` says of steps, without its first line; all steps come through."""
+    given = list(steps)
+    shape = {"device": "cpu", "epochs": 10, "steps_per_epoch": 4, "done": 0, "clock": ticking(0.5), **more}
+    assert list(watched(iter(given), **shape)) == given
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert not lines or re.fullmatch(r"training on cpu, \d+ threads?", lines[0])
+    return lines[1:]
+
+
+def set_level(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    monkeypatch.setattr(logging.getLogger("hkmap"), "level", level)
+    logging.getLogger("hkmap").manager._clear_cache()      # type: ignore[attr-defined]
+
+
+# off a terminal
+
+
+def test_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = talk(capsys, training(10, 4, validation=FOUND))
+    losses = "loss 1.2500 (att 0.7500, per 0.5000, map 0.2500)  val top1 0.8750 loss 0.5000"
+    assert lines[0] == f"epoch  1/10  {losses}     32 images/s  eta 0:00:18"
+    assert lines[8] == f"epoch  9/10  {losses}     32 images/s  eta 0:00:02"
+    assert lines[9] == f"epoch 10/10  {losses}     32 images/s  eta 0:00:00"
+    assert len(lines) == 10
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({"loss_mining": 3.0}, "loss 1.2500 (att 0.7500, per 0.5000, map 0.2500, mining 3.0000)"),
+    ({"loss_map": 0.0}, "loss 1.2500 (att 0.7500, per 0.5000)"),
+    ({"loss_map": 0.0, "loss_attention": 0.0}, "loss 1.2500"),      # a plain network: the loss is the perception's
+])
+def test_only_the_parts_that_are_there(capsys: pytest.CaptureFixture[str], more: dict[str, float], said: str) -> None:
+    assert talk(capsys, training(1, 4, **more), epochs=1) == [f"epoch 1/1  {said}     32 images/s  eta 0:00:00"]
+
+
+def test_losses_are_means_over_the_epochs_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = list(training(2, 2, loss_map=0.0))
+    for step, loss, samples in zip(steps, (1.0, 4.0, 8.0, 8.0), (3, 1, 2, 2), strict=True):
+        step.loss, step.samples = loss, samples
+    lines = talk(capsys, iter(steps), epochs=2, steps_per_epoch=2)
+    assert [re.search("loss ([0-9.]+)", line)[1] for line in lines] == ["1.7500", "8.0000"]
+
+
+def test_verbose_has_lines_between(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_level(monkeypatch, logging.INFO)
+    lines = talk(capsys, training(2, 120), epochs=2, steps_per_epoch=120)
+    within = "loss 1.2500 (att 0.7500, per 0.5000, map 0.2500)  lr 0.01     32 images/s"
+    assert [line.partition("  eta")[0] for line in lines] == [
+        f"epoch 1/2  step  50/120  {within}", f"epoch 1/2  step 100/120  {within}",
+        f"epoch 1/2  {within.replace('  lr 0.01', '')}", f"epoch 2/2  step  30/120  {within}",
+        f"epoch 2/2  step  80/120  {within}", f"epoch 2/2  {within.replace('  lr 0.01', '')}",
+    ]
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_level(monkeypatch, logging.ERROR)
+    given = list(training(2, 4))
+    assert list(watched(iter(given), device="cpu", epochs=2, steps_per_epoch=4, done=0)) == given
+    assert capsys.readouterr() == ("", "")
+
+
+# the pace
+
+
+@pytest.mark.parametrize(("gaps", "shape", "rates", "left"), [
+    ((0.5,), {}, [32] * 3, ["0:00:04", "0:00:02", "0:00:00"]),
+    # 9 s of validation after an epoch's last step count for the time left alone
+    ((0.5, 0.5, 0.5, 9.5), {"validation": FOUND}, [32] * 3, ["0:00:22", "0:00:11", "0:00:00"]),
+    # a device's steps come in bunches
+    ((2.0, 0.0, 0.0, 0.0), {}, [32] * 3, ["0:00:04", "0:00:02", "0:00:00"]),
+    # resumed in the second epoch
+    ((0.5,), {"start": 6}, [32, 32], ["0:00:02", "0:00:00"]),
+    ((4.0,), {"samples": 2}, [0.5] * 3, ["0:00:32", "0:00:16", "0:00:00"]),
+])
+def test_the_pace(
+    capsys: pytest.CaptureFixture[str], gaps: tuple[float, ...], shape: dict[str, Any], rates: list[float],
+    left: list[str],
+) -> None:
+    lines = talk(capsys, training(3, 4, **shape), epochs=3, done=shape.get("start", 0), clock=ticking(*gaps))
+    found = [re.search(r" ([0-9.,]+) images/s  eta (.*)$", line) for line in lines]
+    assert [float(one[1].replace(",", "")) for one in found] == rates
+    assert [one[2] for one in found] == left
+
+
+def test_the_pace_is_that_of_the_last_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    gaps = [4.0] * 4 + [0.5] * 76      # the first epoch computes what the others read from a cache
+    lines = talk(capsys, training(20, 4), epochs=20, clock=ticking(*gaps))
+    rates = [float(re.search(r" ([0-9.]+) images/s", line)[1]) for line in lines]
+    assert rates[0] == 4
+    assert rates[-14:] == [32] * 14
+
+
+def test_a_step_that_took_no_time_has_no_pace(capsys: pytest.CaptureFixture[str]) -> None:
+    [line] = talk(capsys, training(1, 4), epochs=1, clock=lambda: 5.0)
+    assert line == "epoch 1/1  loss 1.2500 (att 0.7500, per 0.5000, map 0.2500)"
+
+
+# on a terminal
+
+TOY = """
+import itertools, logging, sys, click
+from types import SimpleNamespace
+sys.path.insert(0, {tests!r})
+from test_watching import FOUND, ticking, training
+from hkmap.cli._watching import watched
+
+@click.command()
+@click.option("--level", type=int, default=logging.WARNING)
+def toy(level):
+    logging.getLogger("hkmap").setLevel(level)
+    shape = dict(device="cpu", epochs=3, steps_per_epoch=4, done=0, clock=ticking(0.5))
+    for step in watched(training(3, 4, validation=FOUND), **shape):
+        pass
+    print("{{}}")
+"""
+
+
+@pytest.fixture
+def on_terminal(installed: Callable[..., None], terminal: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
+    """Run a training with a terminal as stderr: what it shows, without the codes that move the cursor."""
+
+    def run(columns: int, *arguments: str, **environment: str) -> str:
+        installed("toy", TOY.format(tests=str(request.path.parent)), group="hkmap.commands", toy="toy:toy")
+        size = {"COLUMNS": str(columns), "TERM": "xterm", **environment}
+        code, shown, printed = terminal("toy", *arguments, stream="stderr", **size)
+        assert (code, printed) == (0, "{}\n")
+        return str(shown)
+
+    return run
+
+
+FIRST = r"epoch 3/3  step 4/4     32 images/s  eta 0:00:00  cpu, \d+ threads?"
+SECOND = r"loss 1\.2500 \(att 0\.7500, per 0\.5000, map 0\.2500\)  lr 0\.01  val top1 0\.8750 loss 0\.5000"
+
+
+def test_the_live_line(on_terminal: Any) -> None:
+    shown = on_terminal(200, NO_COLOR="1")
+    assert re.search(r"training on cpu, \d+ threads?\r\n", shown)
+    assert re.search(f"{FIRST}  {SECOND}", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
+    assert not re.search(r"\x1b\[[0-9;]*m", shown)        # no colour
+    assert "\x1b[2K" in shown[shown.rindex("eta"):]        # and it goes at the end
+
+
+def test_a_narrow_terminal_has_two_lines_and_a_verbose_one_keeps_those_of_epochs_above(on_terminal: Any) -> None:
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(90, "--level", str(logging.INFO)))
+    assert re.search(f"{FIRST}\r\n{SECOND}", plain)
+    assert len(re.findall(r"epoch \d/3  loss 1.2500 ", plain)) == 3
+
+
+def test_a_dumb_terminal_gets_lines(on_terminal: Any) -> None:
+    shown = on_terminal(80, TERM="dumb")
+    assert "\x1b" not in shown
+    assert len(re.findall(r"^epoch \d/3  loss ", shown, re.MULTILINE)) == 3
