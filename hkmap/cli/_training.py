@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from hkmap.training.steps import Training
 
 
-def training_options(*, epochs: int, select: str) -> Decorator:
-    """Add the options that train and finetune share; ``epochs`` and, in words, ``select`` are defaults."""
+def training_options(*, epochs: int, select: str, update: str) -> Decorator:
+    """Add the options that train and finetune share; ``epochs``, ``update`` and, in words, ``select`` are defaults."""
     return composed(
-        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs)),
+        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs, update)),
         section("The run", *_run_options()),
     )
 
@@ -69,8 +69,10 @@ def _data_options(select: str) -> Iterable[Decorator]:
                        help="Change images and their maps at random in this way; repeatable.")
 
 
-def _optimising_options(epochs: int) -> Iterable[Decorator]:
-    yield click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs)
+def _optimising_options(epochs: int, update: str) -> Iterable[Decorator]:
+    yield click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs,
+                       help="How often each sample is seen.")
+    yield named_option("--update", table="updates", default=update, help="Which parts of the network to train.")
     yield click.option("--batch-size", type=click.IntRange(2, MOST_BATCHED), default=16,
                        help="Samples per step, of all processes together; the paper uses 16. A single last sample "
                             "joins the batch before.")
@@ -78,13 +80,14 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
                        help="Add up the gradients of so many batches before a step.")
     yield named_option("--optimizer", table="optimizers", default="sgd", help="How gradients become steps.")
     yield click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
-                       help="The highest learning rate. The paper gives none; the default is ours.")
+                       help="The highest learning rate; AdamW wants about 0.001. The paper gives none; the default is ours.")
     yield named_option("--schedule", table="schedules", default="step",
                        help="How the learning rate falls; step, the paper's, is a tenth after half and after three "
                             "quarters of the epochs.")
     yield click.option("--warmup", type=Number(0, 1_000_000), default=0.0, metavar="EPOCHS",
                        help="Let the learning rate rise over the first epochs.")
-    yield click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9)
+    yield click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9,
+                       help="Of SGD; AdamW's first beta.")
     yield click.option("--weight-decay", type=Number(0, 1000), default=1e-4)
     yield click.option("--clip-norm", type=Number(0, 1e9, min_open=True), metavar="NORM",
                        help="Scale gradients down where their norm is larger.")
@@ -99,6 +102,9 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
                        help="Attention mining hides where the attention is above this; its paper uses 0.78 for birds, "
                             "0.40 for dogs.")
     yield named_option("--precision", table="precisions", default="float32", help="The type of number to compute with.")
+    yield click.option("--cache-features", is_flag=True,
+                       help="Compute the frozen extractor's features once, and train the branches on them; of "
+                            "augmentations, only mirror.")
     yield click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
 
 
@@ -112,6 +118,9 @@ def _run_options() -> Iterable[Decorator]:
     yield click.option("--checkpoint-every", type=Number(0, 1e6, min_open=True), metavar="MINUTES",
                        help="Save the state within an epoch too. A signal to end (SIGTERM, Ctrl-C) saves it anyway.")
     yield click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
+    yield named_option("--log", "logs", table="logs", multiple=True,
+                       help="Also log each step there; repeatable.")
+    yield recipe_option
     yield click.option("--config", type=EXISTING, is_eager=True, expose_value=False, callback=_read_defaults,
                        metavar="FILE",
                        help="Read options from a run's config.toml; the command line takes precedence.")
