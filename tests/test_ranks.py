@@ -203,6 +203,7 @@ def test_a_rank_that_loses_another_says_so(on_ranks, tmp_path, how, seconds):
 def failing() -> str:
     try:
         with joined("cpu"):
+            add_up([torch.ones(3)])
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     except RuntimeError as error:
         return str(error)
