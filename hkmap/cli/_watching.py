@@ -96,14 +96,16 @@ class _Course:
         return _joined(self._epoch(step), self._place(step), self._losses(), _rate(step), self._pace.said())
 
     def live(self, width: int) -> str:
-        """Return what a terminal shows: one line, or two where it is too narrow."""
+        """Return what a terminal shows: one line, or more where it is too narrow."""
         step = self._step
         if step is None:
             return f"{self.device}: waiting for the first step"
-        first = _joined(self._epoch(step), self._place(step), self._pace.said(), self.device)
-        second = _joined(self._losses(), _rate(step), _figures(self._validation))
-        joined = _joined(first, second)
-        return joined if len(joined) <= width else f"{first}\n{second}"
+        lines = [self._epoch(step)]
+        for part in (self._place(step), self._pace.said(), self.device, self._losses(), _rate(step),
+                     _figures(self._validation)):
+            joined = _joined(lines[-1], part)
+            lines[-1:] = [joined] if len(joined) <= width else [lines[-1], part]
+        return "\n".join(lines)
 
     def _epoch(self, step: Step) -> str:
         return f"epoch {step.epoch:>{len(str(self._epochs))}}/{self._epochs}"

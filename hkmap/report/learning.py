@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -18,7 +19,7 @@ Row = Mapping[str, Any]      # a Step of a training, by the names of its fields
 PARTS = {"loss_attention": "att", "loss_perception": "per", "loss_map": "map", "loss_mining": "mining"}
 FIGURES = ("loss", *PARTS, "accuracy", "learning_rate", "attention_mean")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")      # Okabe and Ito's
-ABREAST = 4      # panels; 300 pixels each in a picture of 1200
+ABREAST = 5      # panels at most; a picture is 1200 pixels wide
 _APART = 0.075   # of a panel's height and width, between two runs' numbers
 _LONGEST = 110   # characters of a run's name
 
@@ -117,11 +118,13 @@ def learning_figure(runs: Mapping[str, Curves]) -> Any:
     from matplotlib.figure import Figure  # a quarter of a second, and only here
 
     shown = _shown(runs.values())
-    across, down = min(len(shown), ABREAST), -(-len(shown) // ABREAST)
+    down = math.ceil(len(shown) / ABREAST)
+    across = math.ceil(len(shown) / down)
+    last = max(epoch for run in runs.values() for epoch in run.epochs)
     figure = Figure(figsize=(12, 2.9 * down + 0.3 + 0.2 * len(runs)), dpi=100, layout="constrained")
     cells = [*figure.subplots(down, across, squeeze=False).flat]
     for axes, panel in zip(cells, shown, strict=False):
-        _draw_panel(axes, panel, list(runs.values()))
+        _draw_panel(axes, panel, list(runs.values()), last)
     for axes in cells[len(shown):]:
         axes.remove()
     _name_runs(figure, list(runs))
@@ -160,7 +163,7 @@ def _has(values: Sequence[float | None]) -> bool:
     return any(value is not None for value in values)
 
 
-def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves]) -> None:
+def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves], last: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ends = []
@@ -175,6 +178,7 @@ def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves]) -> None:
             ends.append((*points[-1], str(number + 1), colour))
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel("epoch", fontsize=9)
+    axes.set_xlim(1 - last / 30, last + last / 30)
     axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color="0.9")
