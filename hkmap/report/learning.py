@@ -179,6 +179,7 @@ def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves], last: int) -> N
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel("epoch", fontsize=9)
     axes.set_xlim(1 - last / 30, last + last / 30)
+    axes.margins(y=0.1)
     axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color="0.9")
