@@ -15,7 +15,7 @@ from hkmap.cli._watching import watched
 from hkmap.training.steps import Step
 
 PART = {"loss_attention": 0.75, "loss_perception": 0.5, "loss_map": 0.25, "loss_mining": 0.0}
-FOUND = {"top1": 0.875, "loss": 0.5, "mse": None}
+FOUND = {"loss": 0.5, "top1": 0.875, "mse": None, "mse_of_zeros": 0.25}
 
 
 def training(
@@ -224,7 +224,8 @@ def test_train_prints_a_line_an_epoch(hk: Callable[..., Any], make_shard: Callab
 def test_train_shows_a_live_line_on_a_terminal(terminal: Callable[..., Any], make_shard: Callable[..., Any]) -> None:
     options = ("--val-share", "0.5", "--out", "run")
     code, shown, printed = terminal(
-        "train", str(make_shard("train.h5")), *TINY, *options, stream="stderr", COLUMNS="200", TERM="xterm", NO_COLOR="1",
+        "train", str(make_shard("train.h5")), *TINY, *options, stream="stderr", COLUMNS="200",
+        TERM="xterm", NO_COLOR="1",
     )
     assert (code, printed[:8]) == (0, '{"run": ')
     assert re.match(r"training on cpu, \d+ threads?\r\n", shown)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hkmap.training.steps import Step
 
 EVERY = 50       # steps between two lines of -v
+_SHOWN = ("top1", "loss", "total", "mse")      # of a validation, which has more; --select chooses by one of these
 _WINDOW = 10     # seconds that images/s is taken over
 _BUNCH = 0.05    # seconds: steps closer than this were read back from the device together
 
@@ -160,7 +161,7 @@ def _rate(step: Step) -> str:
 
 
 def _figures(validation: Mapping[str, float | None]) -> str:
-    figures = [f"{name} {value:.4f}" for name, value in validation.items() if value is not None]
+    figures = [f"{name} {value:.4f}" for name in _SHOWN if (value := validation.get(name)) is not None]
     return f"val {' '.join(figures)}" if figures else ""
 
 
