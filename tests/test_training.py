@@ -377,7 +377,7 @@ def test_a_number_out_of_its_range_is_a_sentence(hk, make_shard, tmp_path, optio
     ("finetune", ("--gamma", "--lr")), ("eval", ("--step", "--batch-size")), ("predict", ("--batch-size",)),
 ])
 def test_the_help_states_the_range(hk, command, options):
-    text = " ".join(hk(command, "--help").stdout.partition("Options:")[2].split())
+    text = " ".join(re.split(r"Example:\n(?:.+\n)+", hk(command, "--help").stdout)[1].split())
     for option in options:
         described = re.split(r" --[a-z-]+ (?=[A-Z])", text[text.index(f" {option} ") + 3 :])[0]
         assert re.search(r"[0-9]<=?x<=?[0-9]", described), described
