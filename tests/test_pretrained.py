@@ -163,7 +163,7 @@ def test_off_line_the_sentence_says_what_to_copy_from_the_hub(off_line):
 
 def test_a_network_of_timm_without_published_weights_is_refused(timm):
     architecture = Architecture("timm/nf_resnet26", 5)
-    with pytest.raises(RunError, match=r"timm/nf_resnet26: timm cannot load its published weights \(No pretrained .*\)$"):
+    with pytest.raises(RunError, match=r"timm cannot load its published weights \(No pretrained .*\)$"):
         load_pretrained(build(architecture), architecture)
 
 
