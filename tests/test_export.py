@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -150,6 +151,17 @@ def test_a_file_that_nothing_here_reads_is_said_to_be_unchecked(
     assert (told["checked_with"], told["largest_difference"]) == (None, None)
     assert (tmp_path / "x").exists()
     assert "x: not checked, as that needs onnxruntime; pip install 'hkmap[onnx]'" in caplog.text
+
+
+def test_a_network_that_torch_cannot_export_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(what: Export, path: Path) -> None:
+        raise TypeError("type Tensor doesn't define __round__ method\nand more")
+
+    monkeypatch.setitem(EXPORTS._rows, "torchscript", replace(EXPORTS["torchscript"], write=write))
+    model, _ = a_run(tmp_path, "resnet8")
+    sentence = "--to torchscript: torch cannot write resnet8 (TypeError: type Tensor doesn't define __round__ method); "
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        export(model.network, model.architecture, (32, 32), to="torchscript", path=tmp_path / "x", metadata={})
 
 
 @pytest.mark.parametrize("wrong", [1.0, float("nan")])

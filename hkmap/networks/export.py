@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
-from hkmap.errors import RunError
+from hkmap.errors import HkmapError, RunError
 from hkmap.files.atomic import replacing
 from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.architectures import build
@@ -86,10 +86,7 @@ def export(
     # torch warns of what it has deprecated in its own exporters
     with replacing(path, overwrite=overwrite) as beside, torch.no_grad(), warnings.catch_warnings(action="ignore"):
         expected = outputs(images)
-        try:
-            chosen.write(what, beside)
-        except ImportError as error:
-            raise RunError(f"--to {to} needs {error.name}; pip install 'hkmap[{to}]'") from error
+        _write(what, to, beside)
         try:
             difference = _compare(chosen.read(what, beside), images, expected)
         except ImportError as error:
@@ -106,6 +103,20 @@ def export(
         "largest_difference": difference,
         "bytes": size,
     }
+
+
+def _write(what: Export, to: str, path: Path) -> None:
+    try:
+        EXPORTS[to].write(what, path)
+    except ImportError as error:
+        raise RunError(f"--to {to} needs {error.name}; pip install 'hkmap[{to}]'") from error
+    except (HkmapError, OSError, MemoryError):
+        raise
+    except Exception as error:      # torch's exporters fail in many ways on what another package's network does
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise RunError(
+            f"--to {to}: torch cannot write {what.architecture.name} ({reason:.200}); use another --to"
+        ) from error
 
 
 def _compare(answer: Answer, images: Tensor, expected: Sequence[Tensor]) -> float:

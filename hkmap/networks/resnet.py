@@ -116,7 +116,8 @@ def _resnet(title: str, kind: Kind, depths: tuple[int, ...], *, excited: bool) -
         return Backbone(
             nn.Sequential(layers), lambda stride: stage(channels, width, depths[-1], stride), width * kind.expansion,
             names={
-                "extractor.": "", "perception.stage.": "layer4.", "attention.stage.": "layer4.", "perception.fc.": "fc.",
+                "extractor.": "", "perception.stage.": "layer4.", "perception.fc.": "fc.",
+                "attention.stage.": "layer4.",
             },
         )
 
