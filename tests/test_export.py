@@ -160,7 +160,10 @@ def test_a_network_that_torch_cannot_export_is_a_sentence(tmp_path: Path, monkey
     monkeypatch.setitem(EXPORTS._rows, "torchscript", replace(EXPORTS["torchscript"], write=write))
     model, _ = a_run(tmp_path, "resnet8")
     sentence = "--to torchscript: torch cannot write resnet8 (TypeError: type Tensor doesn't define __round__ method); "
-    with pytest.raises(RunError, match=re.escape(sentence)):
+    with pytest.raises(RunError, match=re.escape(f"{sentence}use another --to")):
+        export(model.network, model.architecture, (32, 32), to="torchscript", path=tmp_path / "x", metadata={})
+    monkeypatch.setitem(EXPORTS._rows, "torchscript", replace(EXPORTS["safetensors"], reader="torch", read=write))
+    with pytest.raises(RunError, match="torch cannot read what torch wrote of resnet8"):
         export(model.network, model.architecture, (32, 32), to="torchscript", path=tmp_path / "x", metadata={})
 
 

@@ -86,6 +86,13 @@ def test_the_list_says_what_each_costs(hk: Callable) -> None:
     assert rows["alexnet+abn"]["map_size"] == [13, 13]
 
 
+def test_the_list_shows_a_network_that_cannot_be_imported_without_figures(hk: Callable, installed: Callable) -> None:
+    installed("broken", "import nothing_of_that_name", group="hkmap.architectures", shattered="broken:network")
+    row = next(row for row in hk("list", "architectures").records if row["name"] == "shattered")
+    assert "cannot be imported" in row.pop("doc")
+    assert row == {"name": "shattered", "origin": "broken"}
+
+
 # shapes
 
 

@@ -50,7 +50,9 @@ class Architectures(Choices[Row]):
         return super().entry_point(name.removesuffix(ABN))
 
     def figures(self, name: str) -> dict[str, Any]:
-        """Return what `figures` says of a network; nothing where a name stands for many, or its package fails."""
+        """Return what `figures` says of a network; nothing of timm's, or where its package cannot be imported."""
+        if name.startswith(PREFIX):
+            return {}
         try:
             return figures(name.removesuffix(ABN))[name.endswith(ABN)]
         except ChoiceError:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +83,23 @@ def export(
     """
     chosen, outputs = EXPORTS[to], Outputs(network)
     images = torch.randn(3, 3, *image_size, generator=torch.Generator().manual_seed(0))
-    what = Export(outputs, architecture, images, {"hkmap": version("hkmap"), **metadata})
+    difference: float | None = None
+    reader: str | None = None
+    what = Export(outputs, architecture, images, dict(metadata))
     # torch warns of what it has deprecated in its own exporters
     with replacing(path, overwrite=overwrite) as beside, torch.no_grad(), warnings.catch_warnings(action="ignore"):
         expected = outputs(images)
-        _write(what, to, beside)
         try:
-            difference = _compare(chosen.read(what, beside), images, expected)
+            with _explained(f"--to {to}: torch cannot write {architecture.name}"):
+                chosen.write(what, beside)
+        except ImportError as error:
+            raise RunError(f"--to {to} needs {error.name}; pip install 'hkmap[{to}]'") from error
+        try:
+            with _explained(f"--to {to}: {chosen.reader} cannot read what torch wrote of {architecture.name}"):
+                difference = _compare(chosen.read(what, beside), images, expected)
+                reader = _named(chosen.reader)
         except ImportError as error:
             logger.warning("%s: not checked, as that needs %s; pip install 'hkmap[%s]'", path, error.name, to)
-            difference = None
         size = beside.stat().st_size
     return {
         "format": to,
@@ -99,24 +107,26 @@ def export(
         "outputs": {
             name: ["batch", *value.shape[1:]] for name, value in zip(outputs.names, expected, strict=True)
         },
-        "checked_with": None if difference is None else f"{chosen.reader} {version(chosen.reader)}",
+        "checked_with": reader,
         "largest_difference": difference,
         "bytes": size,
     }
 
 
-def _write(what: Export, to: str, path: Path) -> None:
+@contextmanager
+def _explained(fault: str) -> Iterator[None]:
+    """Make a sentence of what fails in another package, on a network that may be a third one's."""
     try:
-        EXPORTS[to].write(what, path)
-    except ImportError as error:
-        raise RunError(f"--to {to} needs {error.name}; pip install 'hkmap[{to}]'") from error
-    except (HkmapError, OSError, MemoryError):
+        yield
+    except (HkmapError, ImportError, OSError, MemoryError):
         raise
-    except Exception as error:      # torch's exporters fail in many ways on what another package's network does
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise RunError(
-            f"--to {to}: torch cannot write {what.architecture.name} ({reason:.200}); use another --to"
-        ) from error
+        raise RunError(f"{fault} ({reason:.200}); use another --to") from error
+
+
+def _named(package: str) -> str:
+    return f"{package} {import_module(package).__version__}"
 
 
 def _compare(answer: Answer, images: Tensor, expected: Sequence[Tensor]) -> float:
