@@ -41,8 +41,10 @@ TABLES = {
     "updates": "hkmap.training.optimisation:UPDATES",
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
+    "recipes": "hkmap.training.recipes:RECIPES",
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.controls:CONTROLS",
+    "logs": "hkmap.training.logs:LOGS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 
