@@ -20,7 +20,7 @@ import torch
 from conftest import ROOT
 from mutate_runs import altered, content_of, meet, write_as, written
 
-from hkmap.engine.checkpoints import MODEL, check_finite, read_state, read_weights, save_state
+from hkmap.engine.checkpoints import MODEL, check_finite, read_state, read_model, save_state
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import (
     check_memory,
@@ -377,7 +377,7 @@ def test_what_takes_more_than_the_machine_is_refused_before_it_is_built(hk, make
         assert "GiB, and cpu has" in result.stderr
         assert "lower --batch-size, --image-size or --width" in result.stderr
     large = {"height": 8192, "width": 8192, "fit": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    write_as(3, tmp_path / "large.pt", {**read_weights(good), "preprocessing": large})
+    write_as(3, tmp_path / "large.pt", {**read_model(good), "preprocessing": large})
     for command in (["eval", shard, "--metric", "top1", "--batch-size", 65536], ["predict", "--batch-size", 65536]):
         result = hk(*command, "--from", tmp_path / "large.pt", stdin=[{"id": "1", "image": f"{shard}#0"}])
         assert "of 8192x8192 takes at least" in result.stderr
