@@ -15,8 +15,8 @@ from conftest import overridden
 
 from hkmap.engine import runs
 from hkmap.engine.data import ShardExamples, check_classes, in_order, make_data, normalise
-from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.folders import RUN_FILES, read_config
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import load_model, new_model
 from hkmap.errors import RunError
 from hkmap.networks.backbone import Architecture
@@ -352,7 +352,9 @@ def test_a_lone_last_sample_and_a_single_sample(hk, make_shard, tmp_path):
 def test_validation_tells_the_map_mse_too(hk, run, tmp_path):
     _, shard, _ = run
     result = hk("train", shard, *SMALL, "--epochs", 1, "--val", shard, "--out", tmp_path / "validated")
-    assert set(result.records[0]["best"]["validation"]) == {"top1", "loss", "total", "mse"}
+    assert set(result.records[0]["best"]["validation"]) == {
+        "top1", "loss", "total", "attention_mean", "mse", "mse_of_zeros"
+    }
 
 
 OUT_OF_RANGE = {

@@ -89,13 +89,20 @@ class ShardExamples:
         """Read sample ``index``, as seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
         image[...], values[...], certainty[...] = self.example(index, epoch)
 
+    def chance(self, index: int, epoch: int) -> np.random.Generator:
+        """Return what decides on how sample ``index`` looks in ``epoch``."""
+        return np.random.default_rng([self.seed, epoch, index])
+
     def example(self, index: int, epoch: int = 0) -> Example:
         """Return sample ``index`` as seen in ``epoch``; epochs differ by augmentation alone."""
+        aspect, names, generator = self.preprocessing.aspect, self.augmentations, self.chance(index, epoch)
+        return self.changed(index, lambda image, view: augmented(image, view, aspect, names, generator))
+
+    def changed(self, index: int, change: Callable[[Image, View], tuple[Image, View]]) -> Example:
+        """Return sample ``index`` after ``change`` of its image and of the plain view of it."""
         sample = self.shards.read_bare(index)
         image = sample.image(self.shards.place(index))
-        view = plain_view(self.preprocessing, (image.shape[0], image.shape[1]))
-        generator = np.random.default_rng([self.seed, epoch, index])
-        image, view = augmented(image, view, self.preprocessing.aspect, self.augmentations, generator)
+        image, view = change(image, plain_view(self.preprocessing, (image.shape[0], image.shape[1])))
         return seen_example(image, self.map_for(index, sample), view, self.preprocessing, map_size=self.map_size)
 
     def map_for(self, index: int, sample: Sample) -> Weighted | None:
@@ -146,11 +153,6 @@ def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype =
     return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
 
 
-def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
-    """Return the batch's human maps (B, 1, h, w), and the predicted ones where nobody knows."""
-    return torch.where(batch.certainty > 0, batch.maps.to(predicted.dtype), predicted)
-
-
 # what a run trains on
 
 
@@ -186,6 +188,7 @@ def make_data(      # noqa: PLR0913  (all that says which samples are what)
     training samples keep their map (an int), or the share of those with one (a float); see `samples_with_maps`.
     """
     check_classes(model, shards)
+    warn_of_small_map(model)
     if np.any(shards.labels < 0):
         place = shards.place(int(np.argmax(shards.labels < 0)))
         raise RunError(
@@ -196,6 +199,11 @@ def make_data(      # noqa: PLR0913  (all that says which samples are what)
     validation = None
     if val is not None:
         check_classes(model, val)
+        if not np.any(val.labels >= 0):
+            raise RunError(
+                f"{val.name}: no record has a label, and validation needs them; give --val shards whose records have "
+                "labels, or use --val-share"
+            )
         _warn_of_shared(shards, indices, val)
         validation = Data(ShardExamples(val, model.preprocessing, model.map_size), np.flatnonzero(val.labels >= 0))
     elif val_share > 0:
@@ -255,6 +263,16 @@ def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence)
         logger.warning(
             '%d records of --val are trained on too, such as "%s"; the best epoch may not be the best for other images',
             len(shared), min(shared),
+        )
+
+
+def warn_of_small_map(model: TrainedModel) -> None:
+    """Warn where the attention map is a single cell, which shows no place."""
+    if model.architecture.has_attention and model.map_size == (1, 1):
+        height, width = model.preprocessing.size
+        logger.warning(
+            "the attention map of %s at %dx%d pixels is a single cell, so it shows no place; train with a larger "
+            "--image-size, or with --stem small", model.architecture.name, width, height,
         )
 
 
