@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hkmap.engine.checkpoints import MODEL, read_state, read_model, save_state, write_model, write_zip
+from hkmap.engine.checkpoints import MODEL, read_model, read_state, save_state, write_model, write_zip
 from hkmap.engine.folders import read_config
 from hkmap.engine.runs import load_model
 from hkmap.errors import HkmapError
@@ -123,7 +123,7 @@ def meet(run: Path, folder: Path) -> str | None:
         found = load_model(folder / "last.pt")
         found.network(torch.zeros(1, 3, 16, 16))
         model = load_model(run)
-        go_on(model, Training(model.network, TrainingOptions(epochs=3), torch.device("cpu")), folder)
+        go_on(Training(model.network, TrainingOptions(epochs=3), torch.device("cpu")), folder)
     except HkmapError as error:
         return str(error)
     return None

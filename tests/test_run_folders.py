@@ -82,8 +82,8 @@ def files_up_to(size: int) -> Iterator[None]:
 def fail_at(step: int):
     whole = Training.run_epoch
 
-    def run_epoch(self, examples, indices):
-        for found in whole(self, examples, indices):
+    def run_epoch(self, feed):
+        for found in whole(self, feed):
             if found.step == step:
                 raise KeyboardInterrupt
             yield found
@@ -149,13 +149,13 @@ def test_a_run_holds_the_lock_from_its_start_to_its_end(hk, run, monkeypatch):
     folder, shard = run
     whole, seen = Training.run_epoch, []
 
-    def run_epoch(self, examples, indices):
+    def run_epoch(self, feed):
         with open(folder / ".log.jsonl.lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 seen.append(self.epoch)
-        yield from whole(self, examples, indices)
+        yield from whole(self, feed)
 
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     assert hk("train", shard, *SMALL, "--epochs", 2, "--out", folder, "--overwrite").exit_code == 0
@@ -370,9 +370,9 @@ def test_a_disk_that_fills_is_a_sentence_and_the_run_is_resumed(hk, run, tmp_pat
     _, shard = run
     whole, command = Training.run_epoch, ["train", shard, *SMALL, "--epochs", 2, "--out"]
 
-    def run_epoch(self, examples, indices):
+    def run_epoch(self, feed):
         with files_up_to(limit) if self.epoch == 1 else nullcontext():
-            yield from whole(self, examples, indices)
+            yield from whole(self, feed)
 
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     result = hk(*command, tmp_path / "full")
