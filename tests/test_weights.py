@@ -10,7 +10,7 @@ import torch
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import load_model, new_model, save_model
 from hkmap.errors import RunError
-from hkmap.networks.architectures import build
+from hkmap.networks.architectures import ARCHITECTURES, build
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.weights import author_name, load_weights, recognise
 
@@ -169,10 +169,10 @@ def test_what_a_file_has_twice_is_refused(tmp_path):
 
 def test_a_run_of_ours_loads_by_our_own_names(tmp_path):
     model = new_model(SMALL, Preprocessing(32, 32), list("abcde"), 0)
-    save_model(tmp_path / "run.pt", model)
-    safetensors.torch.save_file(model.network.state_dict(), tmp_path / "run.safetensors")
+    save_model(tmp_path / "run.safetensors", model)
+    torch.save({"format": "hkmap-checkpoint", "weights": model.network.state_dict(), "state": {}}, tmp_path / "run.pt")
     torch.manual_seed(1)
-    for file in ("run.pt", "run.safetensors"):
+    for file in ("run.safetensors", "run.pt"):      # as runs are, and as they were
         network = build(SMALL)
         assert load_weights(network, tmp_path / file, SMALL) == []
         assert equal(network.state_dict(), model.network.state_dict())
@@ -215,6 +215,7 @@ KNOWN = [
     Architecture("resnet18", 5), Architecture("resnet18+abn", 5, width=8), Architecture("resnet34+abn", 3, width=4),
     Architecture("resnet50", 1000, width=2), Architecture("resnet101+abn", 7, width=2),
     Architecture("resnet152", 4, width=2), Architecture("resnet8+abn", 2, "small", 4),
+    Architecture("resnet50+se+abn", 3, width=2), Architecture("alexnet", 5, width=4), Architecture("alexnet+abn", 5),
 ]
 
 
@@ -222,7 +223,8 @@ KNOWN = [
 def test_a_checkpoint_tells_its_architecture(tmp_path, architecture):
     torch.manual_seed(0)
     own = build(architecture).state_dict()
-    torch.save(add("module.", {author_name(name): value for name, value in own.items()}), tmp_path / "theirs.pt")
+    names = ARCHITECTURES[architecture.name](architecture).names
+    torch.save(add("module.", {author_name(name, names): own[name] for name in own}), tmp_path / "theirs.pt")
     safetensors.torch.save_file(own, tmp_path / "ours.safetensors")
     assert recognise(tmp_path / "theirs.pt") == recognise(tmp_path / "ours.safetensors") == architecture
 

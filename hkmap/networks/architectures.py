@@ -51,6 +51,8 @@ class Architectures(Choices[Row]):
 
     def figures(self, name: str) -> dict[str, Any]:
         """Return parameters, map_size at 224 pixels and multiply_adds of a network of 1,000 classes; see `figures`."""
+        if name.startswith(PREFIX):
+            return {}
         return figures(name.removesuffix(ABN))[name.endswith(ABN)]
 
     def _described(self, name: str) -> str:

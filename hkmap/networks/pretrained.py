@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 from http.client import HTTPException
 from pathlib import Path
 
@@ -31,13 +30,13 @@ _FILES = {
 }
 
 
-def load_pretrained(network: nn.Module, architecture: Architecture) -> list[str]:
+def load_pretrained(network: nn.Module, architecture: Architecture, *, progress: bool = False) -> list[str]:
     """Load published weights into ``network`` and return the names of what keeps its random weights.
 
-    What is not on this machine yet is downloaded. Raises RunError where there are none, or they cannot be had.
+    What is not on this machine yet is downloaded, with a bar on stderr where ``progress`` asks for it. Raises RunError where there are none, or they cannot be had.
     """
     if not timm.is_timm(architecture.name):
-        path = pretrained_file(architecture)
+        path = pretrained_file(architecture, progress=progress)
         return take_weights(network, read_weights(path), architecture, str(path))
     name = architecture.backbone
     try:
@@ -52,7 +51,7 @@ def load_pretrained(network: nn.Module, architecture: Architecture) -> list[str]
     return take_weights(network, given, architecture, name)
 
 
-def pretrained_file(architecture: Architecture) -> Path:
+def pretrained_file(architecture: Architecture, *, progress: bool = False) -> Path:
     """Return torchvision's weights of a plain network in torch.hub's folder; download them where they are not there.
 
     Raises RunError where there are none, where they cannot be downloaded, and where the file is not the published one.
@@ -66,7 +65,7 @@ def pretrained_file(architecture: Architecture) -> Path:
     digest = name.removesuffix(".pth").rpartition("-")[2]
     path = Path(torch.hub.get_dir(), "checkpoints", name)
     if not path.exists():
-        _download(SERVER + name, path, digest)
+        _download(SERVER + name, path, digest, progress)
     found = hashlib.sha256(file_content(path)).hexdigest()
     if not found.startswith(digest):
         raise RunError(f"{path}: its sha256 begins with {found[:8]}, expected {digest}; delete it")
@@ -81,14 +80,14 @@ def preprocessing_of(architecture: Architecture) -> tuple[timm.Colour, timm.Colo
     return timm.preprocessing_of(architecture.backbone) if timm.is_timm(architecture.name) else None
 
 
-def _download(url: str, path: Path, digest: str) -> None:
+def _download(url: str, path: Path, digest: str, progress: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent}: {error.strerror}; set TORCH_HOME to a folder that can be written") from error
     logger.info("downloads %s to %s", url, path)
     try:      # beside its name, compared with the digest, then renamed
-        torch.hub.download_url_to_file(url, str(path), digest, progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(url, str(path), digest, progress=progress)
     except (OSError, RuntimeError, HTTPException) as error:
         raise RunError(
             f"{url} cannot be downloaded ({error}); off line, copy it to {path}, or give another by --weights"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy, deepcopy
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -69,11 +70,8 @@ def hub_of(name: str) -> str | None:
 def create(name: str, **options: Any) -> nn.Module:
     """Build timm's own network "timm/NAME"; a VisionTransformer of any image size."""
     check_name(name)
-    timm = _timm(name)
-    bare = name.removeprefix(PREFIX)
-    with torch.device("meta"):
-        dynamic = isinstance(timm.create_model(bare), timm.models.VisionTransformer)
-    made: nn.Module = timm.create_model(bare, **options, **({"dynamic_img_size": True} if dynamic else {}))
+    dynamic = {"dynamic_img_size": True} if _is_transformer(name) else {}
+    made: nn.Module = _timm(name).create_model(name.removeprefix(PREFIX), **options, **dynamic)
     return made
 
 
@@ -83,9 +81,8 @@ def backbone(architecture: Architecture) -> Backbone:
     if (architecture.stem, architecture.width) != (_PLAIN.stem, _PLAIN.width):
         raise RunError(f"{name}: its first layers and widths are timm's; omit --stem and --width")
     model = create(name, num_classes=architecture.classes)
-    transformer = isinstance(model, _timm(name).models.VisionTransformer)
     try:
-        parts = _of_transformer(model) if transformer else _of_stages(model)
+        parts = _of_transformer(model) if _is_transformer(name) else _of_stages(model)
         _check(model, parts, architecture.classes)
     except Exception as error:      # any of a thousand networks, each of which may be no chain of stages in its own way
         raise RunError(
@@ -264,6 +261,13 @@ def _check(model: Any, parts: Backbone, classes: int) -> None:
         raise ValueError("its parts in a row do not give what the whole gives")
     if not torch.equal(features, kept):
         raise ValueError("its last stage overwrites the features")
+
+
+@cache
+def _is_transformer(name: str) -> bool:
+    timm = _timm(name)
+    with torch.device("meta"):
+        return isinstance(timm.create_model(name.removeprefix(PREFIX)), timm.models.VisionTransformer)
 
 
 def _timm(name: str) -> ModuleType:

@@ -38,9 +38,7 @@ _ABN_NAMES = {
     "attention.map_norm.": "bn_att3.",
 }
 #: our names → torchvision's of a ResNet; those of another row of ARCHITECTURES are its ``names``
-_RESNET_NAMES = {
-    "extractor.": "", "perception.stage.": "layer4.", "perception.fc.": "fc.", "attention.stage.": "layer4.",
-}
+_RESNET_NAMES = {"extractor.": "", "perception.stage.": "layer4.", "perception.fc.": "fc."}
 _HEAD = ("attention.class_", "attention.logit_", "attention.map_")      # of the attention branch: by class, as a whole
 _COUNTS = "num_batches_tracked"
 _HEADS = ("fc.", "head.", "heads.", "classifier.")      # of a backbone's own classes; there may be none of ours
@@ -174,8 +172,8 @@ def _published(given: Tensors, names: Mapping[str, str]) -> Tensors:
 
 def _both_branches(given: Tensors, names: Mapping[str, str]) -> Tensors:
     """Return tensors, and those of a plain network's last stage by the attention branch's names too."""
-    stage, attention = names.get("attention.stage.", ""), _ABN_NAMES["attention.stage."]
-    if any(name.startswith(attention) for name in given):
+    stage, attention = names.get("attention.stage.", names.get("perception.stage.")), _ABN_NAMES["attention.stage."]
+    if stage is None or any(name.startswith(attention) for name in given):
         return given
     copies = {attention + name.removeprefix(stage): value for name, value in given.items() if name.startswith(stage)}
     return {**copies, **given}
@@ -254,7 +252,7 @@ def _content(path: Path) -> Any:
     data = file_content(path)
     allowed: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or data[8:9] == b"{":
             return safetensors.torch.load(data)
         refuse_inflating(data)
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
