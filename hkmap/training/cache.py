@@ -112,7 +112,7 @@ class CachedFeed:
             stop = filled + len(features)
             written = features.permute(0, *(dimension + 1 for dimension in kept.layout)), batch.maps, batch.certainty
             for rows, values in zip((kept.features, kept.maps, kept.certainty), written, strict=True):
-                rows[filled:stop].copy_(values, non_blocking=True)
+                rows[filled:stop].copy_(values)
             filled = stop
         assert kept is not None         # shares have a record or more
         return kept
