@@ -14,7 +14,7 @@ import torch
 
 from hkmap.choices import TABLES, Choices, table
 from hkmap.engine.data import make_data
-from hkmap.engine.evaluation import EvaluationOptions, evaluate
+from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import losses
 from hkmap.engine.runs import load_model, new_model, save_model
@@ -164,7 +164,7 @@ METRIC = Metric("How sure the network is.", measure, higher=True, needs_map=Fals
 def test_a_package_adds_a_metric(installed: Callable[..., None], make_shard: Callable[..., Path]) -> None:
     installed("sure", METRIC, group="hkmap.metrics", confidence="sure:METRIC")
     options = EvaluationOptions(("confidence", "top1"))
-    report = evaluate(untrained(), ShardSequence([make_shard("a.h5", 6)]), options, torch.device("cpu"))
+    report = summarise(evaluate(untrained(), ShardSequence([make_shard("a.h5", 6)]), options), untrained(), options)
     assert 0.5 <= report["metrics"]["confidence"] <= 1
     assert report["counts"] == {"confidence": 6, "top1": 6}
 

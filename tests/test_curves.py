@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hkmap.engine.curves import auc, curve, deletion, insertion, rank_pixels, rise_blur
+from hkmap.engine.curves import auc, curve, deletion, insertion, rank_pixels, resize_maps, rise_blur
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 
@@ -81,6 +81,28 @@ def test_the_blur_is_nearly_a_box_and_darkens_the_border():
 
 def test_ties_fall_in_raster_order():
     assert rank_pixels(torch.zeros(2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e6])
+def test_noise_of_float32_breaks_no_tie(scale):
+    """As a map has it that one machine sums in another order than another."""
+    steps = torch.randint(0, 9, (20, 30), generator=torch.Generator().manual_seed(3)) / 8
+    noise = 1e-7 * (torch.rand(20, 30, generator=torch.Generator().manual_seed(4)) - 0.5)
+    assert torch.equal(rank_pixels((steps + noise) * scale), rank_pixels(steps))
+    assert rank_pixels(torch.tensor([[0.5, 0.5 + 2**-19]])).tolist() == [[1, 0]]      # a difference, not noise
+
+
+def test_a_map_that_tells_nothing_is_ranked_in_raster_order_where_it_was_resized():
+    flat = resize_maps(torch.full((1, 1, 7, 7), 0.3), (45, 61))[0, 0]
+    assert torch.equal(rank_pixels(flat).flatten(), torch.arange(45 * 61))
+
+
+def test_resized_maps_have_gradients_also_after_a_measurement():
+    maps = torch.rand(1, 1, 5, 5, requires_grad=True)
+    with torch.inference_mode():
+        resize_maps(torch.rand(1, 1, 5, 5), (9, 11))      # keeps its matrices
+    resize_maps(maps, (9, 11)).sum().backward()
+    assert maps.grad.sum().item() == pytest.approx(99, rel=1e-5)
 
 
 def test_the_ends_are_the_two_images():

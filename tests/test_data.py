@@ -8,8 +8,7 @@ import torch
 
 from hkmap.engine.data import ShardExamples, in_order, normalise, tensors
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.prediction import map_ahead
-from hkmap.errors import ChoiceError, ImageError
+from hkmap.errors import ChoiceError
 from hkmap.shards.loader import ShardLoader, Shares
 from hkmap.shards.sequence import ShardSequence
 
@@ -69,14 +68,6 @@ def test_normalise_is_the_textbook_formula_channels_last():
     assert torch.allclose(found.permute(0, 2, 3, 1).double(), wanted, atol=1e-5)
 
 
-def test_a_failure_in_a_thread_reaches_the_reader():
-    def broken(item):
-        raise ImageError(f"image {item} is damaged")
-
-    with pytest.raises(ImageError, match="image 0 is damaged"):
-        list(map_ahead(broken, range(8), 2, threads=2))
-
-
 def test_an_unknown_augmentation_is_refused(examples):
     with pytest.raises(ChoiceError, match="augmentation 'blur' is unknown; expected one of crop, resized-crop, scale"):
         ShardExamples(examples.shards, Preprocessing(16, 16), (4, 4), augmentations=("blur",))
@@ -93,3 +84,23 @@ def test_several_shards_are_one_sequence(make_shard):
     for index, (shard, row) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]):
         assert both.read(index).record == apart[shard].read(row).record
         assert both.place(index) == f"{paths[shard]}#{row}"
+
+
+def test_validation_shards_without_labels_are_refused_before_the_training(hk, make_shard, tmp_path):
+    hk("unpack", make_shard("a.h5", 6), "--out", tmp_path / "files")
+    bare = [{"id": f"{number}", "image": str(path)} for number, path in enumerate((tmp_path / "files").rglob("*.png"))]
+    assert bare
+    assert hk("pack", tmp_path / "bare.h5", stdin=bare).exit_code == 0
+    small = ["--stem", "small", "--width", 4, "--image-size", 16, "--epochs", 1, "--arch", "resnet8"]
+    result = hk("train", tmp_path / "a.h5", "--val", tmp_path / "bare.h5", *small, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "bare.h5: no record has a label, and validation needs them" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_map_of_one_cell_is_told(hk, make_shard, tmp_path):
+    options = ["--arch", "resnet8+abn", "--width", 4, "--image-size", 8, "--epochs", 1, "--out", tmp_path / "run"]
+    trained = hk("train", make_shard("a.h5", 6), *options)
+    assert (trained.exit_code, trained.stderr.count("a single cell, so it shows no place")) == (0, 1)
+    evaluated = hk("eval", tmp_path / "a.h5", "--from", tmp_path / "run", "--metric", "top1")
+    assert "of resnet8+abn at 8x8 pixels is a single cell" in evaluated.stderr

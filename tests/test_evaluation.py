@@ -48,6 +48,7 @@ def test_all_metrics_are_what_they_say(hk, run):
     assert report["metrics"]["mse"] == pytest.approx(np.mean(distances), rel=1e-5)
     squares = [np.mean(reader.map(i) ** 2) for i in range(10) if reader.has_map[i]]
     assert report["metrics"]["mse_of_zeros"] == pytest.approx(np.mean(squares), rel=1e-5)
+    assert report["attention_mean"] == pytest.approx(output.attention.mean().item(), rel=1e-5)
     counts = {"top1": 10, "top5": 10, "mse": 7, "mse_of_zeros": 7, "insertion": 10, "deletion": 10}
     assert report["counts"] == counts
     for name, measure in (("insertion", insertion), ("deletion", deletion)):

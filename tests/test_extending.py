@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from hkmap.engine.evaluation import EvaluationOptions, evaluate
+from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import MAP_LOSSES
 from hkmap.engine.runs import new_model
@@ -96,7 +96,7 @@ def test_the_metric_and_the_architecture(make_shard: Callable[..., Path]) -> Non
     model = new_model(Architecture("patches+abn", 2, width=4), Preprocessing(16, 16), ("class 0", "class 1"), 0)
     assert model.map_size == (2, 2)
     options = EvaluationOptions(("margin", "mse"))
-    report = evaluate(model, ShardSequence([make_shard("a.h5", 6)]), options, torch.device("cpu"))
+    report = summarise(evaluate(model, ShardSequence([make_shard("a.h5", 6)]), options), model, options)
     assert 0 <= report["metrics"]["margin"] <= 1
     assert report["counts"] == {"margin": 6, "mse": 6, "mse_of_zeros": 6}
 

@@ -352,7 +352,9 @@ def test_a_lone_last_sample_and_a_single_sample(hk, make_shard, tmp_path):
 def test_validation_tells_the_map_mse_too(hk, run, tmp_path):
     _, shard, _ = run
     result = hk("train", shard, *SMALL, "--epochs", 1, "--val", shard, "--out", tmp_path / "validated")
-    assert set(result.records[0]["best"]["validation"]) == {"top1", "loss", "total", "mse"}
+    assert set(result.records[0]["best"]["validation"]) == {
+        "top1", "loss", "total", "attention_mean", "mse", "mse_of_zeros"
+    }
 
 
 OUT_OF_RANGE = {

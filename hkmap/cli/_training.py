@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from hkmap.training.steps import Training
 
 
-def training_options(*, epochs: int, select: str) -> Decorator:
-    """Add the options that train and finetune share; ``epochs`` and, in words, ``select`` are defaults."""
+def training_options(*, epochs: int, select: str, update: str) -> Decorator:
+    """Add the options that train and finetune share; ``epochs``, ``update`` and, in words, ``select`` are defaults."""
     return composed(
-        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs)),
+        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs, update)),
         section("The run", *_run_options()),
     )
 
@@ -69,8 +69,10 @@ def _data_options(select: str) -> Iterable[Decorator]:
                        help="Change images and their maps at random in this way; repeatable.")
 
 
-def _optimising_options(epochs: int) -> Iterable[Decorator]:
-    yield click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs)
+def _optimising_options(epochs: int, update: str) -> Iterable[Decorator]:
+    yield click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs,
+                       help="How often each sample is seen.")
+    yield named_option("--update", table="updates", default=update, help="Which parts of the network to train.")
     yield click.option("--batch-size", type=click.IntRange(2, MOST_BATCHED), default=16,
                        help="Samples per step, of all processes together; the paper uses 16. A single last sample "
                             "joins the batch before.")
@@ -78,13 +80,14 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
                        help="Add up the gradients of so many batches before a step.")
     yield named_option("--optimizer", table="optimizers", default="sgd", help="How gradients become steps.")
     yield click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
-                       help="The highest learning rate. The paper gives none; the default is ours.")
+                       help="The highest learning rate; AdamW wants about 0.001. The paper gives none; the default is ours.")
     yield named_option("--schedule", table="schedules", default="step",
                        help="How the learning rate falls; step, the paper's, is a tenth after half and after three "
                             "quarters of the epochs.")
     yield click.option("--warmup", type=Number(0, 1_000_000), default=0.0, metavar="EPOCHS",
                        help="Let the learning rate rise over the first epochs.")
-    yield click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9)
+    yield click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9,
+                       help="Of SGD; AdamW's first beta.")
     yield click.option("--weight-decay", type=Number(0, 1000), default=1e-4)
     yield click.option("--clip-norm", type=Number(0, 1e9, min_open=True), metavar="NORM",
                        help="Scale gradients down where their norm is larger.")
@@ -99,6 +102,9 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
                        help="Attention mining hides where the attention is above this; its paper uses 0.78 for birds, "
                             "0.40 for dogs.")
     yield named_option("--precision", table="precisions", default="float32", help="The type of number to compute with.")
+    yield click.option("--cache-features", is_flag=True,
+                       help="Compute the frozen extractor's features once, and train the branches on them; of "
+                            "augmentations, only mirror.")
     yield click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
 
 
@@ -112,6 +118,9 @@ def _run_options() -> Iterable[Decorator]:
     yield click.option("--checkpoint-every", type=Number(0, 1e6, min_open=True), metavar="MINUTES",
                        help="Save the state within an epoch too. A signal to end (SIGTERM, Ctrl-C) saves it anyway.")
     yield click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
+    yield named_option("--log", "logs", table="logs", multiple=True,
+                       help="Also log each step there; repeatable.")
+    yield recipe_option
     yield click.option("--config", type=EXISTING, is_eager=True, expose_value=False, callback=_read_defaults,
                        metavar="FILE",
                        help="Read options from a run's config.toml; the command line takes precedence.")
@@ -132,6 +141,7 @@ def carry_out(
     model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
     val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
     resume: bool, overwrite: bool, checkpoint_every: float | None, start: dict[str, Path | None], control: str = "none",
+    maps_for: float | None = None,
 ) -> None:
     """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
 
@@ -154,14 +164,14 @@ def carry_out(
     model = replace(model, fold=runs.described(held_out) if held_out else None)
     data = make_data(
         model, sequence, validation, val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
-        held_out=held_out, control=control,
+        held_out=held_out, control=control, maps_for=maps_for,
     )
     warn_of_control(model)
     with joined(device) as on, runs.memory_errors(
         model.architecture, model.preprocessing, optimisation.batch_size, device=on
     ):
         training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
-        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model)
+        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model) | {"control": control}
         info = folders.run_info(on, shards=sequence, val=validation, **start)
         opened = folders.opened_run(out, config, info, overwrite=overwrite, resume=resume)
         with (opened if current().first else nullcontext(out)) as begun, signals.deferred():
@@ -225,6 +235,22 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
     for parameter in ctx.command.params:
         _check_type(path, parameter, found.get(parameter.name or ""))
     ctx.default_map = {**(ctx.default_map or {}), **{own[key]: found[key] for key in own.keys() & found.keys()}}
+
+
+def _read_recipe(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    if name is None:
+        return
+    from hkmap.training import recipes
+
+    own = _keys(ctx.command)
+    found = {own[key]: value for key, value in recipes.options(name, str(ctx.info_name)).items()}
+    ctx.default_map = {**found, **(ctx.default_map or {})}      # --config, read before or after it, takes precedence
+
+
+recipe_option = named_option(
+    "--recipe", table="recipes", is_eager=True, expose_value=False, callback=_read_recipe,
+    help="Take the options of a paper's training as defaults; --config and the command line take precedence.",
+)
 
 
 def _keys(command: click.Command) -> dict[str, str]:

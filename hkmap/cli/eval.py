@@ -36,21 +36,22 @@ def evaluate(
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
-    from hkmap.engine.evaluation import EvaluationOptions, evaluate
+    from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
     from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, pick_device
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, on = ShardSequence(shards), load_model(source), pick_device(device)
-    check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
+    measured = EvaluationOptions(**options)
+    check_memory(model.architecture, model.preprocessing, measured.batch_size, device=on, training=False)
     held_out = hold_out(reader, *fold) if fold else None
     check_fold(model, held_out)
     total = int(held_out.inside.sum()) if held_out else len(reader)
-    report = evaluate(
-        model, reader, EvaluationOptions(**options), on, held_out=held_out,
-        watch=lambda rows: track(rows, "evaluating", total=total),
-    )
+    rows = track(evaluate(model, reader, measured, on, held_out=held_out), "evaluating", total=total)
+    report = summarise(rows, model, measured, on, held_out=held_out)
     warn_of_control(model)
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
-    rows = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
-    show_table(("metric", "mean", "samples"), rows, title=text_of(source))
+    lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
+    if "attention_mean" in report:
+        lines.append(("attention_mean", f"{report['attention_mean']:.4f}", str(report["samples"])))
+    show_table(("metric", "mean", "samples"), lines, title=text_of(source))
     print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})

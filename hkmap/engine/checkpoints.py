@@ -242,7 +242,7 @@ def check_finite(network: nn.Module) -> None:
     largest = torch.stack(torch._foreach_norm([*numbers.values()], math.inf))      # also NaN where one is
     if not (finite := largest.isfinite()).all():
         name = list(numbers)[int(finite.logical_not().nonzero()[0])]
-        raise RunError(f"the weights {name} have numbers that are no longer finite; train again, with a lower --lr")
+        raise RunError(f"the weights {name} became other than finite; train again, with a lower --lr")
 
 
 def _shaped(tensor: Tensor) -> str:

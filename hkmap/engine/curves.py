@@ -1,7 +1,7 @@
 """Insertion and deletion: how fast the answer appears, or disappears, with the pixels that a map calls important.
 
 Pure functions on their input's device. They follow RISE (Petsiuk et al., BMVC 2018, and its evaluation.py), except that
-ties between pixels are in raster order, where RISE's sort is unstable.
+ties between pixels are in raster order, where RISE's sort is unstable, and that a map is rounded before it is ranked.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of 
 def rank_pixels(saliency: Tensor) -> Tensor:
     """Return the rank of each pixel (H, W) in the order of decreasing saliency (H, W); ties in raster order.
 
+    Values are rounded to multiples of 2^-20 of the largest magnitude first. Pixels that are equal in exact arithmetic
+    thus tie, although their sums of float32 may differ, and not alike on every machine.
+
     >>> rank_pixels(torch.tensor([[0.1, 0.9], [0.9, 0.0]]))
     tensor([[2, 0],
             [1, 3]])
     """
-    order = saliency.flatten().argsort(descending=True, stable=True)
+    values = saliency.flatten().double()
+    order = (values / values.abs().max().clamp(min=1e-300) * 2**20).round().argsort(descending=True, stable=True)
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device)
     return ranks.view(saliency.shape)
@@ -96,4 +100,5 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.as_tensor(resize_matrix(length, target)).to(device=device, dtype=dtype)
+    with torch.inference_mode(False):       # what is kept may be needed for a gradient later
+        return torch.as_tensor(resize_matrix(length, target)).to(device=device, dtype=dtype)

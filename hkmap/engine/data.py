@@ -153,11 +153,6 @@ def normalise(images: Tensor, preprocessing: Preprocessing, dtype: torch.dtype =
     return ((images.to(dtype) - mean) / std).permute(0, 3, 1, 2)
 
 
-def put_maps(predicted: Tensor, batch: Batch) -> Tensor:
-    """Return the batch's human maps (B, 1, h, w), and the predicted ones where nobody knows."""
-    return torch.where(batch.certainty > 0, batch.maps.to(predicted.dtype), predicted)
-
-
 # what a run trains on
 
 
@@ -193,6 +188,7 @@ def make_data(      # noqa: PLR0913  (all that says which samples are what)
     training samples keep their map (an int), or the share of those with one (a float); see `samples_with_maps`.
     """
     check_classes(model, shards)
+    warn_of_small_map(model)
     if np.any(shards.labels < 0):
         place = shards.place(int(np.argmax(shards.labels < 0)))
         raise RunError(
@@ -203,6 +199,11 @@ def make_data(      # noqa: PLR0913  (all that says which samples are what)
     validation = None
     if val is not None:
         check_classes(model, val)
+        if not np.any(val.labels >= 0):
+            raise RunError(
+                f"{val.name}: no record has a label, and validation needs them; give --val shards whose records have "
+                "labels, or use --val-share"
+            )
         _warn_of_shared(shards, indices, val)
         validation = Data(ShardExamples(val, model.preprocessing, model.map_size), np.flatnonzero(val.labels >= 0))
     elif val_share > 0:
@@ -262,6 +263,16 @@ def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence)
         logger.warning(
             '%d records of --val are trained on too, such as "%s"; the best epoch may not be the best for other images',
             len(shared), min(shared),
+        )
+
+
+def warn_of_small_map(model: TrainedModel) -> None:
+    """Warn where the attention map is a single cell, which shows no place."""
+    if model.architecture.has_attention and model.map_size == (1, 1):
+        height, width = model.preprocessing.size
+        logger.warning(
+            "the attention map of %s at %dx%d pixels is a single cell, so it shows no place; train with a larger "
+            "--image-size, or with --stem small", model.architecture.name, width, height,
         )
 
 

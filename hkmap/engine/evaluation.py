@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, put_maps
-from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.curves import auc
+from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_order, normalise, warn_of_small_map
+from hkmap.engine.explain import Explanation, answered, check_answers, has_branch
 from hkmap.engine.losses import MapLoss, losses
-from hkmap.engine.metrics import METRICS, Answered, map_distances
+from hkmap.engine.metrics import METRICS, Answered, Metric, is_mapped, map_distances
 from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
-from hkmap.networks.classifier import place
+from hkmap.networks.classifier import Output, place
+from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
 
 FRAMES = 28       # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
+DARK = 0.05       # a mean attention below it lets the product gate pass next to nothing
+
+logger = logging.getLogger("hkmap")
 
 
 @dataclass(frozen=True)
@@ -48,67 +53,80 @@ class EvaluationOptions:
         """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
         return self.step or -(-image_size[0] * image_size[1] // FRAMES)
 
-    def measures(self) -> dict[str, Callable[[Answered], Tensor]]:
-        """Return the names of what is reported, in order, with their functions; some metrics add a second figure.
+    def measures(self) -> dict[str, Metric]:
+        """Return the metrics by the names of what is reported, in order; some add a second figure, a metric too.
 
         >>> list(EvaluationOptions(("top1", "mse")).measures())
         ['top1', 'mse', 'mse_of_zeros']
         """
         found = {}
         for name in self.metrics:
-            found[name] = METRICS[name].measure
-            if (of_zeros := METRICS[name].of_zeros) is not None:
-                found[f"{name}_of_zeros"] = of_zeros
+            found[name] = metric = METRICS[name]
+            if metric.of_zeros is not None:
+                found[f"{name}_of_zeros"] = replace(metric, measure=metric.of_zeros)
         return found
+
+
+class Row(NamedTuple):
+    """What was measured of a sample.
+
+    ``label`` is None where nobody knows; ``attention`` is the mean of the network's own map, None where it has none.
+    ``values`` has each figure by its name, None where it does not apply; ``curves`` the scores (n + 1,) of those that
+    are areas under a curve.
+    """
+
+    id: str
+    label: int | None
+    prediction: int
+    attention: float | None
+    values: dict[str, float | None]
+    curves: dict[str, list[float]]
 
 
 def accuracy(
     network: AttentionBranchNetwork, data: Data, device: torch.device, batch_size: int, *, gamma: float = 0.0,
     map_loss: str | MapLoss = "l2norm",
 ) -> dict[str, float]:
-    """Validate a network: top1 (a share), loss (cross entropy), total (what training minimises), mse if there are maps.
+    """Validate a network: top1 (a share), loss (cross entropy), total (what training minimises), means over samples.
 
-    Each is a mean over the samples; ``gamma`` and ``map_loss`` are those of the training.
+    A network with an attention branch has attention_mean too, and where there are human maps mse and mse_of_zeros, its
+    maps' distance from them and that of a map of zeros. ``gamma`` and ``map_loss`` are those of the training. Raises
+    RunError where an answer is not finite.
     """
-    right, loss, total, distances = 0.0, 0.0, 0.0, []
+    terms, columns, shards = [], [], data.examples.shards
     network.eval()
     with torch.inference_mode():
         for batch in in_order(data.examples, data.indices, batch_size):
             batch = batch.to(device)
             output = network(normalise(batch.images, data.examples.preprocessing))
-            if output.attention is not None:
-                distances += map_distances(output.attention, batch).tolist()
-            parts = losses(output, batch.labels, batch.maps, batch.certainty, map_loss=map_loss)
-            right += (output.logits.argmax(1) == batch.labels).sum().item()
-            loss += parts.perception.item() * len(batch.labels)
-            total += parts.total(gamma).item() * len(batch.labels)
-    count = len(data.indices)
-    known = [distance for distance in distances if math.isfinite(distance)]
-    means = {"top1": right / count, "loss": loss / count, "total": total / count}
-    return means | ({"mse": math.fsum(known) / len(known)} if known else {})
+            parts = losses(
+                output, batch.labels, batch.maps, batch.certainty, map_loss=map_loss, count=len(data.indices)
+            )
+            terms.append(torch.stack([parts.perception, parts.total(gamma)]))
+            columns.append(_validated(output, batch))
+        # copied to the host only here
+        found = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
+        loss, total = torch.stack(terms).double().sum(0).tolist()
+    check_answers(found.pop("finite"), lambda row: shards.place(int(data.indices[row])))
+    mapped, means = found.pop("mapped"), {"loss": loss, "total": total}
+    for name, values in found.items():
+        of = values[mapped] if name in ("mse", "mse_of_zeros") else values
+        means |= {name: of.double().mean().item()} if len(of) else {}
+    return means
 
 
-def sample_figures(
-    network: AttentionBranchNetwork,
-    examples: ShardExamples,
-    indices: npt.NDArray[np.int64],
-    options: EvaluationOptions,
-    device: torch.device,
-) -> Iterator[dict[str, float]]:
-    """Yield the metrics of each sample in ``indices``, without those that do not apply to it.
-
-    top1 and top5 are 0 or 1, and need a label. mse is of the network's own map, at its size, over the known cells, and
-    needs a human map; mse_of_zeros is added to it.
-    """
-    if network.attention is None and (options.use_maps or any(METRICS[name].needs_map for name in options.metrics)):
-        others = " and ".join(name for name, metric in METRICS.items() if not metric.needs_map)
-        raise RunError(f"the network has no attention branch, so it has no map; only {others} can be measured")
-    place(network, device).eval()
-    for batch in in_order(examples, indices, options.batch_size):
-        with torch.inference_mode():        # not around the yield: it would stay on in the caller
-            columns = _evaluate_batch(network, batch.to(device), examples.preprocessing, options)
-        for row in zip(*columns.values(), strict=True):
-            yield {name: value for name, value in zip(columns, row, strict=True) if math.isfinite(value)}
+def _validated(output: Output, batch: Batch) -> dict[str, Tensor]:
+    """Return the samples' figures (B,), whether the answer is finite, and whether there is a human map."""
+    found = {
+        "finite": output.logits.isfinite().all(1),
+        "mapped": is_mapped(batch),
+        "top1": output.logits.argmax(1) == batch.labels,
+    }
+    if (attention := output.attention) is not None:
+        found["attention_mean"] = attention.mean((1, 2, 3))
+        found["mse"] = map_distances(attention, batch)
+        found["mse_of_zeros"] = map_distances(torch.zeros_like(batch.maps), batch)
+    return found
 
 
 def evaluate(
@@ -118,23 +136,74 @@ def evaluate(
     device: torch.device | None = None,
     *,
     held_out: HeldOut | None = None,
-    watch: Callable[[Iterable[dict[str, float]]], Iterable[dict[str, float]]] = iter,
-) -> dict[str, Any]:
-    """Return the mean of each metric, the number of samples of each, and how it was measured.
+    explain: Explanation | None = None,
+) -> Iterator[Row]:
+    """Yield a Row for each record, in order.
 
-    ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``watch`` may
-    wrap the samples' figures to show progress. A metric that applies to no sample is None.
+    ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``explain`` gives
+    the maps that are measured; None measures the network's own. mse is of the network's own map also where a human map
+    replaces it. Raises RunError where a metric needs a map and there is none, and, with its name, for a record whose
+    answer or figure is not finite.
     """
-    device = device or pick_device("auto")
+    if not has_branch(model.network) and (
+        options.use_maps or options.hold_attention
+        or (explain is None and any(METRICS[name].needs_map for name in options.metrics))
+    ):
+        others = " and ".join(name for name, metric in METRICS.items() if not metric.needs_map)
+        raise RunError(f"the network has no attention branch, so it has no map; only {others} can be measured")
     check_classes(model, shards)
+    device = device or pick_device("auto")
+    place(model.network, device).eval()
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
-    rows = list(watch(sample_figures(model.network, examples, indices, options, device)))
-    found = {name: [row[name] for row in rows if name in row] for name in options.measures()}
+    ids, done = ids_of(shards), 0
+    for batch in in_order(examples, indices, options.batch_size):
+        numbers = indices[done : done + len(batch.labels)].tolist()
+        done += len(numbers)
+        places = [shards.place(number) for number in numbers]
+        answers = _answers(model, batch.to(device), options, explain)
+        check_answers(answers.used.logits.isfinite().all(1), places.__getitem__)
+        values, curves = _figures(answers, options, places)
+        labels = [None if label < 0 else label for label in batch.labels.tolist()]
+        predictions = answers.used.logits.argmax(1).tolist()
+        means = [None] * len(numbers) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
+        for row, number in enumerate(numbers):
+            yield Row(
+                ids[number], labels[row], predictions[row], means[row],
+                {name: column[row] for name, column in values.items()},
+                {name: column[row] for name, column in curves.items()},
+            )
+
+
+def summarise(
+    rows: Iterable[Row],
+    model: TrainedModel,
+    options: EvaluationOptions,
+    device: torch.device | None = None,
+    *,
+    held_out: HeldOut | None = None,
+) -> dict[str, Any]:
+    """Return the mean of each figure of `evaluate`'s rows, the number of samples of each, and how it was measured.
+
+    A figure that applies to no sample is None. Warns where a figure says less than it seems to.
+    """
+    samples, labels = 0, set()
+    found: dict[str, list[float]] = {name: [] for name in (*options.measures(), "attention_mean")}
+    for row in rows:
+        samples += 1
+        labels.add(row.label)
+        for name, value in {**row.values, "attention_mean": row.attention}.items():
+            if value is not None:
+                found[name].append(value)
+    counts = {name: len(values) for name, values in found.items()}
+    means = {name: math.fsum(values) / counts[name] if values else None for name, values in found.items()}
+    _warn(model, means, labels - {None})
+    own, of_own = means.pop("attention_mean"), counts.pop("attention_mean")
     return {
-        "samples": len(indices),
-        "metrics": {name: math.fsum(values) / len(values) if values else None for name, values in found.items()},
-        "counts": {name: len(values) for name, values in found.items()},
+        "samples": samples,
+        "metrics": means,
+        "counts": counts,
+        **({"attention_mean": own} if of_own else {}),
         "control": model.control,
         **({} if held_out is None else named(held_out)),
         "settings": {
@@ -143,21 +212,62 @@ def evaluate(
             "hold_attention": options.hold_attention,
             "blur": "rise",
             "image_size": list(model.preprocessing.size),
-            "map_size": list(examples.map_size),
-            "device": device.type,
+            "map_size": list(model.map_size),
+            "device": (device or pick_device("auto")).type,
         },
     }
 
 
-def _evaluate_batch(
-    network: AttentionBranchNetwork, batch: Batch, preprocessing: Preprocessing, options: EvaluationOptions
-) -> dict[str, list[float]]:
-    """Return the column of each figure, NaN where it does not apply."""
-    images = normalise(batch.images, preprocessing)
-    own = used = network(images)
-    if options.use_maps:
-        used = network(images, put_maps(own.attention, batch))
-    held = used.attention if options.hold_attention or options.use_maps else None
-    step = options.pixel_step(preprocessing.size)
-    answered = Answered(network, images, batch, own, used, step, options.batch_size, held)
-    return {name: measure(answered).tolist() for name, measure in options.measures().items()}
+def _warn(model: TrainedModel, means: dict[str, float | None], labels: set[int | None]) -> None:
+    """Warn where the means of figures say less than they seem to; ``labels`` are those that occur."""
+    warn_of_small_map(model)
+    if len(labels) == 1 and means.keys() & {"top1", "top5"}:
+        logger.warning("all labels are the same, so top1 and top5 do not tell a good network from a constant answer")
+    own, mse, of_zeros = (means.get(name) for name in ("attention_mean", "mse", "mse_of_zeros"))
+    if own is not None and own < DARK and model.architecture.gate == "product":
+        logger.warning(
+            "the attention is dark (mean %.3f), and the product gate hides from the answer what is dark; lower --gamma "
+            "or choose a --map-loss of shape such as kl", own,
+        )
+    if mse is not None and of_zeros is not None and mse >= of_zeros:
+        logger.warning(
+            "the attention is no closer to the human maps (mse %.4f) than a map of zeros is (%.4f)", mse, of_zeros
+        )
+
+
+def _answers(
+    model: TrainedModel, batch: Batch, options: EvaluationOptions, explain: Explanation | None
+) -> Answered:
+    network, images = model.network, normalise(batch.images, model.preprocessing)
+    with torch.inference_mode():        # not around a yield: it would stay on in the caller
+        used, own = answered(network, images, batch if options.use_maps else None)
+    explained = None
+    if explain is not None:      # not in inference mode, as it may take gradients
+        explained = explain(network, images, used.logits.argmax(1))
+        if explained.shape[:2] != (len(images), 1) or explained.ndim != 4:
+            shape = f"{tuple(explained.shape)}; expected ({len(images)}, 1, h, w)"
+            raise RunError(f"explain gave maps of shape {shape}")
+    return Answered(
+        network, images, batch, used, own, explained,
+        held=used.attention if options.hold_attention or options.use_maps else None,
+        step=options.pixel_step(model.preprocessing.size),
+        frames=options.batch_size,
+    )
+
+
+def _figures(
+    answers: Answered, options: EvaluationOptions, places: Sequence[str]
+) -> tuple[dict[str, list[float | None]], dict[str, list[list[float]]]]:
+    """Return the batch's values of each figure, None where it does not apply, and its curves."""
+    values, curves = {}, {}
+    for name, metric in options.measures().items():
+        with torch.inference_mode():
+            found, applies = metric.measure(answers), metric.applies(answers).tolist()
+            if found.ndim == 2:
+                curves[name] = found.tolist()
+                found = auc(found)
+        values[name] = [value if there else None for value, there in zip(found.tolist(), applies, strict=True)]
+        for value, place_of in zip(values[name], places, strict=True):
+            if value is not None and not math.isfinite(value):
+                raise RunError(f"{place_of}: {name} is {value}; expected a finite number where the metric applies")
+    return values, curves

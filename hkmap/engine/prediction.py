@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from hkmap.engine.data import Example, check_label, collate, normalise, put_maps, seen_example
+from hkmap.engine.data import Example, check_label, collate, normalise, seen_example
+from hkmap.engine.explain import answered, check_answers, has_branch
 from hkmap.engine.inputs import plain_view
 from hkmap.engine.runs import TrainedModel, pick_device
-from hkmap.errors import HkmapError, RecordError, RunError
+from hkmap.errors import RecordError, RunError
 from hkmap.files.maps import MapWriter
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import View, map_back
 from hkmap.networks.classifier import place
 from hkmap.parallel.threads import ahead, thread_pool
-from hkmap.records import Record, Rejects, reference_of
+from hkmap.records import Record, Rejects, accepted, attempt, reference_of
 from hkmap.stream.references import load_certainty_of, load_map, read_image
 
 Seen = tuple[Record, Example, View]      # a record as the network sees it
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ def predict(
     An error of a record goes to ``rejects``; None raises it. ``device`` None is CUDA where there is one.
     """
     rejects, device = rejects or Rejects(), device or pick_device("auto")
-    if use_maps and model.network.attention is None:
+    if use_maps and not has_branch(model.network):
         raise RunError("the network has no attention branch, so no map can replace its own")
     place(model.network, device).eval()
-    for chunk in map_ahead(lambda record: _seen(model, record, use_maps), records, batch_size, threads=2):
-        for seen in chunk:
-            if isinstance(seen, HkmapError):
-                rejects.reject(seen)
-        if good := [seen for seen in chunk if not isinstance(seen, HkmapError)]:
-            yield from _predict_batch(model, good, device, use_maps)
+    with thread_pool(2) as pool:
+        seen = partial(_seen, model, use_maps=use_maps)
+        begun = (pool.submit(attempt, seen, record) for record in records)
+        good = accepted(ahead(begun, Future.result, 2 * batch_size), rejects)
+        while batch := list(islice(good, batch_size)):
+            yield from _predict_batch(model, batch, device, use_maps)
 
 
 def predicted_records(
@@ -78,7 +78,7 @@ def predicted_records(
     **options: Any,
 ) -> Iterator[Record]:
     """Yield the records with prediction, its class, confidence and, saved by ``maps``, the attention under ``key``."""
-    if maps is not None and model.network.attention is None:
+    if maps is not None and not has_branch(model.network):
         raise RunError("the network has no attention branch, so there are no maps to save; omit --out")
     for found in predict(model, records, rejects, device, **options):
         added: Record = {"prediction": found.label, "confidence": found.confidence}
@@ -92,15 +92,6 @@ def predicted_records(
         yield found.record | added
 
 
-def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], size: int, *, threads: int
-) -> Iterator[list[Result]]:
-    """Yield the results in order, in lists of ``size``, while the threads work on the next two lists."""
-    with thread_pool(threads) as pool:
-        results = ahead((pool.submit(function, item) for item in items), Future.result, depth=2 * size)
-        yield from iter(lambda: list(islice(results, size)), [])
-
-
 def _predict_batch(
     model: TrainedModel, batch: list[Seen], device: torch.device, use_maps: bool
 ) -> Iterator[Prediction]:
@@ -108,9 +99,9 @@ def _predict_batch(
     samples = collate(examples).to(device)
     images = normalise(samples.images, model.preprocessing)
     with torch.inference_mode():
-        output = model.network(images)
-        if use_maps:
-            output = model.network(images, put_maps(output.attention, samples))
+        output, _ = answered(model.network, images, samples if use_maps else None)
+        finite = output.logits.isfinite().all(1)
+        check_answers(finite, lambda row: f'record "{records[row]["id"]}"')
         confidences, labels = output.logits.float().softmax(1).max(1)
     maps = [None] * len(batch) if output.attention is None else output.attention[:, 0].float().cpu().numpy()
     rows = zip(records, views, labels.tolist(), confidences.tolist(), maps, strict=True)
@@ -118,19 +109,15 @@ def _predict_batch(
         yield Prediction(record, label, confidence, None if values is None else map_back(values, view, model.map_size))
 
 
-def _seen(model: TrainedModel, record: Record, use_maps: bool) -> Seen | HkmapError:
-    human = None
-    try:
-        reference = reference_of(record, "image")
-        if reference is None:
-            raise RecordError(f'record "{record["id"]}": no key "image" with a path; the network needs an image')
-        check_label(model, record)
-        drawn = reference_of(record, "map") if use_maps else None
-        if drawn is not None:
-            values = load_map(drawn)
-            human = Weighted(values, load_certainty_of(record, values))
-        image = read_image(reference)
-    except HkmapError as error:
-        return error
+def _seen(model: TrainedModel, record: Record, *, use_maps: bool) -> Seen:
+    reference = reference_of(record, "image")
+    if reference is None:
+        raise RecordError(f'record "{record["id"]}": no key "image" with a path; the network needs an image')
+    check_label(model, record)
+    human, drawn = None, reference_of(record, "map") if use_maps else None
+    if drawn is not None:
+        values = load_map(drawn)
+        human = Weighted(values, load_certainty_of(record, values))
+    image = read_image(reference)
     view = plain_view(model.preprocessing, (image.shape[0], image.shape[1]))
     return record, seen_example(image, human, view, model.preprocessing, map_size=model.map_size), view
