@@ -70,16 +70,22 @@ def joined(device: str) -> Iterator[torch.device]:
         yield pick_device(device)
         return
     on = _own_device(device)
-    with rank_errors(ranks):
+    try:
         if on.type == "cuda":
             torch.cuda.set_device(on)
             distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=on)
         else:
             distributed.init_process_group("gloo", timeout=TIMEOUT)
-        try:
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"process {ranks.rank} of {ranks.ranks} cannot join the others ({reason}); start all by one torchrun"
+        ) from error
+    try:
+        with rank_errors(ranks):
             yield on
-        finally:
-            distributed.destroy_process_group()
+    finally:
+        distributed.destroy_process_group()
 
 
 def _own_device(name: str) -> torch.device:
