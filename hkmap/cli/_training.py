@@ -7,10 +7,10 @@ import logging
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -30,7 +30,7 @@ from hkmap.cli._options import (
     warn_of_control,
 )
 from hkmap.cli._process import signals
-from hkmap.cli._stream import print_result
+from hkmap.cli._stream import print_result, track
 from hkmap.cli._strict import section
 from hkmap.cli._watching import watched
 from hkmap.errors import RunError
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from hkmap.engine.data import Data
     from hkmap.engine.runs import TrainedModel
     from hkmap.shards.folds import Folding
-    from hkmap.training.fitting import Keeping, Progress
+    from hkmap.training.feeding import Feed
     from hkmap.training.optimisation import TrainingOptions
     from hkmap.training.steps import Training
+
+Kind = TypeVar("Kind")
 
 
 def training_options(*, epochs: int, select: str, update: str) -> Decorator:
@@ -80,7 +82,8 @@ def _optimising_options(epochs: int, update: str) -> Iterable[Decorator]:
                        help="Add up the gradients of so many batches before a step.")
     yield named_option("--optimizer", table="optimizers", default="sgd", help="How gradients become steps.")
     yield click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
-                       help="The highest learning rate; AdamW wants about 0.001. The paper gives none; the default is ours.")
+                       help="The highest learning rate; AdamW wants about 0.001. The paper gives none; the "
+                            "default is ours.")
     yield named_option("--schedule", table="schedules", default="step",
                        help="How the learning rate falls; step, the paper's, is a tenth after half and after three "
                             "quarters of the epochs.")
@@ -126,24 +129,30 @@ def _run_options() -> Iterable[Decorator]:
                        help="Read options from a run's config.toml; the command line takes precedence.")
 
 
-def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
-    """Remove the options of the optimisation from a command's, and return them under the library's names."""
-    from dataclasses import fields
+def taken(options: dict[str, Any], kind: type[Kind], **renamed: str) -> Kind:
+    """Remove the fields of a dataclass from a command's options, and return it; ``renamed``: a field's other name."""
+    names = {field.name: renamed.get(field.name, field.name) for field in fields(kind)}      # type: ignore[arg-type]
+    return kind(**{field: options.pop(name) for field, name in names.items() if name in options})
 
-    from hkmap.training.optimisation import TrainingOptions
 
-    names = {field.name for field in fields(TrainingOptions)}
-    given = {name: options.pop(name) for name in sorted(names & options.keys())}
-    return TrainingOptions(learning_rate=options.pop("lr"), **given, **more)
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run's folder, and of what goes on in it."""
+
+    out: Path
+    resume: bool
+    overwrite: bool
+    checkpoint_every: float | None      # minutes
+    logs: tuple[str, ...]
+    cache_features: bool
 
 
 def carry_out(
-    model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
-    val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, checkpoint_every: float | None, start: dict[str, Path | None], control: str = "none",
-    maps_for: float | None = None,
+    model: TrainedModel, optimisation: TrainingOptions, run: RunOptions, *, shards: tuple[Path, ...],
+    val: tuple[Path, ...], val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...],
+    device: str, start: dict[str, Path | None], control: str = "none", maps_for: float | None = None,
 ) -> None:
-    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
+    """Train ``model`` on ``shards`` into a run folder and print the summary as JSON.
 
     ``start`` says by which option, and from which file, it has weights already; a "source" is another run, which must
     not have learnt from the fold that this run holds out.
@@ -152,10 +161,9 @@ def carry_out(
     from hkmap.engine.data import make_data
     from hkmap.engine.ranks import current, joined
     from hkmap.shards.sequence import ShardSequence
-    from hkmap.training.fitting import Keeping, Progress, go_on
     from hkmap.training.steps import prepare
 
-    if resume and overwrite:
+    if run.resume and run.overwrite:
         raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
     sequence, validation = ShardSequence(shards), ShardSequence(val) if val else None
     held_out = runs.hold_out(sequence, *fold) if fold else None
@@ -172,40 +180,54 @@ def carry_out(
     ):
         training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
         config = _options_in_force() | {"select": optimisation.select} | folders.describe(model) | {"control": control}
-        info = folders.run_info(on, shards=sequence, val=validation, **start)
-        opened = folders.opened_run(out, config, info, overwrite=overwrite, resume=resume)
-        with (opened if current().first else nullcontext(out)) as begun, signals.deferred():
-            progress = go_on(training, out) if resume else Progress()
-            if current().first and training.epoch < optimisation.epochs:
-                folders.write_run(begun, config, info)
-            every = math.inf if checkpoint_every is None else 60 * checkpoint_every
-            _go_through(model, training, data, Keeping(out, begun, every), progress)
+        _carry_on(model, training, data, run, config, folders.run_info(on, shards=sequence, val=validation, **start))
     signals.check()
     if current().first:
-        print_result({"run": text_of(out), **folders.read_summary(out), **(runs.named(held_out) if held_out else {})})
+        summary = folders.read_summary(run.out)
+        print_result({"run": text_of(run.out), **summary, **(runs.named(held_out) if held_out else {})})
 
 
-def _go_through(
-    model: TrainedModel, training: Training, data: Data, keeping: Keeping, progress: Progress
+def _carry_on(
+    model: TrainedModel, training: Training, data: Data, run: RunOptions, config: dict[str, Any], info: dict[str, Any]
 ) -> None:
-    """Train to the end, or to a signal, and show how it goes."""
-    from hkmap.training.feeding import image_feed
-    from hkmap.training.fitting import fit
+    """Train to the end, or to a signal, and keep the run; the first of several processes shows and logs the steps."""
+    from hkmap.engine import folders
+    from hkmap.training.fitting import Keeping, Progress, fit, go_on
+    from hkmap.training.logs import LOGS, logged
 
-    feed = image_feed(data, training.options, training.device)
-    steps = fit(model, training, data, feed, keeping, progress)
-    if training.ranks.first:
-        steps = watched(
-            steps, device=str(training.device), epochs=training.options.epochs, steps_per_epoch=training.steps(feed),
-            done=training.step,
-        )
-    for _ in steps:
-        pass
+    opened = folders.opened_run(run.out, config, info, overwrite=run.overwrite, resume=run.resume)
+    first, epochs = training.ranks.first, training.options.epochs
+    with (opened if first else nullcontext(run.out)) as begun, signals.deferred():
+        progress = go_on(training, run.out) if run.resume else Progress()
+        if first and training.epoch < epochs:
+            folders.write_run(begun, config, info)
+        feed = _feed(training, data, begun, cached=run.cache_features)
+        every = math.inf if run.checkpoint_every is None else 60 * run.checkpoint_every
+        steps = fit(model, training, data, feed, Keeping(run.out, begun, every), progress)
+        if first:
+            logs = [LOGS[name](run.out, config, training.step) for name in run.logs]
+            steps = watched(
+                logged(steps, logs), device=str(training.device), epochs=epochs, steps_per_epoch=training.steps(feed),
+                done=training.step,
+            )
+        for _ in steps:
+            pass
+
+
+def _feed(training: Training, data: Data, folder: Path, *, cached: bool) -> Feed:
+    """Return what feeds the training: images, or features that a file in ``folder`` holds where memory does not."""
+    from hkmap.training.cache import CachedFeed
+    from hkmap.training.feeding import image_feed
+
+    images = image_feed(data, training.options, training.device)
+    if not cached:
+        return images
+    return CachedFeed(images, training, folder, lambda batches, total: track(batches, "caching features", total))
 
 
 def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
-    of_one_call = ("overwrite", "resume", "out", "checkpoint_every")
+    of_one_call = ("overwrite", "resume", "out", "checkpoint_every", "logs")
     options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
     return {"command": ctx.info_name, **json.loads(json.dumps(options, default=text_of))}      # lists and strings only
 

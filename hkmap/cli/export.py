@@ -31,7 +31,8 @@ def export(run: Path, to: str, out: Path, overwrite: bool) -> None:
     Example:
       hkmap export run/ --to onnx --out birds.onnx
     """
-    from hkmap.engine.runs import check_memory, describe, load_model, pick_device
+    from hkmap.engine.folders import describe
+    from hkmap.engine.runs import check_memory, load_model, pick_device
     from hkmap.networks.export import export as write
 
     model = load_model(run)

@@ -7,7 +7,7 @@ import click
 
 from hkmap.cli._options import AMOUNT, Number, from_option, named_option, shards_argument
 from hkmap.cli._strict import section
-from hkmap.cli._training import carry_out, optimisation_options, training_options
+from hkmap.cli._training import RunOptions, carry_out, taken, training_options
 
 
 @click.command("finetune")
@@ -47,10 +47,12 @@ def finetune(
 
     from hkmap.engine.controls import combined
     from hkmap.engine.runs import check_memory, load_model, model_file, pick_device
+    from hkmap.training.optimisation import TrainingOptions
 
     options["select"] = options["select"] or "last"
-    optimisation = optimisation_options(options)
+    optimisation = taken(options, TrainingOptions, learning_rate="lr")
     begun, on = load_model(source), pick_device(options["device"])
     model = replace(begun, control=combined(begun.control, control))
     check_memory(model.architecture, model.preprocessing, optimisation.batch_size, device=on, training=True)
-    carry_out(model, optimisation, shards=shards, start={"source": model_file(source)}, control=control, **options)
+    run = taken(options, RunOptions)
+    carry_out(model, optimisation, run, shards=shards, start={"source": model_file(source)}, control=control, **options)

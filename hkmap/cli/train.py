@@ -7,7 +7,7 @@ import click
 
 from hkmap.cli._options import EXISTING, named_option, shards_argument, sides
 from hkmap.cli._strict import section
-from hkmap.cli._training import carry_out, optimisation_options, training_options
+from hkmap.cli._training import RunOptions, carry_out, taken, training_options
 
 
 def _image_size(value: Any) -> int | str:
@@ -60,12 +60,13 @@ def train(
     from hkmap.networks.pretrained import load_pretrained, preprocessing_of
     from hkmap.networks.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
+    from hkmap.training.optimisation import TrainingOptions
 
     if pretrained and weights:
         raise click.UsageError("--pretrained downloads weights, --weights reads them from a file; give one of them.")
     if options["select"] is None:
         options["select"] = "top1" if options["val"] or options["val_share"] else "last"
-    optimisation = optimisation_options(options)
+    optimisation = taken(options, TrainingOptions, learning_rate="lr")
     width_in_pixels, height = sides(image_size)
     classes = ShardSequence(shards).classes
     architecture = Architecture(arch, len(classes), stem=stem, width=width, gate=gate)
@@ -77,4 +78,5 @@ def train(
         load_weights(model.network, weights, architecture)
     if pretrained:
         load_pretrained(model.network, architecture)
-    carry_out(model, optimisation, shards=shards, start={"weights": weights}, **options)
+    run = taken(options, RunOptions)
+    carry_out(model, optimisation, run, shards=shards, start={"weights": weights}, **options)

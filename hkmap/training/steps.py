@@ -159,7 +159,7 @@ class Training:
         while batch := list(islice(batches, options.accumulate)):
             done = self.epoch + Fraction(self.step_in_epoch, steps)
             rate = learning_rate(options, done)
-            figures = self._optimise(batch, rate, gamma(options, done))
+            figures = self.optimise(batch, rate, gamma(options, done))
             self.step += 1
             self.step_in_epoch += 1
             records = [int(index) for fed in batch for index in fed.indices]
@@ -171,7 +171,7 @@ class Training:
                 yield from self._reported(taken, feed, ends=ends)
                 taken.clear()
 
-    def _optimise(self, batch: list[Fed], rate: float, scale: float) -> Tensor:
+    def optimise(self, batch: list[Fed], rate: float, scale: float) -> Tensor:
         """Take one step on the batches; return its figures (7,), still on the device, this process's part of each."""
         torch.manual_seed(self.options.seed << 31 ^ self.step << 8 ^ self.ranks.rank)     # for dropout
         self.scale.fill_(scale)
