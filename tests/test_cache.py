@@ -108,6 +108,15 @@ def test_a_sample_has_the_same_view_map_and_label_in_the_same_epoch(model, data,
     assert cached.place(3) == feed.place(3)
 
 
+def test_it_feeds_samples_in_order_as_validation_asks_for_them(model, data, tmp_path):
+    data.examples.augmentations = ()
+    shares = Shares(len(data.indices), 5, shuffle=False, equal_steps=False)
+    feed = ImageFeed(data.examples, data.indices, shares, device=CPU, threads=1)
+    batches = [*CachedFeed(feed, prepare(model, data, OPTIONS, CPU), tmp_path).epoch(0)]
+    assert [fed.indices.tolist() for fed in batches] == [[0, 1, 3, 4, 6], [7, 8, 9, 10, 11], [12, 13]]
+    assert [fed.samples for fed in batches] == [5, 5, 2]
+
+
 def test_each_view_is_decoded_once(model, data, tmp_path, monkeypatch):
     read, seen = [], []
     original = ShardSequence.read_bare

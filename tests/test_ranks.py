@@ -256,6 +256,15 @@ def test_other_errors_pass_through_the_ranks(on_ranks):
     assert on_ranks(failing, 2) == ["mat1 and mat2 shapes cannot be multiplied"] * 2
 
 
+def test_ranks_that_cannot_meet_say_why(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    sentence = r"process 0 of 2 cannot join the others \(.* MASTER_ADDR expected, .*\); start all by one torchrun"
+    with pytest.raises(RunError, match=sentence), joined("cpu"):
+        pass
+
+
 @pytest.mark.parametrize(("rank", "count"), [("2", "2"), ("one", "2"), ("-1", "2"), ("0", "0")])
 def test_an_environment_that_is_not_torchruns(monkeypatch, rank, count):
     monkeypatch.setenv("RANK", rank)
