@@ -69,7 +69,7 @@ class CachedFeed:
         self.training = training
         self.folder = folder
         self.watch = watch
-        self.views = 1 + len(images.examples.augmentations)
+        self.views = 2 if images.examples.augmentations else 1
         self.shares = images.loader.shares
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class CachedFeed:
 
     @cached_property
     def _kept(self) -> _Kept:
-        """The first pass."""
+        """All rows, from the first pass."""
         images, training = self.images, self.training
         views = _Views(images.examples, images.loader.indices, self.views)
         # a batch of the size of a step's: another may be computed by another kernel, to other last bits
