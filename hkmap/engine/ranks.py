@@ -21,7 +21,7 @@ from hkmap.networks.classifier import Module
 
 Item = TypeVar("Item")
 
-#: How long a rank waits for another that hangs; one that ends is noticed at once.
+#: How long a rank waits for another that hangs. On the CPU one that ends is noticed at once; on CUDA by torchrun.
 TIMEOUT = timedelta(minutes=5)
 
 
@@ -63,23 +63,29 @@ def joined(device: str) -> Iterator[torch.device]:
 
     With "cuda", and with "auto" where there is CUDA, each rank of a machine has a device of its own (NCCL); with "cpu"
     they share the cores (gloo). Raises RunError where there are too few devices, and where another rank ends or does
-    not answer within TIMEOUT.
+    not answer within TIMEOUT; where NCCL waits for that rank, torchrun or PyTorch ends this process instead.
     """
     ranks = current()
     if ranks.ranks == 1:
         yield pick_device(device)
         return
     on = _own_device(device)
-    with rank_errors(ranks):
+    try:
         if on.type == "cuda":
             torch.cuda.set_device(on)
             distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=on)
         else:
             distributed.init_process_group("gloo", timeout=TIMEOUT)
-        try:
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"process {ranks.rank} of {ranks.ranks} cannot join the others ({reason}); start all by one torchrun"
+        ) from error
+    try:
+        with _rank_errors(ranks):
             yield on
-        finally:
-            distributed.destroy_process_group()
+    finally:
+        distributed.destroy_process_group()
 
 
 def _own_device(name: str) -> torch.device:
@@ -100,7 +106,7 @@ def _own_device(name: str) -> torch.device:
 
 
 @contextmanager
-def rank_errors(ranks: Ranks) -> Iterator[None]:
+def _rank_errors(ranks: Ranks) -> Iterator[None]:
     """Raise RunError in place of what torch raises where another rank has ended or does not answer."""
     try:
         yield

@@ -70,7 +70,7 @@ class CachedFeed:
         self.training = training
         self.folder = folder
         self.watch = watch
-        self.views = 1 + len(images.examples.augmentations)
+        self.views = 2 if images.examples.augmentations else 1
         self.shares = images.loader.shares
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ class CachedFeed:
 
     @cached_property
     def _kept(self) -> _Kept:
-        """The first pass."""
+        """All rows, from the first pass."""
         images, training = self.images, self.training
         views = _Views(images.examples, images.loader.indices, self.views)
         # a batch of the size of a step's: another may be computed by another kernel, to other last bits
@@ -124,7 +124,7 @@ class CachedFeed:
             stop = filled + len(features)
             written = features.permute(0, *(dimension + 1 for dimension in kept.layout)), batch.maps, batch.certainty
             for rows, values in zip((kept.features, kept.maps, kept.certainty), written, strict=True):
-                rows[filled:stop].copy_(values, non_blocking=True)
+                rows[filled:stop].copy_(values)
             filled = stop
         assert kept is not None         # shares have a record or more
         return kept
