@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import stat
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,16 +39,24 @@ def predict(
         | hkmap show --map map --map attention --out sheet.png
     """
     from hkmap.engine.prediction import predicted_records
-    from hkmap.engine.runs import check_memory, load_model, pick_device
+    from hkmap.engine.ranks import current, joined
+    from hkmap.engine.runs import check_memory, load_model
     from hkmap.files.maps import open_writer
 
-    def predicted(maps: MapWriter | None) -> Iterable[Record]:
-        return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
+    if current().ranks > 1 and not stat.S_ISREG(os.fstat(records.fileno()).st_mode):
+        raise click.UsageError("Processes of torchrun cannot share a pipe: name a file of records.")
+    model = load_model(source)
+    with joined(device) as on:
+        check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
 
-    model, on = load_model(source), pick_device(device)
-    check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
-    warn_of_control(model)
-    if out is None:
-        emit(predicted(None))
-    else:
-        emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), predicted)
+        def predicted(maps: MapWriter | None) -> Iterable[Record]:
+            return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
+
+        if not current().first:
+            deque(predicted(None), maxlen=0)
+            return
+        warn_of_control(model)
+        if out is None:
+            emit(predicted(None))
+        else:
+            emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), predicted)
