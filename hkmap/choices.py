@@ -31,6 +31,7 @@ TABLES = {
     "architectures": "hkmap.networks.architectures:ARCHITECTURES",
     "stems": "hkmap.networks.resnet:STEMS",
     "gates": "hkmap.networks.abn:GATES",
+    "exports": "hkmap.networks.export:EXPORTS",
     "fits": "hkmap.engine.inputs:FITS",
     "augmentations": "hkmap.engine.inputs:AUGMENTATIONS",
     "map_losses": "hkmap.engine.losses:MAP_LOSSES",
@@ -40,8 +41,10 @@ TABLES = {
     "updates": "hkmap.training.optimisation:UPDATES",
     "selections": "hkmap.training.optimisation:SELECTIONS",
     "precisions": "hkmap.training.optimisation:PRECISIONS",
+    "recipes": "hkmap.training.recipes:RECIPES",
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.controls:CONTROLS",
+    "logs": "hkmap.training.logs:LOGS",
     "metrics": "hkmap.engine.metrics:METRICS",
 }
 

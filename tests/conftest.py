@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -89,6 +90,29 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}; set HKMAP_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def timm() -> Iterator[Any]:
+    """The package timm; the test is skipped where it is absent.
+
+    torchvision, which it imports, stops beside a torch of another build unless two of its operators are declared.
+    """
+    import torch
+
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed; pip install 'hkmap[timm]'")
+    declared = None
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+            del sys.modules[name]
+        declared = torch.library.Library("torchvision", "DEF")
+        declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield importlib.import_module("timm")
+    del declared        # its operators are gone with it
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from hkmap.engine.checkpoints import read_checkpoint, save_checkpoint
-from hkmap.engine.runs import load_model, read_config
+from hkmap.engine.checkpoints import MODEL, read_state, read_weights, save_state, save_weights, write_zip
+from hkmap.engine.folders import read_config
+from hkmap.engine.runs import load_model
 from hkmap.errors import HkmapError
 from hkmap.training.fitting import go_on
 from hkmap.training.optimisation import TrainingOptions
@@ -84,33 +85,44 @@ def _alter(holder: Any, key: Any, dice: random.Random) -> str:
     return f"strange {number}"
 
 
-def written(path: Path, content: Content, dice: random.Random) -> bool:
-    """Write a content as a checkpoint: sealed, or as torch writes it; False where nothing can write it."""
-    try:
-        if dice.random() < 0.7:
-            save_checkpoint(path, content)
-        else:
-            torch.save({"format": "hkmap-checkpoint", "version": 1, **content}, path)
-    except (RuntimeError, TypeError, UnicodeEncodeError, NotImplementedError):
-        return False
-    return True
+def write_as(version: int, path: Path, content: Content) -> None:
+    """Write a model as that version has it: a zip of torch's, one with a seal, or safetensors."""
+    if version == 3:
+        save_weights(path, content["weights"], {name: value for name, value in content.items() if name != "weights"})
+        return
+    whole = {"format": MODEL, "version": version, "state": {}, **content}
+    if version == 2:
+        write_zip(path, whole)
+    else:
+        torch.save(whole, path)
 
 
-def content_of(path: Path) -> Content:
-    """What a checkpoint holds, with plain dictionaries."""
-    content = read_checkpoint(path)
-    return {**content, "weights": dict(content["weights"])}
+def written(folder: Path, content: Content, dice: random.Random) -> bool:
+    """Write a model, as last.pt, and a state; False where nothing can write what they have become."""
+    with suppress(Exception):
+        write_as(dice.randrange(1, 4), folder / "last.pt", content["model"])
+        save_state(folder, content["state"])
+        return True
+    return False
 
 
-def meet(checkpoint: Path, folder: Path) -> str | None:
-    """Load ``folder``'s last.pt and resume from it; the sentence that refuses it, None where it is taken.
+def content_of(run: Path) -> Content:
+    """What a run's checkpoint holds, and its state, with plain dictionaries."""
+    model, state = read_weights(run / "best.pt"), read_state(run, load_model(run).network)
+    return {
+        "model": {**model, "weights": dict(model["weights"])}, "state": {**state, "weights": dict(state["weights"])},
+    }
 
-    ``checkpoint`` is the one that it was before. Anything but an error of hkmap's is raised.
+
+def meet(run: Path, folder: Path) -> str | None:
+    """Load ``folder``'s last.pt and resume from its state; the sentence that refuses one, None where both are taken.
+
+    ``run`` is the one that it was before. Anything but an error of hkmap's is raised.
     """
     try:
         found = load_model(folder / "last.pt")
         found.network(torch.zeros(1, 3, 16, 16))
-        model = load_model(checkpoint)
+        model = load_model(run)
         go_on(model, Training(model.network, TrainingOptions(epochs=3), torch.device("cpu")), folder)
     except HkmapError as error:
         return str(error)

@@ -170,23 +170,26 @@ def checkpoints() -> None:
     """An untrained network's run folder, and copies of its checkpoint that were changed."""
     import torch
 
+    from hkmap.engine.checkpoints import read_weights, save_weights
     from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.runs import new_model, save_model
+    from hkmap.engine.runs import BEST, new_model, save_model
     from hkmap.networks.backbone import Architecture
 
     Path("run").mkdir()
     architecture = Architecture("resnet8+abn", 2, stem="small", width=4, gate="residual")
-    save_model(Path("run/best.pt"), new_model(architecture, Preprocessing(16, 16), ("0", "1"), 0))
-    whole = Path("run/best.pt").read_bytes()
+    best = Path("run") / BEST
+    save_model(best, new_model(architecture, Preprocessing(16, 16), ("0", "1"), 0))
+    whole = best.read_bytes()
     Path("cut.pt").write_bytes(whole[: len(whole) // 2])
-    content = torch.load("run/best.pt", weights_only=True)
+    content = read_weights(best)
     for name, change in {
-        "keys": {"weights": None}, "classes": {"class_names": 7},
+        "keys": {"weights": {}}, "classes": {"class_names": 7},
         **{name: {"architecture": {**content["architecture"], "classes": count}}
            for name, count in (("minus", -3), ("billion", 10**9))},
         "other": {"weights": {"a": torch.zeros(3)}},
     }.items():
-        torch.save({**content, **change}, f"{name}.pt")
+        changed = {**content, **change}
+        save_weights(Path(f"{name}.pt"), changed.pop("weights"), changed)
 
 
 def shard() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from hkmap.engine.controls import CONTROLS, combined, is_control, told
 from hkmap.engine.data import make_data, samples_with_maps
+from hkmap.engine.folders import read_config
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import hold_out, load_model, new_model
 from hkmap.errors import RunError
@@ -217,6 +218,32 @@ def test_every_arm_has_the_same_maps(make_shard):
     assert all(indices == kept["none"] for indices in kept.values())
 
 
+def test_few_maps_on_the_command_line(hk, make_shard, tmp_path):
+    shard, base = make_shard("a.h5", 16), tmp_path / "base"
+    small = ["--epochs", 1, "--batch-size", 16, "--seed", 3]
+    hk("train", shard, "--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, *small,
+       "--out", base)
+    found = {}
+    for name, more in [("all", []), ("half", ["--maps-for", 0.5]), ("eight", ["--maps-for", 8])]:
+        out = tmp_path / name
+        result = hk("finetune", shard, "--from", base, "--map-loss", "l1", *small, *more, "--out", out)
+        assert result.exit_code == 0, result.stderr
+        found[name] = json.loads((out / "log.jsonl").read_text().splitlines()[0])["loss_map"]
+    assert found["half"] == found["eight"] == pytest.approx(found["all"] / 2, rel=0.2)
+    config = tmp_path / "half/config.toml"
+    again = hk("finetune", shard, "--config", config, "--from", base, "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.stderr
+    assert read_config(tmp_path / "again/config.toml")["maps_for"] == 0.5
+    assert (tmp_path / "again/log.jsonl").read_text() == (tmp_path / "half/log.jsonl").read_text()
+    refused = hk("finetune", shard, "--from", base, "--maps-for", 17, "--out", tmp_path / "more")
+    assert (refused.exit_code, "16 training samples have a map" in refused.stderr) == (1, True), refused.stderr
+    assert not (tmp_path / "more").exists()
+    for wrong in ("0", "-1", "1.5", "0.0", "many", "1e3"):
+        refused = hk("finetune", shard, "--from", base, "--maps-for", wrong, "--out", tmp_path / "wrong")
+        assert refused.exit_code == 2
+        assert "or a share such as 0.1" in refused.stderr
+
+
 class Columns:
     """What `samples_with_maps` asks of shards."""
 
@@ -272,6 +299,7 @@ def test_a_sham_is_said_in_every_output_also_after_training_further(hk, make_sha
         assert result.records[0]["control"] == wanted
         assert json.loads((tmp_path / name / "summary.json").read_text())["control"] == wanted
         assert load_model(tmp_path / name).control == wanted
+        assert read_config(tmp_path / name / "config.toml")["control"] == control      # an option, of this run alone
         for command in ("eval", "predict"):
             given = [shard, "--metric", "top1"] if command == "eval" else []
             stream = hk("unpack", shard, "--out", tmp_path / f"{name}-images").records if command == "predict" else b""

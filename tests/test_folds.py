@@ -11,8 +11,9 @@ import pytest
 
 from hkmap.engine import runs
 from hkmap.engine.data import make_data
+from hkmap.engine.folders import read_config
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.runs import hold_out, load_model, read_config
+from hkmap.engine.runs import hold_out, load_model
 from hkmap.errors import RecordError
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.folds import Folding, digest_of, fold_of, part_of

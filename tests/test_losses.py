@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from hkmap.engine.folders import read_config
 from hkmap.engine.losses import MAP_LOSSES, l2norm, losses
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
@@ -237,6 +238,32 @@ def test_no_row_learns_from_missing_maps_and_unknown_cells(name):
 
 
 @pytest.mark.parametrize("name", MAP_LOSSES)
+def test_what_is_minimised_leaves_no_attention_outside(name):
+    torch.manual_seed(0)
+    human = torch.zeros(1, 1, 5, 5)
+    human[..., 1:3, 1:4] = 1
+    before = torch.randn(1, 1, 5, 5)
+    logits = before.clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], 0.2)
+    for _ in range(500):
+        loss = MAP_LOSSES[name](logits.sigmoid(), human, torch.ones_like(human)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = logits.detach().sigmoid()
+    assert found[human == 0].sum() / found.sum() < 0.05
+    inside = found[human == 1]
+    if name in ("l2norm", "mse", "l1", "bce", "dice"):
+        assert inside.min() > 0.9
+    elif name in ("kl", "cosine"):
+        assert inside.max() / inside.min() < 1.1      # as even as the human map, at some level
+    elif name == "energy+size":
+        assert inside.sum() / inside.max() < 5.5      # not in all six cells
+    elif name == "outside":
+        assert torch.equal(logits.detach()[human == 1], before[human == 1])
+
+
+@pytest.mark.parametrize("name", MAP_LOSSES)
 def test_the_map_loss_moves_the_attention_branch_alone(name):
     torch.manual_seed(0)
     small = build(Architecture("resnet8+abn", 2, "small", 4)).train()
@@ -248,3 +275,10 @@ def test_the_map_loss_moves_the_attention_branch_alone(name):
     moved = {part for part, value in small.named_parameters() if value.grad is not None and value.grad.abs().max() > 0}
     assert "attention.map_conv.weight" in moved
     assert all(part.startswith("attention.") for part in moved)
+
+
+def test_a_config_of_an_old_run_says_norm(tmp_path):
+    (tmp_path / "config.toml").write_text('map_loss = "norm"\nepochs = 3\n')
+    assert read_config(tmp_path / "config.toml") == {"map_loss": "l2norm", "epochs": 3}
+    (tmp_path / "config.toml").write_text('map_loss = "absolute"\n')
+    assert read_config(tmp_path / "config.toml") == {"map_loss": "absolute"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.architectures import ARCHITECTURES, build, map_size, on_meta
@@ -168,7 +168,7 @@ class Written:
         self.state = state
 
     def conv(self, x: Tensor, name: str, stride: int = 1, padding: int = 0) -> Tensor:
-        return F.conv2d(x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"), stride, padding)
+        return functional.conv2d(x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"), stride, padding)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         mean, var, weight, bias = (
@@ -188,7 +188,7 @@ class Written:
             y = self.norm(self.conv(x, f"{name}.conv1", stride, 1), f"{name}.bn1").clamp(min=0)
             y = self.norm(self.conv(y, f"{name}.conv2", 1, 1), f"{name}.bn2")
         if f"{name}.se.fc1.weight" in self.state:
-            squeezed = self.conv(F.adaptive_avg_pool2d(y, 1), f"{name}.se.fc1").clamp(min=0)
+            squeezed = self.conv(functional.adaptive_avg_pool2d(y, 1), f"{name}.se.fc1").clamp(min=0)
             y = y / (1 + (-self.conv(squeezed, f"{name}.se.fc2")).exp())
         if f"{name}.downsample.0.weight" in self.state:
             x = self.norm(self.conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1")
@@ -202,7 +202,7 @@ class Written:
 
     def resnet(self, images: Tensor) -> list[Tensor]:
         """Return logits, and of an ABN the attention branch's logits and the map."""
-        x = F.max_pool2d(self.norm(self.conv(images, "conv1", 2, 3), "bn1").clamp(min=0), 3, 2, 1)
+        x = functional.max_pool2d(self.norm(self.conv(images, "conv1", 2, 3), "bn1").clamp(min=0), 3, 2, 1)
         x = self.stage(self.stage(self.stage(x, "layer1", 1), "layer2", 2), "layer3", 2)
         branch = []
         if "att_conv.weight" in self.state:
@@ -214,11 +214,11 @@ class Written:
         return [self.linear(self.stage(x, "layer4", 2).mean((2, 3)), "fc"), *branch]
 
     def alexnet(self, images: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(self.conv(images, "features.0", 4, 2).clamp(min=0), 3, 2)
-        x = F.max_pool2d(self.conv(x, "features.3", 1, 2).clamp(min=0), 3, 2)
+        x = functional.max_pool2d(self.conv(images, "features.0", 4, 2).clamp(min=0), 3, 2)
+        x = functional.max_pool2d(self.conv(x, "features.3", 1, 2).clamp(min=0), 3, 2)
         for name in ("features.6", "features.8", "features.10"):
             x = self.conv(x, name, 1, 1).clamp(min=0)
-        x = F.adaptive_avg_pool2d(F.max_pool2d(x, 3, 2), (6, 6)).reshape(len(x), -1)
+        x = functional.adaptive_avg_pool2d(functional.max_pool2d(x, 3, 2), (6, 6)).reshape(len(x), -1)
         x = self.linear(self.linear(x, "classifier.1").clamp(min=0), "classifier.4").clamp(min=0)
         return [self.linear(x, "classifier.6")]
 

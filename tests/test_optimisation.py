@@ -53,6 +53,13 @@ def test_the_rate_drops_as_in_the_paper_at_150_and_225_of_300_epochs() -> None:
     assert found == [0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005]
 
 
+def test_the_rate_of_thirds_drops_at_30_and_60_of_90_epochs() -> None:
+    assert rates((0, 29.9, 30, 59.9, 60, 89.9), epochs=90, schedule="thirds", learning_rate=0.1) == [
+        0.1, 0.1, 0.01, 0.01, 0.001, 0.001
+    ]
+    assert rates((0, 0.9), epochs=1, schedule="thirds", learning_rate=0.1) == [0.1, 0.1]
+
+
 def test_the_cosine_falls_with_every_step() -> None:
     found = rates((0, 1, 2, 2.5, 4), epochs=4, learning_rate=2, schedule="cosine")
     assert found == pytest.approx([2, 1 + math.sqrt(0.5), 1, 1 - math.sin(math.pi / 8), 0])
@@ -111,6 +118,33 @@ def test_the_momentum_is_the_first_beta_of_adamw() -> None:
     options = TrainingOptions(epochs=1, momentum=0.3, optimizer="adamw")
     rule = OPTIMIZERS["adamw"]([nn.Parameter(torch.ones(1))], options)
     assert rule.param_groups[0]["betas"] == (0.3, 0.999)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_on_cuda_a_graph_takes_the_steps_that_the_cpu_takes(optimizer: str) -> None:
+    options, found = TrainingOptions(epochs=1, learning_rate=0.1, optimizer=optimizer), {}
+    for device in ("cpu", "cuda"):
+        weight = nn.Parameter(torch.linspace(-1, 1, 7, device=device))
+        rule, gradient = OPTIMIZERS[optimizer]([weight], options), torch.linspace(2, 1, 7, device=device)
+        weight.grad = gradient
+        rule.step()
+        take = rule.step
+        if device == "cuda":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                rule.step()
+            take = graph.replay
+        for rate in (0.05, 0.01):       # a recorded step has not been taken yet
+            group = rule.param_groups[0]
+            if device == "cuda":
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+            take()
+        found[device] = weight.detach().cpu()
+    assert torch.allclose(found["cpu"], found["cuda"], rtol=1e-5, atol=1e-6)
 
 
 # precisions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,13 +16,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
-from conftest import overridden
+from conftest import overridden, replace, rewrite
 from test_training import SMALL, changed, weights_of
 
+from hkmap import __version__
 from hkmap.cli.main import hkmap
-from hkmap.engine.runs import RUN_FILES, load_model, read_config, write_config
+from hkmap.engine.checkpoints import save_state
+from hkmap.engine.folders import RUN_FILES, read_config, read_info, write_config, write_json
+from hkmap.engine.runs import BEST, in_words, load_model
 from hkmap.files.atomic import locked
+from hkmap.files.hdf5 import file_digest
+from hkmap.networks.weights import author_name
+from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 from hkmap.training.steps import Training
 
@@ -95,7 +103,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_a_checkpoint(hk, run,
     assert hk(*command, "--overwrite").exit_code == 130
     assert set(held(folder)) == set(RUN_FILES) - {"summary.json"}
     assert read_config(folder / "config.toml")["lr"] == 0.5
-    assert load_model(folder / "last.pt").state["epoch"] == 1
+    assert torch.load(folder / "state.pt", weights_only=True)["epoch"] == 1
     monkeypatch.undo()
     assert hk(*command, "--resume").exit_code == 0
     assert hk(*command[:-1], tmp_path / "whole").exit_code == 0
@@ -114,7 +122,7 @@ def test_what_a_killed_run_left_is_removed_and_a_link_in_its_place_is_not_follow
     assert (tmp_path / "precious/file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", RUN_FILES)
+@pytest.mark.parametrize("name", [*RUN_FILES, "best.pt", "last.pt"])
 def test_a_file_of_that_name_is_not_overwritten_unasked(hk, run, tmp_path, name):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("mine")
@@ -187,9 +195,9 @@ def test_resume_writes_beside_a_link_in_the_place_of_any_file(hk, run, tmp_path)
 
 
 @pytest.mark.parametrize(("change", "sentence"), [
-    (lambda log: log[:1], "log.jsonl: not the log that last.pt belongs to, of 2 steps"),
-    (lambda log: [log[0].replace("1", "2", 1), log[1]], "log.jsonl: not the log that last.pt belongs to"),
-    (lambda log: [log[1], log[0]], "log.jsonl: not the log that last.pt belongs to"),
+    (lambda log: log[:1], "log.jsonl: not the log of this run's state, of 2 steps"),
+    (lambda log: [log[0].replace("1", "2", 1), log[1]], "log.jsonl: not the log of this run's state"),
+    (lambda log: [log[1], log[0]], "log.jsonl: not the log of this run's state"),
 ])
 def test_a_changed_log_is_not_resumed(hk, run, change, sentence):
     folder, shard = run
@@ -199,18 +207,164 @@ def test_a_changed_log_is_not_resumed(hk, run, change, sentence):
     assert (result.exit_code, sentence in result.stderr) == (1, True), result.stderr
 
 
-def test_a_checkpoint_of_another_run_is_not_resumed(hk, run, tmp_path):
+def test_a_state_of_another_run_is_not_resumed(hk, run, tmp_path):
     folder, shard = run
     assert hk("train", shard, "--arch", "resnet8", *ONE[2:], "--out", tmp_path / "plain").exit_code == 0
-    (folder / "last.pt").write_bytes((tmp_path / "plain/last.pt").read_bytes())
+    (folder / "state.pt").write_bytes((tmp_path / "plain/state.pt").read_bytes())
     result = hk("train", shard, *ONE, "--out", folder, "--resume")
-    assert "last.pt: not the checkpoint of this run: another architecture, preprocessing" in result.stderr
+    assert f"{folder / 'state.pt'}: lacks weights attention." in result.stderr
+    assert hk("train", shard, *ONE, "--seed", 5, "--out", tmp_path / "other").exit_code == 0
+    (folder / "state.pt").write_bytes((tmp_path / "other/state.pt").read_bytes())
+    result = hk("train", shard, *ONE, "--out", folder, "--resume")
+    assert "log.jsonl: not the log of this run's state, of 2 steps" in result.stderr
+
+
+# what may differ when a run goes on
+
+
+def test_a_run_goes_on_wherever_its_shards_lie(hk, run, tmp_path, monkeypatch):
+    folder, shard = run
+    (tmp_path / "moved").mkdir()
+    moved = shutil.copy(shard, tmp_path / "moved/renamed.h5")
+    monkeypatch.chdir(tmp_path)
+    assert hk("train", "moved", *SMALL, "--epochs", 2, "--device", "cpu", "--out", "run", "--resume").exit_code == 0
+    assert read_config(folder / "config.toml")["shards"] == ["moved/renamed.h5"]
+    info = read_info(folder)
+    assert [file["path"] for file in info["files"]["shards"]] == ["moved/renamed.h5"]
+    assert [session["device"] for session in info["sessions"]] == [in_words(torch.device("cpu"))] * 2
+    assert hk("train", moved, *SMALL, "--epochs", 2, "--out", tmp_path / "whole").exit_code == 0
+    logs = [len((tmp_path / name / "log.jsonl").read_text().splitlines()) for name in ("run", "whole")]
+    assert logs == [4, 4]
+
+
+@pytest.mark.parametrize("option", ["shards", "val"])
+def test_a_shard_that_holds_something_else_is_not_trained_on(hk, make_shard, tmp_path, option):
+    files = {"shards": make_shard("train.h5", 8), "val": make_shard("val.h5", 4)}
+    other, folder = make_shard("other.h5", 8, seed=5), tmp_path / "run"
+    command = ["train", files["shards"], *ONE, "--val", files["val"], "--out", folder]
+    assert hk(*command).exit_code == 0
+    before = held(folder)
+    other.replace(files[option])
+    result = hk(*command, "--resume")
+    assert result.exit_code == 1
+    assert f"{folder}: {option} is {files[option]} (" in result.stderr
+    assert "which holds something else; give the same files" in result.stderr
+    assert held(folder) == before
+
+
+@pytest.mark.parametrize(("option", "command"), [
+    ("source", ["finetune", "--from", "start", "--batch-size", 4, "--epochs", 2]),
+    ("weights", ["train", *SMALL, "--epochs", 2, "--weights", "start.pth"]),
+])
+def test_what_a_run_started_from_is_known_by_what_it_holds(hk, run, trained, here, option, command):
+    """A run that is resumed has its weights; another start would make its config a lie."""
+    _, shard = run
+    shutil.copytree(trained[0], "start")
+    state = load_model("start").network.state_dict()
+    torch.save({author_name(name): value for name, value in state.items()}, "start.pth")
+    assert hk(*command, shard, "--out", "tuned").exit_code == 0
+    Path("start").rename("renamed")
+    Path("start.pth").rename("renamed.pth")
+    renamed = [str(word).replace("start", "renamed") for word in command]
+    assert hk(*renamed, shard, "--out", "tuned", "--resume").exit_code == 0
+    torch.save({author_name(name): value + 1 for name, value in state.items()}, "renamed.pth")
+    assert hk("train", shard, *SMALL, "--epochs", 1, "--seed", 1, "--out", "renamed", "--overwrite").exit_code == 0
+    refused = hk(*renamed, shard, "--out", "tuned", "--resume")
+    assert f"tuned: {option} is renamed" in refused.stderr
+
+
+def test_a_run_has_no_fewer_epochs_than_are_done(hk, run):
+    folder, shard = run
+    assert hk("train", shard, *SMALL, "--epochs", 3, "--out", folder, "--resume").exit_code == 0
+    before = held(folder)
+    result = hk("train", shard, *SMALL, "--epochs", 2, "--out", folder, "--resume")
+    assert (result.exit_code, result.stderr) == (
+        1, f"Error: {folder}: has 3 epochs done, --epochs is 2; give more\n"
+    )
+    assert held(folder) == before
+
+
+def test_a_finished_run_that_is_resumed_prints_its_summary_and_keeps_its_seconds(hk, run):
+    folder, shard = run
+    state = torch.load(folder / "state.pt", weights_only=True)
+    state = {name: value for name, value in state.items() if name not in ("format", "version")}
+    save_state(folder, {**state, "seconds": 1000.04})
+    result = hk("train", shard, *ONE, "--out", folder, "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert result.records[0]["seconds"] == 1000.0
+    assert result.records[0]["epochs"] == 1
+    assert hk("train", shard, *SMALL, "--epochs", 2, "--out", folder, "--resume").records[0]["seconds"] >= 1000
+    assert len(read_info(folder)["sessions"]) == 2
+
+
+def test_a_run_says_what_it_was_made_with(run):
+    folder, shard = run
+    info = json.loads((folder / "run.json").read_text())
+    assert info["files"] == {"shards": [{"path": info["files"]["shards"][0]["path"], "sha256": file_digest(shard)[1]}]}
+    (session,) = info["sessions"]
+    assert session.keys() == {
+        "started", "hkmap", "python", "torch", "numpy", "opencv", "platform", "device"
+    }
+    assert (session["hkmap"], session["torch"]) == (__version__, torch.__version__)
+
+
+def test_a_shard_without_a_seal_is_known_by_its_records(run, tmp_path):
+    _, shard = run
+    sealed = ShardReader(shard).digest
+    rewrite(shard, lambda file: None)
+    assert len(digest := ShardReader(shard).digest) == 64 != sealed
+    shutil.copy(shard, tmp_path / "copy.h5")
+    rewrite(shard, replace("crc32", np.arange(8, dtype=np.uint32)))
+    assert ShardReader(tmp_path / "copy.h5").digest == digest != ShardReader(shard).digest
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    ("{", "not a JSON file (JSONDecodeError)"), ("[" * 10**5, "not a JSON file (RecursionError)"),
+    ("{}", "lacks files"),
+    ('{"files": [], "sessions": []}', "files is a list; expected paths and digests by option"),
+    ('{"files": {"shards": [{"path": 1, "sha256": ""}]}, "sessions": []}', "files is a dict; expected paths"),
+    ('{"files": {}, "sessions": 1}', "sessions is 1; expected a list"),
+])
+def test_a_broken_run_json_is_a_sentence(hk, run, text, sentence):
+    folder, shard = run
+    (folder / "run.json").write_text(text)
+    result = hk("train", shard, *ONE, "--out", folder, "--resume")
+    assert (result.exit_code, f"{folder / 'run.json'}: {sentence}" in result.stderr) == (1, True), result.stderr
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+# folders that may not be written
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("way", [(), ("--resume",), ("--overwrite",)])
+def test_a_folder_that_may_not_be_written_to_is_a_sentence(hk, run, monkeypatch, number, way):
+    """Whoever runs the tests, root included."""
+    folder, shard = run
+    before, opened = held(folder), os.open
+
+    def refusing(path, *rest, **more):
+        if str(path).endswith(".lock"):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    result = hk("train", shard, *ONE, "--out", folder, *way)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        1, f"Error: {folder}: {os.strerror(number)}; expected a run folder that you may write to"
+    )
+    assert held(folder) == before
 
 
 # full disks and names
 
 
-@pytest.mark.parametrize(("limit", "name"), [(900, "log.jsonl"), (9000, "best.pt")])
+@pytest.mark.parametrize(("limit", "name"), [(900, "log.jsonl"), (9000, BEST)])
 def test_a_disk_that_fills_is_a_sentence_and_the_run_is_resumed(hk, run, tmp_path, monkeypatch, limit, name):
     """In the second epoch; in the first there is nothing to resume."""
     _, shard = run

@@ -15,8 +15,8 @@ from conftest import overridden
 
 from hkmap.engine import runs
 from hkmap.engine.data import ShardExamples, check_classes, in_order, make_data, normalise
-from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.folders import RUN_FILES, read_config
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import load_model, new_model
 from hkmap.errors import RunError
 from hkmap.networks.backbone import Architecture

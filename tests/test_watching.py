@@ -6,12 +6,13 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hkmap.cli._watching import watched
+from hkmap.training.steps import Step
 
 PART = {"loss_attention": 0.75, "loss_perception": 0.5, "loss_map": 0.25, "loss_mining": 0.0}
 FOUND = {"top1": 0.875, "loss": 0.5, "mse": None}
@@ -19,11 +20,11 @@ FOUND = {"top1": 0.875, "loss": 0.5, "mse": None}
 
 def training(
     epochs: int, steps: int, *, samples: int = 16, start: int = 0, validation: dict[str, Any] | None = None, **more: Any
-) -> Iterator[Any]:
+) -> Iterator[Step]:
     """Steps of a training as the engine reports them, after the first ``start``."""
     for number in range(start + 1, epochs * steps + 1):
         ends = number % steps == 0
-        yield SimpleNamespace(**{
+        yield Step(**{
             "epoch": (number - 1) // steps + 1, "step": number, "loss": 1.25, **PART, "accuracy": 0.5,
             "learning_rate": 0.01, "attention_mean": 0.5, "samples": samples, "epoch_ends": ends,
             "validation": validation if ends else None, **more,
@@ -36,7 +37,7 @@ def ticking(*gaps: float) -> Callable[[], float]:
     return lambda: next(times)
 
 
-def talk(capsys: pytest.CaptureFixture[str], steps: Iterator[Any], **more: Any) -> list[str]:
+def talk(capsys: pytest.CaptureFixture[str], steps: Iterator[Step], **more: Any) -> list[str]:
     """What `watched` says of steps, without its first line; all steps come through."""
     given = list(steps)
     shape = {"device": "cpu", "epochs": 10, "steps_per_epoch": 4, "done": 0, "clock": ticking(0.5), **more}
@@ -75,9 +76,8 @@ def test_only_the_parts_that_are_there(capsys: pytest.CaptureFixture[str], more:
 
 
 def test_losses_are_means_over_the_epochs_samples(capsys: pytest.CaptureFixture[str]) -> None:
-    steps = list(training(2, 2, loss_map=0.0))
-    for step, loss, samples in zip(steps, (1.0, 4.0, 8.0, 8.0), (3, 1, 2, 2), strict=True):
-        step.loss, step.samples = loss, samples
+    of_steps = zip(training(2, 2), (1.0, 4.0, 8.0, 8.0), (3, 1, 2, 2), strict=True)
+    steps = [replace(step, loss=loss, samples=samples) for step, loss, samples in of_steps]
     lines = talk(capsys, iter(steps), epochs=2, steps_per_epoch=2)
     assert [re.search("loss ([0-9.]+)", line)[1] for line in lines] == ["1.7500", "8.0000"]
 
@@ -98,6 +98,19 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     given = list(training(2, 4))
     assert list(watched(iter(given), device="cpu", epochs=2, steps_per_epoch=4, done=0)) == given
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", r"training on cpu, \d+ threads?, 2 processes"), ("1", None)])
+def test_of_several_processes_the_first_talks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: str, said: str | None
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = list(training(1, 2))
+    assert list(watched(iter(given), device="cpu", epochs=1, steps_per_epoch=2, done=0)) == given
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == (2 if said else 0)
+    assert said is None or re.fullmatch(said, shown[0])
 
 
 # the pace
@@ -140,7 +153,6 @@ def test_a_step_that_took_no_time_has_no_pace(capsys: pytest.CaptureFixture[str]
 
 TOY = """
 import itertools, logging, sys, click
-from types import SimpleNamespace
 sys.path.insert(0, {tests!r})
 from test_watching import FOUND, ticking, training
 from hkmap.cli._watching import watched

@@ -51,13 +51,27 @@ class Number(click.FloatRange):
         return number
 
 
+class Amount(click.FloatRange):
+    """A number of records, from 1, as an int; or a share of them between 0 and 1, as a float."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        if re.fullmatch(r"0*[1-9][0-9]{0,8}", str(value)):
+            return int(value)
+        if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*", str(value)):
+            expected = "expected a number of records from 1 to 999999999, or a share such as 0.1."
+            self.fail(f"{str(value)!r}: {expected}", param, ctx)
+        return float(value)
+
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING = Input(exists=True, dir_okay=False, path_type=Path)
 ANYTHING = Input(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 10**9)
+AMOUNT = Amount(0, min_open=True)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 MOST_BATCHED = 2**16
+_HEAVY = ("hkmap.engine", "hkmap.networks", "hkmap.training.optimisation")     # they import torch
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
 _LARGEST_SIDE, _MOST_PIXELS = 16_384, 1 << 25      # of a map or stored image; drawing one takes up to 1 GiB
 _LARGEST_FRAME = 10**6
@@ -94,8 +108,8 @@ class Named(click.ParamType):
         return value
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Name our rows if they are few, except those of the engine, which takes a second to import."""
-        if TABLES[self.table].startswith("hkmap.engine"):
+        """Name our rows if they are few, except those whose module takes a second to import."""
+        if TABLES[self.table].startswith(_HEAVY):
             return "NAME"
         choices = table(self.table)
         names = "|".join(name for name in choices if origin(choices, name) == "hkmap")

@@ -7,10 +7,10 @@ import logging
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -30,7 +30,7 @@ from hkmap.cli._options import (
     warn_of_control,
 )
 from hkmap.cli._process import signals
-from hkmap.cli._stream import print_result
+from hkmap.cli._stream import print_result, track
 from hkmap.cli._strict import section
 from hkmap.cli._watching import watched
 from hkmap.errors import RunError
@@ -39,15 +39,17 @@ if TYPE_CHECKING:
     from hkmap.engine.data import Data
     from hkmap.engine.runs import TrainedModel
     from hkmap.shards.folds import Folding
-    from hkmap.training.fitting import Keeping, Progress
+    from hkmap.training.feeding import Feed
     from hkmap.training.optimisation import TrainingOptions
     from hkmap.training.steps import Training
 
+Kind = TypeVar("Kind")
 
-def training_options(*, epochs: int, select: str) -> Decorator:
-    """Add the options that train and finetune share; ``epochs`` and, in words, ``select`` are defaults."""
+
+def training_options(*, epochs: int, select: str, update: str) -> Decorator:
+    """Add the options that train and finetune share; ``epochs``, ``update`` and, in words, ``select`` are defaults."""
     return composed(
-        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs)),
+        section("Data", *_data_options(select)), section("Optimising", *_optimising_options(epochs, update)),
         section("The run", *_run_options()),
     )
 
@@ -69,8 +71,10 @@ def _data_options(select: str) -> Iterable[Decorator]:
                        help="Change images and their maps at random in this way; repeatable.")
 
 
-def _optimising_options(epochs: int) -> Iterable[Decorator]:
-    yield click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs)
+def _optimising_options(epochs: int, update: str) -> Iterable[Decorator]:
+    yield click.option("--epochs", type=click.IntRange(1, 1_000_000), default=epochs,
+                       help="How often each sample is seen.")
+    yield named_option("--update", table="updates", default=update, help="Which parts of the network to train.")
     yield click.option("--batch-size", type=click.IntRange(2, MOST_BATCHED), default=16,
                        help="Samples per step, of all processes together; the paper uses 16. A single last sample "
                             "joins the batch before.")
@@ -78,13 +82,15 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
                        help="Add up the gradients of so many batches before a step.")
     yield named_option("--optimizer", table="optimizers", default="sgd", help="How gradients become steps.")
     yield click.option("--lr", type=Number(0, 1000, min_open=True), default=0.01,
-                       help="The highest learning rate. The paper gives none; the default is ours.")
+                       help="The highest learning rate; AdamW wants about 0.001. The paper gives none; the "
+                            "default is ours.")
     yield named_option("--schedule", table="schedules", default="step",
                        help="How the learning rate falls; step, the paper's, is a tenth after half and after three "
                             "quarters of the epochs.")
     yield click.option("--warmup", type=Number(0, 1_000_000), default=0.0, metavar="EPOCHS",
                        help="Let the learning rate rise over the first epochs.")
-    yield click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9)
+    yield click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9,
+                       help="Of SGD; AdamW's first beta.")
     yield click.option("--weight-decay", type=Number(0, 1000), default=1e-4)
     yield click.option("--clip-norm", type=Number(0, 1e9, min_open=True), metavar="NORM",
                        help="Scale gradients down where their norm is larger.")
@@ -99,6 +105,9 @@ def _optimising_options(epochs: int) -> Iterable[Decorator]:
                        help="Attention mining hides where the attention is above this; its paper uses 0.78 for birds, "
                             "0.40 for dogs.")
     yield named_option("--precision", table="precisions", default="float32", help="The type of number to compute with.")
+    yield click.option("--cache-features", is_flag=True,
+                       help="Compute the frozen extractor's features once, and train the branches on them; of "
+                            "augmentations, only mirror.")
     yield click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
 
 
@@ -112,28 +121,38 @@ def _run_options() -> Iterable[Decorator]:
     yield click.option("--checkpoint-every", type=Number(0, 1e6, min_open=True), metavar="MINUTES",
                        help="Save the state within an epoch too. A signal to end (SIGTERM, Ctrl-C) saves it anyway.")
     yield click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
+    yield named_option("--log", "logs", table="logs", multiple=True,
+                       help="Also log each step there; repeatable.")
+    yield recipe_option
     yield click.option("--config", type=EXISTING, is_eager=True, expose_value=False, callback=_read_defaults,
                        metavar="FILE",
                        help="Read options from a run's config.toml; the command line takes precedence.")
 
 
-def optimisation_options(options: dict[str, Any], **more: Any) -> TrainingOptions:
-    """Remove the options of the optimisation from a command's, and return them under the library's names."""
-    from dataclasses import fields
+def taken(options: dict[str, Any], kind: type[Kind], **renamed: str) -> Kind:
+    """Remove the fields of a dataclass from a command's options, and return it; ``renamed``: a field's other name."""
+    names = {field.name: renamed.get(field.name, field.name) for field in fields(kind)}      # type: ignore[arg-type]
+    return kind(**{field: options.pop(name) for field, name in names.items() if name in options})
 
-    from hkmap.training.optimisation import TrainingOptions
 
-    names = {field.name for field in fields(TrainingOptions)}
-    given = {name: options.pop(name) for name in sorted(names & options.keys())}
-    return TrainingOptions(learning_rate=options.pop("lr"), **given, **more)
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run's folder, and of what goes on in it."""
+
+    out: Path
+    resume: bool
+    overwrite: bool
+    checkpoint_every: float | None      # minutes
+    logs: tuple[str, ...]
+    cache_features: bool
 
 
 def carry_out(
-    model: TrainedModel, optimisation: TrainingOptions, *, shards: tuple[Path, ...], val: tuple[Path, ...],
-    val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...], device: str, out: Path,
-    resume: bool, overwrite: bool, checkpoint_every: float | None, start: dict[str, Path | None], control: str = "none",
+    model: TrainedModel, optimisation: TrainingOptions, run: RunOptions, *, shards: tuple[Path, ...],
+    val: tuple[Path, ...], val_share: float, fold: tuple[int, Folding] | None, augmentations: tuple[str, ...],
+    device: str, start: dict[str, Path | None], control: str = "none", maps_for: float | None = None,
 ) -> None:
-    """Train ``model`` on ``shards`` into the run folder ``out`` and print the summary as JSON.
+    """Train ``model`` on ``shards`` into a run folder and print the summary as JSON.
 
     ``start`` says by which option, and from which file, it has weights already; a "source" is another run, which must
     not have learnt from the fold that this run holds out.
@@ -142,10 +161,9 @@ def carry_out(
     from hkmap.engine.data import make_data
     from hkmap.engine.ranks import current, joined
     from hkmap.shards.sequence import ShardSequence
-    from hkmap.training.fitting import Keeping, Progress, go_on
     from hkmap.training.steps import prepare
 
-    if resume and overwrite:
+    if run.resume and run.overwrite:
         raise click.UsageError("--resume continues the run in --out, --overwrite replaces it; give one of them.")
     sequence, validation = ShardSequence(shards), ShardSequence(val) if val else None
     held_out = runs.hold_out(sequence, *fold) if fold else None
@@ -154,48 +172,62 @@ def carry_out(
     model = replace(model, fold=runs.described(held_out) if held_out else None)
     data = make_data(
         model, sequence, validation, val_share=val_share, augmentations=augmentations, seed=optimisation.seed,
-        held_out=held_out, control=control,
+        held_out=held_out, control=control, maps_for=maps_for,
     )
     warn_of_control(model)
     with joined(device) as on, runs.memory_errors(
         model.architecture, model.preprocessing, optimisation.batch_size, device=on
     ):
         training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
-        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model)
-        info = folders.run_info(on, shards=sequence, val=validation, **start)
-        opened = folders.opened_run(out, config, info, overwrite=overwrite, resume=resume)
-        with (opened if current().first else nullcontext(out)) as begun, signals.deferred():
-            progress = go_on(training, out) if resume else Progress()
-            if current().first and training.epoch < optimisation.epochs:
-                folders.write_run(begun, config, info)
-            every = math.inf if checkpoint_every is None else 60 * checkpoint_every
-            _go_through(model, training, data, Keeping(out, begun, every), progress)
+        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model) | {"control": control}
+        _carry_on(model, training, data, run, config, folders.run_info(on, shards=sequence, val=validation, **start))
     signals.check()
     if current().first:
-        print_result({"run": text_of(out), **folders.read_summary(out), **(runs.named(held_out) if held_out else {})})
+        summary = folders.read_summary(run.out)
+        print_result({"run": text_of(run.out), **summary, **(runs.named(held_out) if held_out else {})})
 
 
-def _go_through(
-    model: TrainedModel, training: Training, data: Data, keeping: Keeping, progress: Progress
+def _carry_on(
+    model: TrainedModel, training: Training, data: Data, run: RunOptions, config: dict[str, Any], info: dict[str, Any]
 ) -> None:
-    """Train to the end, or to a signal, and show how it goes."""
-    from hkmap.training.feeding import image_feed
-    from hkmap.training.fitting import fit
+    """Train to the end, or to a signal, and keep the run; the first of several processes shows and logs the steps."""
+    from hkmap.engine import folders
+    from hkmap.training.fitting import Keeping, Progress, fit, go_on
+    from hkmap.training.logs import LOGS, logged
 
-    feed = image_feed(data, training.options, training.device)
-    steps = fit(model, training, data, feed, keeping, progress)
-    if training.ranks.first:
-        steps = watched(
-            steps, device=str(training.device), epochs=training.options.epochs, steps_per_epoch=training.steps(feed),
-            done=training.step,
-        )
-    for _ in steps:
-        pass
+    opened = folders.opened_run(run.out, config, info, overwrite=run.overwrite, resume=run.resume)
+    first, epochs = training.ranks.first, training.options.epochs
+    with (opened if first else nullcontext(run.out)) as begun, signals.deferred():
+        progress = go_on(training, run.out) if run.resume else Progress()
+        if first and training.epoch < epochs:
+            folders.write_run(begun, config, info)
+        feed = _feed(training, data, begun, cached=run.cache_features)
+        every = math.inf if run.checkpoint_every is None else 60 * run.checkpoint_every
+        steps = fit(model, training, data, feed, Keeping(run.out, begun, every), progress)
+        if first:
+            logs = [LOGS[name](run.out, config, training.step) for name in run.logs]
+            steps = watched(
+                logged(steps, logs), device=str(training.device), epochs=epochs, steps_per_epoch=training.steps(feed),
+                done=training.step,
+            )
+        for _ in steps:
+            pass
+
+
+def _feed(training: Training, data: Data, folder: Path, *, cached: bool) -> Feed:
+    """Return what feeds the training: images, or features that a file in ``folder`` holds where memory does not."""
+    from hkmap.training.cache import CachedFeed
+    from hkmap.training.feeding import image_feed
+
+    images = image_feed(data, training.options, training.device)
+    if not cached:
+        return images
+    return CachedFeed(images, training, folder, lambda batches, total: track(batches, "caching features", total))
 
 
 def _options_in_force() -> dict[str, Any]:
     ctx = click.get_current_context()
-    of_one_call = ("overwrite", "resume", "out", "checkpoint_every")
+    of_one_call = ("overwrite", "resume", "out", "checkpoint_every", "logs")
     options = {name: value for name, value in ctx.params.items() if name not in of_one_call}
     return {"command": ctx.info_name, **json.loads(json.dumps(options, default=text_of))}      # lists and strings only
 
@@ -225,6 +257,22 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
     for parameter in ctx.command.params:
         _check_type(path, parameter, found.get(parameter.name or ""))
     ctx.default_map = {**(ctx.default_map or {}), **{own[key]: found[key] for key in own.keys() & found.keys()}}
+
+
+def _read_recipe(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    if name is None:
+        return
+    from hkmap.training import recipes
+
+    own = _keys(ctx.command)
+    found = {own[key]: value for key, value in recipes.options(name, str(ctx.info_name)).items()}
+    ctx.default_map = {**found, **(ctx.default_map or {})}      # --config, read before or after it, takes precedence
+
+
+recipe_option = named_option(
+    "--recipe", table="recipes", is_eager=True, expose_value=False, callback=_read_recipe,
+    help="Take the options of a paper's training as defaults; --config and the command line take precedence.",
+)
 
 
 def _keys(command: click.Command) -> dict[str, str]:

@@ -29,12 +29,16 @@ def watched(
     """Yield the steps of a training of ``epochs``, ``done`` steps of which are done; show on stderr how it goes.
 
     ``device``, torch's name of it, is said first. A terminal then has a live line, which goes with the last step;
-    elsewhere there is a line an epoch. -v adds a line every EVERY steps, and with -q nothing is shown.
+    elsewhere there is a line an epoch. -v adds a line every EVERY steps. With -q, and in all processes that torchrun
+    starts but the first, nothing is shown.
     """
-    if quiet():
+    from hkmap.engine.ranks import current
+
+    ranks = current()
+    if quiet() or not ranks.first:
         yield from steps
         return
-    course = _Course(_described(device), epochs, steps_per_epoch, done, clock)
+    course = _Course(_described(device, ranks.ranks), epochs, steps_per_epoch, done, clock)
     say(f"training on {course.device}")
     verbose = logging.getLogger("hkmap").isEnabledFor(logging.INFO)
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -46,16 +50,18 @@ def watched(
             yield step
 
 
-def _described(device: str) -> str:
-    """Return what people call a device of torch: "cpu, 2 threads", "cuda:0 NVIDIA H100"."""
+def _described(device: str, processes: int) -> str:
+    """Return what people call a device of torch: "cpu, 2 threads", "cuda:0 NVIDIA H100, 4 processes"."""
     import torch
 
     if device == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' * (threads > 1)}"
-    number = torch.device(device).index
-    number = torch.cuda.current_device() if number is None else number
-    return f"cuda:{number} {torch.cuda.get_device_name(number)}"
+        said = f"cpu, {threads} thread{'s' * (threads > 1)}"
+    else:
+        number = torch.device(device).index
+        number = torch.cuda.current_device() if number is None else number
+        said = f"cuda:{number} {torch.cuda.get_device_name(number)}"
+    return said if processes == 1 else f"{said}, {processes} processes"
 
 
 class _Course:

@@ -59,6 +59,7 @@ SECTIONS = {
         "predict": "Add predictions and attention maps to records.",
         "eval": "Measure a network on shards.",
         "plot": "Draw the learning curves of runs.",
+        "export": "Write a network as a file for other programs.",
     },
     "Looking and checking": {
         "show": "Draw contact sheets of images, annotations and maps.",
@@ -180,6 +181,9 @@ def load(name: str) -> click.Command:
         if isinstance(option, click.Option):
             own = max(option.opts, key=len).removeprefix("--")
             option.envvar = f"HKMAP_{name}_{own}".replace("-", "_").upper()
+            if isinstance(option.type, click.IntRange | click.FloatRange) and not option.count:
+                # not "INTEGER RANGE": the range stands beside the default
+                option.metavar = option.metavar or ("N" if isinstance(option.type, click.IntRange) else "NUMBER")
     return command
 
 

@@ -1,28 +1,16 @@
 from __future__ import annotations
 
-import re
 from typing import IO
 
 import click
 
-from hkmap.cli._options import SEED
+from hkmap.cli._options import AMOUNT, SEED
 from hkmap.cli._stream import emit, error_options, read, records_argument
 from hkmap.records import Rejects
 
-_MOST = 10**9 - 1
-
-
-def _amount(value: str) -> int | float:
-    """Read a number of records, from 1, or a share of them between 0 and 1."""
-    if re.fullmatch(r"0*[1-9][0-9]{0,8}", value):
-        return int(value)
-    if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*", value):
-        raise click.BadParameter(f"{value!r}: expected a number of records from 1 to {_MOST}, or a share such as 0.1.")
-    return float(value)
-
 
 @click.command("sample")
-@click.argument("amount", type=_amount, metavar="N|SHARE")
+@click.argument("amount", type=AMOUNT, metavar="N|SHARE")
 @records_argument
 @click.option("--per-class", is_flag=True, help="Draw N records per label; those without a label count as one label.")
 @click.option("--seed", type=SEED, default=0, help="Another seed draws another sample.")

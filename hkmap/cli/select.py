@@ -22,12 +22,12 @@ def select(
 ) -> None:
     """Pass on the records that were misclassified, or the first of them by a number.
 
-    --only compares what `hkmap predict` adds: prediction with label, or predicted_class with class where one of these
-    is missing. --sort reads all records before it prints one, and holds them in memory, with --first only N. Equal ones
-    keep their order. Without --sort records are passed on at once, and after the first N no more are read. A warning
-    says if there are fewer than N.
+    --only compares what `hkmap predict` adds: prediction with label, and predicted_class with class; one of the two is
+    enough. --sort reads all records before it prints one, and holds them in memory, with --first only N of them. Equal
+    ones keep their order. Without --sort records are passed on at once, and after the first N no more are read. A
+    warning says if there are fewer than N.
 
-    To draw maps, the paper chose the misclassified training samples, from the lowest confidence.
+    The paper draws maps of the misclassified training samples, those of the lowest confidence first.
 
     \b
     Example:

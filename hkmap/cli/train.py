@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from hkmap.cli._options import EXISTING, named_option, shards_argument, sides
-from hkmap.cli._training import carry_out, optimisation_options, training_options
+from hkmap.cli._strict import section
+from hkmap.cli._training import RunOptions, carry_out, taken, training_options
 
 
 def _image_size(value: Any) -> int | str:
@@ -19,26 +20,35 @@ def _image_size(value: Any) -> int | str:
 
 @click.command("train")
 @shards_argument
-@named_option("--arch", table="architectures", default="resnet18+abn",
-              help="The network, such as resnet50; +abn adds the attention branch.")
-@named_option("--stem", table="stems", default="standard",
-              help="The first layers; small keeps the full resolution, for images of 32 to 64 pixels.")
-@click.option("--width", type=click.IntRange(1, 4096), default=64, help="Channels in the first stage.")
-@named_option("--gate", table="gates", default="residual", help="How the map weights the features.")
-@click.option("--image-size", type=_image_size, metavar="N|WIDTHxHEIGHT", default=224,
-              help="Sides of the network's input in pixels, from 8 to 8192.")
-@named_option("--fit", table="fits", default="squash", help="How to bring an image to the input's shape.")
-@click.option("--weights", type=EXISTING,
-              help="Start from a checkpoint by torchvision (a ResNet) or by the ABN authors (.pth.tar, .pt). A "
-                   "ResNet's layer4 starts both branches; a warning names the parts that start fresh.")
-@training_options(epochs=90, select="top1 with validation data, else last")
+@section(
+    "Network",
+    named_option("--arch", table="architectures", default="resnet18+abn",
+                 help="The network, such as resnet50, or timm/NAME; +abn adds the attention branch."),
+    named_option("--stem", table="stems", default="standard",
+                 help="The first layers; small keeps the full resolution, for images of 32 to 64 pixels."),
+    click.option("--width", type=click.IntRange(1, 4096), default=64, help="Channels in the first stage."),
+    named_option("--gate", table="gates", default="residual", help="How the map weights the features."),
+    click.option("--image-size", type=_image_size, metavar="N|WIDTHxHEIGHT", default=224,
+                 help="Sides of the network's input in pixels, from 8 to 8192."),
+    named_option("--fit", table="fits", default="squash", help="How to bring an image to the input's shape."),
+    click.option("--pretrained", is_flag=True,
+                 help="Start from published ImageNet weights, torchvision's or, for timm/NAME, timm's; they are "
+                      "downloaded once."),
+    click.option("--weights", type=EXISTING,
+                 help="Start from a checkpoint: torchvision's, the ABN authors' (.pth.tar, .pt), timm's, ours, "
+                      ".safetensors. A backbone's last stage starts both branches; a warning names the parts that "
+                      "start fresh."),
+)
+@training_options(epochs=90, select="top1 with validation data, else last", update="all")
 def train(
     shards: tuple[Path, ...], arch: str, stem: str, width: int, gate: str, image_size: int | str, fit: str,
-    weights: Path | None, **options: Any,
+    pretrained: bool, weights: Path | None, **options: Any,
 ) -> None:
     """Train a network on images and labels, without their maps.
 
-    Writes config.toml, last.pt, best.pt, log.jsonl (one line per step) and summary.json to --out; prints the summary.
+    Writes a run folder to --out: config.toml, best.safetensors, last.safetensors, state.pt (to --resume), run.json,
+    log.jsonl (one line per step) and summary.json; prints the summary. Several processes: torchrun --nproc-per-node N
+    -m hkmap train ...
 
     \b
     Example:
@@ -47,19 +57,26 @@ def train(
     from hkmap.engine.inputs import Preprocessing
     from hkmap.engine.runs import check_memory, new_model, pick_device
     from hkmap.networks.backbone import Architecture
+    from hkmap.networks.pretrained import load_pretrained, preprocessing_of
     from hkmap.networks.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
+    from hkmap.training.optimisation import TrainingOptions
 
+    if pretrained and weights:
+        raise click.UsageError("--pretrained downloads weights, --weights reads them from a file; give one of them.")
     if options["select"] is None:
         options["select"] = "top1" if options["val"] or options["val_share"] else "last"
-    optimisation = optimisation_options(options)
+    optimisation = taken(options, TrainingOptions, learning_rate="lr")
     width_in_pixels, height = sides(image_size)
-    preprocessing = Preprocessing(height, width_in_pixels, fit)
     classes = ShardSequence(shards).classes
     architecture = Architecture(arch, len(classes), stem=stem, width=width, gate=gate)
+    preprocessing = Preprocessing(height, width_in_pixels, fit, *(preprocessing_of(architecture) or ()))
     on = pick_device(options["device"])
     check_memory(architecture, preprocessing, optimisation.batch_size, device=on, training=True)
     model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
-        load_weights(model.network, weights)
-    carry_out(model, optimisation, shards=shards, start={"weights": weights}, **options)
+        load_weights(model.network, weights, architecture)
+    if pretrained:
+        load_pretrained(model.network, architecture)
+    run = taken(options, RunOptions)
+    carry_out(model, optimisation, run, shards=shards, start={"weights": weights}, **options)

@@ -123,7 +123,7 @@ def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
         path = folder / "last.pt"
         content = _former_state(path)
     if content["best"] is not None:
-        check_values(path, {"attention_mean": None, **content["best"]}, _BEST, "best")
+        check_values(path, content["best"], _BEST, "best")
     own, average = plain_weights(network), content["average"] or {}
     check_weights(path, content["weights"], own)
     check_weights(path, average, {name: own[name] for name in average if name in own})      # what is frozen has none
@@ -185,7 +185,10 @@ def _former(path: Path, data: bytes) -> dict[str, Any]:
     check_values(path, {"state": content.get("state")}, {"state": _of_type("names with values", dict)})
     _check_model(path, {name: value for name, value in content.items() if name != "state"})
     if content["state"]:
-        check_values(path, {"log": None, **content["state"]}, _FORMER_STATE, "state")
+        state = content["state"] = {"log": None, **content["state"]}
+        if isinstance(state.get("best"), dict):
+            state["best"] = {"attention_mean": None, **state["best"]}
+        check_values(path, state, _FORMER_STATE, "state")
     return {"fold": None, **content}      # the first runs had none, and no digest of the log
 
 
@@ -195,7 +198,7 @@ def _former_state(path: Path) -> dict[str, Any]:
     if not state:
         raise RunError(f"{path}: has no state to resume from; train again, with --overwrite")
     return {
-        "log": None, **state, "weights": content["weights"], "step_in_epoch": 0, "average": None, "scaler": None,
+        **state, "weights": content["weights"], "step_in_epoch": 0, "average": None, "scaler": None,
         "seconds": 0.0,
     }
 
@@ -242,7 +245,7 @@ def check_finite(network: nn.Module) -> None:
     largest = torch.stack(torch._foreach_norm([*numbers.values()], math.inf))      # also NaN where one is
     if not (finite := largest.isfinite()).all():
         name = list(numbers)[int(finite.logical_not().nonzero()[0])]
-        raise RunError(f"the weights {name} have numbers that are no longer finite; train again, with a lower --lr")
+        raise RunError(f"the weights {name} became other than finite; train again, with a lower --lr")
 
 
 def _shaped(tensor: Tensor) -> str:

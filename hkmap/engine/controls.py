@@ -96,11 +96,13 @@ def _blob(human: Weighted, centre: tuple[float, float]) -> Weighted:
         return Weighted(np.zeros_like(human.map), certainty)
     places = [(np.arange(side) + 0.5) / side for side in human.map.shape]
     squares = [(line - place) ** 2 for line, place in zip(places, centre[::-1], strict=True)]
+    down, across = (line.min() - line for line in squares)      # at most 0: the nearest cells have the peak
+    wanted = mean / peak * human.map.size
     lowest, highest = 1e-3, 1e3
     for _ in range(30):
         sigma = (lowest * highest) ** 0.5
-        column, row = (np.exp((line.min() - line) / (2 * sigma**2)) for line in squares)
-        lowest, highest = (sigma, highest) if peak * column.mean() * row.mean() < mean else (lowest, sigma)
+        column, row = np.exp(down / (2 * sigma**2)), np.exp(across / (2 * sigma**2))
+        lowest, highest = (sigma, highest) if column.sum() * row.sum() < wanted else (lowest, sigma)
     return Weighted((peak * np.outer(column, row)).astype(np.float32), certainty)
 
 

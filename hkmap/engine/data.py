@@ -90,13 +90,20 @@ class ShardExamples:
         """Read sample ``index``, as seen in ``epoch``, into an image (H, W, 3), its map and certainty (h, w)."""
         image[...], values[...], certainty[...] = self.example(index, epoch)
 
+    def chance(self, index: int, epoch: int) -> np.random.Generator:
+        """Return what decides on how sample ``index`` looks in ``epoch``."""
+        return np.random.default_rng([self.seed, epoch, index])
+
     def example(self, index: int, epoch: int = 0) -> Example:
         """Return sample ``index`` as seen in ``epoch``; epochs differ by augmentation alone."""
+        aspect, names, generator = self.preprocessing.aspect, self.augmentations, self.chance(index, epoch)
+        return self.changed(index, lambda image, view: augmented(image, view, aspect, names, generator))
+
+    def changed(self, index: int, change: Callable[[Image, View], tuple[Image, View]]) -> Example:
+        """Return sample ``index`` after ``change`` of its image and of the plain view of it."""
         sample = self.shards.read_bare(index)
         image = sample.image(self.shards.place(index))
-        view = plain_view(self.preprocessing, (image.shape[0], image.shape[1]))
-        generator = np.random.default_rng([self.seed, epoch, index])
-        image, view = augmented(image, view, self.preprocessing.aspect, self.augmentations, generator)
+        image, view = change(image, plain_view(self.preprocessing, (image.shape[0], image.shape[1])))
         return seen_example(image, self.map_for(index, sample), view, self.preprocessing, map_size=self.map_size)
 
     def map_for(self, index: int, sample: Sample) -> Weighted | None:

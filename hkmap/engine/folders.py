@@ -38,7 +38,7 @@ FORMER_OPTIONS = {"map_loss": "l2norm", "schedule": "step", "optimizer": "sgd"}
 #: What runs called a choice before: option, former name → name.
 FORMER_NAMES = {"map_loss": {"norm": "l2norm"}}
 #: The options with which a run may go on although they were others; of files run.json has what they hold.
-_FREE = frozenset({"device", "epochs", "threads", "log", "checkpoint_every"})
+_FREE = frozenset({"device", "epochs", "threads"})
 _BEGUN = ".begun-"      # how the folder of a run without a checkpoint is called inside the one whose run it replaces
 #: In the order in which they come into a folder: with state.pt a run can be resumed.
 RUN_FILES = ("config.toml", "run.json", BEST, LAST, "log.jsonl", "state.pt", "summary.json")

@@ -132,7 +132,12 @@ def rotate(image: Image, view: View, aspect: float, generator: Generator) -> tup
 
 def mirror(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:
     """Exchange left and right, every other time."""
-    return image, compose(view, MIRROR) if generator.random() < 0.5 else view
+    return image, compose(view, MIRROR) if mirrored(generator) else view
+
+
+def mirrored(generator: Generator) -> bool:
+    """Say whether `mirror` mirrors; where it is the only augmentation, the generator is new."""
+    return generator.random() < 0.5
 
 
 def intensity(image: Image, view: View, aspect: float, generator: Generator) -> tuple[Image, View]:

@@ -42,11 +42,20 @@ class Ranks(NamedTuple):
 
 def current() -> Ranks:
     """Return this process's rank as torchrun gives it in the environment; without torchrun, 0 of 1."""
-    rank, ranks = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return _of_environment("RANK", "WORLD_SIZE")
+
+
+def local() -> Ranks:
+    """Return this process's rank among those of its machine."""
+    return _of_environment("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+def _of_environment(*names: str) -> Ranks:
+    rank, ranks = (os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=True))
     if not (rank.isdecimal() and ranks.isdecimal() and int(rank) < int(ranks)):
         raise RunError(
-            f'the environment has RANK "{rank}" and WORLD_SIZE "{ranks}"; expected a number from 0 and a larger one, '
-            "as torchrun sets them; start hkmap by torchrun, or unset both"
+            f'the environment has {names[0]} "{rank}" and {names[1]} "{ranks}"; expected a number from 0 and a larger '
+            "one, as torchrun sets them; start hkmap by torchrun, or unset both"
         )
     return Ranks(int(rank), int(ranks))
 
@@ -86,7 +95,7 @@ def _own_device(name: str) -> torch.device:
     if name not in ("auto", "cuda"):
         pick_device(name)       # unknown names have their own sentence
         raise RunError(f"--device {name}: each process needs a device of its own; use --device cuda, or cpu")
-    own, here = (int(os.environ.get(f"LOCAL_{word}", "0")) for word in ("RANK", "WORLD_SIZE"))
+    own, here = local()
     if there and own >= there:
         raise RunError(
             f"torchrun started {here} processes on a machine with {there} CUDA devices; start one per device "

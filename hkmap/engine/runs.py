@@ -75,7 +75,8 @@ def in_words(device: torch.device) -> str:
     """Return a device as people know it, such as "cuda:0, NVIDIA H100" or "cpu, 2 threads"."""
     if device.type == "cuda":
         return f"{device}, {torch.cuda.get_device_name(device)}"
-    return f"{device}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def new_model(

@@ -31,7 +31,7 @@ class Perception(nn.Module):
 
 
 def alexnet(architecture: Architecture) -> Backbone:
-    """AlexNet, 5 convolutions and 3 linear layers; its attention branch is ABN's head alone."""
+    """AlexNet, 5 convolutions and 3 linear layers."""
     if architecture.stem != "standard":
         raise ChoiceError(f"--stem {architecture.stem}: alexnet has one stem, its own; omit --stem")
     width = architecture.width

@@ -60,6 +60,12 @@ def preprocessing_of(name: str) -> tuple[Colour, Colour] | None:
     return (tuple(stated.mean), tuple(stated.std)) if stated else None
 
 
+def hub_of(name: str) -> str | None:
+    """Return the page where the weights of "timm/NAME" are published."""
+    stated = _timm(name).get_pretrained_cfg(name.removeprefix(PREFIX))
+    return f"https://huggingface.co/{stated.hf_hub_id}" if stated and stated.hf_hub_id else None
+
+
 def create(name: str, **options: Any) -> nn.Module:
     """Build timm's own network "timm/NAME"; a VisionTransformer of any image size."""
     check_name(name)

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from mutate_runs import altered, altered_text, content_of, meet, meet_config, written
 
-from hkmap.engine.runs import load_model, save_model
-
 pytestmark = pytest.mark.soak
 GOLDEN = Path(__file__).parent.parent / "golden/data/trained"
 BATCHES = 10
@@ -21,23 +19,24 @@ MOST_GROWTH = 300 * 1024        # KiB
 
 @pytest.mark.parametrize("seed", range(BATCHES))
 def test_an_altered_checkpoint_is_a_run_or_a_sentence(tmp_path: Path, seed: int) -> None:
-    dice, good, last = random.Random(seed), tmp_path / "good.pt", tmp_path / "last.pt"
-    run = GOLDEN / ("tuned" if seed % 2 else "run")
-    save_model(good, load_model(run))
-    content, before = content_of(good), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    dice, folder = random.Random(seed), tmp_path / "altered"
+    run = shutil.copytree(GOLDEN / ("tuned" if seed % 2 else "run"), tmp_path / "run")
+    shutil.copy(run / "best.pt", run / "last.pt")      # of its last epoch
+    folder.mkdir()
+    content, before = content_of(run), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused = done = 0
     for _ in range(CHECKPOINTS):
         changed, what = altered(content, dice)
-        if not written(last, changed, dice):
+        if not written(folder, changed, dice):
             continue
-        shutil.copy(run / "log.jsonl", tmp_path / "log.jsonl")
+        shutil.copy(run / "log.jsonl", folder / "log.jsonl")
         try:
-            sentence = meet(good, tmp_path)
+            sentence = meet(run, folder)
         except Exception as error:
             raise AssertionError(what) from error
-        assert sentence is None or ("\n" not in sentence and str(last) in sentence), (what, sentence)
+        assert sentence is None or ("\n" not in sentence and str(folder) in sentence), (what, sentence)
         refused, done = refused + (sentence is not None), done + 1
-    assert refused > 0.6 * done > 0.5 * CHECKPOINTS
+    assert refused > 0.6 * done > 0.4 * CHECKPOINTS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_GROWTH
 
 
