@@ -39,12 +39,13 @@ def evaluate(
     """
     from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
     from hkmap.engine.ranks import current, joined
-    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model
+    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
-    with joined(device) as on:
-        check_memory(model.architecture, model.preprocessing, measured.batch_size, device=on, training=False)
+    kind = (model.architecture, model.preprocessing, measured.batch_size)
+    with joined(device) as on, memory_errors(*kind, device=on):
+        check_memory(*kind, device=on, training=False)
         held_out = hold_out(reader, *fold) if fold else None
         check_fold(model, held_out)
         rows = evaluate(model, reader, measured, on, held_out=held_out)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import stat
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,14 +38,15 @@ def predict(
     """
     from hkmap.engine.prediction import predicted_records
     from hkmap.engine.ranks import current, joined
-    from hkmap.engine.runs import check_memory, load_model
+    from hkmap.engine.runs import check_memory, load_model, memory_errors
     from hkmap.files.maps import open_writer
 
-    if current().ranks > 1 and not stat.S_ISREG(os.fstat(records.fileno()).st_mode):
-        raise click.UsageError("Processes of torchrun cannot share a pipe: name a file of records.")
+    if current().ranks > 1 and not Path(str(getattr(records, "name", ""))).is_file():
+        raise click.UsageError("The processes of torchrun cannot share stdin or a pipe; name a file of records.")
     model = load_model(source)
-    with joined(device) as on:
-        check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
+    kind = (model.architecture, model.preprocessing, options["batch_size"])
+    with joined(device) as on, memory_errors(*kind, device=on):
+        check_memory(*kind, device=on, training=False)
 
         def predicted(maps: MapWriter | None) -> Iterable[Record]:
             return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
