@@ -72,11 +72,7 @@ def test_parameters_of_1000_and_8_classes_number_as_the_authors(name: str, milli
 def test_the_list_says_what_each_costs(hk: Callable) -> None:
     """The multiply-adds, in billions, are those that torchvision publishes with its weights."""
     rows = {row["name"]: row for row in hk("list", "architectures").records}
-<<<<<<< HEAD
     assert list(rows) == [*ARCHITECTURES, "timm/NAME[+abn]"]
-=======
-    assert [row for row in rows if not row.startswith("timm/")] == list(ARCHITECTURES)
->>>>>>> el-nets
     for name, published in (
         ("resnet18", 1.814), ("resnet34", 3.664), ("resnet50", 4.089), ("resnet101", 7.801), ("resnet152", 11.514),
         ("alexnet", 0.714),

@@ -439,7 +439,7 @@ def test_total_is_what_is_minimised(hk, run, tmp_path):
     assert hk("finetune", shard, "--from", folder, *options, "--out", tmp_path / "tuned").exit_code == 0
     model, (found,) = load_model(folder), validations(tmp_path / "tuned")
     examples = ShardExamples(ShardSequence([shard]), model.preprocessing, model.map_size)
-    (batch,) = in_order(examples, np.arange(12), 12)
+    ((_, batch),) = in_order(examples, np.arange(12), 12)
     with torch.no_grad():
         output = load_model(tmp_path / "tuned").network(normalise(batch.images, model.preprocessing))
     of_labels = [torch.nn.functional.cross_entropy(logits, batch.labels) for logits in output[:2]]

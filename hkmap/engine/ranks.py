@@ -6,6 +6,7 @@ talks.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from hkmap.errors import RunError
 from hkmap.networks.classifier import Module
 
 Item = TypeVar("Item")
+
+logger = logging.getLogger("hkmap")
 
 #: How long a rank waits for another that hangs. On the CPU one that ends is noticed at once; on CUDA by torchrun.
 TIMEOUT = timedelta(minutes=5)
@@ -69,6 +72,8 @@ def joined(device: str) -> Iterator[torch.device]:
     if ranks.ranks == 1:
         yield pick_device(device)
         return
+    if not ranks.first:
+        logger.setLevel(logging.ERROR)
     on = _own_device(device)
     try:
         if on.type == "cuda":
@@ -126,6 +131,11 @@ def gathered(items: Sequence[Item]) -> list[Item]:
         parts *= ranks
         distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def in_turn(items: Sequence[Item]) -> list[Item]:
+    """Return the items of all ranks, on each of them: the first of each rank, then the second of each, and so on."""
+    return [item for _, item in sorted(gathered(list(enumerate(items))), key=lambda numbered: numbered[0])]
 
 
 def shared(network: Module) -> Module:

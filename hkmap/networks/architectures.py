@@ -50,12 +50,6 @@ class Architectures(Choices[Row]):
         return super().entry_point(name.removesuffix(ABN))
 
     def figures(self, name: str) -> dict[str, Any]:
-<<<<<<< HEAD
-        """Return parameters, map_size at 224 pixels and multiply_adds of a network of 1,000 classes; see `figures`."""
-        if name.startswith(PREFIX):
-            return {}
-        return figures(name.removesuffix(ABN))[name.endswith(ABN)]
-=======
         """Return what `figures` says of a network; nothing of timm's, or where its package cannot be imported."""
         if name.startswith(PREFIX):
             return {}
@@ -63,7 +57,6 @@ class Architectures(Choices[Row]):
             return figures(name.removesuffix(ABN))[name.endswith(ABN)]
         except ChoiceError:
             return {}
->>>>>>> el-nets
 
     def _described(self, name: str) -> str:
         text = super()._described(name)

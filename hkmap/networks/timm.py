@@ -10,11 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy, deepcopy
-<<<<<<< HEAD
 from functools import cache
-=======
 from math import isqrt
->>>>>>> el-nets
 from types import ModuleType
 from typing import Any
 
