@@ -72,7 +72,7 @@ def test_parameters_of_1000_and_8_classes_number_as_the_authors(name: str, milli
 def test_the_list_says_what_each_costs(hk: Callable) -> None:
     """The multiply-adds, in billions, are those that torchvision publishes with its weights."""
     rows = {row["name"]: row for row in hk("list", "architectures").records}
-    assert list(rows) == list(ARCHITECTURES)
+    assert list(rows) == [*ARCHITECTURES, "timm/NAME[+abn]"]
     for name, published in (
         ("resnet18", 1.814), ("resnet34", 3.664), ("resnet50", 4.089), ("resnet101", 7.801), ("resnet152", 11.514),
         ("alexnet", 0.714),
@@ -84,6 +84,13 @@ def test_the_list_says_what_each_costs(hk: Callable) -> None:
     added = 169 * (256 * 1000 + 1000 * 1000 + 9 * 1000)
     assert rows["alexnet+abn"]["multiply_adds"] - rows["alexnet"]["multiply_adds"] == added
     assert rows["alexnet+abn"]["map_size"] == [13, 13]
+
+
+def test_the_list_shows_a_network_that_cannot_be_imported_without_figures(hk: Callable, installed: Callable) -> None:
+    installed("broken", "import nothing_of_that_name", group="hkmap.architectures", shattered="broken:network")
+    row = next(row for row in hk("list", "architectures").records if row["name"] == "shattered")
+    assert "cannot be imported" in row.pop("doc")
+    assert row == {"name": "shattered", "origin": "broken"}
 
 
 # shapes
@@ -223,23 +230,19 @@ class Written:
         return [self.linear(x, "classifier.6")]
 
 
-def published_name(architecture: Architecture, name: str) -> str:
-    names = {
-        "attention.stage_norm.": "bn_att.", "attention.stage.": "att_layer4.", "attention.class_conv.": "att_conv.",
-        "attention.class_norm.": "bn_att2.", "attention.logit_conv.": "att_conv2.",
-        "attention.map_conv.": "att_conv3.", "attention.map_norm.": "bn_att3.",
-        **ARCHITECTURES[architecture.name](architecture).names,
-    }
-    ours = next(prefix for prefix in names if name.startswith(prefix))
-    return names[ours] + name.removeprefix(ours)
-
-
 def published(architecture: Architecture) -> dict[str, Tensor]:
     """Random tensors of a network under the published names."""
     torch.manual_seed(7)
+    names = {
+        **ARCHITECTURES[architecture.name](architecture).names,
+        "attention.stage_norm.": "bn_att.", "attention.stage.": "att_layer4.", "attention.class_conv.": "att_conv.",
+        "attention.class_norm.": "bn_att2.", "attention.logit_conv.": "att_conv2.",
+        "attention.map_conv.": "att_conv3.", "attention.map_norm.": "bn_att3.",
+    }
     state = {}
     for name, value in on_meta(architecture).state_dict().items():
-        theirs = published_name(architecture, name)
+        ours = next(prefix for prefix in names if name.startswith(prefix))
+        theirs = names[ours] + name.removeprefix(ours)
         if name.endswith("num_batches_tracked"):
             state[theirs] = torch.tensor(1)
         elif value.dim() == 1:
@@ -257,11 +260,8 @@ def test_published_weights_give_what_an_independent_forward_pass_gives(name: str
     architecture = Architecture(name, 7, width=16)
     state, images = published(architecture), torch.randn(2, 3, 97, 131, dtype=torch.float64)
     network = build(architecture).double().eval()
-    if name == "alexnet":
-        network.load_state_dict({ours: state[published_name(architecture, ours)] for ours in network.state_dict()})
-    else:
-        torch.save(state, tmp_path / "published.pth")
-        assert load_weights(network, tmp_path / "published.pth") == []
+    torch.save(state, tmp_path / "published.pth")
+    assert load_weights(network, tmp_path / "published.pth", architecture) == []
     written = Written(state)
     expected = (written.alexnet if name == "alexnet" else written.resnet)(images)
     with torch.inference_mode():

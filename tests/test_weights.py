@@ -215,7 +215,7 @@ KNOWN = [
     Architecture("resnet18", 5), Architecture("resnet18+abn", 5, width=8), Architecture("resnet34+abn", 3, width=4),
     Architecture("resnet50", 1000, width=2), Architecture("resnet101+abn", 7, width=2),
     Architecture("resnet152", 4, width=2), Architecture("resnet8+abn", 2, "small", 4),
-    Architecture("resnet50+se+abn", 3, width=2), Architecture("alexnet", 5, width=4), Architecture("alexnet+abn", 5),
+    Architecture("resnet50+se+abn", 3, width=2), Architecture("alexnet", 5, width=4), Architecture("alexnet+abn", 5, width=4),
 ]
 
 

@@ -33,7 +33,8 @@ _FILES = {
 def load_pretrained(network: nn.Module, architecture: Architecture, *, progress: bool = False) -> list[str]:
     """Load published weights into ``network`` and return the names of what keeps its random weights.
 
-    What is not on this machine yet is downloaded, with a bar on stderr where ``progress`` asks for it. Raises RunError where there are none, or they cannot be had.
+    What is not on this machine yet is downloaded, with a bar on stderr where ``progress`` asks for it. Raises RunError
+    where there are none, or they cannot be had.
     """
     if not timm.is_timm(architecture.name):
         path = pretrained_file(architecture, progress=progress)
