@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hkmap.engine.checkpoints import MODEL, read_state, read_weights, save_state, save_weights, write_zip
+from hkmap.engine.checkpoints import MODEL, read_model, read_state, save_state, write_model, write_zip
 from hkmap.engine.folders import read_config
 from hkmap.engine.runs import load_model
 from hkmap.errors import HkmapError
@@ -88,7 +88,7 @@ def _alter(holder: Any, key: Any, dice: random.Random) -> str:
 def write_as(version: int, path: Path, content: Content) -> None:
     """Write a model as that version has it: a zip of torch's, one with a seal, or safetensors."""
     if version == 3:
-        save_weights(path, content["weights"], {name: value for name, value in content.items() if name != "weights"})
+        write_model(path, content["weights"], {name: value for name, value in content.items() if name != "weights"})
         return
     whole = {"format": MODEL, "version": version, "state": {}, **content}
     if version == 2:
@@ -108,7 +108,7 @@ def written(folder: Path, content: Content, dice: random.Random) -> bool:
 
 def content_of(run: Path) -> Content:
     """What a run's checkpoint holds, and its state, with plain dictionaries."""
-    model, state = read_weights(run / "best.pt"), read_state(run, load_model(run).network)
+    model, state = read_model(run / "best.pt"), read_state(run, load_model(run).network)
     return {
         "model": {**model, "weights": dict(model["weights"])}, "state": {**state, "weights": dict(state["weights"])},
     }
@@ -123,7 +123,7 @@ def meet(run: Path, folder: Path) -> str | None:
         found = load_model(folder / "last.pt")
         found.network(torch.zeros(1, 3, 16, 16))
         model = load_model(run)
-        go_on(model, Training(model.network, TrainingOptions(epochs=3), torch.device("cpu")), folder)
+        go_on(Training(model.network, TrainingOptions(epochs=3), torch.device("cpu")), folder)
     except HkmapError as error:
         return str(error)
     return None

@@ -44,16 +44,16 @@ def data(make_shard, model) -> Data:
     return Data(examples, np.delete(np.arange(14), [2, 5]))     # 12: three steps of four
 
 
-def feed_of(data: Data, options: TrainingOptions = OPTIONS, rank: int = 0, ranks: int = 1) -> ImageFeed:
+def feed_of(data: Data, options: TrainingOptions = OPTIONS, rank: int = 0, ranks: int = 1, device=CPU) -> ImageFeed:
     shares = Shares(len(data.indices), options.batch_size, rank, ranks, seed=options.seed, least=2, split=True)
-    return ImageFeed(data.examples, data.indices, shares, device=CPU, threads=options.threads)
+    return ImageFeed(data.examples, data.indices, shares, device=device, threads=options.threads)
 
 
-def trained(model: TrainedModel, data: Data, options: TrainingOptions, folder=None) -> tuple[list, dict]:
+def trained(model: TrainedModel, data: Data, options: TrainingOptions, folder=None, device=CPU) -> tuple[list, dict]:
     """The losses of each step, and the weights after the last one; with the cache where there is a folder."""
     before = {name: values.clone() for name, values in model.network.state_dict().items()}
-    training = prepare(model, data, options, CPU)
-    feed = feed_of(data, options)
+    training = prepare(model, data, options, device)
+    feed = feed_of(data, options, device=device)
     source = feed if folder is None else CachedFeed(feed, training, folder)
     losses = [step.loss for _ in range(options.epochs) for step in training.run_epoch(source)]
     after = {name: values.clone() for name, values in model.network.state_dict().items()}
@@ -108,6 +108,15 @@ def test_a_sample_has_the_same_view_map_and_label_in_the_same_epoch(model, data,
     assert cached.place(3) == feed.place(3)
 
 
+def test_it_feeds_samples_in_order_as_validation_asks_for_them(model, data, tmp_path):
+    data.examples.augmentations = ()
+    shares = Shares(len(data.indices), 5, shuffle=False, equal_steps=False)
+    feed = ImageFeed(data.examples, data.indices, shares, device=CPU, threads=1)
+    batches = [*CachedFeed(feed, prepare(model, data, OPTIONS, CPU), tmp_path).epoch(0)]
+    assert [fed.indices.tolist() for fed in batches] == [[0, 1, 3, 4, 6], [7, 8, 9, 10, 11], [12, 13]]
+    assert [fed.samples for fed in batches] == [5, 5, 2]
+
+
 def test_each_view_is_decoded_once(model, data, tmp_path, monkeypatch):
     read, seen = [], []
     original = ShardSequence.read_bare
@@ -160,3 +169,21 @@ def test_processes_of_a_machine_share_its_memory(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert cache.room(CPU) == whole // 4 > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("place", ["device", "file"])
+def test_on_cuda_training_from_the_cache_agrees_and_feeding_does_not_wait(model, data, tmp_path, monkeypatch, place):
+    device = torch.device("cuda")
+    if place == "file":
+        monkeypatch.setattr(cache, "room", lambda device: 0)
+    losses, _ = trained(model, data, OPTIONS, device=device)
+    assert trained(model, data, OPTIONS, tmp_path, device)[0] == pytest.approx(losses, rel=2e-3)
+    cached = CachedFeed(feed_of(data, device=device), prepare(model, data, OPTIONS, device), tmp_path)
+    next(cached.epoch(1))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert {fed.inputs.device.type for fed in cached.epoch(2)} == {"cuda"}
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -20,7 +20,7 @@ import torch
 from conftest import ROOT
 from mutate_runs import altered, content_of, meet, write_as, written
 
-from hkmap.engine.checkpoints import MODEL, check_finite, read_state, read_weights, save_state
+from hkmap.engine.checkpoints import MODEL, check_finite, read_model, read_state, save_state
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import (
     check_memory,
@@ -86,7 +86,8 @@ def test_other_programs_read_the_weights_and_equal_weights_make_equal_files(good
 def test_a_compiled_network_and_one_in_another_layout_keep_the_names_and_the_numbers(good, tmp_path):
     model = load_model(good)
     model.network.to(memory_format=torch.channels_last)
-    model.network.extractor = torch.compile(model.network.extractor)      # compiled at its first call, of which is none
+    wrapped = torch.nn.Module()      # what torch.compile returns has the module so, and takes seconds to import
+    wrapped._orig_mod, model.network.extractor = model.network.extractor, wrapped
     save_model(tmp_path / "x.safetensors", model)
     assert good.read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 
@@ -238,17 +239,15 @@ def test_an_altered_checkpoint_is_a_sentence(content, tmp_path, name, version):
 def is_one_sentence(said: str, path: Path, sentence: str) -> None:
     assert said.startswith(f"{path}: ")
     assert "\n" not in said
-    assert len(said) < len(str(path)) + 300
+    assert len(said) < len(str(path)) + 500      # it may list all networks
     assert sentence in said or re.search(sentence, said), said
 
 
 ALTERED_STATES = {
     **{f"no {key}": (without(key), f"lacks {key};") for key in (
-        "weights", "average", "optimizer", "scaler", "epoch", "step_in_epoch", "step", "steps_per_epoch", "patience",
-        "best", "log", "seconds",
+        "weights", "average", "optimizer", "scaler", "epoch", "step_in_epoch", "step", "best", "log", "seconds",
     )},
     "epoch -1": (set_to("epoch", value=-1), "epoch is -1; expected a whole number from 0"),
-    "no steps": (set_to("steps_per_epoch", value=0), "steps_per_epoch is 0; expected a whole number from 1"),
     "seconds that are none": (set_to("seconds", value=float("nan")), "seconds is nan; expected a number from 0"),
     "a best that is none": (set_to("best", "loss", value="low"), "best.loss is 'low'; expected a number"),
     "odd figures": (set_to("best", "validation", value={"top1": "x"}), "best.validation is a dict"),
@@ -284,12 +283,12 @@ def test_a_state_comes_back_whole_and_an_average_may_be_of_some_weights(run, con
 
 
 def test_the_state_of_an_older_run_is_read(run):
-    """It is in its last.pt; it knew neither steps in an epoch nor seconds."""
+    """It is in its last.pt; it knew neither steps in an epoch nor seconds, nor what the mean of the attention was."""
     state, former = read_state(run, load_model(run).network), torch.load(run / "last.pt", weights_only=True)
-    assert {name: state[name] for name in ("epoch", "step", "steps_per_epoch", "step_in_epoch", "seconds")} == {
-        "epoch": 2, "step": 4, "steps_per_epoch": 2, "step_in_epoch": 0, "seconds": 0.0
+    assert {name: state[name] for name in ("epoch", "step", "step_in_epoch", "seconds")} == {
+        "epoch": 2, "step": 4, "step_in_epoch": 0, "seconds": 0.0
     }
-    assert state["best"] == former["state"]["best"]
+    assert state["best"] == {**former["state"]["best"], "attention_mean": None}
 
 
 @pytest.mark.parametrize(("change", "sentence"), [
@@ -377,7 +376,7 @@ def test_what_takes_more_than_the_machine_is_refused_before_it_is_built(hk, make
         assert "GiB, and cpu has" in result.stderr
         assert "lower --batch-size, --image-size or --width" in result.stderr
     large = {"height": 8192, "width": 8192, "fit": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    write_as(3, tmp_path / "large.pt", {**read_weights(good), "preprocessing": large})
+    write_as(3, tmp_path / "large.pt", {**read_model(good), "preprocessing": large})
     for command in (["eval", shard, "--metric", "top1", "--batch-size", 65536], ["predict", "--batch-size", 65536]):
         result = hk(*command, "--from", tmp_path / "large.pt", stdin=[{"id": "1", "image": f"{shard}#0"}])
         assert "of 8192x8192 takes at least" in result.stderr

@@ -170,7 +170,7 @@ def checkpoints() -> None:
     """An untrained network's run folder, and copies of its checkpoint that were changed."""
     import torch
 
-    from hkmap.engine.checkpoints import read_weights, save_weights
+    from hkmap.engine.checkpoints import read_model, write_model
     from hkmap.engine.inputs import Preprocessing
     from hkmap.engine.runs import BEST, new_model, save_model
     from hkmap.networks.backbone import Architecture
@@ -181,7 +181,7 @@ def checkpoints() -> None:
     save_model(best, new_model(architecture, Preprocessing(16, 16), ("0", "1"), 0))
     whole = best.read_bytes()
     Path("cut.pt").write_bytes(whole[: len(whole) // 2])
-    content = read_weights(best)
+    content = read_model(best)
     for name, change in {
         "keys": {"weights": {}}, "classes": {"class_names": 7},
         **{name: {"architecture": {**content["architecture"], "classes": count}}
@@ -189,7 +189,7 @@ def checkpoints() -> None:
         "other": {"weights": {"a": torch.zeros(3)}},
     }.items():
         changed = {**content, **change}
-        save_weights(Path(f"{name}.pt"), changed.pop("weights"), changed)
+        write_model(Path(f"{name}.pt"), changed.pop("weights"), changed)
 
 
 def shard() -> None:

@@ -20,7 +20,8 @@ def examples(make_shard):
 
 
 def test_batches_hold_every_sample_in_order(examples):
-    found = list(in_order(examples, np.arange(10), 4))
+    numbers, found = zip(*in_order(examples, np.arange(10), 4), strict=True)
+    assert [list(part) for part in numbers] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [len(batch.labels) for batch in found] == [4, 4, 2]
     assert torch.cat([batch.labels for batch in found]).tolist() == [0, 1] * 5
     first = found[0]
@@ -55,7 +56,7 @@ def test_exchanged_maps_arrive_at_the_other_image(make_shard):
     swapped = ShardExamples(shard, Preprocessing(16, 16), (8, 8), map_of=np.array([1, 0, 3, 2]))
     assert np.array_equal(swapped.example(0).map, shard.read(1).map)
     assert np.array_equal(swapped.example(0).image, shard.shards[0].image(0))
-    assert next(in_order(swapped, np.arange(1), 1)).labels.tolist() == [0]
+    assert next(in_order(swapped, np.arange(1), 1))[1].labels.tolist() == [0]
 
 
 def test_normalise_is_the_textbook_formula_channels_last():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from hkmap.engine.runs import TrainedModel, new_model, save_model
 from hkmap.errors import RunError
 from hkmap.networks.architectures import ARCHITECTURES
 from hkmap.networks.backbone import Architecture
-from hkmap.networks.export import EXPORTS, export
+from hkmap.networks.export import EXPORTS, Export, export
 
 CLASSES = ("Große Rohrdommel", 'a "bird"', "")
 PREPROCESSING = Preprocessing(64, 80, "letterbox", (0.5, 0.5, 0.25), (0.25, 0.5, 0.5))
@@ -104,7 +105,9 @@ def test_safetensors_has_the_weights_by_the_published_names(
     assert theirs <= set(tensors)
     assert not any(key.startswith(("extractor.", "perception.", "attention.")) for key in tensors)
     assert len(tensors) == len(own)
-    for ours, prefix in ARCHITECTURES[name](model.architecture).names.items():
+    names = dict(ARCHITECTURES[name](model.architecture).names)
+    names.pop("attention.stage.", None)      # of what it starts from
+    for ours, prefix in names.items():
         for key in (key for key in own if key.startswith(ours)):
             assert torch.equal(tensors[prefix + key.removeprefix(ours)], own[key])
     assert {key: json.loads(texts[key]) for key in METADATA} == METADATA
@@ -139,7 +142,7 @@ def test_a_missing_extra_is_a_sentence(
 def test_a_file_that_nothing_here_reads_is_said_to_be_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def read(path: Path, architecture: Architecture) -> Any:
+    def read(what: Export, path: Path) -> Any:
         raise ImportError("no onnxruntime", name="onnxruntime")
 
     monkeypatch.setitem(EXPORTS._rows, "onnx", replace(EXPORTS["torchscript"], read=read))
@@ -150,13 +153,27 @@ def test_a_file_that_nothing_here_reads_is_said_to_be_unchecked(
     assert "x: not checked, as that needs onnxruntime; pip install 'hkmap[onnx]'" in caplog.text
 
 
+def test_a_network_that_torch_cannot_export_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(what: Export, path: Path) -> None:
+        raise TypeError("type Tensor doesn't define __round__ method\nand more")
+
+    monkeypatch.setitem(EXPORTS._rows, "torchscript", replace(EXPORTS["torchscript"], write=write))
+    model, _ = a_run(tmp_path, "resnet8")
+    sentence = "--to torchscript: torch cannot write resnet8 (TypeError: type Tensor doesn't define __round__ method); "
+    with pytest.raises(RunError, match=re.escape(f"{sentence}use another --to")):
+        export(model.network, model.architecture, (32, 32), to="torchscript", path=tmp_path / "x", metadata={})
+    monkeypatch.setitem(EXPORTS._rows, "torchscript", replace(EXPORTS["safetensors"], reader="torch", read=write))
+    with pytest.raises(RunError, match="torch cannot read what torch wrote of resnet8"):
+        export(model.network, model.architecture, (32, 32), to="torchscript", path=tmp_path / "x", metadata={})
+
+
 @pytest.mark.parametrize("wrong", [1.0, float("nan")])
 def test_a_file_with_other_answers_is_not_written(
     wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = a_run(tmp_path, "resnet8+abn")
 
-    def read(path: Path, architecture: Architecture) -> Any:
+    def read(what: Export, path: Path) -> Any:
         return lambda images: (model.network(images).logits, model.network(images).attention + wrong)
 
     monkeypatch.setitem(EXPORTS._rows, "safetensors", replace(EXPORTS["safetensors"], read=read))

@@ -27,7 +27,7 @@ def joined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("toy", cls=StrictCommand)
 @click.argument("shards", nargs=-1)
-@section("Network", named_option("--gate", table="gates", default="residual", help="The gate."))
+@section("Network", named_option("--pooling", table="poolings", default="mean", help="The pooling."))
 @composed(
     section("Optimising", click.option("--epochs", default=3, help="How often."), joined),
     section("Network", click.option("--width", default=4, help="Channels.")),
@@ -45,7 +45,7 @@ Usage: toy [OPTIONS] [SHARDS]...
   Show options.
 
 Network:
-  --gate residual|product         The gate. See `hkmap list gates`.
+  --pooling mean|max              The pooling. See `hkmap list poolings`.
   --width INTEGER                 Channels.
 
 Optimising:
@@ -67,7 +67,7 @@ def test_sections_come_in_the_order_of_their_first_options_and_the_rest_last() -
 def test_a_command_in_sections_takes_its_options_as_before() -> None:
     done = CliRunner().invoke(toy, ["--high", "9", "--width", "8", "s.h5"])
     assert done.exit_code == 0, done.output
-    for said in ("('span', (1, 9))", "('width', 8)", "('gate', 'residual')", "('shards', ('s.h5',))"):
+    for said in ("('span', (1, 9))", "('width', 8)", "('pooling', 'mean')", "('shards', ('s.h5',))"):
         assert said in done.output
     assert "given 2 times" in CliRunner().invoke(toy, ["--low", "1", "--low", "2"]).output
 

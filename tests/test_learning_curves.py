@@ -23,8 +23,10 @@ def step(epoch: int, number: int, loss: float, **more: Any) -> dict[str, Any]:
 
 
 OLD = [
-    step(1, 1, 4.0), step(1, 2, 2.0, validation={"top1": 0.25, "total": 3.5, "mse": 0.5}),
-    step(2, 3, 2.0), step(2, 4, 1.0, validation={"top1": 0.75, "total": 1.5, "mse": 0.125}),
+    step(1, 1, 4.0),
+    step(1, 2, 2.0, validation={"top1": 0.25, "total": 3.5, "mse": 0.5, "mse_of_zeros": 0.75}),
+    step(2, 3, 2.0),
+    step(2, 4, 1.0, validation={"top1": 0.75, "total": 1.5, "mse": 0.125, "mse_of_zeros": 0.75}),
 ]
 NEW = [
     step(1, 1, 4.0, samples=3, loss_map=8.0, loss_mining=2.0, attention_mean=0.5),
@@ -61,7 +63,9 @@ def test_a_mean_is_over_samples(rows: list[dict[str, Any]], name: str, mean: flo
 def test_curves_are_per_epoch() -> None:
     old, new = curves_of(OLD), curves_of(NEW)
     assert (old.epochs, old.steps, old.training["loss"]) == ([1, 2], 4, [3.0, 1.5])
-    assert old.validation == {"top1": [0.25, 0.75], "total": [3.5, 1.5], "mse": [0.5, 0.125]}
+    assert old.validation == {
+        "top1": [0.25, 0.75], "total": [3.5, 1.5], "mse": [0.5, 0.125], "mse_of_zeros": [0.75, 0.75],
+    }
     assert (new.epochs, new.training["loss"], new.training["loss_map"]) == ([1, 2], [3.5, 1.0], [7.0, None])
     assert new.validation == {"top1": [0.5, None], "mse": [None, None], "brier": [0.25, None]}
 
@@ -85,9 +89,9 @@ def test_a_figure_has_a_panel_for_what_there_is_and_a_line_for_each_run() -> Non
         ("-", [1, 2], [0.5, 0.5]), ("--", [1, 2], [0.25, 0.75]), ("-", [1, 2], [0.5, 0.5]), ("--", [1], [0.5]),
     ]
     assert drawn["map loss, without gamma"] == [("-", [1], [7.0])]
-    assert drawn["MSE to human maps"] == [("--", [1, 2], [0.5, 0.125])]
+    assert drawn["MSE to human maps"] == [("--", [1, 2], [0.5, 0.125]), (":", [1, 2], [0.75, 0.75])]
     names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert names == ["1  old $x$", "2  _new", "training, mean over an epoch", "validation"]
+    assert names == ["1  old $x$", "2  _new", "training, mean over an epoch", "validation", "MSE of a map of zeros"]
     numbers = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert numbers[0] == ["2", "1"]      # from the lower to the higher end
     colours = {line.get_color() for axes in figure.axes for line in axes.get_lines()}

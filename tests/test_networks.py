@@ -86,6 +86,13 @@ def test_the_list_says_what_each_costs(hk: Callable) -> None:
     assert rows["alexnet+abn"]["map_size"] == [13, 13]
 
 
+def test_the_list_shows_a_network_that_cannot_be_imported_without_figures(hk: Callable, installed: Callable) -> None:
+    installed("broken", "import nothing_of_that_name", group="hkmap.architectures", shattered="broken:network")
+    row = next(row for row in hk("list", "architectures").records if row["name"] == "shattered")
+    assert "cannot be imported" in row.pop("doc")
+    assert row == {"name": "shattered", "origin": "broken"}
+
+
 # shapes
 
 
@@ -223,23 +230,19 @@ class Written:
         return [self.linear(x, "classifier.6")]
 
 
-def published_name(architecture: Architecture, name: str) -> str:
-    names = {
-        "attention.stage_norm.": "bn_att.", "attention.stage.": "att_layer4.", "attention.class_conv.": "att_conv.",
-        "attention.class_norm.": "bn_att2.", "attention.logit_conv.": "att_conv2.",
-        "attention.map_conv.": "att_conv3.", "attention.map_norm.": "bn_att3.",
-        **ARCHITECTURES[architecture.name](architecture).names,
-    }
-    ours = next(prefix for prefix in names if name.startswith(prefix))
-    return names[ours] + name.removeprefix(ours)
-
-
 def published(architecture: Architecture) -> dict[str, Tensor]:
     """Random tensors of a network under the published names."""
     torch.manual_seed(7)
+    names = {
+        **ARCHITECTURES[architecture.name](architecture).names,
+        "attention.stage_norm.": "bn_att.", "attention.stage.": "att_layer4.", "attention.class_conv.": "att_conv.",
+        "attention.class_norm.": "bn_att2.", "attention.logit_conv.": "att_conv2.",
+        "attention.map_conv.": "att_conv3.", "attention.map_norm.": "bn_att3.",
+    }
     state = {}
     for name, value in on_meta(architecture).state_dict().items():
-        theirs = published_name(architecture, name)
+        ours = next(prefix for prefix in names if name.startswith(prefix))
+        theirs = names[ours] + name.removeprefix(ours)
         if name.endswith("num_batches_tracked"):
             state[theirs] = torch.tensor(1)
         elif value.dim() == 1:

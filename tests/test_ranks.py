@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,15 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from hkmap.cli.main import hkmap
 from hkmap.engine import ranks as ranks_module
 from hkmap.engine.losses import losses
 from hkmap.engine.ranks import Ranks, add_up, current, gathered, joined, reduced, shared
+from hkmap.engine.runs import load_model
 from hkmap.errors import RunError
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.loader import Shares
+from hkmap.training import steps as steps_module
 
 COUNT = 11          # records
 BATCH = 8           # so the second step has three records, of which a fourth rank has none
@@ -30,7 +35,7 @@ BATCH = 8           # so the second step has three records, of which a fourth ra
 
 # Children of a process that has computed can hang in its libraries' locks; those of one that has only imported do not.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch._dynamo", "hkmap.engine.losses", "hkmap.engine.ranks"])
+FORKS.set_forkserver_preload(["torch._dynamo", "hkmap.cli.main", "hkmap.training.fitting"])
 
 
 def child(environment: dict[str, str], work: Callable[..., Any], arguments: tuple[Any, ...], result: Path) -> None:
@@ -51,6 +56,8 @@ def on_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
         together |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
         own = ("RANK", "LOCAL_RANK")
         files = [tmp_path / f"{rank}.pt" for rank in range(count)]
+        for file in files:
+            file.unlink(missing_ok=True)
         children = [
             FORKS.Process(target=child, args=({**together, **dict.fromkeys(own, str(rank))}, work, arguments, file))
             for rank, file in enumerate(files)
@@ -200,6 +207,42 @@ def test_a_rank_that_loses_another_says_so(on_ranks, tmp_path, how, seconds):
     assert (second is None) == (how == "killed")
 
 
+def command(*arguments: Any, dies_in_step: int | None = None) -> tuple[int, str, str]:
+    """Run hkmap; the second process kills itself in the given step."""
+    done = 0
+
+    def dying(network: nn.Module) -> None:
+        nonlocal done
+        done += 1
+        if done == dies_in_step and not current().first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        reduced(network)
+
+    steps_module.reduced = dying
+    result = CliRunner().invoke(hkmap, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def dying_command(*arguments: Any) -> tuple[int, str, str]:
+    return command(*arguments, dies_in_step=8)
+
+
+def test_the_first_process_alone_writes_and_a_run_that_lost_one_goes_on(on_ranks, make_shard, tmp_path):
+    small = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--augment", "mirror")
+    train = ("train", make_shard("train.h5", 13), *small, "--batch-size", 4, "--epochs", 3, "--device", "cpu", "--out")
+    (code, stdout, stderr), other = on_ranks(command, 2, *train, tmp_path / "whole")
+    assert (code, *other) == (0, 0, "", ""), stderr
+    assert json.loads(stdout)["steps"] == 9
+    assert [json.loads(line)["samples"] for line in (tmp_path / "whole" / "log.jsonl").open()] == [4, 4, 5] * 3
+    (code, _, stderr), nothing = on_ranks(dying_command, 2, *train, tmp_path / "run")
+    assert (code, nothing) == (1, None)
+    assert "process 0 of 2 lost another one" in stderr
+    (code, _, stderr), _ = on_ranks(command, 2, *train, tmp_path / "run", "--resume")
+    assert code == 0, stderr
+    ours, theirs = (load_model(tmp_path / name).network.state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def failing() -> str:
     try:
         with joined("cpu"):
@@ -211,6 +254,15 @@ def failing() -> str:
 
 def test_other_errors_pass_through_the_ranks(on_ranks):
     assert on_ranks(failing, 2) == ["mat1 and mat2 shapes cannot be multiplied"] * 2
+
+
+def test_ranks_that_cannot_meet_say_why(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    sentence = r"process 0 of 2 cannot join the others \(.* MASTER_ADDR expected, .*\); start all by one torchrun"
+    with pytest.raises(RunError, match=sentence), joined("cpu"):
+        pass
 
 
 @pytest.mark.parametrize(("rank", "count"), [("2", "2"), ("one", "2"), ("-1", "2"), ("0", "0")])

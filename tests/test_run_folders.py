@@ -28,7 +28,6 @@ from hkmap.engine.folders import RUN_FILES, read_config, read_info, write_config
 from hkmap.engine.runs import BEST, in_words, load_model
 from hkmap.files.atomic import locked
 from hkmap.files.hdf5 import file_digest
-from hkmap.networks.weights import author_name
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 from hkmap.training.steps import Training
@@ -82,8 +81,8 @@ def files_up_to(size: int) -> Iterator[None]:
 def fail_at(step: int):
     whole = Training.run_epoch
 
-    def run_epoch(self, examples, indices):
-        for found in whole(self, examples, indices):
+    def run_epoch(self, feed):
+        for found in whole(self, feed):
             if found.step == step:
                 raise KeyboardInterrupt
             yield found
@@ -149,13 +148,13 @@ def test_a_run_holds_the_lock_from_its_start_to_its_end(hk, run, monkeypatch):
     folder, shard = run
     whole, seen = Training.run_epoch, []
 
-    def run_epoch(self, examples, indices):
+    def run_epoch(self, feed):
         with open(folder / ".log.jsonl.lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 seen.append(self.epoch)
-        yield from whole(self, examples, indices)
+        yield from whole(self, feed)
 
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     assert hk("train", shard, *SMALL, "--epochs", 2, "--out", folder, "--overwrite").exit_code == 0
@@ -261,13 +260,13 @@ def test_what_a_run_started_from_is_known_by_what_it_holds(hk, run, trained, her
     _, shard = run
     shutil.copytree(trained[0], "start")
     state = load_model("start").network.state_dict()
-    torch.save({author_name(name): value for name, value in state.items()}, "start.pth")
+    torch.save(dict(state), "start.pth")
     assert hk(*command, shard, "--out", "tuned").exit_code == 0
     Path("start").rename("renamed")
     Path("start.pth").rename("renamed.pth")
     renamed = [str(word).replace("start", "renamed") for word in command]
     assert hk(*renamed, shard, "--out", "tuned", "--resume").exit_code == 0
-    torch.save({author_name(name): value + 1 for name, value in state.items()}, "renamed.pth")
+    torch.save({name: value + 1 for name, value in state.items()}, "renamed.pth")
     assert hk("train", shard, *SMALL, "--epochs", 1, "--seed", 1, "--out", "renamed", "--overwrite").exit_code == 0
     refused = hk(*renamed, shard, "--out", "tuned", "--resume")
     assert f"tuned: {option} is renamed" in refused.stderr
@@ -370,9 +369,9 @@ def test_a_disk_that_fills_is_a_sentence_and_the_run_is_resumed(hk, run, tmp_pat
     _, shard = run
     whole, command = Training.run_epoch, ["train", shard, *SMALL, "--epochs", 2, "--out"]
 
-    def run_epoch(self, examples, indices):
+    def run_epoch(self, feed):
         with files_up_to(limit) if self.epoch == 1 else nullcontext():
-            yield from whole(self, examples, indices)
+            yield from whole(self, feed)
 
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     result = hk(*command, tmp_path / "full")

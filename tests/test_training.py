@@ -377,7 +377,7 @@ def test_a_number_out_of_its_range_is_a_sentence(hk, make_shard, tmp_path, optio
     ("finetune", ("--gamma", "--lr")), ("eval", ("--step", "--batch-size")), ("predict", ("--batch-size",)),
 ])
 def test_the_help_states_the_range(hk, command, options):
-    text = " ".join(hk(command, "--help").stdout.partition("Options:")[2].split())
+    text = " ".join(re.split(r"Example:\n(?:.+\n)+", hk(command, "--help").stdout)[1].split())
     for option in options:
         described = re.split(r" --[a-z-]+ (?=[A-Z])", text[text.index(f" {option} ") + 3 :])[0]
         assert re.search(r"[0-9]<=?x<=?[0-9]", described), described
@@ -439,7 +439,7 @@ def test_total_is_what_is_minimised(hk, run, tmp_path):
     assert hk("finetune", shard, "--from", folder, *options, "--out", tmp_path / "tuned").exit_code == 0
     model, (found,) = load_model(folder), validations(tmp_path / "tuned")
     examples = ShardExamples(ShardSequence([shard]), model.preprocessing, model.map_size)
-    (batch,) = in_order(examples, np.arange(12), 12)
+    ((_, batch),) = in_order(examples, np.arange(12), 12)
     with torch.no_grad():
         output = load_model(tmp_path / "tuned").network(normalise(batch.images, model.preprocessing))
     of_labels = [torch.nn.functional.cross_entropy(logits, batch.labels) for logits in output[:2]]

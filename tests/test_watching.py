@@ -15,7 +15,7 @@ from hkmap.cli._watching import watched
 from hkmap.training.steps import Step
 
 PART = {"loss_attention": 0.75, "loss_perception": 0.5, "loss_map": 0.25, "loss_mining": 0.0}
-FOUND = {"top1": 0.875, "loss": 0.5, "mse": None}
+FOUND = {"loss": 0.5, "top1": 0.875, "mse": None, "mse_of_zeros": 0.25}
 
 
 def training(
@@ -182,21 +182,15 @@ def on_terminal(installed: Callable[..., None], terminal: Callable[..., Any], re
     return run
 
 
-FIRST = r"epoch 3/3  step 4/4     32 images/s  eta 0:00:00  cpu, \d+ threads?"
-SECOND = r"loss 1\.2500 \(att 0\.7500, per 0\.5000, map 0\.2500\)  lr 0\.01  val top1 0\.8750 loss 0\.5000"
+LAST = (
+    r"epoch 3/3  step 4/4     32 images/s  eta 0:00:00  cpu, \d+ threads?\r\nloss 1\.2500 \(att 0\.7500, per 0\.5000, "
+    r"map 0\.2500\)  lr 0\.01\r\nval top1 0\.8750 loss 0\.5000"
+)
 
 
-def test_the_live_line(on_terminal: Any) -> None:
-    shown = on_terminal(200, NO_COLOR="1")
-    assert re.search(r"training on cpu, \d+ threads?\r\n", shown)
-    assert re.search(f"{FIRST}  {SECOND}", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
-    assert not re.search(r"\x1b\[[0-9;]*m", shown)        # no colour
-    assert "\x1b[2K" in shown[shown.rindex("eta"):]        # and it goes at the end
-
-
-def test_a_narrow_terminal_has_two_lines_and_a_verbose_one_keeps_those_of_epochs_above(on_terminal: Any) -> None:
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(90, "--level", str(logging.INFO)))
-    assert re.search(f"{FIRST}\r\n{SECOND}", plain)
+def test_a_narrow_terminal_has_more_lines_and_a_verbose_one_keeps_those_of_epochs_above(on_terminal: Any) -> None:
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(75, "--level", str(logging.INFO)))
+    assert re.search(LAST, plain)
     assert len(re.findall(r"epoch \d/3  loss 1.2500 ", plain)) == 3
 
 
@@ -204,3 +198,38 @@ def test_a_dumb_terminal_gets_lines(on_terminal: Any) -> None:
     shown = on_terminal(80, TERM="dumb")
     assert "\x1b" not in shown
     assert len(re.findall(r"^epoch \d/3  loss ", shown, re.MULTILINE)) == 3
+
+
+# the command
+
+TINY = ("--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4",
+        "--epochs", "2")
+LOSSES = r"loss \d\.\d{4} \(att \d\.\d{4}, per \d\.\d{4}, map \d\.\d{4}\)"
+VALIDATION = r"val top1 \d\.\d{4} loss \d\.\d{4} total \d\.\d{4} mse \d\.\d{4}"
+PACE = r" *[\d.,]+ images/s  eta \d+:\d\d:\d\d"
+
+
+def test_train_prints_a_line_an_epoch(hk: Callable[..., Any], make_shard: Callable[..., Any], here: Any) -> None:
+    shard = make_shard("train.h5")
+    said = hk("train", shard, *TINY, "--val-share", 0.5, "--out", "run").stderr.splitlines()
+    assert re.fullmatch(r"training on cpu, \d+ threads?", said[0])
+    assert [bool(re.fullmatch(f"epoch {epoch}/2  {LOSSES}  {VALIDATION}  {PACE}", said[epoch]))
+            for epoch in (1, 2)] == [True, True]
+    resumed = hk("train", shard, *TINY[:-1], "3", "--val-share", 0.5, "--out", "run", "--resume").stderr.splitlines()
+    assert len(resumed) == 2
+    assert resumed[1].startswith("epoch 3/3  loss ")
+    assert hk("train", shard, *TINY, "-q", "--out", "quiet").stderr == ""
+
+
+def test_train_shows_a_live_line_on_a_terminal(terminal: Callable[..., Any], make_shard: Callable[..., Any]) -> None:
+    options = ("--val-share", "0.5", "--out", "run")
+    code, shown, printed = terminal(
+        "train", str(make_shard("train.h5")), *TINY, *options, stream="stderr", COLUMNS="200",
+        TERM="xterm", NO_COLOR="1",
+    )
+    assert (code, printed[:8]) == (0, '{"run": ')
+    assert re.match(r"training on cpu, \d+ threads?\r\n", shown)
+    assert not re.search(r"\x1b\[[0-9;]*m", shown)          # no colour
+    assert "\x1b[2K" in shown[shown.rindex("eta"):]        # and it goes at the end
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert re.search(rf"epoch 2/2  step 2/2  {PACE}  cpu, \d threads?  {LOSSES}  lr [\de.-]+  {VALIDATION}", plain)

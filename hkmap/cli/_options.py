@@ -348,6 +348,18 @@ def fold_options(purpose: str) -> Decorator:
 
 # networks
 
+
+def _image_size(value: Any) -> int | str:
+    """Read N or WIDTHxHEIGHT; N where both are equal, as config.toml has it."""
+    width, height = sides(value)
+    if not all(8 <= side <= 8192 for side in (width, height)):
+        raise click.BadParameter(f"{value!r:.80}: expected sides from 8 to 8192 pixels.")
+    return width if width == height else f"{width}x{height}"
+
+
+image_size_option = click.option("--image-size", type=_image_size, metavar="N|WIDTHxHEIGHT", default=224,
+                                 help="Sides of the network's input in pixels, from 8 to 8192.")
+
 #: --from RUN, as the argument ``source``.
 from_option = click.option("--from", "source", type=ANYTHING, required=True, metavar="RUN",
                            help="A run folder (its best weights), or one file of weights such as RUN/last.safetensors.")

@@ -122,7 +122,8 @@ def _run_options() -> Iterable[Decorator]:
                        help="Save the state within an epoch too. A signal to end (SIGTERM, Ctrl-C) saves it anyway.")
     yield click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
     yield named_option("--log", "logs", table="logs", multiple=True,
-                       help="Also log each step there; repeatable.")
+                       help="Write each step's figures for another program too; repeatable. They need the extras "
+                            "hkmap[tensorboard] and hkmap[wandb].")
     yield recipe_option
     yield click.option("--config", type=EXISTING, is_eager=True, expose_value=False, callback=_read_defaults,
                        metavar="FILE",
@@ -199,13 +200,13 @@ def _carry_on(
     first, epochs = training.ranks.first, training.options.epochs
     with (opened if first else nullcontext(run.out)) as begun, signals.deferred():
         progress = go_on(training, run.out) if run.resume else Progress()
+        logs = [LOGS[name](run.out, config, training.step) for name in run.logs] if first else []
         if first and training.epoch < epochs:
             folders.write_run(begun, config, info)
         feed = _feed(training, data, begun, cached=run.cache_features)
         every = math.inf if run.checkpoint_every is None else 60 * run.checkpoint_every
         steps = fit(model, training, data, feed, Keeping(run.out, begun, every), progress)
         if first:
-            logs = [LOGS[name](run.out, config, training.step) for name in run.logs]
             steps = watched(
                 logged(steps, logs), device=str(training.device), epochs=epochs, steps_per_epoch=training.steps(feed),
                 done=training.step,

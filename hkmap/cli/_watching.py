@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hkmap.training.steps import Step
 
 EVERY = 50       # steps between two lines of -v
+_SHOWN = ("top1", "loss", "total", "mse")      # of a validation, which has more; --select chooses by one of these
 _WINDOW = 10     # seconds that images/s is taken over
 _BUNCH = 0.05    # seconds: steps closer than this were read back from the device together
 
@@ -96,14 +97,16 @@ class _Course:
         return _joined(self._epoch(step), self._place(step), self._losses(), _rate(step), self._pace.said())
 
     def live(self, width: int) -> str:
-        """Return what a terminal shows: one line, or two where it is too narrow."""
+        """Return what a terminal shows: one line, or more where it is too narrow."""
         step = self._step
         if step is None:
             return f"{self.device}: waiting for the first step"
-        first = _joined(self._epoch(step), self._place(step), self._pace.said(), self.device)
-        second = _joined(self._losses(), _rate(step), _figures(self._validation))
-        joined = _joined(first, second)
-        return joined if len(joined) <= width else f"{first}\n{second}"
+        lines = [self._epoch(step)]
+        for part in (self._place(step), self._pace.said(), self.device, self._losses(), _rate(step),
+                     _figures(self._validation)):
+            joined = _joined(lines[-1], part)
+            lines[-1:] = [joined] if len(joined) <= width else [lines[-1], part]
+        return "\n".join(lines)
 
     def _epoch(self, step: Step) -> str:
         return f"epoch {step.epoch:>{len(str(self._epochs))}}/{self._epochs}"
@@ -158,7 +161,7 @@ def _rate(step: Step) -> str:
 
 
 def _figures(validation: Mapping[str, float | None]) -> str:
-    figures = [f"{name} {value:.4f}" for name, value in validation.items() if value is not None]
+    figures = [f"{name} {value:.4f}" for name in _SHOWN if (value := validation.get(name)) is not None]
     return f"val {' '.join(figures)}" if figures else ""
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,17 +38,22 @@ def evaluate(
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
     from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
-    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, pick_device
+    from hkmap.engine.ranks import current, joined
+    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
     from hkmap.shards.sequence import ShardSequence
 
-    reader, model, on = ShardSequence(shards), load_model(source), pick_device(device)
-    measured = EvaluationOptions(**options)
-    check_memory(model.architecture, model.preprocessing, measured.batch_size, device=on, training=False)
-    held_out = hold_out(reader, *fold) if fold else None
-    check_fold(model, held_out)
-    total = int(held_out.inside.sum()) if held_out else len(reader)
-    rows = track(evaluate(model, reader, measured, on, held_out=held_out), "evaluating", total=total)
-    report = summarise(rows, model, measured, on, held_out=held_out)
+    reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
+    kind = (model.architecture, model.preprocessing, measured.batch_size)
+    with joined(device) as on, memory_errors(*kind, device=on):
+        check_memory(*kind, device=on, training=False)
+        held_out = hold_out(reader, *fold) if fold else None
+        check_fold(model, held_out)
+        rows = evaluate(model, reader, measured, on, held_out=held_out)
+        if not current().first:
+            deque(rows, maxlen=0)
+            return
+        total = int(held_out.inside.sum()) if held_out else len(reader)
+        report = summarise(track(rows, "evaluating", total=total), model, measured, on, held_out=held_out)
     warn_of_control(model)
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]

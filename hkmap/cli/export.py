@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from hkmap import __version__
 from hkmap.cli._options import ANYTHING, OUTPUT, named_option, overwrite_option, text_of, warn_of_control
 from hkmap.cli._stream import print_result
 
@@ -38,7 +39,8 @@ def export(run: Path, to: str, out: Path, overwrite: bool) -> None:
     model = load_model(run)
     check_memory(model.architecture, model.preprocessing, 3, device=pick_device("cpu"), training=False)
     warn_of_control(model)
-    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in describe(model).items()}
+    about = {"hkmap": __version__, **describe(model)}
+    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
     found = write(
         model.network, model.architecture, model.preprocessing.size, to=to, path=out, metadata=metadata,
         overwrite=overwrite,

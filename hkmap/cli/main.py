@@ -54,6 +54,7 @@ SECTIONS = {
         "info": "Describe shards.",
     },
     "Networks": {
+        "import": "Make a run of another program's weights.",
         "train": "Train a network on images and labels.",
         "finetune": "Fine-tune a network to look where people look.",
         "predict": "Add predictions and attention maps to records.",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,16 +37,25 @@ def predict(
         | hkmap show --map map --map attention --out sheet.png
     """
     from hkmap.engine.prediction import predicted_records
-    from hkmap.engine.runs import check_memory, load_model, pick_device
+    from hkmap.engine.ranks import current, joined
+    from hkmap.engine.runs import check_memory, load_model, memory_errors
     from hkmap.files.maps import open_writer
 
-    def predicted(maps: MapWriter | None) -> Iterable[Record]:
-        return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
+    if current().ranks > 1 and not Path(str(getattr(records, "name", ""))).is_file():
+        raise click.UsageError("The processes of torchrun cannot share stdin or a pipe; name a file of records.")
+    model = load_model(source)
+    kind = (model.architecture, model.preprocessing, options["batch_size"])
+    with joined(device) as on, memory_errors(*kind, device=on):
+        check_memory(*kind, device=on, training=False)
 
-    model, on = load_model(source), pick_device(device)
-    check_memory(model.architecture, model.preprocessing, options["batch_size"], device=on, training=False)
-    warn_of_control(model)
-    if out is None:
-        emit(predicted(None))
-    else:
-        emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), predicted)
+        def predicted(maps: MapWriter | None) -> Iterable[Record]:
+            return predicted_records(model, read(records, rejects), rejects, on, maps=maps, **options)
+
+        if not current().first:
+            deque(predicted(None), maxlen=0)
+            return
+        warn_of_control(model)
+        if out is None:
+            emit(predicted(None))
+        else:
+            emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), predicted)

@@ -5,17 +5,9 @@ from typing import Any
 
 import click
 
-from hkmap.cli._options import EXISTING, named_option, shards_argument, sides
+from hkmap.cli._options import EXISTING, image_size_option, named_option, shards_argument, sides
 from hkmap.cli._strict import section
 from hkmap.cli._training import RunOptions, carry_out, taken, training_options
-
-
-def _image_size(value: Any) -> int | str:
-    """Read N or WIDTHxHEIGHT; N where both are equal, as config.toml has it."""
-    width, height = sides(value)
-    if not all(8 <= side <= 8192 for side in (width, height)):
-        raise click.BadParameter(f"{value!r:.80}: expected sides from 8 to 8192 pixels.")
-    return width if width == height else f"{width}x{height}"
 
 
 @click.command("train")
@@ -28,8 +20,7 @@ def _image_size(value: Any) -> int | str:
                  help="The first layers; small keeps the full resolution, for images of 32 to 64 pixels."),
     click.option("--width", type=click.IntRange(1, 4096), default=64, help="Channels in the first stage."),
     named_option("--gate", table="gates", default="residual", help="How the map weights the features."),
-    click.option("--image-size", type=_image_size, metavar="N|WIDTHxHEIGHT", default=224,
-                 help="Sides of the network's input in pixels, from 8 to 8192."),
+    image_size_option,
     named_option("--fit", table="fits", default="squash", help="How to bring an image to the input's shape."),
     click.option("--pretrained", is_flag=True,
                  help="Start from published ImageNet weights, torchvision's or, for timm/NAME, timm's; they are "

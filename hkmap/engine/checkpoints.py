@@ -48,7 +48,7 @@ _EXPECTED = "expected a run folder of `hkmap train`, or its best.safetensors or 
 # writing
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:
+def write_model(path: Path, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:
     """Write a sealed safetensors file beside its name, then rename it; an older one is replaced.
 
     Raises OSError, with the name of the file, where the disk is full.
@@ -88,8 +88,8 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
 # reading
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """Return what `save_weights` wrote: the description, and "weights" by name, on the CPU; so also of older files.
+def read_model(path: Path) -> dict[str, Any]:
+    """Return what `write_model` wrote: the description, and "weights" by name, on the CPU; so also of older files.
 
     Raises RunError where the file is damaged, not hkmap's, or holds what no run has. Nothing in the file is executed.
     """
@@ -180,7 +180,7 @@ def _check_version(path: Path, version: Any, form: str, most: int) -> None:
 
 
 def _former(path: Path, data: bytes) -> dict[str, Any]:
-    """Return what a run's best.pt or last.pt holds: as `read_weights`, and "state", empty where it has none."""
+    """Return what a run's best.pt or last.pt holds: as `read_model`, and "state", empty where it has none."""
     content = _read_zip(path, data, MODEL)
     check_values(path, {"state": content.get("state")}, {"state": _of_type("names with values", dict)})
     _check_model(path, {name: value for name, value in content.items() if name != "state"})

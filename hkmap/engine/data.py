@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from hkmap.engine.controls import CONTROLS, Change
 from hkmap.engine.inputs import AUGMENTATIONS, Preprocessing, augmented, plain_view
+from hkmap.engine.ranks import current
 from hkmap.engine.runs import HeldOut, TrainedModel
 from hkmap.errors import RecordError, RunError
 from hkmap.maps.certainty import Weighted
@@ -128,10 +129,16 @@ def seen_example(
     return Example(seen, values, np.ones(map_size, np.float32) if certainty is None else certainty)
 
 
-def in_order(examples: ShardExamples, indices: Numbers, batch_size: int) -> Iterator[Batch]:
-    """Yield the samples at ``indices`` once, in order."""
-    shares = Shares(len(indices), batch_size, shuffle=False, equal_steps=False)
-    yield from map(tensors, ShardLoader(examples, shares, indices=indices).epoch(0))
+def in_order(examples: ShardExamples, indices: Numbers, batch_size: int) -> Iterator[tuple[Numbers, Batch]]:
+    """Yield the samples at ``indices`` once, in order: the numbers of those in a batch, and the batch.
+
+    Of several ranks each has every ranks-th sample, and all have as many batches; where a rank has no sample left, its
+    batch has no numbers.
+    """
+    ranks = current()
+    shares = Shares(len(indices), batch_size * ranks.ranks, *ranks, shuffle=False, split=True)
+    for loaded in ShardLoader(examples, shares, indices=indices).epoch(0):
+        yield loaded.indices[loaded.weights > 0], tensors(loaded)
 
 
 def tensors(batch: LoadedBatch) -> Batch:

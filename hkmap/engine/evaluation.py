@@ -17,6 +17,7 @@ from hkmap.engine.data import Batch, Data, ShardExamples, check_classes, in_orde
 from hkmap.engine.explain import Explanation, answered, check_answers, has_branch
 from hkmap.engine.losses import MapLoss, losses
 from hkmap.engine.metrics import METRICS, Answered, Metric, is_mapped, map_distances
+from hkmap.engine.ranks import gathered, in_turn
 from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
@@ -93,25 +94,30 @@ def accuracy(
     maps' distance from them and that of a map of zeros. ``gamma`` and ``map_loss`` are those of the training. Raises
     RunError where an answer is not finite.
     """
-    terms, columns, shards = [], [], data.examples.shards
+    columns, shards = [], data.examples.shards
     network.eval()
     with torch.inference_mode():
-        for batch in in_order(data.examples, data.indices, batch_size):
+        for numbers, batch in in_order(data.examples, data.indices, batch_size):
             batch = batch.to(device)
             output = network(normalise(batch.images, data.examples.preprocessing))
             parts = losses(
-                output, batch.labels, batch.maps, batch.certainty, map_loss=map_loss, count=len(data.indices)
+                output, batch.labels, batch.maps, batch.certainty, map_loss=map_loss, count=len(data.indices),
+                weights=torch.full(batch.labels.shape, float(len(numbers) > 0), device=device),
             )
-            terms.append(torch.stack([parts.perception, parts.total(gamma)]))
-            columns.append(_validated(output, batch))
-        # copied to the host only here
-        found = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
-        loss, total = torch.stack(terms).double().sum(0).tolist()
-    check_answers(found.pop("finite"), lambda row: shards.place(int(data.indices[row])))
-    mapped, means = found.pop("mapped"), {"loss": loss, "total": total}
-    for name, values in found.items():
-        of = values[mapped] if name in ("mse", "mse_of_zeros") else values
-        means |= {name: of.double().mean().item()} if len(of) else {}
+            of_samples = {name: values[: len(numbers)] for name, values in _validated(output, batch).items()}
+            of_batch = {"loss": parts.perception[None], "total": parts.total(gamma)[None]}
+            columns.append({"number": torch.from_numpy(numbers), **of_batch, **of_samples})
+    # copied to the host only here
+    own = {name: torch.cat([column[name] for column in columns]).tolist() for name in columns[0]}
+    ranks = gathered([own])
+    found = {name: [value for rank in ranks for value in rank[name]] for name in own}
+    check_answers(found["finite"], lambda row: shards.place(found["number"][row]))
+    means = {"loss": math.fsum(found["loss"]), "total": math.fsum(found["total"])}
+    for name in ("top1", "attention_mean", "mse", "mse_of_zeros"):
+        values = found.get(name, [])
+        if name.startswith("mse"):
+            values = [value for value, there in zip(values, found["mapped"], strict=False) if there]
+        means |= {name: math.fsum(values) / len(values)} if values else {}
     return means
 
 
@@ -138,7 +144,7 @@ def evaluate(
     held_out: HeldOut | None = None,
     explain: Explanation | None = None,
 ) -> Iterator[Row]:
-    """Yield a Row for each record, in order.
+    """Yield a Row for each record, in order; of several ranks each measures a part, and has the rows of all.
 
     ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``explain`` gives
     the maps that are measured; None measures the network's own. mse is of the network's own map also where a human map
@@ -156,23 +162,11 @@ def evaluate(
     place(model.network, device).eval()
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
-    ids, done = ids_of(shards), 0
-    for batch in in_order(examples, indices, options.batch_size):
-        numbers = indices[done : done + len(batch.labels)].tolist()
-        done += len(numbers)
-        places = [shards.place(number) for number in numbers]
+    ids = ids_of(shards)
+    for numbers, batch in in_order(examples, indices, options.batch_size):
         answers = _answers(model, batch.to(device), options, explain)
-        check_answers(answers.used.logits.isfinite().all(1), places.__getitem__)
-        values, curves = _figures(answers, options, places)
-        labels = [None if label < 0 else label for label in batch.labels.tolist()]
-        predictions = answers.used.logits.argmax(1).tolist()
-        means = [None] * len(numbers) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
-        for row, number in enumerate(numbers):
-            yield Row(
-                ids[number], labels[row], predictions[row], means[row],
-                {name: column[row] for name, column in values.items()},
-                {name: column[row] for name, column in curves.items()},
-            )
+        rows = _rows(answers, options, [(ids[number], shards.place(number)) for number in numbers])
+        yield from in_turn(rows)
 
 
 def summarise(
@@ -255,8 +249,27 @@ def _answers(
     )
 
 
+def _rows(answers: Answered, options: EvaluationOptions, names: Sequence[tuple[str, str]]) -> list[Row]:
+    """Return the rows of a batch's first samples, whose ids and places are ``names``."""
+    count, logits = len(names), answers.used.logits
+    check_answers(logits.isfinite().all(1)[:count].tolist(), lambda row: names[row][1])
+    values, curves = _figures(answers, options)
+    labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
+    means = [None] * len(labels) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
+    rows = []
+    for row, (identifier, of) in enumerate(names):
+        found = {name: column[row] for name, column in values.items()}
+        for name, value in found.items():
+            if value is not None and not math.isfinite(value):
+                raise RunError(f"{of}: {name} is {value}; expected a finite number where the metric applies")
+        label = None if labels[row] < 0 else labels[row]
+        shown = {name: column[row] for name, column in curves.items()}
+        rows.append(Row(identifier, label, predictions[row], means[row], found, shown))
+    return rows
+
+
 def _figures(
-    answers: Answered, options: EvaluationOptions, places: Sequence[str]
+    answers: Answered, options: EvaluationOptions
 ) -> tuple[dict[str, list[float | None]], dict[str, list[list[float]]]]:
     """Return the batch's values of each figure, None where it does not apply, and its curves."""
     values, curves = {}, {}
@@ -267,7 +280,4 @@ def _figures(
                 curves[name] = found.tolist()
                 found = auc(found)
         values[name] = [value if there else None for value, there in zip(found.tolist(), applies, strict=True)]
-        for value, place_of in zip(values[name], places, strict=True):
-            if value is not None and not math.isfinite(value):
-                raise RunError(f"{place_of}: {name} is {value}; expected a finite number where the metric applies")
     return values, curves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,10 +38,9 @@ def answered(network: Classifier, images: Tensor, given: Batch | None = None) ->
     return Output(network.answer(features, used), None, used), own
 
 
-def check_answers(finite: Tensor, place: Callable[[int], str]) -> None:
-    """Raise RunError where the answer to a sample is not ``finite`` (B,), with the ``place`` of the first, by row."""
-    if not finite.all():
+def check_answers(finite: Sequence[bool], place: Callable[[int], str]) -> None:
+    """Raise RunError where the answer to a sample is not ``finite``, with the ``place`` of the first, by its number."""
+    if not all(finite):
         raise RunError(
-            f"{place(int(finite.long().argmin()))}: the network's answer is NaN or infinite; train again, with a "
-            "lower --lr"
+            f"{place(finite.index(False))}: the network's answer is NaN or infinite; train again, with a lower --lr"
         )

@@ -14,8 +14,9 @@ import torch
 from hkmap.engine.data import Example, check_label, collate, normalise, seen_example
 from hkmap.engine.explain import answered, check_answers, has_branch
 from hkmap.engine.inputs import plain_view
+from hkmap.engine.ranks import current, in_turn
 from hkmap.engine.runs import TrainedModel, pick_device
-from hkmap.errors import RecordError, RunError
+from hkmap.errors import HkmapError, RecordError, RunError
 from hkmap.files.maps import MapWriter
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
@@ -53,18 +54,20 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield a Prediction for each record, in order; ``use_maps`` replaces the predicted map by the record's own.
 
-    An error of a record goes to ``rejects``; None raises it. ``device`` None is CUDA where there is one.
+    An error of a record goes to ``rejects``; None raises it. ``device`` None is CUDA where there is one. Of several
+    ranks, which all get the same records, each predicts a part, and has the predictions of all.
     """
     rejects, device = rejects or Rejects(), device or pick_device("auto")
     if use_maps and not has_branch(model.network):
         raise RunError("the network has no attention branch, so no map can replace its own")
     place(model.network, device).eval()
+    rank, ranks = current()
     with thread_pool(2) as pool:
         seen = partial(_seen, model, use_maps=use_maps)
-        begun = (pool.submit(attempt, seen, record) for record in records)
-        good = accepted(ahead(begun, Future.result, 2 * batch_size), rejects)
-        while batch := list(islice(good, batch_size)):
-            yield from _predict_batch(model, batch, device, use_maps)
+        begun = (pool.submit(attempt, seen, record) for record in islice(records, rank, None, ranks))
+        outcomes = ahead(begun, Future.result, 2 * batch_size)
+        while found := in_turn(_predicted(model, list(islice(outcomes, batch_size)), device, use_maps=use_maps)):
+            yield from accepted(found, rejects)
 
 
 def predicted_records(
@@ -92,17 +95,25 @@ def predicted_records(
         yield found.record | added
 
 
+def _predicted(
+    model: TrainedModel, batch: list[Seen | HkmapError], device: torch.device, *, use_maps: bool
+) -> list[Prediction | HkmapError]:
+    """Return a Prediction for each record that could be read, in order with the errors of the others."""
+    good = [seen for seen in batch if not isinstance(seen, HkmapError)]
+    predictions = iter(_predict_batch(model, good, device, use_maps=use_maps) if good else ())
+    return [seen if isinstance(seen, HkmapError) else next(predictions) for seen in batch]
+
+
 def _predict_batch(
-    model: TrainedModel, batch: list[Seen], device: torch.device, use_maps: bool
+    model: TrainedModel, batch: list[Seen], device: torch.device, *, use_maps: bool
 ) -> Iterator[Prediction]:
     records, examples, views = zip(*batch, strict=True)
     samples = collate(examples).to(device)
     images = normalise(samples.images, model.preprocessing)
     with torch.inference_mode():
         output, _ = answered(model.network, images, samples if use_maps else None)
-        finite = output.logits.isfinite().all(1)
-        check_answers(finite, lambda row: f'record "{records[row]["id"]}"')
         confidences, labels = output.logits.float().softmax(1).max(1)
+        check_answers(output.logits.isfinite().all(1).tolist(), lambda row: f'record "{records[row]["id"]}"')
     maps = [None] * len(batch) if output.attention is None else output.attention[:, 0].float().cpu().numpy()
     rows = zip(records, views, labels.tolist(), confidences.tolist(), maps, strict=True)
     for record, view, label, confidence, values in rows:

@@ -6,6 +6,7 @@ talks.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from hkmap.networks.classifier import Module
 
 Item = TypeVar("Item")
 
-#: How long a rank waits for another that hangs; one that ends is noticed at once.
+logger = logging.getLogger("hkmap")
+
+#: How long a rank waits for another that hangs. On the CPU one that ends is noticed at once; on CUDA by torchrun.
 TIMEOUT = timedelta(minutes=5)
 
 
@@ -63,23 +66,31 @@ def joined(device: str) -> Iterator[torch.device]:
 
     With "cuda", and with "auto" where there is CUDA, each rank of a machine has a device of its own (NCCL); with "cpu"
     they share the cores (gloo). Raises RunError where there are too few devices, and where another rank ends or does
-    not answer within TIMEOUT.
+    not answer within TIMEOUT; where NCCL waits for that rank, torchrun or PyTorch ends this process instead.
     """
     ranks = current()
     if ranks.ranks == 1:
         yield pick_device(device)
         return
+    if not ranks.first:
+        logger.setLevel(logging.ERROR)
     on = _own_device(device)
-    with rank_errors(ranks):
+    try:
         if on.type == "cuda":
             torch.cuda.set_device(on)
             distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=on)
         else:
             distributed.init_process_group("gloo", timeout=TIMEOUT)
-        try:
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"process {ranks.rank} of {ranks.ranks} cannot join the others ({reason}); start all by one torchrun"
+        ) from error
+    try:
+        with _rank_errors(ranks):
             yield on
-        finally:
-            distributed.destroy_process_group()
+    finally:
+        distributed.destroy_process_group()
 
 
 def _own_device(name: str) -> torch.device:
@@ -100,7 +111,7 @@ def _own_device(name: str) -> torch.device:
 
 
 @contextmanager
-def rank_errors(ranks: Ranks) -> Iterator[None]:
+def _rank_errors(ranks: Ranks) -> Iterator[None]:
     """Raise RunError in place of what torch raises where another rank has ended or does not answer."""
     try:
         yield
@@ -120,6 +131,11 @@ def gathered(items: Sequence[Item]) -> list[Item]:
         parts *= ranks
         distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def in_turn(items: Sequence[Item]) -> list[Item]:
+    """Return the items of all ranks, on each of them: the first of each rank, then the second of each, and so on."""
+    return [item for _, item in sorted(gathered(list(enumerate(items))), key=lambda numbered: numbered[0])]
 
 
 def shared(network: Module) -> Module:

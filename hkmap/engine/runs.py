@@ -18,14 +18,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hkmap.engine.checkpoints import check_weights, plain_weights, read_weights, save_weights
+from hkmap.engine.checkpoints import check_weights, plain_weights, read_model, write_model
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.architectures import build, dry_run, map_size, on_meta
 from hkmap.networks.backbone import Architecture
+from hkmap.networks.weights import load_weights
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
+from hkmap.sources.images import few
 
 logger = logging.getLogger("hkmap")
 
@@ -87,9 +89,28 @@ def new_model(
     return TrainedModel(build(architecture), architecture, preprocessing, tuple(class_names), "none")
 
 
+def import_model(
+    path: Path, architecture: Architecture, preprocessing: Preprocessing, class_names: Sequence[str] | None
+) -> TrainedModel:
+    """Return a model with another program's weights, which must be those of the whole network.
+
+    Without ``class_names`` its classes have none. Raises RunError where the file and the network do not fit.
+    """
+    names = class_names or [""] * architecture.classes
+    if len(names) != architecture.classes:
+        raise RunError(f"{path}: has {architecture.classes} classes, and {len(names)} are named; name its own")
+    model = new_model(architecture, preprocessing, names, 0)
+    if fresh := load_weights(model.network, path, architecture):
+        raise RunError(
+            f"{path}: has nothing for {few(fresh, 3)}, and a run must be whole; is it of this --arch and of "
+            f"{architecture.classes} classes? Otherwise start from it by `hkmap train --weights`"
+        )
+    return model
+
+
 def save_model(path: Path, model: TrainedModel) -> None:
     """Write a model as NAME.safetensors beside its name, then rename it; an older one is replaced."""
-    save_weights(path, plain_weights(model.network), {
+    write_model(path, plain_weights(model.network), {
         "architecture": asdict(model.architecture),
         "preprocessing": asdict(model.preprocessing),
         "class_names": list(model.class_names),
@@ -105,7 +126,7 @@ def load_model(path: str | Path) -> TrainedModel:
     does not fit together. Nothing in the file is executed, and no more is allocated than its tensors take.
     """
     file = model_file(path)
-    content = read_weights(file)
+    content = read_model(file)
     try:
         architecture, preprocessing = Architecture(**content["architecture"]), _preprocessing(content["preprocessing"])
         check_weights(file, content["weights"], on_meta(architecture).state_dict())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
-from hkmap.errors import RunError
+from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.abn import GATES, AttentionBranch, AttentionBranchNetwork, PerceptionBranch
 from hkmap.networks.alexnet import alexnet
 from hkmap.networks.backbone import ABN, Architecture, Backbone
@@ -50,10 +50,13 @@ class Architectures(Choices[Row]):
         return super().entry_point(name.removesuffix(ABN))
 
     def figures(self, name: str) -> dict[str, Any]:
-        """Return parameters, map_size at 224 pixels and multiply_adds of a network of 1,000 classes; see `figures`."""
+        """Return what `figures` says of a network; nothing of timm's, or where its package cannot be imported."""
         if name.startswith(PREFIX):
             return {}
-        return figures(name.removesuffix(ABN))[name.endswith(ABN)]
+        try:
+            return figures(name.removesuffix(ABN))[name.endswith(ABN)]
+        except ChoiceError:
+            return {}
 
     def _described(self, name: str) -> str:
         text = super()._described(name)

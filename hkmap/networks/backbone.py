@@ -44,8 +44,8 @@ class Backbone(NamedTuple):
     takes what ``extractor`` gives and gives (B, ``channels``, h, w). ``perception`` builds the perception branch for a
     number of classes where it is more than that stage, average pooling and a linear layer. ``adapt`` makes a gate fit
     features that are not (B, C, h, w). ``initialised``: the parts have the initial weights that they should have.
-    ``names`` are the prefixes under which others publish the plain network's weights, by ours; "attention.stage." where
-    they start that stage, if there is no "perception.stage.".
+    ``names`` are the prefixes under which others publish the plain network's weights, by ours; the one of
+    "attention.stage." says which of them the attention branch starts from.
     """
 
     extractor: nn.Module

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hkmap.choices import Choices
-from hkmap.errors import RunError
+from hkmap.errors import HkmapError, RunError
 from hkmap.files.atomic import replacing
 from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
-from hkmap.networks.weights import author_name
+from hkmap.networks.weights import author_name, published_names
 
 logger = logging.getLogger("hkmap")
 
@@ -48,16 +49,25 @@ class Outputs(nn.Module):
 
 
 @dataclass(frozen=True)
-class Format:
-    """A kind of file: ``write`` it, ``read`` what answers as it does, and ``reader``, whose version the report gives.
+class Export:
+    """What is written: a network on the CPU and in eval mode, images as it takes them, and texts by name."""
 
-    ``write`` gets a network in eval mode on the CPU, images as it takes them, texts by name, and the file. ``read``
-    gets the file and the architecture; it raises ImportError where the reader is not installed.
+    outputs: Outputs
+    architecture: Architecture
+    images: Tensor              # (B, 3, H, W)
+    texts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: how to ``write`` it, how to ``read`` what answers in its place, and which package does that.
+
+    ``read`` raises ImportError where the ``reader`` is not installed.
     """
 
     title: str
-    write: Callable[[Outputs, Tensor, Mapping[str, str], Path], None]
-    read: Callable[[Path, Architecture], Answer]
+    write: Callable[[Export, Path], None]
+    read: Callable[[Export, Path], Answer]
     reader: str
 
 
@@ -73,18 +83,23 @@ def export(
     """
     chosen, outputs = EXPORTS[to], Outputs(network)
     images = torch.randn(3, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    difference: float | None = None
+    reader: str | None = None
+    what = Export(outputs, architecture, images, dict(metadata))
     # torch warns of what it has deprecated in its own exporters
     with replacing(path, overwrite=overwrite) as beside, torch.no_grad(), warnings.catch_warnings(action="ignore"):
         expected = outputs(images)
         try:
-            chosen.write(outputs, images, {"hkmap": version("hkmap"), **metadata}, beside)
+            with _explained(f"--to {to}: torch cannot write {architecture.name}"):
+                chosen.write(what, beside)
         except ImportError as error:
             raise RunError(f"--to {to} needs {error.name}; pip install 'hkmap[{to}]'") from error
         try:
-            difference = _compare(chosen.read(beside, architecture), images, expected)
+            with _explained(f"--to {to}: {chosen.reader} cannot read what torch wrote of {architecture.name}"):
+                difference = _compare(chosen.read(what, beside), images, expected)
+                reader = _named(chosen.reader)
         except ImportError as error:
             logger.warning("%s: not checked, as that needs %s; pip install 'hkmap[%s]'", path, error.name, to)
-            difference = None
         size = beside.stat().st_size
     return {
         "format": to,
@@ -92,10 +107,26 @@ def export(
         "outputs": {
             name: ["batch", *value.shape[1:]] for name, value in zip(outputs.names, expected, strict=True)
         },
-        "checked_with": None if difference is None else f"{chosen.reader} {version(chosen.reader)}",
+        "checked_with": reader,
         "largest_difference": difference,
         "bytes": size,
     }
+
+
+@contextmanager
+def _explained(fault: str) -> Iterator[None]:
+    """Make a sentence of what fails in another package, on a network that may be a third one's."""
+    try:
+        yield
+    except (HkmapError, ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise RunError(f"{fault} ({reason:.200}); use another --to") from error
+
+
+def _named(package: str) -> str:
+    return f"{package} {import_module(package).__version__}"
 
 
 def _compare(answer: Answer, images: Tensor, expected: Sequence[Tensor]) -> float:
@@ -113,50 +144,51 @@ def _compare(answer: Answer, images: Tensor, expected: Sequence[Tensor]) -> floa
     return largest
 
 
-def _write_safetensors(outputs: Outputs, images: Tensor, metadata: Mapping[str, str], path: Path) -> None:
-    state = outputs.network.state_dict()
-    save_file({author_name(name): value.contiguous() for name, value in state.items()}, path, dict(metadata))
+def _write_safetensors(what: Export, path: Path) -> None:
+    names = published_names(what.architecture)
+    state = what.outputs.network.state_dict()
+    save_file({author_name(name, names): value.contiguous() for name, value in state.items()}, path, what.texts)
 
 
-def _read_safetensors(path: Path, architecture: Architecture) -> Answer:
-    network, given = build(architecture).eval(), load_file(path)
-    network.load_state_dict({name: given[author_name(name)] for name in network.state_dict()})
+def _read_safetensors(what: Export, path: Path) -> Answer:
+    network, names, given = build(what.architecture).eval(), published_names(what.architecture), load_file(path)
+    network.load_state_dict({name: given[author_name(name, names)] for name in network.state_dict()})
     return Outputs(network)
 
 
-def _write_onnx(outputs: Outputs, images: Tensor, metadata: Mapping[str, str], path: Path) -> None:
+def _write_onnx(what: Export, path: Path) -> None:
     import onnx  # noqa: F401  (both are named in the sentence where they are missing)
     import onnxscript  # noqa: F401
 
-    if (size := sum(value.nbytes for value in outputs.state_dict().values())) > _LARGEST_ONNX:
+    if (size := sum(value.nbytes for value in what.outputs.state_dict().values())) > _LARGEST_ONNX:
         raise RunError(f"--to onnx: {size / 2**30:.1f} GiB of weights, the format holds 2; use --to safetensors")
     program = torch.onnx.export(
-        outputs, (images,), dynamo=True, input_names=["images"], output_names=list(outputs.names),
+        what.outputs, (what.images,), dynamo=True, input_names=["images"], output_names=list(what.outputs.names),
         dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
     )
-    program.model.metadata_props.update(metadata)       # type: ignore[union-attr]
+    program.model.metadata_props.update(what.texts)     # type: ignore[union-attr]
     program.save(path, external_data=False)             # type: ignore[union-attr]
 
 
-def _read_onnx(path: Path, architecture: Architecture) -> Answer:
+def _read_onnx(what: Export, path: Path) -> Answer:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: [torch.from_numpy(value) for value in session.run(None, {"images": images.numpy()})]
 
 
-def _write_torchscript(outputs: Outputs, images: Tensor, metadata: Mapping[str, str], path: Path) -> None:
-    traced = torch.jit.trace(outputs, images, check_trace=False)
-    torch.jit.save(traced, path, _extra_files=dict(metadata))
+def _write_torchscript(what: Export, path: Path) -> None:
+    traced = torch.jit.trace(what.outputs, what.images, check_trace=False)
+    torch.jit.save(traced, path, _extra_files=what.texts)
 
 
-def _read_torchscript(path: Path, architecture: Architecture) -> Answer:
+def _read_torchscript(what: Export, path: Path) -> Answer:
     return torch.jit.load(path)
 
 
 EXPORTS = Choices("export", {
     "safetensors": Format(
-        "Weights alone, by torchvision's names and those of the ABN authors.", _write_safetensors, _read_safetensors,
+        "Weights alone, by the names of torchvision, timm and the ABN authors.", _write_safetensors, _read_safetensors,
         "safetensors",
     ),
     "onnx": Format("An ONNX graph, for onnxruntime and others.", _write_onnx, _read_onnx, "onnxruntime"),

@@ -115,7 +115,10 @@ def _resnet(title: str, kind: Kind, depths: tuple[int, ...], *, excited: bool) -
         width = architecture.width * 2 ** (len(depths) - 1)
         return Backbone(
             nn.Sequential(layers), lambda stride: stage(channels, width, depths[-1], stride), width * kind.expansion,
-            names={"extractor.": "", "perception.stage.": f"layer{len(depths)}.", "perception.fc.": "fc."},
+            names={
+                "extractor.": "", "perception.stage.": "layer4.", "perception.fc.": "fc.",
+                "attention.stage.": "layer4.",
+            },
         )
 
     backbone.__doc__ = f"{title}, {sum(depths)} blocks."

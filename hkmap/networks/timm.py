@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from functools import cache
+from math import isqrt
 from types import ModuleType
 from typing import Any
 
@@ -196,7 +197,7 @@ class _Picture(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         patches = self.blocks(tokens)[:, self.prefix :]
-        side = round(patches.shape[1] ** 0.5)
+        side = isqrt(patches.shape[1])
         picture: Tensor = patches.transpose(1, 2).unflatten(2, (side, side))
         return picture
 

@@ -82,7 +82,7 @@ def take_weights(network: nn.Module, given: Tensors, architecture: Architecture,
     have its shapes in its order, the order decides. Raises RunError, which begins with ``place``, where they do not fit
     otherwise.
     """
-    own, names = network.state_dict(), _names(architecture)
+    own, names = network.state_dict(), published_names(architecture)
     theirs = {name: author_name(name, names) for name in own}
     of_classes = _of_classes(architecture, own)
     there = _published(given, names)
@@ -160,7 +160,8 @@ def refuse_inflating(data: bytes) -> None:
 # which tensor goes where
 
 
-def _names(architecture: Architecture) -> Mapping[str, str]:
+def published_names(architecture: Architecture) -> Mapping[str, str]:
+    """Return the published prefixes of an architecture by ours, for `author_name`."""
     with torch.device("meta"):
         return ARCHITECTURES[architecture.name](architecture).names or _RESNET_NAMES
 
@@ -221,7 +222,7 @@ def _recognised(given: Tensors) -> Architecture | None:
     """Return the architecture that has exactly these tensors, by name and shape."""
     for candidate in _candidates(given):
         try:
-            names, own = _names(candidate), on_meta(candidate).state_dict()
+            names, own = published_names(candidate), on_meta(candidate).state_dict()
         except HkmapError:      # it has no such stem, or another package's row cannot be imported
             continue
         if _shapes(_published(own, names)) == _shapes(_published(given, names)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -18,7 +19,7 @@ Row = Mapping[str, Any]      # a Step of a training, by the names of its fields
 PARTS = {"loss_attention": "att", "loss_perception": "per", "loss_map": "map", "loss_mining": "mining"}
 FIGURES = ("loss", *PARTS, "accuracy", "learning_rate", "attention_mean")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")      # Okabe and Ito's
-ABREAST = 4      # panels; 300 pixels each in a picture of 1200
+ABREAST = 5      # panels at most; a picture is 1200 pixels wide
 _APART = 0.075   # of a panel's height and width, between two runs' numbers
 _LONGEST = 110   # characters of a run's name
 
@@ -93,20 +94,23 @@ def curves_of(steps: Iterable[Row]) -> Curves:
 
 
 class Panel(NamedTuple):
-    """What a panel shows: a figure of training, as a solid line, and a measure of validation, as a dashed one."""
+    """What a panel shows, by the names of figures: STYLES says how each is drawn."""
 
     title: str
     training: str | None
     validation: str | None = None
+    reference: str | None = None      # of validation too
 
 
 PANELS = (
     Panel("loss (what is minimised)", "loss", "total"), Panel("attention loss", "loss_attention"),
     Panel("perception loss", "loss_perception", "loss"), Panel("map loss, without gamma", "loss_map"),
     Panel("mining loss, without alpha", "loss_mining"), Panel("accuracy (top-1)", "accuracy", "top1"),
-    Panel("MSE to human maps", None, "mse"), Panel("mean of the attention map", "attention_mean"),
+    Panel("MSE to human maps", None, "mse", "mse_of_zeros"),
+    Panel("mean of the attention map", "attention_mean", "attention_mean"),
     Panel("learning rate", "learning_rate"),
 )
+STYLES = {"-": "training, mean over an epoch", "--": "validation", ":": "MSE of a map of zeros"}
 
 
 def learning_figure(runs: Mapping[str, Curves]) -> Any:
@@ -117,11 +121,13 @@ def learning_figure(runs: Mapping[str, Curves]) -> Any:
     from matplotlib.figure import Figure  # a quarter of a second, and only here
 
     shown = _shown(runs.values())
-    across, down = min(len(shown), ABREAST), -(-len(shown) // ABREAST)
-    figure = Figure(figsize=(12, 2.9 * down + 0.3 + 0.2 * len(runs)), dpi=100, layout="constrained")
+    down = math.ceil(len(shown) / ABREAST)
+    across = math.ceil(len(shown) / down)
+    last = max(epoch for run in runs.values() for epoch in run.epochs)
+    figure = Figure(figsize=(12, 2.9 * down + 0.3 + 0.2 * max(len(runs), len(STYLES))), dpi=100, layout="constrained")
     cells = [*figure.subplots(down, across, squeeze=False).flat]
     for axes, panel in zip(cells, shown, strict=False):
-        _draw_panel(axes, panel, list(runs.values()))
+        _draw_panel(axes, panel, list(runs.values()), last)
     for axes in cells[len(shown):]:
         axes.remove()
     _name_runs(figure, list(runs))
@@ -145,36 +151,41 @@ def _step(line: bytes, place: str) -> dict[str, Any]:
 def _shown(runs: Iterable[Curves]) -> list[Panel]:
     """Return the panels that any run has something for."""
     runs = list(runs)
-    known = {panel.validation for panel in PANELS}
+    known = {name for panel in PANELS for name in (panel.validation, panel.reference)}
     others = dict.fromkeys(name for run in runs for name in run.validation if name not in known)
     panels = (*PANELS, *(Panel(f"validation: {name}", None, name) for name in others))
     return [panel for panel in panels if any(_has(line) for run in runs for line in _lines(run, panel))]
 
 
-def _lines(run: Curves, panel: Panel) -> tuple[Sequence[float | None], Sequence[float | None]]:
-    """Return a run's values for a panel, of training and of validation."""
-    return run.training.get(panel.training or "", []), run.validation.get(panel.validation or "", [])
+def _lines(run: Curves, panel: Panel) -> list[Sequence[float | None]]:
+    """Return a run's values for a panel, one list for each of STYLES."""
+    validated = [run.validation.get(name or "", []) for name in (panel.validation, panel.reference)]
+    return [run.training.get(panel.training or "", []), *validated]
 
 
 def _has(values: Sequence[float | None]) -> bool:
     return any(value is not None for value in values)
 
 
-def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves]) -> None:
+def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves], last: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ends = []
     for number, run in enumerate(runs):
         colour = COLOURS[number % len(COLOURS)]
-        drawn = [(values, style) for values, style in zip(_lines(run, panel), ("-", "--"), strict=True) if _has(values)]
+        drawn = [(values, style) for values, style in zip(_lines(run, panel), STYLES, strict=True) if _has(values)]
         for values, style in drawn:
             points = [(epoch, value) for epoch, value in zip(run.epochs, values, strict=True) if value is not None]
             marker = "." if len(points) == 1 else ""
             axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.5, marker=marker)
+            if style != ":":
+                end = (*points[-1], str(number + 1), colour)
         if drawn:
-            ends.append((*points[-1], str(number + 1), colour))
+            ends.append(end)
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel("epoch", fontsize=9)
+    axes.set_xlim(1 - last / 30, last + last / 30)
+    axes.margins(y=0.1)
     axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color="0.9")
@@ -209,9 +220,8 @@ def _name_runs(figure: Any, names: Sequence[str]) -> None:
     legend = figure.legend(handles, labels, loc="outside lower left", fontsize=9, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)      # a $ in a name is a $
-    styles = [Line2D([], [], color="0.3", linestyle=style) for style in ("-", "--")]
-    figure.legend(styles, ["training, mean over an epoch", "validation"], loc="outside lower right", fontsize=9,
-                  frameon=False)
+    styles = [Line2D([], [], color="0.3", linestyle=style) for style in STYLES]
+    figure.legend(styles, list(STYLES.values()), loc="outside lower right", fontsize=9, frameon=False)
 
 
 def _short(name: str) -> str:

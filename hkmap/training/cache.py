@@ -39,6 +39,7 @@ class _Kept(NamedTuple):
     layout: tuple[int, ...]
     maps: Tensor                # (n, 1, h, w)
     certainty: Tensor           # (n, 1, h, w)
+    labels: Tensor              # (n,)
 
 
 class CachedFeed:
@@ -69,7 +70,7 @@ class CachedFeed:
         self.training = training
         self.folder = folder
         self.watch = watch
-        self.views = 1 + len(images.examples.augmentations)
+        self.views = 2 if images.examples.augmentations else 1
         self.shares = images.loader.shares
 
     def __len__(self) -> int:
@@ -79,22 +80,33 @@ class CachedFeed:
         return self.images.place(index)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Fed]:
-        kept, examples, device = self._kept, self.images.examples, self.images.device
-        order = self.shares.order(epoch)
+        kept, examples = self._kept, self.images.examples
+        order, unwind = self.shares.order(epoch), (0, *(np.argsort(kept.layout) + 1))
         for step in range(start, len(self)):
             chosen, weights = self.shares.part(order, step)
             indices = self.images.loader.indices[chosen]
             rows = self.views * chosen
             if self.views > 1:
                 rows += [mirrored(examples.chance(index, epoch)) for index in indices.tolist()]
-            features, maps, certainty = _on(device, _rows(kept, rows))
-            labels, weighed = _on(device, map(torch.from_numpy, (examples.labels[indices], weights)))
-            features = features.permute(0, *np.argsort(kept.layout) + 1)
-            yield Fed(features, True, maps, certainty, labels, weighed, indices, self.shares.size(step))
+            features, maps, certainty, labels = self._rows(rows)
+            counted = self._ones[: len(weights)] if weights.all() else _on(self.images.device, torch.from_numpy(weights))
+            size = self.shares.size(step)
+            yield Fed(features.permute(unwind), True, maps, certainty, labels, counted, indices, size)
+
+    def _rows(self, rows: Numbers) -> Iterator[Tensor]:
+        """Return features, maps, certainty and labels of some rows, on the device."""
+        kept, device = self._kept, self.images.device
+        there = _on(kept.features.device, torch.from_numpy(rows))
+        of_rows = (values.index_select(0, there) for values in (kept.features, kept.maps, kept.certainty, kept.labels))
+        return (_on(device, values) for values in of_rows)
+
+    @cached_property
+    def _ones(self) -> Tensor:
+        return torch.ones(2 * self.shares.batch_size, device=self.images.device)
 
     @cached_property
     def _kept(self) -> _Kept:
-        """The first pass."""
+        """All rows, from the first pass."""
         images, training = self.images, self.training
         views = _Views(images.examples, images.loader.indices, self.views)
         # a batch of the size of a step's: another may be computed by another kernel, to other last bits
@@ -112,7 +124,7 @@ class CachedFeed:
             stop = filled + len(features)
             written = features.permute(0, *(dimension + 1 for dimension in kept.layout)), batch.maps, batch.certainty
             for rows, values in zip((kept.features, kept.maps, kept.certainty), written, strict=True):
-                rows[filled:stop].copy_(values, non_blocking=True)
+                rows[filled:stop].copy_(values)
             filled = stop
         assert kept is not None         # shares have a record or more
         return kept
@@ -134,7 +146,8 @@ class CachedFeed:
             torch.empty(shape, dtype=kind, device=self.images.device) if fits else in_file(self.folder, shape, kind)
             for shape, kind in zip(shapes, kinds, strict=True)
         ]
-        return _Kept(rows[0], layout, *rows[1:])
+        labels = self.images.examples.labels[self.images.loader.indices].repeat(self.views)
+        return _Kept(rows[0], layout, rows[1], rows[2], torch.from_numpy(labels).to(rows[0].device))
 
 
 class _Views:
@@ -181,14 +194,8 @@ def in_file(folder: Path, shape: Sequence[int], kind: torch.dtype) -> Tensor:
         return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=kind).view(*shape)
 
 
-def _rows(kept: _Kept, rows: Numbers) -> Iterator[Tensor]:
-    """Yield the rows of features, maps and certainty, where they are kept."""
-    (chosen,) = _on(kept.features.device, [torch.from_numpy(rows)])
-    return (values.index_select(0, chosen) for values in (kept.features, kept.maps, kept.certainty))
-
-
-def _on(device: torch.device, given: Iterator[Tensor] | Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield tensors on the device; none waits for it."""
-    for values in given:
-        away = device.type == "cuda" and not values.is_cuda
-        yield values.pin_memory().to(device, non_blocking=True) if away else values
+def _on(device: torch.device, values: Tensor) -> Tensor:
+    """Return a tensor on the device, without waiting for it."""
+    if device.type != "cuda" or values.is_cuda:
+        return values
+    return values.pin_memory().to(device, non_blocking=True)

@@ -159,7 +159,7 @@ class Training:
         while batch := list(islice(batches, options.accumulate)):
             done = self.epoch + Fraction(self.step_in_epoch, steps)
             rate = learning_rate(options, done)
-            figures = self._optimise(batch, rate, gamma(options, done))
+            figures = self.optimise(batch, rate, gamma(options, done))
             self.step += 1
             self.step_in_epoch += 1
             records = [int(index) for fed in batch for index in fed.indices]
@@ -171,9 +171,9 @@ class Training:
                 yield from self._reported(taken, feed, ends=ends)
                 taken.clear()
 
-    def _optimise(self, batch: list[Fed], rate: float, scale: float) -> Tensor:
+    def optimise(self, batch: list[Fed], rate: float, scale: float) -> Tensor:
         """Take one step on the batches; return its figures (7,), still on the device, this process's part of each."""
-        torch.manual_seed(self.options.seed << 31 ^ self.step << 8 ^ self.ranks.rank)     # for dropout
+        self._seed(self.options.seed << 31 ^ self.step << 8 ^ self.ranks.rank)
         self.scale.fill_(scale)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -184,6 +184,12 @@ class Training:
         if self.average is not None:
             self.average.update(self.network)
         return figures
+
+    def _seed(self, seed: int) -> None:
+        """Fix what dropout draws in a step; `torch.manual_seed` would also look for devices of other kinds."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
 
     def _replayed(self, fed: Fed) -> Tensor:
         """Take one step on a batch by the graph of its shape, where there is one, or becomes one."""
