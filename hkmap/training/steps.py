@@ -72,16 +72,16 @@ class _Taken(NamedTuple):
     rate: float
     indices: list[Numbers]      # of this process's records
     samples: int
-    figures: Tensor             # (9,) on the host: those of `Training.take`, and whether a save and the end is asked for
+    figures: Tensor             # (9,) on the host: those of `Training.take`; whether a save, and an end, is asked for
     there: torch.cuda.Event | None      # when they are on the host
 
 
 class Training:
     """A network being optimised, and what must persist from step to step.
 
-    ``class_weights`` (K,) scale the cross entropies of each class. ``stop`` asks for the training's end, and ``due`` for
-    a moment at which its state can be saved: then the Step that is yielded is the last one taken, and ``stopping`` and
-    ``saving`` say so, in all processes after the same step.
+    ``class_weights`` (K,) scale the cross entropies of each class. ``stop`` asks for the training's end, and ``due``
+    for a moment at which its state can be saved: then the Step that is yielded is the last one taken, and ``stopping``
+    and ``saving`` say so, in all processes after the same step.
     """
 
     def __init__(
