@@ -46,7 +46,7 @@ def data(make_shard, model) -> Data:
 
 def feed_of(data: Data, options: TrainingOptions = OPTIONS, rank: int = 0, ranks: int = 1, device=CPU) -> ImageFeed:
     shares = Shares(len(data.indices), options.batch_size, rank, ranks, seed=options.seed, least=2, split=True)
-    return ImageFeed(data.examples, data.indices, shares, device=device, threads=options.threads)
+    return ImageFeed(data.examples, data.indices, shares, device=device, threads=2)
 
 
 def trained(model: TrainedModel, data: Data, options: TrainingOptions, folder=None, device=CPU) -> tuple[list, dict]:

@@ -366,6 +366,8 @@ def test_other_files_are_named(hk, make_shard, tmp_path):
     }.items():
         result = hk("eval", shard, "--from", tmp_path / name, "--metric", "top1")
         assert (result.exit_code, sentence in result.stderr) == (1, True), result.stderr
+    result = hk("resize", "--size", 3, "--out", tmp_path / "m", tmp_path / "foreign.safetensors")
+    assert "foreign.safetensors: a checkpoint, expected a file of records; use `hkmap predict" in result.stderr
 
 
 def test_what_takes_more_than_the_machine_is_refused_before_it_is_built(hk, make_shard, good, tmp_path):

@@ -102,7 +102,8 @@ def damaged(change: Callable[[dict[str, Tensor]], Any]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("state", "options", "sentence"), [
     (weights(), ["--classes", 3], "x.pt: has 2 classes, and 3 are named; name its own"),
-    (weights(Architecture("resnet18", 2, "small", 4)), ["--arch", "resnet34"], "they are those of resnet18, 2 classes"),
+    (weights(Architecture("resnet18", 2, "small", 4)), ["--arch", "resnet34"],
+     "for conv1.weight, expected shape (64, 3, 7, 7); is --arch the file's?"),
     (weights(Architecture("resnet18", 2)), ["--arch", "resnet18", "--classes", 3], "x.pt: has 2 classes, and 3"),
     (weights(Architecture("resnet18", 2)), ["--arch", "resnet18+abn", "--classes", 2],
      "x.pt: has nothing for attention.stage_norm.weight, "),

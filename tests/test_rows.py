@@ -229,11 +229,11 @@ def test_a_dark_attention_is_told_where_it_hides(shards, caplog, gate, told):
     report = summarise(evaluate(model, shards, options, CPU), model, options, CPU)
     assert report["attention_mean"] == pytest.approx(0.00247, abs=1e-5)
     assert ("the attention is dark (mean 0.002" in caplog.text) == told
-    assert "no closer to the human maps" not in caplog.text      # a little closer than zeros
+    assert "no closer to the human ones" not in caplog.text      # a little closer than zeros
 
 
 @pytest.mark.parametrize(("values", "told"), [
-    ({"mse": 0.2, "mse_of_zeros": 0.1}, "no closer to the human maps (mse 0.2000) than a map of zeros is (0.1000)"),
+    ({"mse": 0.2, "mse_of_zeros": 0.1}, "no closer to the human ones (mse 0.2000) than a map of zeros is (0.1000)"),
     ({"mse": 0.1, "mse_of_zeros": 0.1}, "no closer"), ({"mse": 0.05, "mse_of_zeros": 0.1}, None),
 ])
 def test_a_map_no_closer_than_zeros_is_told(caplog, values, told):

@@ -443,3 +443,9 @@ def test_sides_that_differ_are_kept_and_repeated(hk, run, tmp_path):
     assert square.exit_code == 0
     assert read_config(tmp_path / "square/config.toml")["image_size"] == 16
     assert json.loads(square.stdout)["select"] == "last"
+
+
+def test_a_former_name_of_a_choice_is_read_and_any_other_value_is_left_alone(tmp_path):
+    for line, value in {'"norm"': "l2norm", '"kl"': "kl", '["norm"]': ["norm"]}.items():
+        (tmp_path / "x.toml").write_text(f"map_loss = {line}")
+        assert read_config(tmp_path / "x.toml") == {"map_loss": value}

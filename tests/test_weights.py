@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -215,7 +217,8 @@ KNOWN = [
     Architecture("resnet18", 5), Architecture("resnet18+abn", 5, width=8), Architecture("resnet34+abn", 3, width=4),
     Architecture("resnet50", 1000, width=2), Architecture("resnet101+abn", 7, width=2),
     Architecture("resnet152", 4, width=2), Architecture("resnet8+abn", 2, "small", 4),
-    Architecture("resnet50+se+abn", 3, width=2), Architecture("alexnet", 5, width=4), Architecture("alexnet+abn", 5, width=4),
+    Architecture("resnet50+se+abn", 3, width=2), Architecture("alexnet", 5, width=4),
+    Architecture("alexnet+abn", 5, width=4),
 ]
 
 
@@ -240,10 +243,17 @@ def test_a_checkpoint_of_no_known_network_is_refused(tmp_path, content, sentence
         recognise(tmp_path / "x.pt")
 
 
-def test_the_weights_of_another_network_name_the_arch_that_fits(tmp_path):
-    torch.save(state(Architecture("resnet34+abn", 9, width=4)), tmp_path / "x.pt")
-    with pytest.raises(RunError, match=r"; they are those of resnet34\+abn, 9 classes: use --arch resnet34"):
-        load_weights(build(SMALL), tmp_path / "x.pt", SMALL)
+@pytest.mark.parametrize(("theirs", "options"), [
+    (Architecture("resnet34+abn", 9, width=4), "resnet34+abn --width 4"),
+    (Architecture("resnet34", 9, width=4), "resnet34 --width 4"),
+    (Architecture("resnet8", 9, "small", 8), "resnet8 --stem small --width 8"),
+    (Architecture("resnet18+abn", 9, width=8), "resnet18+abn --width 8"),
+])
+def test_the_weights_of_another_network_name_the_arch_that_fits(tmp_path, theirs, options):
+    safetensors.torch.save_file(build(theirs).state_dict(), tmp_path / "x.safetensors")
+    sentence = f"; they are those of {theirs.name}, 9 classes: use --arch {options}"
+    with pytest.raises(RunError, match=re.escape(sentence) + "$"):
+        load_weights(build(SMALL), tmp_path / "x.safetensors", SMALL)
 
 
 def test_tensors_of_other_names_are_taken_in_order(tmp_path, caplog):

@@ -46,7 +46,7 @@ _KINDS = {
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"): ("an image", "hkmap folder DIR"),
     (".tar",): ("a tar", "hkmap webdataset {} --out DIR"),
     (".gz",): ("compressed", "zcat {}"),
-    (".pt", ".pth"): ("a checkpoint", "hkmap predict RECORDS --from {}"),
+    (".pt", ".pth", ".safetensors"): ("a checkpoint", "hkmap predict RECORDS --from {}"),
     (".npy", ".npz"): ("an array", "hkmap folder DIR"),
 }
 

@@ -23,7 +23,7 @@ _OTHERS = {
     "size": ("--map-size", "--resize", "--image-size", "--shape", "-s"),
     "arch": ("--model", "--architecture", "--backbone", "--network", "-a", "-m"),
     "from": ("--checkpoint", "--ckpt", "--run", "--model", "--load", "--init-from"),
-    "weights": ("--pretrained", "--init", "--checkpoint"),
+    "weights": ("--init", "--checkpoint"),
     "overwrite": ("--force", "-f", "--replace", "--clobber", "-y"),
     "device": ("--gpu", "--gpus", "--cuda", "-d"),
     "seed": ("--random-seed", "--random-state", "--rng-seed"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -118,8 +117,9 @@ def _run_options() -> Iterable[Decorator]:
     yield click.option("--out", type=OUTPUT, required=True, metavar="RUN", help="The run folder to create.")
     yield click.option("--resume", is_flag=True,
                        help="Continue the run in --out after its last saved step; same options, or more --epochs.")
-    yield click.option("--checkpoint-every", type=Number(0, 1e6, min_open=True), metavar="MINUTES",
-                       help="Save the state within an epoch too. A signal to end (SIGTERM, Ctrl-C) saves it anyway.")
+    yield click.option("--checkpoint-every", type=Number(0, 1e6, min_open=True), default=1.0,
+                       metavar="MINUTES",
+                       help="How often to save the run, within an epoch too; a signal to end (SIGTERM, Ctrl-C) saves it.")
     yield click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
     yield named_option("--log", "logs", table="logs", multiple=True,
                        help="Write each step's figures for another program too; repeatable. They need the extras "
@@ -143,7 +143,7 @@ class RunOptions:
     out: Path
     resume: bool
     overwrite: bool
-    checkpoint_every: float | None      # minutes
+    checkpoint_every: float     # minutes
     logs: tuple[str, ...]
     cache_features: bool
 
@@ -196,6 +196,7 @@ def _carry_on(
     from hkmap.training.fitting import Keeping, Progress, fit, go_on
     from hkmap.training.logs import LOGS, logged
 
+    feed = _feed(training, data, run.out, cached=run.cache_features)
     opened = folders.opened_run(run.out, config, info, overwrite=run.overwrite, resume=run.resume)
     first, epochs = training.ranks.first, training.options.epochs
     with (opened if first else nullcontext(run.out)) as begun, signals.deferred():
@@ -203,9 +204,7 @@ def _carry_on(
         logs = [LOGS[name](run.out, config, training.step) for name in run.logs] if first else []
         if first and training.epoch < epochs:
             folders.write_run(begun, config, info)
-        feed = _feed(training, data, begun, cached=run.cache_features)
-        every = math.inf if run.checkpoint_every is None else 60 * run.checkpoint_every
-        steps = fit(model, training, data, feed, Keeping(run.out, begun, every), progress)
+        steps = fit(model, training, data, feed, Keeping(run.out, begun, 60 * run.checkpoint_every), progress)
         if first:
             steps = watched(
                 logged(steps, logs), device=str(training.device), epochs=epochs, steps_per_epoch=training.steps(feed),

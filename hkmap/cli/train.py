@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,6 @@ def train(
     if weights:
         load_weights(model.network, weights, architecture)
     if pretrained:
-        load_pretrained(model.network, architecture)
+        load_pretrained(model.network, architecture, progress=sys.stderr.isatty())
     run = taken(options, RunOptions)
     carry_out(model, optimisation, run, shards=shards, start={"weights": weights}, **options)

@@ -109,9 +109,9 @@ def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
     """Return what training needs to go on in a run's folder, from its state.pt, else an older run's last.pt.
 
     "weights" and, or None, "average" by name; the states of "optimizer" and, or None, "scaler"; "epoch" (those that
-    are complete), "step_in_epoch", "step" (over the run);
-    "best", None before the first epoch's end: its "epoch", "validation" and "loss"; "log", the sha256 of the log's
-    lines up to there, or None; "seconds", which the run has taken.
+    are complete), "step_in_epoch", "step" (over the run); "best", None before the first epoch's end: its "epoch",
+    "validation", "loss" and "attention_mean"; "log", the sha256 of the log's lines up to there, or None; "seconds",
+    which the run has taken.
 
     Raises RunError where the file is damaged, holds what no run has, or the weights are not those of ``network``.
     """

@@ -147,9 +147,9 @@ def evaluate(
     """Yield a Row for each record, in order; of several ranks each measures a part, and has the rows of all.
 
     ``device`` None is CUDA where there is one. Only the fold ``held_out`` is used, where it is given. ``explain`` gives
-    the maps that are measured; None measures the network's own. mse is of the network's own map also where a human map
-    replaces it. Raises RunError where a metric needs a map and there is none, and, with its name, for a record whose
-    answer or figure is not finite.
+    the maps that are measured. With None, insertion and deletion rank pixels by the map that weighted the features, and
+    mse is of the network's own, also where a human map replaces it. Raises RunError where a metric needs a map and
+    there is none, and, with its place, for a record whose answer or figure is not finite.
     """
     if not has_branch(model.network) and (
         options.use_maps or options.hold_attention
@@ -225,7 +225,7 @@ def _warn(model: TrainedModel, means: dict[str, float | None], labels: set[int |
         )
     if mse is not None and of_zeros is not None and mse >= of_zeros:
         logger.warning(
-            "the attention is no closer to the human maps (mse %.4f) than a map of zeros is (%.4f)", mse, of_zeros
+            "the maps are no closer to the human ones (mse %.4f) than a map of zeros is (%.4f)", mse, of_zeros
         )
 
 

@@ -34,7 +34,11 @@ from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.images import few
 
 #: What runs used before their config.toml named it.
-FORMER_OPTIONS = {"map_loss": "l2norm", "schedule": "step", "optimizer": "sgd"}
+FORMER_OPTIONS = {
+    "map_loss": "l2norm", "schedule": "step", "optimizer": "sgd", "update": "all", "gamma_schedule": "constant",
+    "accumulate": 1, "warmup": 0.0, "class_weights": "none", "mining": 0.0, "mask_threshold": 0.5, "compile": False,
+    "cache_features": False, "pretrained": False,
+}
 #: What runs called a choice before: option, former name → name.
 FORMER_NAMES = {"map_loss": {"norm": "l2norm"}}
 #: The options with which a run may go on although they were others; of files run.json has what they hold.
@@ -226,7 +230,7 @@ def read_config(path: Path) -> dict[str, Any]:
                 found = f"{name:.80} has a {type(item).__name__}"
                 raise RunError(f"{path}: {found}; expected a number, a text, true or false, or a list of such")
     for name in options.keys() & FORMER_NAMES.keys():
-        options[name] = FORMER_NAMES[name].get(options[name], options[name])
+        options[name] = FORMER_NAMES[name].get(str(options[name]), options[name])
     return options
 
 

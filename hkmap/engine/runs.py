@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hkmap.engine.checkpoints import check_weights, plain_weights, read_model, write_model
 from hkmap.engine.inputs import Preprocessing
@@ -108,9 +108,12 @@ def import_model(
     return model
 
 
-def save_model(path: Path, model: TrainedModel) -> None:
-    """Write a model as NAME.safetensors beside its name, then rename it; an older one is replaced."""
-    write_model(path, plain_weights(model.network), {
+def save_model(path: Path, model: TrainedModel, weights: dict[str, Tensor] | None = None) -> None:
+    """Write a model as NAME.safetensors beside its name, then rename it; an older one is replaced.
+
+    ``weights`` are by name, where they are others than the network's.
+    """
+    write_model(path, plain_weights(model.network) if weights is None else weights, {
         "architecture": asdict(model.architecture),
         "preprocessing": asdict(model.preprocessing),
         "class_names": list(model.class_names),

@@ -85,12 +85,12 @@ def take_weights(network: nn.Module, given: Tensors, architecture: Architecture,
     own, names = network.state_dict(), published_names(architecture)
     theirs = {name: author_name(name, names) for name in own}
     of_classes = _of_classes(architecture, own)
-    given = _published(given, names)
-    if not given.keys() & set(theirs.values()):
-        given = _in_order(own, given, theirs, of_classes=of_classes, place=place)
-    unused = {name for name in given if not name.startswith(_HEADS) and not name.endswith(_COUNTS)} - {*theirs.values()}
-    given = _both_branches(given, names)
-    found = {name: given[theirs[name]] for name in own if theirs[name] in given}
+    there = _published(given, names)
+    if not there.keys() & set(theirs.values()):
+        there = _in_order(own, there, theirs, of_classes=of_classes, place=place)
+    unused = {name for name in there if not name.startswith(_HEADS) and not name.endswith(_COUNTS)} - {*theirs.values()}
+    there = _both_branches(there, names)
+    found = {name: there[theirs[name]] for name in own if theirs[name] in there}
     fits = {name for name in found if found[name].shape == own[name].shape}
     head = {name for name in own if name.startswith(_HEAD) and not name.endswith(_COUNTS)}
     if not head <= fits:        # parts of two heads make none
@@ -100,11 +100,11 @@ def take_weights(network: nn.Module, given: Tensors, architecture: Architecture,
         if name not in of_classes and (name in found or not name.startswith("attention.stage_norm.")):
             got = f"shape {tuple(found[name].shape)}" if name in found else "nothing"
             expected = f"{theirs[name]}, expected shape {tuple(own[name].shape)}"
-            raise RunError(f"{place}: has {got} for {expected}; {_remedy(given, architecture)}")
+            raise RunError(f"{place}: has {got} for {expected}; {_remedy(given)}")
     if unused:
         raise RunError(
             f"{place}: {len(unused)} of its tensors have no place in this network: {few(sorted(unused), 3)}; "
-            f"{_remedy(given, architecture)}"
+            f"{_remedy(given)}"
         )
     network.load_state_dict({name: found[name] if name in fits else own[name] for name in own})
     if fresh:
@@ -209,11 +209,13 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]      # weight, bias, running_mean, ...
 
 
-def _remedy(given: Tensors, architecture: Architecture) -> str:
+def _remedy(given: Tensors) -> str:
     found = _recognised(given)
-    if found is None or found.name == architecture.name:
+    if found is None:
         return "is --arch the file's?"
-    return f"they are those of {found.name}, {found.classes} classes: use --arch {found.name}"
+    stem, width = (f" --{name} {getattr(found, name)}" for name in ("stem", "width"))
+    options = found.name + stem * (found.stem != "standard") + width * (found.width != 64)
+    return f"they are those of {found.name}, {found.classes} classes: use --arch {options}"
 
 
 def _recognised(given: Tensors) -> Architecture | None:

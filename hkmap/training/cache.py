@@ -81,7 +81,7 @@ class CachedFeed:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Fed]:
         kept, examples = self._kept, self.images.examples
-        order, unwind = self.shares.order(epoch), (0, *(np.argsort(kept.layout) + 1))
+        order, unwind, device = self.shares.order(epoch), (0, *(np.argsort(kept.layout) + 1)), self.images.device
         for step in range(start, len(self)):
             chosen, weights = self.shares.part(order, step)
             indices = self.images.loader.indices[chosen]
@@ -89,7 +89,7 @@ class CachedFeed:
             if self.views > 1:
                 rows += [mirrored(examples.chance(index, epoch)) for index in indices.tolist()]
             features, maps, certainty, labels = self._rows(rows)
-            counted = self._ones[: len(weights)] if weights.all() else _on(self.images.device, torch.from_numpy(weights))
+            counted = self._ones[: len(weights)] if weights.all() else _on(device, torch.from_numpy(weights))
             size = self.shares.size(step)
             yield Fed(features.permute(unwind), True, maps, certainty, labels, counted, indices, size)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hkmap.engine.data import Data, ShardExamples, normalise, tensors
-from hkmap.engine.ranks import current
+from hkmap.engine.ranks import current, local
+from hkmap.parallel.threads import cores
 from hkmap.shards.loader import ShardLoader, Shares
 from hkmap.training.optimisation import TrainingOptions
 
@@ -72,4 +73,5 @@ class ImageFeed:
 def image_feed(data: Data, options: TrainingOptions, device: torch.device) -> ImageFeed:
     """Return what feeds a training with the images of its samples."""
     shares = Shares(len(data.indices), options.batch_size, *current(), seed=options.seed, least=2, split=True)
-    return ImageFeed(data.examples, data.indices, shares, device=device, threads=options.threads)
+    threads = options.threads or max(2, min(8, cores() // local().ranks))
+    return ImageFeed(data.examples, data.indices, shares, device=device, threads=threads)

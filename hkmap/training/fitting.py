@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from hkmap.engine.checkpoints import check_finite, plain_weights, read_state, save_state
 from hkmap.engine.data import Data
 from hkmap.engine.evaluation import accuracy
@@ -63,14 +65,14 @@ def _cut_log(path: Path, steps: int, digest: str | None) -> None:
 
 
 class Keeping(NamedTuple):
-    """Where a run is kept, and every how many seconds its state is saved within an epoch.
+    """Where a run is kept, and every how many seconds.
 
     Until the first checkpoint the files are in ``begun``, as `opened_run` gives it.
     """
 
     folder: Path
     begun: Path
-    every: float = math.inf
+    every: float = 60.0
 
 
 def fit(
@@ -78,11 +80,13 @@ def fit(
 ) -> Iterator[Step]:
     """Train to the last epoch, yielding every Step, and keep the run in its folder.
 
-    log.jsonl gets one line per step. After each epoch last.safetensors, best.safetensors (the epoch that ``select`` of
-    the options chooses) and state.pt are replaced; state.pt also as ``keeping`` says, and where the training is asked
-    to stop. summary.json is written at the end. Of several processes only the first one writes.
+    log.jsonl gets one line per step. As often as ``keeping`` says, at the end, and where the training is asked to stop,
+    the others are replaced: last.safetensors (the last complete epoch), best.safetensors (the epoch that ``select`` of
+    the options chooses) and state.pt (the last step). summary.json is written at the end. Of several processes only the
+    first one writes.
     """
     with _Run(model, training, keeping, progress or Progress()) as run:
+        training.due = run.is_due
         while not run.finished() and not training.stopping:
             for step in training.run_epoch(feed):
                 if step.epoch_ends and data.validation is not None:
@@ -91,9 +95,9 @@ def fit(
                 run.log(step)
                 newest = step.step == training.step
                 if step.epoch_ends:
-                    run.keep_epoch(step)
-                elif newest and (training.stopping or run.is_due()):
-                    run.keep_state()
+                    run.end_epoch(step)
+                elif newest and (training.stopping or training.saving):
+                    run.keep()
                 yield step
                 if newest and training.stopping:
                     break
@@ -107,8 +111,8 @@ class _Run:
     def __init__(self, model: TrainedModel, training: Training, keeping: Keeping, progress: Progress) -> None:
         self.model, self.training, self.progress = model, training, progress
         self.folder, self.begun, self.every = keeping
-        self.began = self.kept = time.monotonic()
-        self.steps = 0
+        self.began = self.kept = self.kept_epoch = time.monotonic()
+        self.best: dict[str, Tensor] | None = None      # weights that best.safetensors does not have yet
         self.writes = training.ranks.first
         self._log = _Log(self.begun / "log.jsonl") if self.writes else None
 
@@ -127,42 +131,49 @@ class _Run:
         return self.training.epoch >= options.epochs or bool(early and waited >= (options.patience or 0))
 
     def log(self, step: Step) -> None:
-        self.steps += 1
         if self._log is not None:
             self._log.write(step)
 
     def is_due(self) -> bool:
-        """Say whether it is time for a checkpoint."""
+        """Say whether it is time to save the state."""
         return time.monotonic() - self.kept >= self.every
 
-    def keep_epoch(self, step: Step) -> None:
-        """Save the epoch that has ended."""
+    def end_epoch(self, step: Step) -> None:
+        """Choose the best epoch, and save the one that has ended where it is time, or there is no other."""
         training = self.training
-        check_finite(training.network)
         self.progress.best = _chosen(training.options, step, self.progress.best)
+        saves = self.finished() or training.stopping or time.monotonic() - self.kept_epoch >= self.every
+        chosen = self.progress.best["epoch"] == step.epoch
+        if not saves and not (chosen and SELECTIONS[training.options.select].rank):
+            return
         with nullcontext() if training.average is None else training.average.swapped(training.network):
-            if self.writes and self.progress.best["epoch"] == step.epoch:
-                save_model(self.begun / BEST, self.model)
-            if self.writes:
+            if chosen:
+                self.best = {name: value.clone() for name, value in plain_weights(training.network).items()}
+            if saves and self.writes:
+                check_finite(training.network)
                 save_model(self.begun / LAST, self.model)
-        self.keep_state()
+        if saves:
+            self.kept_epoch = time.monotonic()
+            self.keep()
 
-    def keep_state(self) -> None:
+    def keep(self) -> None:
         """Save what a resumed run begins with; until it is there, the steps before it count as not done."""
         self.kept = time.monotonic()
+        self.progress.seconds += self.kept - self.began
+        self.began = self.kept
         if self._log is None:
             return
+        check_finite(self.training.network)
+        if self.best is not None:
+            save_model(self.begun / BEST, self.model, self.best)
+            self.best = None
         state = {
             **self.training.state(), "weights": plain_weights(self.training.network), "best": self.progress.best,
-            "log": self._log.digest(), "seconds": self.seconds(),
+            "log": self._log.digest(), "seconds": self.progress.seconds,
         }
         save_state(self.begun, state)
         settle(self.begun, self.folder)
         self.begun = self.folder
-
-    def seconds(self) -> float:
-        """Return the seconds of the run, those before it was resumed included."""
-        return self.progress.seconds + (time.monotonic() - self.began if self.steps else 0)
 
     def summarise(self) -> None:
         best = self.progress.best
@@ -170,7 +181,7 @@ class _Run:
             return
         summary = {
             "epochs": self.training.epoch, "steps": self.training.step, "select": self.training.options.select,
-            "best": best, "control": self.model.control, "seconds": round(self.seconds(), 1),
+            "best": best, "control": self.model.control, "seconds": round(self.progress.seconds, 1),
         }
         write_json(self.folder / "summary.json", summary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +23,7 @@ from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.classifier import Output, place
 from hkmap.sources.images import few
 from hkmap.training.averaging import Average
-from hkmap.training.feeding import Fed, Feed
+from hkmap.training.feeding import Fed, Feed, Numbers
 from hkmap.training.graphs import EAGER_STEPS, LARGEST_BATCH, Recorded, record
 from hkmap.training.mining import mining_loss
 from hkmap.training.optimisation import (
@@ -38,7 +39,7 @@ from hkmap.training.optimisation import (
 )
 
 _TENSORS = ("inputs", "maps", "certainty", "labels", "weights")     # of a Fed, which change from step to step
-REPORT_EVERY = 50       # steps between two copies of figures from a CUDA device, each of which waits for it
+LATE = 8        # steps that a CUDA device may be behind before its figures are waited for
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,23 @@ class Step:
 
 
 class _Taken(NamedTuple):
-    """A step that was taken, and its figures, which may still be on their way from the device."""
+    """A step that was taken; its figures may still be on their way from the device."""
 
     epoch: int
     step: int
     rate: float
-    figures: Tensor             # (7,) this process's part of each
-    indices: list[int]
+    indices: list[Numbers]      # of this process's records
     samples: int
+    figures: Tensor             # (9,) on the host: those of `Training.take`; whether a save, and an end, is asked for
+    there: torch.cuda.Event | None      # when they are on the host
 
 
 class Training:
     """A network being optimised, and what must persist from step to step.
 
-    ``class_weights`` (K,) scale the cross entropies of each class. ``stop`` asks for the training's end, which
-    ``stopping`` then says, in all processes after the same step.
+    ``class_weights`` (K,) scale the cross entropies of each class. ``stop`` asks for the training's end, and ``due``
+    for a moment at which its state can be saved: then the Step that is yielded is the last one taken, and ``stopping``
+    and ``saving`` say so, in all processes after the same step.
     """
 
     def __init__(
@@ -109,7 +112,8 @@ class Training:
         self.step_in_epoch = 0      # steps done of the next one
         self.step = 0               # steps done
         self.first = 0              # steps done when this process began
-        self.stopping = False
+        self.due: Callable[[], bool] = lambda: False
+        self.stopping = self.saving = False
 
     def state(self) -> dict[str, Any]:
         """Return what load_state needs to continue exactly."""
@@ -147,7 +151,7 @@ class Training:
     def run_epoch(self, feed: Feed) -> Iterator[Step]:
         """Train the rest of an epoch; yield a Step for each batch, or several batches whose gradients accumulate.
 
-        On CUDA the Steps come in bunches, as reading their figures waits for the device. Raises RunError, naming the
+        On CUDA the Steps come some steps late, so that nobody waits for the device. Raises RunError, naming the
         records, where the loss is not finite.
         """
         self.network.eval()                 # what is frozen keeps its batch-norm statistics
@@ -155,21 +159,23 @@ class Training:
             module.train()
         options, steps, epoch = self.options, self.steps(feed), self.epoch + 1
         batches = feed.epoch(epoch, self.step_in_epoch * options.accumulate)
-        taken: list[_Taken] = []
+        late = LATE if self.device.type == "cuda" else 0
+        taken: deque[_Taken] = deque()
+        self.saving = False
         while batch := list(islice(batches, options.accumulate)):
             done = self.epoch + Fraction(self.step_in_epoch, steps)
             rate = learning_rate(options, done)
             figures = self.optimise(batch, rate, gamma(options, done))
             self.step += 1
             self.step_in_epoch += 1
-            records = [int(index) for fed in batch for index in fed.indices]
-            taken.append(_Taken(epoch, self.step, rate, figures, records, sum(fed.samples for fed in batch)))
             ends = self.step_in_epoch == steps
-            if ends or self.device.type != "cuda" or len(taken) == REPORT_EVERY:
-                if ends:
-                    self.epoch, self.step_in_epoch = epoch, 0
-                yield from self._reported(taken, feed, ends=ends)
-                taken.clear()
+            if ends:
+                self.epoch, self.step_in_epoch = epoch, 0
+            samples, indices = sum(fed.samples for fed in batch), [fed.indices for fed in batch]
+            taken.append(_Taken(epoch, self.step, rate, indices, samples, *self._sent(figures)))
+            while taken and (ends or self.stopping or self.saving or len(taken) > late):
+                yield self._step(taken.popleft(), feed, ends=ends and not taken)
+            self.saving = False
 
     def optimise(self, batch: list[Fed], rate: float, scale: float) -> Tensor:
         """Take one step on the batches; return its figures (7,), still on the device, this process's part of each."""
@@ -251,27 +257,37 @@ class Training:
         own = network.look(features)
         return features, Output(network.answer(features, own.attention), own.logits, own.attention)
 
-    def _reported(self, taken: list[_Taken], feed: Feed, *, ends: bool) -> Iterator[Step]:
-        """Yield the Steps; this waits for the device, and for the other processes."""
-        asked = torch.zeros(1, 7, device=self.device) + float(self.stop())
-        figures = torch.cat([torch.stack([step.figures.float() for step in taken]), asked])
-        add_up([figures])
-        *rows, (asked_by, *_) = figures.tolist()
-        self.stopping = asked_by > 0
-        last = len(taken) - 1
-        for number, (step, row) in enumerate(zip(taken, rows, strict=True)):
-            total, attention, perception, of_map, mined, right, drawn = row
-            if not math.isfinite(total):
-                raise RunError(self._diverged(step, total, feed))
-            yield Step(
-                step.epoch, step.step, total, attention, perception, of_map, right, step.rate,
-                epoch_ends=ends and number == last, loss_mining=mined,
-                attention_mean=None if self.network.attention is None else drawn, samples=step.samples,
-            )
+    def _sent(self, figures: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Send figures (7,) to the host, with whether a save and the end is asked for, added up over all processes."""
+        asked = torch.tensor([float(self.due()), float(self.stop())])
+        if self.ranks.ranks > 1:
+            figures = torch.cat([figures, asked.to(self.device, non_blocking=True)])
+            add_up([figures])
+        if self.device.type != "cuda":
+            return torch.cat([figures, asked])[:9], None
+        host = torch.empty(9, pin_memory=True)
+        host[7:] = asked
+        host[: len(figures)].copy_(figures, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+        return host, there
+
+    def _step(self, taken: _Taken, feed: Feed, *, ends: bool) -> Step:
+        """Return the Step, once its figures are there."""
+        if taken.there is not None:
+            taken.there.synchronize()
+        total, attention, perception, of_map, mined, right, drawn, saving, stopping = taken.figures.tolist()
+        self.saving, self.stopping = self.saving or saving > 0, self.stopping or stopping > 0
+        if not math.isfinite(total):
+            raise RunError(self._diverged(taken, total, feed))
+        return Step(
+            taken.epoch, taken.step, total, attention, perception, of_map, right, taken.rate, epoch_ends=ends,
+            loss_mining=mined, attention_mean=None if self.network.attention is None else drawn, samples=taken.samples,
+        )
 
     def _diverged(self, step: _Taken, total: float, feed: Feed) -> str:
         remedy = "--lr or --gamma" if self.options.gamma else "--lr"
-        places = few([feed.place(index) for index in step.indices], 3)
+        places = few([feed.place(index) for index in np.concatenate(step.indices).tolist()], 3)
         return f"the loss became {total} in epoch {step.epoch}, at step {step.step}, on {places}; try a lower {remedy}"
 
 
