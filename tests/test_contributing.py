@@ -14,10 +14,10 @@ REQUESTS = {title: text for title, _, text in (part.partition("\n") for part in 
 PATH = re.compile(r"`((?:[\w.-]+/)+|(?:[\w.-]+/)*[\w.-]+\.(?:py|md|toml|cfg|txt))`")
 
 
-def test_eight_requests_are_answered() -> None:
+def test_ten_requests_are_answered() -> None:
     assert list(REQUESTS) == [
-        "Another bandwidth", "A data set", "An annotation format", "A metric", "A map loss", "A schedule",
-        "A column of the shards", "A command",
+        "Another bandwidth", "A data set", "An annotation format", "A metric", "A map loss", "An architecture",
+        "A sham", "A schedule", "A column of the shards", "A command",
     ]
 
 

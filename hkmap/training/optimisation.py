@@ -270,7 +270,7 @@ CLASS_WEIGHTS: Choices[Callable[[Labels, int], Tensor | None]] = Choices(
 
 @dataclass(frozen=True)
 class Selection:
-    """How to choose the epoch of best.pt: ``rank`` of its validation figures, the highest; None takes the last epoch.
+    """How to choose the epoch of best.safetensors: the highest ``rank`` of its validation figures; None takes the last.
 
     ``needs_maps``: the validation samples need human maps, and the network an attention branch.
     """
