@@ -152,7 +152,7 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
     for options in (["--metric", "insertion"], ["--metric", "top1", "--use-maps"]):
         result = hk("eval", shard, "--from", tmp_path / "run", *options)
         assert result.exit_code == 1
-        assert "has no attention branch, so it has no map; only top1 and top5" in result.stderr
+        assert "has no attention branch, so it has no map; only top1, top5, log_loss" in result.stderr
     stream = hk("unpack", shard).stdout
     saved = hk("predict", "--from", tmp_path / "run", "--out", tmp_path / "maps", stdin=stream)
     assert "no maps to save; omit --out" in saved.stderr
