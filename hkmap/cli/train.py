@@ -22,7 +22,9 @@ def _image_size(value: Any) -> int | str:
 def _one_of(pretrained: bool, weights: Path) -> tuple[bool, Path | None]:
     """Return the one that the command line gives, where the other is a recipe's or a config's."""
     ctx = click.get_current_context()
-    typed = [name for name in ("pretrained", "weights") if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    typed = [
+        name for name in ("pretrained", "weights") if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
     if len(typed) != 1:
         raise click.UsageError("--pretrained downloads weights, --weights reads them from a file; give one of them.")
     found = (pretrained, None) if typed == ["pretrained"] else (False, weights)

@@ -251,10 +251,9 @@ def _check(model: Any, parts: Backbone, classes: int) -> None:
     images = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
     modules = nn.ModuleList([model, parts.extractor, dense, tail]).eval()
     with torch.no_grad():
-        features = parts.extractor(images)
+        whole, features = model(images), parts.extractor(images)
         kept = features.clone()
         drawn, logits = dense(features), tail(features)
-        whole = logits if logits.is_meta else model(images)      # without numbers there is nothing to compare
     modules.train()
     finer = features.shape[2:] if features.dim() == 4 else drawn.shape[2:]
     if drawn.shape != (1, parts.channels, *finer):
