@@ -14,7 +14,7 @@ from hkmap.shards.reader import ShardReader
 from hkmap.stream.references import load_map
 
 SMALL = ["--stem", "small", "--width", "4", "--image-size", "16", "--batch-size", "4", "--epochs", "3"]
-ALL = [word for name in ("top1", "top5", "mse", "insertion", "deletion") for word in ("--metric", name)]
+ALL = [word for name in ("top1", "top5", "log_loss", "mse", "insertion", "deletion") for word in ("--metric", name)]
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def test_all_metrics_are_what_they_say(hk, run):
     squares = [np.mean(reader.map(i) ** 2) for i in range(10) if reader.has_map[i]]
     assert report["metrics"]["mse_of_zeros"] == pytest.approx(np.mean(squares), rel=1e-5)
     assert report["attention_mean"] == pytest.approx(output.attention.mean().item(), rel=1e-5)
-    counts = {"top1": 10, "top5": 10, "mse": 7, "mse_of_zeros": 7, "insertion": 10, "deletion": 10}
+    chosen = output.logits.softmax(1).numpy()[np.arange(10), reader.labels]
+    assert report["metrics"]["log_loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-5)
+    counts = {"top1": 10, "top5": 10, "log_loss": 10, "mse": 7, "mse_of_zeros": 7, "insertion": 10, "deletion": 10}
     assert report["counts"] == counts
     for name, measure in (("insertion", insertion), ("deletion", deletion)):
         areas = []
@@ -152,7 +154,7 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
     for options in (["--metric", "insertion"], ["--metric", "top1", "--use-maps"]):
         result = hk("eval", shard, "--from", tmp_path / "run", *options)
         assert result.exit_code == 1
-        assert "has no attention branch, so it has no map; only top1 and top5" in result.stderr
+        assert "has no attention branch, so it has no map; only top1, top5, log_loss" in result.stderr
     stream = hk("unpack", shard).stdout
     saved = hk("predict", "--from", tmp_path / "run", "--out", tmp_path / "maps", stdin=stream)
     assert "no maps to save; omit --out" in saved.stderr

