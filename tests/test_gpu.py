@@ -39,7 +39,8 @@ def test_logits_and_attention_agree(networks):
 
 def test_losses_and_gradients_agree(networks):
     images, labels = torch.randn(4, 3, 96, 96, dtype=torch.float64), torch.tensor([0, 3, 3, 9])
-    maps, certainty = torch.rand(4, 1, 6, 6, dtype=torch.float64), torch.tensor([1.0, 1.0, 0.0, 1.0]).view(4, 1, 1, 1).expand(4, 1, 6, 6)
+    maps = torch.rand(4, 1, 6, 6, dtype=torch.float64)
+    certainty = torch.tensor([1.0, 1.0, 0.0, 1.0]).view(4, 1, 1, 1).expand(4, 1, 6, 6)
     found = []
     for network in networks:
         on = next(network.parameters()).device

@@ -154,6 +154,8 @@ def view_image(image: Image, view: View, size: tuple[int, int], padding: Colour 
     Area averages where it shrinks, bilinear where it grows. Beyond the image the colour is ``padding``; None reflects
     the image at its edges.
     """
+    if is_straight(view) and view[0, 0] < 0:        # seen in a mirror: by the same filter as without it
+        return np.ascontiguousarray(view_image(image, compose(view, MIRROR), size, padding)[:, ::-1])
     box = pixel_box(view, (image.shape[0], image.shape[1]))
     if box is None or (padding is None and reaches_out(view)):
         return np.asarray(_warp(image, view, size, padding), dtype=np.uint8)

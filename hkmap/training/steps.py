@@ -102,7 +102,7 @@ class Training:
         self.scaler = self.precision.scaler(device)
         self.average = None if options.ema is None else Average(network, options.ema)
         self.class_weights = None if class_weights is None else class_weights.to(device)
-        self.forward = torch.compile(self._forward) if options.compile else self._forward
+        self.losses = torch.compile(self._losses) if options.compile else self._losses
         self.scale = torch.zeros((), device=device)     # gamma, which a schedule changes
         small = options.batch_size <= LARGEST_BATCH and options.accumulate == 1 and self.ranks.ranks == 1
         self.graphs: list[Recorded] | None = (
@@ -216,7 +216,9 @@ class Training:
         figures = torch.zeros(7, device=self.device)
         for fed in batch:
             with self.precision(self.device):
-                loss, found = self._losses(fed, count)
+                loss, found = self.losses(
+                    fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights, fed.cached, count
+                )
             self.scaler.scale(loss).backward()
             figures += found
         reduced(self.network)
@@ -227,27 +229,27 @@ class Training:
         self.scaler.update()
         return figures
 
-    def _losses(self, fed: Fed, count: int) -> tuple[Tensor, Tensor]:
-        """Return this batch's part of the loss, and of the figures (7,), of a step on ``count`` samples."""
-        features, output = self.forward(fed.inputs, fed.cached)
+    def _losses(
+        self, inputs: Tensor, maps: Tensor, certainty: Tensor, labels: Tensor, weights: Tensor, cached: bool, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return a batch's part of the loss, and of the figures (7,), of a step on ``count`` samples."""
+        features, output = self._output(inputs, cached)
         parts = losses(
-            output, fed.labels, fed.maps, fed.certainty, map_loss=self.map_loss, weights=fed.weights, count=count,
+            output, labels, maps, certainty, map_loss=self.map_loss, weights=weights, count=count,
             class_weights=self.class_weights,
         )
         loss = parts.total(self.scale)
         mined = drawn = torch.zeros_like(loss)
         if self.options.mining and output.attention is not None:
             threshold = self.options.mask_threshold
-            hidden = mining_loss(self.network, features, output.attention, fed.labels, threshold)
-            mined = (hidden * fed.weights).sum()
+            mined = (mining_loss(self.network, features, output.attention, labels, threshold) * weights).sum()
             loss = loss + self.options.mining * mined
         if output.attention is not None:
-            drawn = (output.attention.float().mean((1, 2, 3)) * fed.weights).sum() / count
-        right = ((output.logits.argmax(1) == fed.labels) * fed.weights).sum() / count
-        figures = torch.stack([loss, parts.attention, parts.perception, parts.map, mined, right, drawn])
-        return loss, figures.detach()
+            drawn = (output.attention.float().mean((1, 2, 3)) * weights).sum() / count
+        right = ((output.logits.argmax(1) == labels) * weights).sum() / count
+        return loss, torch.stack([loss, parts.attention, parts.perception, parts.map, mined, right, drawn]).detach()
 
-    def _forward(self, inputs: Tensor, cached: bool) -> tuple[Tensor, Output]:
+    def _output(self, inputs: Tensor, cached: bool) -> tuple[Tensor, Output]:
         """Return the features and the output; nothing of a frozen extractor is kept for the backward pass."""
         network = self.network
         with torch.set_grad_enabled(not self.frozen):
