@@ -73,5 +73,5 @@ class ImageFeed:
 def image_feed(data: Data, options: TrainingOptions, device: torch.device) -> ImageFeed:
     """Return what feeds a training with the images of its samples."""
     shares = Shares(len(data.indices), options.batch_size, *current(), seed=options.seed, least=2, split=True)
-    threads = options.threads or max(2, min(8, cores() // local().ranks))
+    threads = options.threads or max(2, min(4, cores() // local().ranks))
     return ImageFeed(data.examples, data.indices, shares, device=device, threads=threads)

@@ -103,7 +103,7 @@ class TrainingOptions:
     update: str = "all"
     seed: int = 0
     precision: str = "float32"
-    threads: int | None = None          # that decode images; None: as many as there are cores, at most 8
+    threads: int | None = None          # that decode images; None: 2 to 4, as there are cores
     map_loss: str | MapLoss = "l2norm"
     schedule: str | Schedule = "step"
     optimizer: str = "sgd"
