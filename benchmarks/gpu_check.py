@@ -1,7 +1,8 @@
 """Check hkmap on a CUDA machine with its own torch: the tests marked gpu, the speed of steps, and the paper's tuning.
 
 Prints one JSON object, and ends inside 8 minutes. Speeds are of steps whose images are on the device already; the
-tuning is `hkmap finetune` as a user runs it: 3,000 images of 200 classes, 300 epochs, ResNet18+ABN, cached features, compiled.
+tuning is `hkmap finetune` as a user runs it: 3,000 images of 200 classes, 300 epochs, ResNet18+ABN, cached features,
+compiled.
 
     PYTHONPATH=. python3 benchmarks/gpu_check.py > benchmarks/results/gpu.json
 """

@@ -55,9 +55,14 @@ def evaluate(
         total = int(held_out.inside.sum()) if held_out else len(reader)
         report = summarise(track(rows, "evaluating", total=total), model, measured, on, held_out=held_out)
     warn_of_control(model)
+    _show(report, text_of(source))
+    print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
+
+
+def _show(report: dict[str, Any], title: str) -> None:
+    """Show the means to people."""
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
     if "attention_mean" in report:
         lines.append(("attention_mean", f"{report['attention_mean']:.4f}", str(report["samples"])))
-    show_table(("metric", "mean", "samples"), lines, title=text_of(source))
-    print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
+    show_table(("metric", "mean", "samples"), lines, title=title)

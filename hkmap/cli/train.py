@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -10,6 +10,13 @@ from click.core import ParameterSource
 from hkmap.cli._options import EXISTING, image_size_option, named_option, shards_argument, sides
 from hkmap.cli._strict import section
 from hkmap.cli._training import RunOptions, carry_out, taken, training_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hkmap.engine.runs import TrainedModel
+    from hkmap.networks.backbone import Architecture
+    from hkmap.training.optimisation import TrainingOptions
 
 
 def _one_of(pretrained: bool, weights: Path) -> tuple[bool, Path | None]:
@@ -60,11 +67,7 @@ def train(
     Example:
       hkmap train train.h5 --val val.h5 --arch resnet18+abn --epochs 30 --out run/
     """
-    from hkmap.engine.inputs import Preprocessing
-    from hkmap.engine.runs import check_memory, new_model, pick_device
     from hkmap.networks.backbone import Architecture
-    from hkmap.networks.pretrained import load_pretrained, preprocessing_of
-    from hkmap.networks.weights import load_weights
     from hkmap.shards.sequence import ShardSequence
     from hkmap.training.optimisation import TrainingOptions
 
@@ -72,17 +75,34 @@ def train(
         pretrained, weights = _one_of(pretrained, weights)
     if options["select"] is None:
         options["select"] = "top1" if options["val"] or options["val_share"] else "last"
-    optimisation = taken(options, TrainingOptions, learning_rate="lr")
-    width_in_pixels, height = sides(image_size)
+    optimisation, run = taken(options, TrainingOptions, learning_rate="lr"), taken(options, RunOptions)
     classes = ShardSequence(shards).classes
     architecture = Architecture(arch, len(classes), stem=stem, width=width, gate=gate)
-    preprocessing = Preprocessing(height, width_in_pixels, fit, *(preprocessing_of(architecture) or ()))
-    on = pick_device(options["device"])
-    check_memory(architecture, preprocessing, optimisation.batch_size, device=on, training=True)
-    model = new_model(architecture, preprocessing, classes, optimisation.seed)
-    if weights:
-        load_weights(model.network, weights, architecture)
-    if pretrained:
-        load_pretrained(model.network, architecture, progress=sys.stderr.isatty())
-    run = taken(options, RunOptions)
+    model = _begun(architecture, classes, optimisation, sides(image_size), fit=fit, device=options["device"])
+    _load(model, pretrained=pretrained, weights=weights)
     carry_out(model, optimisation, run, shards=shards, start={"weights": weights}, **options)
+
+
+def _begun(
+    architecture: Architecture, classes: Sequence[str], optimisation: TrainingOptions, size: tuple[int, int], *,
+    fit: str, device: str,
+) -> TrainedModel:
+    """Return an untrained network for images of ``size`` (width, height), if it can be trained in the memory there."""
+    from hkmap.engine.inputs import Preprocessing
+    from hkmap.engine.runs import check_memory, new_model, pick_device
+    from hkmap.networks.pretrained import preprocessing_of
+
+    preprocessing = Preprocessing(size[1], size[0], fit, *(preprocessing_of(architecture) or ()))
+    check_memory(architecture, preprocessing, optimisation.batch_size, device=pick_device(device), training=True)
+    return new_model(architecture, preprocessing, classes, optimisation.seed)
+
+
+def _load(model: TrainedModel, *, pretrained: bool, weights: Path | None) -> None:
+    """Load the weights to start from, if any."""
+    from hkmap.networks.pretrained import load_pretrained
+    from hkmap.networks.weights import load_weights
+
+    if weights:
+        load_weights(model.network, weights, model.architecture)
+    if pretrained:
+        load_pretrained(model.network, model.architecture, progress=sys.stderr.isatty())
