@@ -65,3 +65,10 @@ def test_shards_are_measured_too() -> None:
     for answer in judged:
         assert set(answer) >= JUDGED
     assert "met" not in shards["reading_large"]["over_vlen"]      # told, not claimed
+
+
+def test_steps_are_measured_too() -> None:
+    engine = quick("engine.py")
+    assert engine["sizes"] == "quick: the figures mean nothing"
+    assert all(set(answer) == JUDGED for answer in engine["ratios"].values())
+    assert engine["images_decoded_in_the_second_cached_epoch"]["value"] == 0
