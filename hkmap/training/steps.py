@@ -215,8 +215,10 @@ class Training:
         count = sum(fed.samples for fed in batch)
         figures = torch.zeros(7, device=self.device)
         for fed in batch:
+            # a smaller last batch would be compiled anew
+            of_batch = self.losses if fed.samples == self.options.batch_size else self._losses
             with self.precision(self.device):
-                loss, found = self.losses(
+                loss, found = of_batch(
                     fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights, fed.cached, count
                 )
             self.scaler.scale(loss).backward()
