@@ -103,6 +103,9 @@ def damaged(change: Callable[[dict[str, Tensor]], Any]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("state", "options", "sentence"), [
     (weights(), ["--classes", 3], "x.pt: has 2 classes, and 3 are named; name its own"),
     (weights(Architecture("resnet18", 2, "small", 4)), ["--arch", "resnet34"],
+     "x.pt: has shape (4, 3, 3, 3) for conv1.weight, expected shape (64, 3, 7, 7); they are those of resnet18, "
+     "2 classes: use --arch resnet18 --stem small --width 4\n"),
+    (damaged(lambda state: state.update(extra=torch.zeros(2))), ["--arch", "resnet34+abn", "--classes", 2],
      "for conv1.weight, expected shape (64, 3, 7, 7); is --arch the file's?"),
     (weights(Architecture("resnet18", 2)), ["--arch", "resnet18", "--classes", 3], "x.pt: has 2 classes, and 3"),
     (weights(Architecture("resnet18", 2)), ["--arch", "resnet18+abn", "--classes", 2],
