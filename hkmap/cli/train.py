@@ -60,6 +60,9 @@ def train(
     Example:
       hkmap train train.h5 --val val.h5 --arch resnet18+abn --epochs 30 --out run/
     """
+    from dataclasses import replace
+
+    from hkmap.engine.checkpoints import control_of
     from hkmap.engine.inputs import Preprocessing
     from hkmap.engine.runs import check_memory, new_model, pick_device
     from hkmap.networks.backbone import Architecture
@@ -82,6 +85,7 @@ def train(
     model = new_model(architecture, preprocessing, classes, optimisation.seed)
     if weights:
         load_weights(model.network, weights, architecture)
+        model = replace(model, control=control_of(weights))
     if pretrained:
         load_pretrained(model.network, architecture, progress=sys.stderr.isatty())
     run = taken(options, RunOptions)

@@ -17,6 +17,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,29 @@ def read_model(path: Path) -> dict[str, Any]:
     content = _former(path, data)
     del content["state"]
     return content
+
+
+def control_of(path: Path) -> str:
+    """Return the control of the network whose weights a file has; "none" where it is neither a run's nor our export.
+
+    Raises RunError where a checkpoint of a run is damaged, or what an export says is no control.
+    """
+    data = file_content(path)
+    if is_of_run(path):
+        return str(read_model(path)["control"])
+    texts: dict[str, str] = {}
+    if data[8:9] == b"{":
+        with suppress(safetensors.SafetensorError), safetensors.safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+    control = texts.get("control", "none").strip('"') if "hkmap" in texts else "none"      # the text is JSON
+    check_values(path, {"control": control}, {"control": _MODEL["control"]})
+    return control
+
+
+def is_of_run(path: Path) -> bool:
+    """Say whether a file is one of a run's checkpoints, of whatever version, or its state; it may be damaged."""
+    data = file_content(path)
+    return any(form.encode() in data for form in VERSIONS)      # both formats hold it as it is
 
 
 def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:

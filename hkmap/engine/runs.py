@@ -8,7 +8,7 @@ import re
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.checkpoints import check_weights, plain_weights, read_model, write_model
+from hkmap.engine.checkpoints import check_weights, control_of, plain_weights, read_model, write_model
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.abn import AttentionBranchNetwork
@@ -94,7 +94,8 @@ def import_model(
 ) -> TrainedModel:
     """Return a model with another program's weights, which must be those of the whole network.
 
-    Without ``class_names`` its classes have none. Raises RunError where the file and the network do not fit.
+    Without ``class_names`` its classes have none. An export of ours keeps its control. Raises RunError where the file
+    and the network do not fit.
     """
     names = class_names or [""] * architecture.classes
     if len(names) != architecture.classes:
@@ -105,7 +106,7 @@ def import_model(
             f"{path}: has nothing for {few(fresh, 3)}, and a run must be whole; is it of this --arch and of "
             f"{architecture.classes} classes? Otherwise start from it by `hkmap train --weights`"
         )
-    return model
+    return replace(model, control=control_of(path))
 
 
 def save_model(path: Path, model: TrainedModel, weights: dict[str, Tensor] | None = None) -> None:
