@@ -218,7 +218,7 @@ def test_a_training_that_starts_from_a_sham_says_so(hk, sham, start):
 def test_only_our_exports_state_a_control(here, metadata, control):
     safetensors.torch.save_file(weights(), "x.safetensors", metadata)
     if control is None:
-        with pytest.raises(RunError, match="x.safetensors: control is 'most'; expected one of none, shuffled"):
+        with pytest.raises(RunError, match=r"x\.safetensors: control is 'most'; expected one of none, shuffled"):
             control_of(Path("x.safetensors"))
     else:
         assert control_of(Path("x.safetensors")) == control

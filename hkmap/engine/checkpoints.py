@@ -205,7 +205,7 @@ def _check_version(path: Path, version: Any, form: str, most: int) -> None:
 
 def _former(path: Path, data: bytes) -> dict[str, Any]:
     """Return what a run's best.pt or last.pt holds: as `read_model`, and "state", empty where it has none."""
-    content = _read_zip(path, data, MODEL)
+    content = {"fold": None, **_read_zip(path, data, MODEL)}      # the first runs had none, and no digest of the log
     check_values(path, {"state": content.get("state")}, {"state": _of_type("names with values", dict)})
     _check_model(path, {name: value for name, value in content.items() if name != "state"})
     if content["state"]:
@@ -213,7 +213,7 @@ def _former(path: Path, data: bytes) -> dict[str, Any]:
         if isinstance(state.get("best"), dict):
             state["best"] = {"attention_mean": None, **state["best"]}
         check_values(path, state, _FORMER_STATE, "state")
-    return {"fold": None, **content}      # the first runs had none, and no digest of the log
+    return content
 
 
 def _former_state(path: Path) -> dict[str, Any]:
@@ -228,8 +228,8 @@ def _former_state(path: Path) -> dict[str, Any]:
 
 
 def _check_model(path: Path, content: dict[str, Any]) -> None:
-    check_values(path, {"fold": None, **content}, _MODEL)
-    if content.get("fold") is not None:
+    check_values(path, content, _MODEL)
+    if content["fold"] is not None:
         check_values(path, content["fold"], _FOLD, "fold")
     names, classes = len(content["class_names"]), content["architecture"]["classes"]
     if names != classes:
