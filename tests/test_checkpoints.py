@@ -236,6 +236,16 @@ def test_an_altered_checkpoint_is_a_sentence(content, tmp_path, name, version):
     is_one_sentence(str(found.value), path, sentence)
 
 
+def test_only_a_zip_may_lack_the_fold(content, tmp_path):
+    model = {name: value for name, value in content["model"].items() if name != "fold"}
+    for version in (1, 2):
+        write_as(version, tmp_path / "old.pt", model)
+        assert load_model(tmp_path / "old.pt").fold is None
+    write_as(3, tmp_path / "new.safetensors", model)
+    with pytest.raises(RunError, match=r"new\.safetensors: lacks fold;"):
+        load_model(tmp_path / "new.safetensors")
+
+
 def is_one_sentence(said: str, path: Path, sentence: str) -> None:
     assert said.startswith(f"{path}: ")
     assert "\n" not in said
@@ -372,16 +382,20 @@ def test_other_files_are_named(hk, make_shard, tmp_path):
 
 def test_what_takes_more_than_the_machine_is_refused_before_it_is_built(hk, make_shard, good, tmp_path):
     shard = make_shard("x.h5", 4)
-    for options in (["--width", 4096], ["--image-size", 4096], ["--batch-size", 65536]):
+    for options, remedy in {
+        ("--width", 4096): "two do not fit either; give a lower --image-size or --width, or a smaller --arch\n",
+        ("--image-size", 4096): "two do not fit either; ", ("--batch-size", 65536): " fit; give --batch-size ",
+    }.items():
         result = hk("train", shard, *options, "--out", tmp_path / "no")
         assert result.exit_code == 1
         assert "GiB, and cpu has" in result.stderr
-        assert "lower --batch-size, --image-size or --width" in result.stderr
+        assert remedy in result.stderr
     large = {"height": 8192, "width": 8192, "fit": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     write_as(3, tmp_path / "large.pt", {**read_model(good), "preprocessing": large})
     for command in (["eval", shard, "--metric", "top1", "--batch-size", 65536], ["predict", "--batch-size", 65536]):
         result = hk(*command, "--from", tmp_path / "large.pt", stdin=[{"id": "1", "image": f"{shard}#0"}])
         assert "of 8192x8192 takes at least" in result.stderr
+        assert "use a lower --batch-size, or a machine with more memory\n" in result.stderr
 
 
 # what ends while it runs

@@ -218,18 +218,26 @@ def test_every_arm_has_the_same_maps(make_shard):
     assert all(indices == kept["none"] for indices in kept.values())
 
 
+FEW = {
+    "all": [], "whole": ["--maps-for", "1.0"], "half": ["--maps-for", 0.5], "eight": ["--maps-for", 8],
+    "one": ["--maps-for", 1],
+}
+
+
 def test_few_maps_on_the_command_line(hk, make_shard, tmp_path):
     shard, base = make_shard("a.h5", 16), tmp_path / "base"
     small = ["--epochs", 1, "--batch-size", 16, "--seed", 3]
     hk("train", shard, "--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, *small,
        "--out", base)
     found = {}
-    for name, more in [("all", []), ("half", ["--maps-for", 0.5]), ("eight", ["--maps-for", 8])]:
+    for name, more in FEW.items():
         out = tmp_path / name
         result = hk("finetune", shard, "--from", base, "--map-loss", "l1", *small, *more, "--out", out)
         assert result.exit_code == 0, result.stderr
         found[name] = json.loads((out / "log.jsonl").read_text().splitlines()[0])["loss_map"]
+    assert found["whole"] == found["all"]
     assert found["half"] == found["eight"] == pytest.approx(found["all"] / 2, rel=0.2)
+    assert found["one"] == pytest.approx(found["all"] / 16, rel=0.5)
     config = tmp_path / "half/config.toml"
     again = hk("finetune", shard, "--config", config, "--from", base, "--out", tmp_path / "again")
     assert again.exit_code == 0, again.stderr
@@ -238,7 +246,7 @@ def test_few_maps_on_the_command_line(hk, make_shard, tmp_path):
     refused = hk("finetune", shard, "--from", base, "--maps-for", 17, "--out", tmp_path / "more")
     assert (refused.exit_code, "16 training samples have a map" in refused.stderr) == (1, True), refused.stderr
     assert not (tmp_path / "more").exists()
-    for wrong in ("0", "-1", "1.5", "0.0", "many", "1e3"):
+    for wrong in ("0", "-1", "1.5", "1.", "2.0", "0.0", "many", "1e3"):
         refused = hk("finetune", shard, "--from", base, "--maps-for", wrong, "--out", tmp_path / "wrong")
         assert refused.exit_code == 2
         assert "or a share such as 0.1" in refused.stderr

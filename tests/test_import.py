@@ -12,9 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from hkmap.engine.checkpoints import control_of
 from hkmap.engine.folders import read_config
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import load_model
+from hkmap.errors import RunError
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.weights import author_name
@@ -103,6 +105,9 @@ def damaged(change: Callable[[dict[str, Tensor]], Any]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("state", "options", "sentence"), [
     (weights(), ["--classes", 3], "x.pt: has 2 classes, and 3 are named; name its own"),
     (weights(Architecture("resnet18", 2, "small", 4)), ["--arch", "resnet34"],
+     "x.pt: has shape (4, 3, 3, 3) for conv1.weight, expected shape (64, 3, 7, 7); they are those of resnet18, "
+     "2 classes: use --arch resnet18 --stem small --width 4\n"),
+    (damaged(lambda state: state.update(extra=torch.zeros(2))), ["--arch", "resnet34+abn", "--classes", 2],
      "for conv1.weight, expected shape (64, 3, 7, 7); is --arch the file's?"),
     (weights(Architecture("resnet18", 2)), ["--arch", "resnet18", "--classes", 3], "x.pt: has 2 classes, and 3"),
     (weights(Architecture("resnet18", 2)), ["--arch", "resnet18+abn", "--classes", 2],
@@ -154,3 +159,73 @@ def test_the_classes_of_a_network_that_is_not_recognised_are_given(hk, here):
     result = hk("import", "x.pt", "--arch", "resnet8", "--classes", 2, "--out", "run")
     assert "x.pt: has nothing for conv1.weight, expected shape (64, 3, 7, 7)" in result.stderr
     assert not Path("run").exists()
+
+
+# shams stay with a network
+
+
+@pytest.fixture
+def sham(hk, make_shard, here) -> Path:
+    """The shard of a run, "sham", that was fine-tuned on the maps of other images; sham.safetensors is its export."""
+    shard = make_shard("x.h5", 8)
+    small = ["--arch", "resnet18+abn", "--stem", "small", "--width", 4, *SIZE, "--batch-size", 8, "--epochs", 1]
+    assert hk("train", shard, *small, "--out", "base").exit_code == 0
+    tuning = ["--control", "shuffled", "--epochs", 1, "--batch-size", 8]
+    assert hk("finetune", shard, "--from", "base", *tuning, "--out", "sham").exit_code == 0
+    assert hk("export", "sham", "--to", "safetensors", "--out", "sham.safetensors").exit_code == 0
+    return shard
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "state.pt"])
+def test_a_file_of_a_run_is_not_imported(hk, sham, name):
+    result = hk("import", Path("sham", name), "--out", "run")
+    assert (result.exit_code, result.stderr) == (
+        1, f"Error: sham/{name}: a run's own file; give it, or its run folder, to --from of the other commands\n"
+    )
+    assert not Path("run").exists()
+
+
+def test_an_old_run_is_not_imported(hk, here):
+    old = Path(__file__).parent / "golden/data/trained/tuned/best.pt"
+    assert "a run's own file" in hk("import", old, "--out", "run").stderr
+
+
+def test_an_imported_export_keeps_its_control(hk, sham):
+    result = hk("import", "sham.safetensors", *SIZE, "--out", "run")
+    assert result.records[0]["control"] == load_model("run").control == "shuffled"
+    assert "sham control: this network was trained on the maps of other images" in result.stderr
+    assert read_config(Path("run/config.toml"))["control"] == "shuffled"
+    tuned = hk("finetune", sham, "--from", "run", "--config", "run/config.toml", "--epochs", 1, "--out", "tuned")
+    assert tuned.records[0]["control"] == "shuffled", tuned.stderr
+    assert read_config(Path("tuned/config.toml"))["control"] == "none"      # the option
+
+
+@pytest.mark.parametrize("start", ["sham/best.safetensors", "sham/last.safetensors", "sham.safetensors"])
+def test_a_training_that_starts_from_a_sham_says_so(hk, sham, start):
+    small = ["--arch", "resnet18+abn", "--stem", "small", "--width", 4, *SIZE, "--batch-size", 8, "--epochs", 1]
+    result = hk("train", sham, *small, "--weights", start, "--out", "run")
+    assert result.records[0]["control"] == load_model("run").control == "shuffled", result.stderr
+    assert "sham control: this network was trained on the maps of other images" in result.stderr
+    assert read_config(Path("run/config.toml"))["control"] == "shuffled"
+    assert hk("train", sham, *small, "--weights", start, "--out", "run", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(("metadata", "control"), [
+    ({}, "none"), ({"control": "shuffled"}, "none"), ({"hkmap": '"0.1"', "control": '"center"'}, "center"),
+    ({"hkmap": '"0.1"', "control": '"shuffled+center"'}, "shuffled+center"),
+    ({"hkmap": '"0.1"', "control": '"most"'}, None),
+])
+def test_only_our_exports_state_a_control(here, metadata, control):
+    safetensors.torch.save_file(weights(), "x.safetensors", metadata)
+    if control is None:
+        with pytest.raises(RunError, match=r"x\.safetensors: control is 'most'; expected one of none, shuffled"):
+            control_of(Path("x.safetensors"))
+    else:
+        assert control_of(Path("x.safetensors")) == control
+
+
+def test_the_state_of_a_run_is_no_start(hk, sham):
+    result = hk("train", sham, "--arch", "resnet18+abn", "--stem", "small", "--width", 4, "--weights", "sham/state.pt",
+                "--out", "run")
+    assert result.exit_code == 1
+    assert "sham/state.pt: not an hkmap checkpoint" in result.stderr

@@ -234,7 +234,8 @@ def test_the_first_process_alone_writes_and_a_run_that_lost_one_goes_on(on_ranks
     assert (code, *other) == (0, 0, "", ""), stderr
     assert json.loads(stdout)["steps"] == 9
     assert [json.loads(line)["samples"] for line in (tmp_path / "whole" / "log.jsonl").open()] == [4, 4, 5] * 3
-    (code, _, stderr), nothing = on_ranks(dying_command, 2, *train, tmp_path / "run")
+    saved = (tmp_path / "run", "--checkpoint-every", 1e-9)      # after each step
+    (code, _, stderr), nothing = on_ranks(dying_command, 2, *train, *saved)
     assert (code, nothing) == (1, None)
     assert "process 0 of 2 lost another one" in stderr
     (code, _, stderr), _ = on_ranks(command, 2, *train, tmp_path / "run", "--resume")

@@ -19,13 +19,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import overridden, replace, rewrite
-from test_training import SMALL, changed, weights_of
+from test_training import OFTEN, SMALL, changed, weights_of
 
 from hkmap import __version__
 from hkmap.cli.main import hkmap
 from hkmap.engine.checkpoints import save_state
 from hkmap.engine.folders import RUN_FILES, read_config, read_info, write_config, write_json
-from hkmap.engine.runs import BEST, in_words, load_model
+from hkmap.engine.runs import LAST, in_words, load_model
 from hkmap.files.atomic import locked
 from hkmap.files.hdf5 import file_digest
 from hkmap.shards.reader import ShardReader
@@ -98,7 +98,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_a_checkpoint(hk, run,
     assert held(folder) == before
     monkeypatch.undo()
     monkeypatch.setattr(Training, "run_epoch", fail_at(3))
-    command = ["train", shard, *SMALL, "--epochs", 2, "--lr", 0.5, "--out", folder]
+    command = ["train", shard, *SMALL, "--epochs", 2, "--lr", 0.5, *OFTEN, "--out", folder]
     assert hk(*command, "--overwrite").exit_code == 130
     assert set(held(folder)) == set(RUN_FILES) - {"summary.json"}
     assert read_config(folder / "config.toml")["lr"] == 0.5
@@ -363,15 +363,18 @@ def test_a_folder_that_may_not_be_written_to_is_a_sentence(hk, run, monkeypatch,
 # full disks and names
 
 
-@pytest.mark.parametrize(("limit", "name"), [(900, "log.jsonl"), (9000, BEST)])
-def test_a_disk_that_fills_is_a_sentence_and_the_run_is_resumed(hk, run, tmp_path, monkeypatch, limit, name):
-    """In the second epoch; in the first there is nothing to resume."""
+@pytest.mark.parametrize(("limit", "step", "name"), [
+    (900, 3, "log.jsonl"), (9000, 3, "state.pt"), (9000, 4, LAST),
+])
+def test_a_disk_that_fills_is_a_sentence_and_the_run_is_resumed(hk, run, tmp_path, monkeypatch, limit, step, name):
+    """At a step of the second epoch, of two steps; in the first there is nothing to resume."""
     _, shard = run
-    whole, command = Training.run_epoch, ["train", shard, *SMALL, "--epochs", 2, "--out"]
+    whole, command = Training.run_epoch, ["train", shard, *SMALL, "--epochs", 2, *OFTEN, "--out"]
 
     def run_epoch(self, feed):
-        with files_up_to(limit) if self.epoch == 1 else nullcontext():
-            yield from whole(self, feed)
+        for found in whole(self, feed):
+            with files_up_to(limit) if found.step == step else nullcontext():
+                yield found
 
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     result = hk(*command, tmp_path / "full")

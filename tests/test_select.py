@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from hkmap.records import Record, Rejects
 from hkmap.stream.selecting import select_first, sort_records
@@ -148,9 +148,9 @@ def test_with_a_count_a_sort_holds_no_more_than_that(monkeypatch: pytest.MonkeyP
     assert peak < 1_000_000       # of ten million bytes
 
 
-def test_records_flow_at_once_where_nothing_is_sorted(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hkmap", "select", *WRONG]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
+def test_records_flow_at_once_where_nothing_is_sorted() -> None:
+    command = [sys.executable, "-m", "hkmap", "select", *WRONG]      # from ROOT: of this checkout
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(RECORDS[0]).encode() + b"\n")

@@ -216,3 +216,13 @@ def test_where_timm_cannot_be_imported(monkeypatch, broken, sentence):
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(ChoiceError, match=sentence):
         build(Architecture("timm/x", 5))
+
+
+def test_the_list_of_architectures_says_why_timm_cannot_be_imported(monkeypatch, hk):
+    monkeypatch.setitem(sys.modules, "timm", None)      # found, and its import fails
+    monkeypatch.setattr("hkmap.networks.timm.find_spec", lambda name: object())
+    result = hk("list", "architectures")
+    assert result.exit_code == 0, result.stderr
+    rows = {row["name"]: row["doc"] for row in result.records}
+    assert rows["timm/NAME[+abn]"].startswith("timm/NAME: ")
+    assert rows["resnet18+abn"].endswith("with the attention branch.")

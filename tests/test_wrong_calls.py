@@ -100,7 +100,7 @@ WRONG: list[tuple[str, ...]] = [
     ("crop --out v --letterbox 1 --jpeg 101", "101 is not in the range 1<=x<=100"),
     ("crop --out v --letterbox 1 --map-size 0", "expected a side N from 1"),
     ("sample -- {}", "expected a number of records from 1 to 999999999, or a share such", "0", "1.5", "-3", "nan", "x",
-     "0.0", "1.0", "1" + "0" * 9, "9" * 5000),
+     "0.0", "1" + "0" * 9, "9" * 5000),
     ("sample 0.5 --per-class", "A share already applies to each class; give N"),
     # shards
     ("pack x.h5 --expect 0", "0 is not in the range 1<=x<=1000000000"),

@@ -52,13 +52,13 @@ class Number(click.FloatRange):
 
 
 class Amount(click.FloatRange):
-    """A number of records, from 1, as an int; or a share of them between 0 and 1, as a float."""
+    """A number of records, from 1, as an int; or a share of them above 0 and up to 1.0, as a float."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
         if re.fullmatch(r"0*[1-9][0-9]{0,8}", str(value)):
             return int(value)
-        if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*", str(value)):
-            expected = "expected a number of records from 1 to 999999999, or a share such as 0.1."
+        if not re.fullmatch(r"0?\.[0-9]*[1-9][0-9]*|1\.0+", str(value)):
+            expected = "expected a number of records from 1 to 999999999, or a share such as 0.1; 1.0 is all."
             self.fail(f"{str(value)!r}: {expected}", param, ctx)
         return float(value)
 

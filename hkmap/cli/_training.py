@@ -180,7 +180,8 @@ def carry_out(
         model.architecture, model.preprocessing, optimisation.batch_size, device=on
     ):
         training = prepare(model, data, optimisation, on, stop=lambda: signals.stop is not None)
-        config = _options_in_force() | {"select": optimisation.select} | folders.describe(model) | {"control": control}
+        options = _options_in_force() | {"select": optimisation.select}
+        config = options | folders.describe(model) | options
         _carry_on(model, training, data, run, config, folders.run_info(on, shards=sequence, val=validation, **start))
     signals.check()
     if current().first:
@@ -256,6 +257,8 @@ def _read_defaults(ctx: click.Context, parameter: click.Parameter, path: Path | 
         logging.getLogger("hkmap").warning(said, path, command, ctx.info_name, ", ".join(unused))
     for parameter in ctx.command.params:
         _check_type(path, parameter, found.get(parameter.name or ""))
+    if command in ("train", "import"):
+        found.pop("control", None)      # that of the weights they began with; no option of theirs
     ctx.default_map = {**(ctx.default_map or {}), **{own[key]: found[key] for key in own.keys() & found.keys()}}
 
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import EXISTING, OUTPUT, image_size_option, named_option, overwrite_option, sides, text_of
+from hkmap.cli._options import (
+    EXISTING,
+    OUTPUT,
+    image_size_option,
+    named_option,
+    overwrite_option,
+    sides,
+    text_of,
+    warn_of_control,
+)
 from hkmap.cli._stream import print_result
 from hkmap.errors import RunError
 
@@ -73,16 +82,20 @@ def import_checkpoint(
     from dataclasses import replace
 
     from hkmap.engine import folders
+    from hkmap.engine.checkpoints import is_of_run
     from hkmap.engine.inputs import Preprocessing
     from hkmap.engine.runs import BEST, import_model, pick_device, save_model
     from hkmap.networks.pretrained import preprocessing_of
 
+    if is_of_run(checkpoint):
+        raise RunError(f"{checkpoint}: a run's own file; give it, or its run folder, to --from of the other commands")
     names = _class_names(classes)
     architecture = replace(_architecture(checkpoint, arch, None if names is None else len(names)), gate=gate)
     usual = preprocessing_of(architecture) or (Preprocessing.mean, Preprocessing.std)
     width, height = sides(image_size)
     preprocessing = Preprocessing(height, width, fit, mean or usual[0], std or usual[1])
     model = import_model(checkpoint, architecture, preprocessing, names)
+    warn_of_control(model)
     info, described = folders.run_info(pick_device("cpu"), checkpoint=checkpoint), folders.describe(model)
     with folders.opened_run(out, {}, info, overwrite=overwrite, resume=False) as begun:
         folders.write_run(begun, {"command": "import", **described}, info)

@@ -79,7 +79,7 @@ def train(
     classes = ShardSequence(shards).classes
     architecture = Architecture(arch, len(classes), stem=stem, width=width, gate=gate)
     model = _begun(architecture, classes, optimisation, sides(image_size), fit=fit, device=options["device"])
-    _load(model, pretrained=pretrained, weights=weights)
+    model = _loaded(model, pretrained=pretrained, weights=weights)
     carry_out(model, optimisation, run, shards=shards, start={"weights": weights}, **options)
 
 
@@ -97,12 +97,17 @@ def _begun(
     return new_model(architecture, preprocessing, classes, optimisation.seed)
 
 
-def _load(model: TrainedModel, *, pretrained: bool, weights: Path | None) -> None:
-    """Load the weights to start from, if any."""
+def _loaded(model: TrainedModel, *, pretrained: bool, weights: Path | None) -> TrainedModel:
+    """Load the weights to start from, if any; those of a sham remain a sham."""
+    from dataclasses import replace
+
+    from hkmap.engine.checkpoints import control_of
     from hkmap.networks.pretrained import load_pretrained
     from hkmap.networks.weights import load_weights
 
-    if weights:
-        load_weights(model.network, weights, model.architecture)
     if pretrained:
         load_pretrained(model.network, model.architecture, progress=sys.stderr.isatty())
+    if weights is None:
+        return model
+    load_weights(model.network, weights, model.architecture)
+    return replace(model, control=control_of(weights))

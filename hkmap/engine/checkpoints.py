@@ -17,6 +17,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,29 @@ def read_model(path: Path) -> dict[str, Any]:
     return content
 
 
+def control_of(path: Path) -> str:
+    """Return the control of the network whose weights a file has; "none" where it is neither a run's nor our export.
+
+    Raises RunError where a checkpoint of a run is damaged, or what an export says is no control.
+    """
+    data = file_content(path)
+    if is_of_run(path):
+        return str(read_model(path)["control"])
+    texts: dict[str, str] = {}
+    if data[8:9] == b"{":
+        with suppress(safetensors.SafetensorError), safetensors.safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+    control = texts.get("control", "none").strip('"') if "hkmap" in texts else "none"      # the text is JSON
+    check_values(path, {"control": control}, {"control": _MODEL["control"]})
+    return control
+
+
+def is_of_run(path: Path) -> bool:
+    """Say whether a file is one of a run's checkpoints, of whatever version, or its state; it may be damaged."""
+    data = file_content(path)
+    return any(form.encode() in data for form in VERSIONS)      # both formats hold it as it is
+
+
 def read_state(folder: Path, network: nn.Module) -> dict[str, Any]:
     """Return what training needs to go on in a run's folder, from its state.pt, else an older run's last.pt.
 
@@ -181,7 +205,7 @@ def _check_version(path: Path, version: Any, form: str, most: int) -> None:
 
 def _former(path: Path, data: bytes) -> dict[str, Any]:
     """Return what a run's best.pt or last.pt holds: as `read_model`, and "state", empty where it has none."""
-    content = _read_zip(path, data, MODEL)
+    content = {"fold": None, **_read_zip(path, data, MODEL)}      # the first runs had none, and no digest of the log
     check_values(path, {"state": content.get("state")}, {"state": _of_type("names with values", dict)})
     _check_model(path, {name: value for name, value in content.items() if name != "state"})
     if content["state"]:
@@ -189,7 +213,7 @@ def _former(path: Path, data: bytes) -> dict[str, Any]:
         if isinstance(state.get("best"), dict):
             state["best"] = {"attention_mean": None, **state["best"]}
         check_values(path, state, _FORMER_STATE, "state")
-    return {"fold": None, **content}      # the first runs had none, and no digest of the log
+    return content
 
 
 def _former_state(path: Path) -> dict[str, Any]:
@@ -204,8 +228,8 @@ def _former_state(path: Path) -> dict[str, Any]:
 
 
 def _check_model(path: Path, content: dict[str, Any]) -> None:
-    check_values(path, {"fold": None, **content}, _MODEL)
-    if content.get("fold") is not None:
+    check_values(path, content, _MODEL)
+    if content["fold"] is not None:
         check_values(path, content["fold"], _FOLD, "fold")
     names, classes = len(content["class_names"]), content["architecture"]["classes"]
     if names != classes:

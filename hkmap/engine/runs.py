@@ -8,7 +8,7 @@ import re
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.checkpoints import check_weights, plain_weights, read_model, write_model
+from hkmap.engine.checkpoints import check_weights, control_of, plain_weights, read_model, write_model
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.abn import AttentionBranchNetwork
@@ -94,7 +94,8 @@ def import_model(
 ) -> TrainedModel:
     """Return a model with another program's weights, which must be those of the whole network.
 
-    Without ``class_names`` its classes have none. Raises RunError where the file and the network do not fit.
+    Without ``class_names`` its classes have none. An export of ours keeps its control. Raises RunError where the file
+    and the network do not fit.
     """
     names = class_names or [""] * architecture.classes
     if len(names) != architecture.classes:
@@ -105,7 +106,7 @@ def import_model(
             f"{path}: has nothing for {few(fresh, 3)}, and a run must be whole; is it of this --arch and of "
             f"{architecture.classes} classes? Otherwise start from it by `hkmap train --weights`"
         )
-    return model
+    return replace(model, control=control_of(path))
 
 
 def save_model(path: Path, model: TrainedModel, weights: dict[str, Tensor] | None = None) -> None:
@@ -162,14 +163,19 @@ def check_memory(
 
     The estimate is a lower bound: the weights (in training their gradients and momenta too) and, in float32, the
     outputs of all convolutions and norms, which training keeps, or else the largest one. Nothing is allocated for it.
+    The batch that the error names for a training would fit if an image took twice its lower bound.
     """
     weights, images = _bytes_of(architecture, preprocessing)
-    needed = 3 * weights + batch_size * sum(images) if training else weights + batch_size * max(images, default=0)
+    fixed, image = (3 * weights, sum(images)) if training else (weights, max(images, default=0))
+    needed = fixed + batch_size * image
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
     if needed > there:
         what = f"{architecture.name} of width {architecture.width} with {batch_size} images of {preprocessing.width}x"
         sizes = f"takes at least {needed / 2**30:,.1f} GiB, and {device} has {there / 2**30:,.1f}"
-        raise RunError(f"{what}{preprocessing.height} {sizes}; lower --batch-size, --image-size or --width")
+        remedy = "use a lower --batch-size, or a machine with more memory"
+        if training:
+            remedy = _smaller((there - fixed) // (2 * image))
+        raise RunError(f"{what}{preprocessing.height} {sizes}; {remedy}")
 
 
 @contextmanager
@@ -178,8 +184,7 @@ def memory_errors(
 ) -> Iterator[None]:
     """Turn the end of the memory while a network is trained into a RunError with the batch size that would fit.
 
-    That is an estimate: of what an image takes check_memory's lower bound is known, which is doubled, and that
-    ``batch_size`` images were too many, so that at most half of them are named.
+    That is an estimate as check_memory's, and as ``batch_size`` images were too many, at most half of them are named.
     """
     try:
         yield
@@ -191,11 +196,16 @@ def memory_errors(
         if device.type == "cuda":      # others may use the card too
             there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         fits = min(int(there - 3 * weights) // (2 * sum(images)), batch_size // 2)
-        remedy = f"about {fits} fit; give --batch-size {fits} or a lower --image-size"
-        if fits < 2:
-            remedy = "two do not fit either; give a lower --image-size or --width, or a smaller --arch"
         size = f"{preprocessing.width}x{preprocessing.height}"
-        raise RunError(f"{device} ran out of memory with {batch_size} images of {size} a batch; {remedy}") from error
+        said = f"{device} ran out of memory with {batch_size} images of {size} a batch"
+        raise RunError(f"{said}; {_smaller(fits)}") from error
+
+
+def _smaller(fits: int) -> str:
+    """Return what to type where ``fits`` images of a batch would fit."""
+    if fits < 2:        # batch norm needs two
+        return "two do not fit either; give a lower --image-size or --width, or a smaller --arch"
+    return f"about {fits} fit; give --batch-size {fits} or a lower --image-size"
 
 
 def _bytes_of(architecture: Architecture, preprocessing: Preprocessing) -> tuple[int, list[int]]:

@@ -20,7 +20,7 @@ from hkmap.networks.alexnet import alexnet
 from hkmap.networks.backbone import ABN, Architecture, Backbone
 from hkmap.networks.classifier import Output
 from hkmap.networks.resnet import RESNETS
-from hkmap.networks.timm import PREFIX, backbone, check_name
+from hkmap.networks.timm import PREFIX, backbone, check_name, described
 
 Row = Callable[[Architecture], Backbone]
 
@@ -44,7 +44,7 @@ class Architectures(Choices[Row]):
         return str(name).startswith(PREFIX) or super().__contains__(str(name).removesuffix(ABN))
 
     def describe(self) -> dict[str, str]:
-        return {**super().describe(), f"{PREFIX}NAME[{ABN}]": str(backbone.__doc__)}
+        return {**super().describe(), f"{PREFIX}NAME[{ABN}]": described()}
 
     def entry_point(self, name: str) -> EntryPoint | None:
         return super().entry_point(name.removesuffix(ABN))

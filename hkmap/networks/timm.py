@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from functools import cache
+from importlib.util import find_spec
 from math import isqrt
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,16 @@ def check_name(name: str) -> None:
     except RuntimeError as error:      # it has no weights of that tag
         known = ", ".join(PREFIX + row for row in timm.list_pretrained(f"{bare.partition('.')[0]}.*"))
         raise ChoiceError(f"architecture {name!r} is unknown; expected one of {known}") from error
+
+
+def described() -> str:
+    """Return what timm's networks are, or why timm cannot be imported where it is installed."""
+    if find_spec("timm") is not None:
+        try:
+            _timm(f"{PREFIX}NAME")
+        except ChoiceError as error:
+            return str(error)
+    return str(backbone.__doc__)
 
 
 def preprocessing_of(name: str) -> tuple[Colour, Colour] | None:

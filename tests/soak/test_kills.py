@@ -24,6 +24,7 @@ pytestmark = pytest.mark.soak
 PACKS = 50
 RECORDS = 300
 KILLS = 6           # of one training
+OFTEN = ("--checkpoint-every", 1e-4)        # minutes, a few steps
 NETWORK = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--device", "cpu")
 
 
@@ -139,18 +140,21 @@ def equal_figures(one: object, other: object) -> bool:
 def same_run(one: Path, other: Path) -> None:
     import torch
 
-    for name in ("last.pt", "best.pt"):
-        first, second = (torch.load(run / name, weights_only=True) for run in (one, other))
-        assert first["state"].keys() == second["state"].keys()
-        assert first["weights"].keys() == second["weights"].keys()
-        for key, value in first["weights"].items():
-            assert torch.equal(second["weights"][key], value), f"{name}: {key}"
+    from hkmap.engine.checkpoints import read_state
+    from hkmap.engine.runs import BEST, LAST, load_model
+
+    runs = (one, other)
+    pairs = {name: [load_model(run / name).network.state_dict() for run in runs] for name in (LAST, BEST)}
+    pairs["state.pt"] = [read_state(run, load_model(run).network)["weights"] for run in runs]
+    for name, (first, second) in pairs.items():
+        for key, value in first.items():
+            assert torch.equal(second[key], value), f"{name}: {key}"
     assert (one / "config.toml").read_bytes() == (other / "config.toml").read_bytes()
     # weights are equal to the bit; a sum that is only reported may differ in its last digit between processes
-    logs = [(run / "log.jsonl").read_text().splitlines() for run in (one, other)]
+    logs = [(run / "log.jsonl").read_text().splitlines() for run in runs]
     for step, resumed in zip(*(map(json.loads, log) for log in logs), strict=True):
         assert equal_figures(step, resumed)
-    assert equal_figures(*(json.loads((run / "summary.json").read_text())["best"] for run in (one, other)))
+    assert equal_figures(*(json.loads((run / "summary.json").read_text())["best"] for run in runs))
 
 
 def steps_in(log: Path) -> int:
@@ -162,8 +166,8 @@ def kill_and_resume(folder: Path, command: tuple[object, ...], dice: random.Rand
     out = folder / "broken"
     broken = 0
     while True:
-        way = ["--resume"] if (out / "last.pt").exists() else ["--overwrite"]
-        process = start(folder, *command, "--out", "broken", *way)
+        way = ["--resume"] if (out / "state.pt").exists() else ["--overwrite"]
+        process = start(folder, *command, "--out", "broken", *way, *OFTEN)
         if broken == KILLS:
             succeed(process)
             return broken

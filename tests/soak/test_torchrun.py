@@ -18,6 +18,7 @@ pytestmark = pytest.mark.soak
 SMALL = ["--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--augment", "mirror"]
 EPOCHS = 40
 COUNT = 4
+OFTEN = ["--checkpoint-every", 1e-4]        # minutes, a few steps
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
@@ -40,7 +41,7 @@ def test_a_run_of_several_processes_goes_on(make_shard, tmp_path, ended):
     shard = make_shard("train.h5", 21)
     command = ["train", shard, *SMALL, "--batch-size", 8, "--epochs", EPOCHS, "--device", "cpu", "--out"]
     assert started(*command, tmp_path / "whole").wait() == 0
-    running = started(*command, tmp_path / "run")
+    running = started(*command, tmp_path / "run", *OFTEN)
     log = tmp_path / "run" / "log.jsonl"
     while not log.exists() or log.read_bytes().count(b"\n") < 8:
         time.sleep(0.05)
