@@ -72,9 +72,7 @@ def joined(device: str) -> Iterator[torch.device]:
     if ranks.ranks == 1:
         yield pick_device(device)
         return
-    if not ranks.first:
-        logger.setLevel(logging.ERROR)
-    on = _own_device(device)
+    on, level = _own_device(device), logger.level
     try:
         if on.type == "cuda":
             torch.cuda.set_device(on)
@@ -87,9 +85,11 @@ def joined(device: str) -> Iterator[torch.device]:
             f"process {ranks.rank} of {ranks.ranks} cannot join the others ({reason}); start all by one torchrun"
         ) from error
     try:
+        logger.setLevel(level if ranks.first else logging.ERROR)
         with _rank_errors(ranks):
             yield on
     finally:
+        logger.setLevel(level)
         distributed.destroy_process_group()
 
 
