@@ -171,10 +171,6 @@ class Data:
     indices: Numbers
     validation: Data | None = None
 
-    def steps(self, batch_size: int) -> int:
-        """Return the steps of one epoch."""
-        return Shares(len(self.indices), batch_size, equal_steps=False, least=2).steps
-
 
 def make_data(      # noqa: PLR0913  (all that says which samples are what)
     model: TrainedModel,

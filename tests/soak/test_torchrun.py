@@ -44,6 +44,7 @@ def test_a_run_of_several_processes_goes_on(make_shard, tmp_path, ended):
     running = started(*command, tmp_path / "run", *OFTEN)
     log = tmp_path / "run" / "log.jsonl"
     while not log.exists() or log.read_bytes().count(b"\n") < 8:
+        assert running.poll() is None, "the training ended before it was to be ended"
         time.sleep(0.05)
     if ended == "torchrun":
         running.terminate()
