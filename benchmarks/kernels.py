@@ -13,7 +13,7 @@ import platform
 import torch
 from timing import seconds_of
 
-from hkmap.engine.curves import deletion
+from hkmap.evaluation.curves import deletion
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 

@@ -13,8 +13,9 @@ _FACE = {
     "kde_map": "maps.kde", "boxes_map": "maps.boxes", "masks_map": "maps.masks", "resize_map": "maps.resize",
     "pack": "stream.packing", "open_shards": "shards.sequence", "ShardDataset": "engine.data",
     "Architecture": "networks.backbone", "build": "networks.architectures", "map_size": "networks.architectures",
-    "load_model": "engine.runs", "normalise": "engine.data", "losses": "engine.losses", "predict": "engine.prediction",
-    "evaluate": "engine.evaluation", "insertion": "engine.curves", "deletion": "engine.curves",
+    "load_model": "engine.runs", "normalise": "engine.data", "losses": "engine.losses",
+    "predict": "evaluation.prediction", "evaluate": "evaluation.evaluate", "insertion": "evaluation.curves",
+    "deletion": "evaluation.curves",
 }
 __all__ = ["__version__", *_FACE]
 

@@ -45,7 +45,10 @@ TABLES = {
     "class_weights": "hkmap.training.optimisation:CLASS_WEIGHTS",
     "controls": "hkmap.engine.controls:CONTROLS",
     "logs": "hkmap.training.logs:LOGS",
-    "metrics": "hkmap.engine.metrics:METRICS",
+    "explanations": "hkmap.evaluation.explain:EXPLANATIONS",
+    "blurs": "hkmap.evaluation.curves:BLURS",
+    "dtypes": "hkmap.evaluation.fast:DTYPES",
+    "metrics": "hkmap.evaluation.metrics:METRICS",
 }
 
 

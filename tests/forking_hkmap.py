@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  (every optimizer loads it, which takes a second)
 
-import hkmap.engine.evaluation
-import hkmap.engine.prediction
+import hkmap.evaluation.evaluate
+import hkmap.evaluation.prediction
 import hkmap.report.sheets
 import hkmap.shards.writer  # noqa: F401
 from hkmap.cli import main

@@ -14,11 +14,12 @@ import torch
 
 from hkmap.choices import TABLES, Choices, table
 from hkmap.engine.data import make_data
-from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import losses
 from hkmap.engine.runs import load_model, new_model, save_model
 from hkmap.errors import ChoiceError, MapError
+from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
+from hkmap.evaluation.summary import summarise
 from hkmap.maps.boxes import boxes_map
 from hkmap.maps.kde import kde_map
 from hkmap.maps.masks import masks_map
@@ -152,12 +153,12 @@ def test_a_package_adds_a_map_loss(installed: Callable[..., None]) -> None:
 
 
 METRIC = """
-from hkmap.engine.metrics import Metric
+from hkmap.evaluation.metrics import SampleMetric
 
 def measure(answered):
     return answered.used.logits.softmax(1).max(1).values
 
-METRIC = Metric("How sure the network is.", measure, higher=True, needs_map=False)
+METRIC = SampleMetric("How sure the network is.", measure, higher=True, needs_map=False)
 """
 
 
@@ -204,7 +205,7 @@ def test_what_a_package_does_wrong_is_a_sentence_where_it_is_asked_for(installed
     with pytest.raises(ChoiceError, match=sentence):
         TrainingOptions(epochs=1, map_loss="broken")
     assert "cannot be imported" in table("map_losses").describe()["broken"]     # the list is still one
-    with pytest.raises(ChoiceError, match=r'the metric "wrong" \(number:METRIC\) is a int; expected a hkmap.engine.m'):
+    with pytest.raises(ChoiceError, match=r'the metric "wrong" \(number:METRIC\) is a int; expected a hkmap.evaluation.m'):
         EvaluationOptions(("wrong",))
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hkmap.engine.curves import auc, curve, deletion, insertion, rank_pixels, resize_maps, rise_blur
+from hkmap.engine.resize import resize_maps
+from hkmap.evaluation.curves import auc, curve, deletion, insertion, rank_pixels, rise_blur
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 

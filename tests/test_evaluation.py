@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hkmap.engine.curves import auc, deletion, insertion, resize_maps
 from hkmap.engine.data import normalise
-from hkmap.engine.evaluation import EvaluationOptions
+from hkmap.engine.resize import resize_maps
 from hkmap.engine.runs import load_model
+from hkmap.evaluation.curves import auc, deletion, insertion
+from hkmap.evaluation.evaluate import EvaluationOptions
 from hkmap.shards.reader import ShardReader
 from hkmap.stream.references import load_map
 
@@ -93,7 +94,9 @@ def test_a_packed_map_equal_to_the_predicted_one_changes_nothing(hk, run, tmp_pa
     assert hk("pack", tmp_path / "own.h5", stdin=own).exit_code == 0
     options = [tmp_path / "own.h5", "--from", folder, "--metric", "top1", "--metric", "mse", "--metric", "insertion"]
     plain, given = hk("eval", *options, "--hold-attention"), hk("eval", *options, "--use-maps")
+    before = given.records[0]["metrics"].pop("top1_before")
     assert plain.records[0]["metrics"] == given.records[0]["metrics"]
+    assert before == plain.records[0]["metrics"]["top1"]
     assert plain.records[0]["metrics"]["mse"] == 0
     again = hk("predict", "--from", folder, "--use-maps", stdin=own).records
     assert [record["confidence"] for record in again] == [record["confidence"] for record in predicted]
@@ -151,10 +154,13 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
     shard = make_shard("plain.h5", 6)
     hk("train", shard, "--arch", "resnet8", *SMALL, "--out", tmp_path / "run")
     assert hk("eval", shard, "--from", tmp_path / "run", "--metric", "top1").exit_code == 0
-    for options in (["--metric", "insertion"], ["--metric", "top1", "--use-maps"]):
+    for options, told in (
+        (["--metric", "insertion"], "no map for insertion; use --maps gradcam"),
+        (["--metric", "top1", "--use-maps"], "no map can replace its own"),
+    ):
         result = hk("eval", shard, "--from", tmp_path / "run", *options)
         assert result.exit_code == 1
-        assert "has no attention branch, so it has no map; only top1, top5, log_loss" in result.stderr
+        assert told in result.stderr
     stream = hk("unpack", shard).stdout
     saved = hk("predict", "--from", tmp_path / "run", "--out", tmp_path / "maps", stdin=stream)
     assert "no maps to save; omit --out" in saved.stderr

@@ -15,10 +15,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import MAP_LOSSES
 from hkmap.engine.runs import new_model
+from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
+from hkmap.evaluation.summary import summarise
 from hkmap.maps.kde import kde_map
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.sequence import ShardSequence

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hkmap.engine.curves import deletion, insertion, resize_maps
 from hkmap.engine.losses import losses
+from hkmap.engine.resize import resize_maps
+from hkmap.evaluation.curves import deletion, insertion
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import place

@@ -119,7 +119,7 @@ def test_a_dab_of_the_brush_is_never_lost() -> None:
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
 def test_the_torch_form_is_the_same(before: tuple[int, int], after: tuple[int, int]) -> None:
-    curves = pytest.importorskip("hkmap.engine.curves")
+    curves = pytest.importorskip("hkmap.engine.resize")
     torch = pytest.importorskip("torch")
     batch = np.stack([random_map(before, seed) for seed in range(3)])
     resized = curves.resize_maps(torch.from_numpy(batch)[:, None], after)

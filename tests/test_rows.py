@@ -12,14 +12,17 @@ import torch
 from torch import nn
 
 import hkmap
-from hkmap.engine.curves import auc
 from hkmap.engine.data import make_data
-from hkmap.engine.evaluation import EvaluationOptions, Row, accuracy, evaluate, summarise
 from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.metrics import METRICS, Metric
-from hkmap.engine.prediction import predict
 from hkmap.engine.runs import new_model, save_model
+from hkmap.engine.validation import accuracy
 from hkmap.errors import RunError
+from hkmap.evaluation.curves import auc
+from hkmap.evaluation.evaluate import EvaluationOptions, Row, evaluate
+from hkmap.evaluation.explain import Asked
+from hkmap.evaluation.metrics import METRICS, SampleMetric
+from hkmap.evaluation.prediction import predict
+from hkmap.evaluation.summary import summarise
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import Output
 from hkmap.shards.sequence import ShardSequence
@@ -42,6 +45,10 @@ def shards(make_shard):
     return ShardSequence([make_shard("a.h5", 10, classes=3, maps=7)])
 
 
+def row_of(identifier, label, prediction, attention, values, curves):
+    return Row(0, identifier, label, prediction, np.zeros(3, np.float32), attention, None, values, curves)
+
+
 def counted(network):
     """How often each step of a network is computed from now on."""
     calls = Counter()
@@ -52,10 +59,10 @@ def counted(network):
 
 @pytest.mark.parametrize(("metrics", "options", "wanted"), [
     (("top1", "mse"), {}, (3, 3, 3)),
-    (("top1", "mse"), {"use_maps": True}, (3, 3, 3)),
+    (("top1", "mse"), {"use_maps": True}, (3, 3, 6)),      # before too
     (("insertion",), {}, (3 + 20, 3 + 20, 3 + 20)),      # two passes of four frames for each of ten images
     (("insertion",), {"hold_attention": True}, (3 + 20, 3, 3 + 20)),
-    (("deletion",), {"use_maps": True}, (3 + 20, 3, 3 + 20)),
+    (("deletion",), {"use_maps": True}, (3 + 20, 3, 6 + 20)),
 ])
 def test_no_step_of_the_network_is_computed_in_vain(shards, metrics, options, wanted):
     model = untrained()
@@ -97,8 +104,9 @@ def test_a_row_holds_what_was_measured_of_a_record(hk, shards, tmp_path):
 
 
 def test_the_summary_is_the_mean_of_what_applies():
-    rows = [Row("a", 0, 0, 0.5, {"top1": 1.0, "mse": None}, {}), Row("b", 1, 0, 0.25, {"top1": 0.0, "mse": 0.125}, {})]
-    report = summarise([*rows, Row("c", None, 1, 0.0, {"top1": None, "mse": 0.375}, {})], untrained(),
+    rows = [row_of("a", 0, 0, 0.5, {"top1": 1.0, "mse": None}, {}),
+            row_of("b", 1, 0, 0.25, {"top1": 0.0, "mse": 0.125}, {})]
+    report = summarise([*rows, row_of("c", None, 1, 0.0, {"top1": None, "mse": 0.375}, {})], untrained(),
                        EvaluationOptions(("top1", "mse")), CPU)
     assert report["samples"] == 3
     assert report["metrics"] == {"top1": 0.5, "mse": 0.25, "mse_of_zeros": None}
@@ -124,15 +132,18 @@ def test_any_classifier_is_measured(shards):
     report = summarise(hkmap.evaluate(model, shards, options, CPU), model, options, CPU)
     assert report["metrics"] == {"top1": 1.0, "top5": 1.0}       # the square of label 2 is in the third quarter
     assert "attention_mean" not in report
-    for refused in (EvaluationOptions(("mse",)), EvaluationOptions(("top1",), hold_attention=True)):
-        with pytest.raises(RunError, match="has no attention branch, so it has no map; only top1, top5, log_loss"):
+    for refused, told in (
+        (EvaluationOptions(("mse",)), "so it has no map for mse; use --maps gradcam"),
+        (EvaluationOptions(("top1",), hold_attention=True), "so no map can replace its own; omit --use-maps"),
+    ):
+        with pytest.raises(RunError, match=f"has no attention branch, {told}"):
             list(evaluate(model, shards, refused, CPU))
 
 
-def gradient(network, images, classes):
+def gradient(asked):
     """Where the score of the class is sensitive to the image, at half its size."""
-    given = images.detach().requires_grad_()
-    score = network(given).logits.gather(1, classes[:, None]).sum()
+    given = asked.images.detach().requires_grad_()
+    score = asked.network(given).logits.gather(1, asked.classes[:, None]).sum()
     (found,) = torch.autograd.grad(score, given)
     return nn.functional.avg_pool2d(found.abs().mean(1, keepdim=True), 2)
 
@@ -142,7 +153,8 @@ def test_a_map_from_elsewhere_is_measured_of_a_network_without_any(shards):
     options = EvaluationOptions(("mse", "insertion"), step=64, batch_size=4)
     rows = list(evaluate(model, shards, options, CPU, explain=gradient))
     for index, row in enumerate(rows[:7]):
-        seen = gradient(model.network, torch.zeros(1, 3, 16, 16), torch.tensor([row.prediction]))[0, 0]
+        asked = Asked(model.network, torch.zeros(1, 3, 16, 16), torch.tensor([row.prediction]), None, None, [], [])
+        seen = gradient(asked)[0, 0]
         assert seen.count_nonzero() == 16
         human = shards.read(index).map
         assert row.values["mse"] == pytest.approx(((seen.numpy() - human) ** 2).mean(), rel=1e-5)
@@ -154,7 +166,7 @@ def test_a_map_from_elsewhere_is_measured_of_a_network_without_any(shards):
 def test_the_networks_own_map_as_one_from_elsewhere_changes_nothing(shards):
     model, options = untrained(), EvaluationOptions(("mse", "deletion"), step=43)
     own = [row.values for row in evaluate(model, shards, options, CPU)]
-    given = evaluate(model, shards, options, CPU, explain=lambda network, images, _: network(images).attention.detach())
+    given = evaluate(model, shards, options, CPU, explain=lambda asked: asked.network(asked.images).attention.detach())
     assert [row.values for row in given] == own
     with pytest.raises(RunError, match=r"maps of shape \(10, 8, 8\); expected \(10, 1, h, w\)"):
         list(evaluate(model, shards, options, CPU, explain=lambda *_: torch.rand(10, 8, 8)))
@@ -195,7 +207,7 @@ def test_eval_and_predict_stop_where_a_run_overflows(hk, shards, tmp_path):
 
 
 def test_a_figure_that_is_not_finite_stops_with_the_record(shards, monkeypatch):
-    broken = Metric("Broken", lambda found: torch.where(found.batch.labels == 1, math.nan, 0.0), higher=True,
+    broken = SampleMetric("Broken", lambda found: torch.where(found.batch.labels == 1, math.nan, 0.0), higher=True,
                     needs_map=False)
     monkeypatch.setitem(METRICS._rows, "broken", broken)
     with pytest.raises(RunError, match=r"a\.h5#1: broken is nan; expected a finite number where the metric applies"):
@@ -237,13 +249,13 @@ def test_a_dark_attention_is_told_where_it_hides(shards, caplog, gate, told):
     ({"mse": 0.1, "mse_of_zeros": 0.1}, "no closer"), ({"mse": 0.05, "mse_of_zeros": 0.1}, None),
 ])
 def test_a_map_no_closer_than_zeros_is_told(caplog, values, told):
-    rows = [Row("a", 0, 0, 0.4, values, {}), Row("b", 1, 1, 0.4, values, {})]
+    rows = [row_of("a", 0, 0, 0.4, values, {}), row_of("b", 1, 1, 0.4, values, {})]
     summarise(rows, untrained(), EvaluationOptions(("mse",)), CPU)
     assert (told or "") in caplog.text
     assert bool(caplog.text) == bool(told)
 
 
 def test_one_class_is_told(caplog):
-    rows = [Row("a", 1, 1, 0.4, {"top1": 1.0}, {}), Row("b", None, 1, 0.4, {"top1": None}, {})]
+    rows = [row_of("a", 1, 1, 0.4, {"top1": 1.0}, {}), row_of("b", None, 1, 0.4, {"top1": None}, {})]
     summarise(rows, untrained(), EvaluationOptions(("top1",)), CPU)
     assert "all labels are the same, so top1 and top5 do not tell" in caplog.text

@@ -10,10 +10,10 @@ from test_ranks import on_ranks  # noqa: F401  (a fixture)
 
 from hkmap.cli.main import hkmap
 from hkmap.engine.data import make_data
-from hkmap.engine.evaluation import accuracy
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.ranks import joined
 from hkmap.engine.runs import load_model, new_model, save_model
+from hkmap.engine.validation import accuracy
 from hkmap.networks.backbone import Architecture
 from hkmap.shards.sequence import ShardSequence
 

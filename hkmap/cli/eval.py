@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 @named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
               help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
                    "deletion (RISE's area under the curve) or another; repeatable, or with commas.")
+@click.option("--maps", default="attention", metavar="NAME|KEY|PATH",
+              help="Where the maps come from: attention, cam, gradcam or another; a key of the records with a map "
+                   "reference; or a folder or NAME.h5 of maps by id. See `hkmap list explanations`.")
+@click.option("--layer", metavar="NAME", help="Of which layer cam and gradcam are.  [default: the last with places]")
 @fold_options("Measure only on this fold, which train and finetune held out.")
 @click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
               help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
+@named_option("--blur", table="blurs", default="rise", help="What insertion begins with.")
+@click.option("--target", type=click.Choice(["predicted", "label"]), default="predicted",
+              help="The class whose curves are drawn: the one predicted for the whole image, or the label.")
+@named_option("--dtype", table="dtypes", default="float32", help="The type of number that frames are computed with.")
+@click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
 @click.option("--hold-attention", is_flag=True,
               help="In insertion and deletion keep the whole image's map instead of a new one per step.")
 @network_options(batch_size=32)
@@ -37,9 +46,10 @@ def evaluate(
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
     """
-    from hkmap.engine.evaluation import EvaluationOptions, evaluate, summarise
     from hkmap.engine.ranks import current, joined
     from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
+    from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
+    from hkmap.evaluation.summary import summarise
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)

@@ -36,9 +36,9 @@ def predict(
       hkmap unpack test.h5 | hkmap predict --from run/ --out attention/ \\
         | hkmap show --map map --map attention --out sheet.png
     """
-    from hkmap.engine.prediction import predicted_records
     from hkmap.engine.ranks import current, joined
     from hkmap.engine.runs import check_memory, load_model, memory_errors
+    from hkmap.evaluation.prediction import predicted_records
     from hkmap.files.maps import open_writer
 
     if current().ranks > 1 and not Path(str(getattr(records, "name", ""))).is_file():

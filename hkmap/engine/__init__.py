@@ -1,1 +1,1 @@
-"""What a network sees, what it is worth, and where it is kept: data, losses, runs, metrics, evaluation, prediction."""
+"""What a network sees, what it is worth in training, and where it is kept: data, losses, validation, runs, ranks."""

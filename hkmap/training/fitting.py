@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hkmap.engine.checkpoints import check_finite, plain_weights, read_state, save_state
 from hkmap.engine.data import Data
-from hkmap.engine.evaluation import accuracy
 from hkmap.engine.folders import settle, write_json
 from hkmap.engine.runs import BEST, LAST, TrainedModel, save_model
+from hkmap.engine.validation import accuracy
 from hkmap.errors import RunError
 from hkmap.files.atomic import replacing
 from hkmap.files.opening import file_content

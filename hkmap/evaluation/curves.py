@@ -7,14 +7,17 @@ ties between pixels are in raster order, where RISE's sort is unstable, and that
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hkmap.maps.resize import resize_matrix
+from hkmap.choices import Choices
+from hkmap.networks.classifier import Classifier
 
 Score = Callable[[Tensor], Tensor]       # images (m, 3, H, W) → the score of each (m,)
 
@@ -87,18 +90,43 @@ def _rise_kernel() -> Tensor:
     return torch.from_numpy(gaussian_filter(delta, 5))
 
 
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (B, 1, h, w) to (height, width): area average where an axis shrinks, bilinear where it grows.
-
-    The definition is `hkmap.maps.resize.resize_matrix`, so arrays and tensors agree. Differentiable.
-    """
-    if maps.shape[-2:] == size:
-        return maps
-    rows, columns = (_matrix(maps.shape[axis], size[axis], maps.dtype, maps.device) for axis in (-2, -1))
-    return rows @ maps @ columns.T
+BLURS: Choices[Callable[[Tensor], Tensor]] = Choices("blur", {"rise": rise_blur})
 
 
-@lru_cache(maxsize=32)
-def _matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):       # what is kept may be needed for a gradient later
-        return torch.as_tensor(resize_matrix(length, target)).to(device=device, dtype=dtype)
+class Curves(NamedTuple):
+    """The curves (B, n + 1) of a batch: of the class's probability, and 1 where it is the answer."""
+
+    probability: Tensor
+    accuracy: Tensor
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How the frames of curves are made and answered: ``step`` pixels at a time, ``batch_size`` images at once."""
+
+    network: Classifier
+    step: int
+    batch_size: int
+    blur: str = "rise"
+
+    def curves(
+        self, kind: str, images: Tensor, saliency: Tensor, classes: Tensor, *, clean: Tensor, held: Tensor | None
+    ) -> Curves:
+        """Return the curves of images (B, 3, H, W), whose saliency (B, 1, H, W) ranks their pixels.
+
+        ``classes`` (B,) are those that are scored, ``clean`` (B, K) the logits of the whole images. All frames of an
+        image get its map in ``held`` (B, 1, h, w); with None the network makes a new one for each.
+        """
+        drawn = []
+        for row, image in enumerate(images):
+            start, finish = (image, torch.zeros_like(image)) if kind == "deletion" else (rise_blur(image), image)
+
+            def score(frames: Tensor, row: int = row) -> Tensor:
+                given = () if held is None else (held[row].expand(len(frames), -1, -1, -1),)
+                logits = self.network(frames, *given).logits
+                hits = logits.argmax(1) == classes[row]
+                return torch.stack([logits.softmax(1)[:, classes[row]], hits.to(logits.dtype)], dim=1)
+
+            ranks = rank_pixels(saliency[row, 0])
+            drawn.append(curve(score, start, finish, ranks, self.step, batch_size=self.batch_size))
+        return Curves(*torch.stack(drawn).unbind(2))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from hkmap.engine.answers import answered, check_answers, has_branch
 from hkmap.engine.data import Example, check_label, collate, normalise, seen_example
-from hkmap.engine.explain import answered, check_answers, has_branch
 from hkmap.engine.inputs import plain_view
 from hkmap.engine.ranks import current, in_turn
 from hkmap.engine.runs import TrainedModel, pick_device
@@ -111,7 +111,7 @@ def _predict_batch(
     samples = collate(examples).to(device)
     images = normalise(samples.images, model.preprocessing)
     with torch.inference_mode():
-        output, _ = answered(model.network, images, samples if use_maps else None)
+        output, _, _ = answered(model.network, images, samples if use_maps else None)
         confidences, labels = output.logits.float().softmax(1).max(1)
         check_answers(output.logits.isfinite().all(1).tolist(), lambda row: f'record "{records[row]["id"]}"')
     maps = [None] * len(batch) if output.attention is None else output.attention[:, 0].float().cpu().numpy()

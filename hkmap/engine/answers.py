@@ -1,8 +1,9 @@
-"""What a network answers, with its own map or a person's, and where the maps that explain an answer come from."""
+"""What a network answers, with its own map or a person's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +13,17 @@ from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.classifier import Classifier, Output
 
-#: A network, images (B, 3, H, W) as it sees them, the class to explain of each (B,) → maps (B, 1, h, w) of any size,
-#: higher where the class is seen. Gradients can be taken.
-Explanation = Callable[[Classifier, Tensor, Tensor], Tensor]
+
+class Answer(NamedTuple):
+    """What a network answers to a batch.
+
+    ``used`` is the output with the maps that were given, else with the network's ``own`` (B, 1, h, w), None where it
+    has none. ``before`` (B, K) are the logits with its own maps.
+    """
+
+    used: Output
+    own: Tensor | None
+    before: Tensor
 
 
 def has_branch(network: Classifier) -> bool:
@@ -22,20 +31,22 @@ def has_branch(network: Classifier) -> bool:
     return getattr(network, "attention", None) is not None
 
 
-def answered(network: Classifier, images: Tensor, given: Batch | None = None) -> tuple[Output, Tensor | None]:
-    """Return a network's output for images (B, 3, H, W), and its own maps (B, 1, h, w), None where it has none.
+def answered(network: Classifier, images: Tensor, given: Batch | None = None, *, before: bool = False) -> Answer:
+    """Answer images (B, 3, H, W).
 
-    The human maps of the batch ``given`` replace its own where somebody knows, which needs an attention branch. The
-    features, the network's own maps and the answer are computed once each.
+    The human maps of the batch ``given`` replace the network's own where somebody knows, which needs an attention
+    branch. The features, the network's own maps and the answer are computed once each; ``before`` computes what it
+    answered without the human maps too.
     """
     if given is None:
         output = network(images)
-        return output, output.attention
+        return Answer(output, output.attention, output.logits)
     assert isinstance(network, AttentionBranchNetwork), "without attention branch no map replaces another"
     features = network.features(images)
     own = network.look(features).attention
-    used = torch.where(given.certainty > 0, given.maps.to(own.dtype), own)
-    return Output(network.answer(features, used), None, used), own
+    maps = torch.where(given.certainty > 0, given.maps.to(own.dtype), own)
+    used = Output(network.answer(features, maps), None, maps)
+    return Answer(used, own, network.answer(features, own) if before else used.logits)
 
 
 def check_answers(finite: Sequence[bool], place: Callable[[int], str]) -> None:

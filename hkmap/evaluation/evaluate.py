@@ -1,0 +1,229 @@
+"""How right a network is, and how well it explains itself: what is measured of each record of shards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hkmap.engine.answers import answered, check_answers, has_branch
+from hkmap.engine.data import Batch, Numbers, ShardExamples, check_classes, in_order, normalise
+from hkmap.engine.ranks import in_turn
+from hkmap.engine.resize import resize_maps
+from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
+from hkmap.errors import RunError
+from hkmap.evaluation.curves import Frames, auc
+from hkmap.evaluation.explain import Asked, Explain, maps_of_batch
+from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric
+from hkmap.networks.classifier import place
+from hkmap.shards.folds import ids_of
+from hkmap.shards.sequence import ShardSequence
+
+FRAMES = 28             # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
+BEFORE = "_before"      # ends the names of figures of the answer without the human map that replaces the network's own
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What to measure, and how.
+
+    ``metrics`` are names in METRICS. ``maps`` says which maps are measured, as `explain.explainer` takes it, and
+    ``layer`` of which CAM and Grad-CAM are. ``use_maps`` replaces the predicted map by the human one where there is
+    one; what can be told of the answers alone is then told of those before too. ``target`` is the class whose curves
+    are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
+    at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
+    whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
+    forward pass. Raises ChoiceError for an unknown metric.
+    """
+
+    metrics: tuple[str, ...]
+    maps: str = "attention"
+    layer: str | None = None
+    use_maps: bool = False
+    target: str = "predicted"
+    step: int | None = None
+    blur: str = "rise"
+    hold_attention: bool = False
+    dtype: str = "float32"
+    compile: bool = False
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        METRICS.check(*self.metrics)
+
+    def pixel_step(self, image_size: tuple[int, int]) -> int:
+        """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
+        return self.step or -(-image_size[0] * image_size[1] // FRAMES)
+
+    def of_samples(self) -> dict[str, SampleMetric]:
+        """Return the chosen metrics that are of each sample."""
+        chosen = {name: METRICS[name] for name in self.metrics}
+        return {name: metric for name, metric in chosen.items() if isinstance(metric, SampleMetric)}
+
+    def of_sets(self) -> dict[str, SetMetric]:
+        """Return the chosen metrics that are of all samples together."""
+        chosen = {name: METRICS[name] for name in self.metrics}
+        return {name: metric for name, metric in chosen.items() if isinstance(metric, SetMetric)}
+
+    def figures(self) -> list[str]:
+        """Return the names of the figures of each sample, in order; some metrics give more than one.
+
+        >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
+        ['top1', 'top1_before', 'mse', 'mse_of_zeros']
+        """
+        found: list[str] = []
+        for name, metric in self.of_samples().items():
+            found += metric.figures or (name,)
+            if self.use_maps and metric.of_answer is not None:
+                found.append(name + BEFORE)
+        return found
+
+
+class Row(NamedTuple):
+    """What was measured of a sample.
+
+    ``number`` is its place in the shards, ``label`` None where nobody knows. ``probabilities`` (K,) are the network's.
+    ``attention`` is the mean of its own map, None where it has none; ``map`` the one that was measured, at the size of
+    the human maps. ``values`` has each figure by its name, None where it does not apply; ``curves`` the scores (n + 1,)
+    of those that are areas under a curve.
+    """
+
+    number: int
+    id: str
+    label: int | None
+    prediction: int
+    probabilities: npt.NDArray[np.float32]
+    attention: float | None
+    map: npt.NDArray[np.float32] | None
+    values: dict[str, float | None]
+    curves: dict[str, list[float]]
+
+
+def evaluate(
+    model: TrainedModel,
+    shards: ShardSequence,
+    options: EvaluationOptions,
+    device: torch.device | None = None,
+    *,
+    held_out: HeldOut | None = None,
+    chosen: Numbers | None = None,
+    explain: Explain | None = None,
+) -> Iterator[Row]:
+    """Yield a Row for each record, in order; of several ranks each measures a part, and has the rows of all.
+
+    ``device`` None is CUDA where there is one. Only the fold ``held_out``, or the records of the numbers ``chosen``,
+    are used where they are given. ``explain`` gives the maps that are measured, in place of those that the options
+    name. Without it, insertion and deletion rank pixels by the map that weighted the features, and mse is of the
+    network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
+    and, with its place, for a record whose answer or figure is not finite.
+    """
+    _check_maps(model, options, explain)
+    check_classes(model, shards)
+    device = device or pick_device("auto")
+    place(model.network, device).eval()
+    frames = Frames(
+        model.network, options.pixel_step(model.preprocessing.size), options.batch_size, options.blur
+    )
+    examples = ShardExamples(shards, model.preprocessing, model.map_size)
+    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    ids = ids_of(shards)
+    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
+        names = [ids[number] for number in numbers]
+        answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
+        yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
+
+
+def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explain | None) -> None:
+    """Raise RunError where the network has no map and one is needed."""
+    needy = [name for name, metric in options.of_samples().items() if metric.needs_map]
+    if has_branch(model.network) or not (
+        options.use_maps or options.hold_attention or (explain is None and needy)
+    ):
+        return
+    if options.use_maps or options.hold_attention:
+        raise RunError("the network has no attention branch, so no map can replace its own; omit --use-maps and "
+                       "--hold-attention")
+    raise RunError(
+        f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
+        "answers such as top1"
+    )
+
+
+def _answers(
+    model: TrainedModel, batch: Batch, options: EvaluationOptions, frames: Frames, explain: Explain | None,
+    ids: Sequence[str], numbers: Sequence[int],
+) -> Answered:
+    network, images = model.network, normalise(batch.images, model.preprocessing)
+    with torch.inference_mode():        # not around a yield: it would stay on in the caller
+        used, own, before = answered(
+            network, images, batch if options.use_maps else None, before=options.use_maps
+        )
+    predicted = used.logits.argmax(1)
+    labelled = options.target == "label"
+    classes = torch.where(batch.labels >= 0, batch.labels, predicted) if labelled else predicted
+    explained = None
+    if explain is not None:      # not in inference mode, as it may take gradients
+        explained = maps_of_batch(explain, Asked(network, images, classes, own, batch, ids, numbers))
+    held = used.attention if options.hold_attention or options.use_maps else None
+    return Answered(network, images, batch, used, own, before, explained, classes, frames, held)
+
+
+def _rows(
+    answers: Answered, options: EvaluationOptions, ids: Sequence[str], numbers: Sequence[int], shards: ShardSequence
+) -> list[Row]:
+    """Return the rows of a batch's first samples, whose ids and numbers are given."""
+    logits = answers.used.logits
+    check_answers(logits.isfinite().all(1)[: len(ids)].tolist(), lambda row: shards.place(numbers[row]))
+    values, curves = _figures(answers, options)
+    labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
+    means = [None] * len(labels) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
+    probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers)
+    rows = []
+    for row, (identifier, number) in enumerate(zip(ids, numbers, strict=True)):
+        found = {name: column[row] for name, column in values.items()}
+        for name, value in found.items():
+            if value is not None and not math.isfinite(value):
+                expected = "expected a finite number where the metric applies"
+                raise RunError(f"{shards.place(number)}: {name} is {value}; {expected}")
+        label = None if labels[row] < 0 else labels[row]
+        shown = {name: column[row] for name, column in curves.items()}
+        own = None if maps is None else maps[row]
+        rows.append(Row(number, identifier, label, predictions[row], probabilities[row], means[row], own, found, shown))
+    return rows
+
+
+def _maps(answers: Answered) -> npt.NDArray[np.float32] | None:
+    """Return the maps (B, h, w) that are measured, at the size of the human ones."""
+    found = answers.own if answers.explained is None else answers.explained
+    if found is None:
+        return None
+    size = answers.batch.maps.shape[2], answers.batch.maps.shape[3]
+    return resize_maps(found.detach().float(), size)[:, 0].cpu().numpy()
+
+
+def _figures(
+    answers: Answered, options: EvaluationOptions
+) -> tuple[dict[str, list[float | None]], dict[str, list[list[float]]]]:
+    """Return the batch's values of each figure, None where it does not apply, and its curves."""
+    values: dict[str, list[float | None]] = {}
+    curves: dict[str, list[list[float]]] = {}
+    with torch.inference_mode():
+        for name, metric in options.of_samples().items():
+            found, applies = metric.measure(answers), metric.applies(answers).tolist()
+            figures = {name: found} if isinstance(found, Tensor) else dict(found)
+            if options.use_maps and metric.of_answer is not None:
+                figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))
+            for figure, column in figures.items():
+                if column.ndim == 2:
+                    curves[figure] = column.tolist()
+                    column = auc(column)
+                values[figure] = [
+                    value if there else None for value, there in zip(column.tolist(), applies, strict=True)
+                ]
+    return values, curves
