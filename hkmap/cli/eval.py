@@ -1,40 +1,109 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import fold_options, named_option, network_options, shards_argument, text_of, warn_of_control
+from hkmap.cli._options import (
+    ANYTHING,
+    OUTPUT,
+    fold_options,
+    named_option,
+    network_options,
+    overwrite_option,
+    shards_argument,
+    text_of,
+    warn_of_control,
+)
 from hkmap.cli._stream import print_result, show_table, track
+from hkmap.cli._strict import section
 
 if TYPE_CHECKING:
+    import torch
+
+    from hkmap.engine.data import Numbers
+    from hkmap.engine.runs import TrainedModel
+    from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.folds import Folding
+    from hkmap.shards.sequence import ShardSequence
+
+
+def _check(params: dict[str, Any]) -> None:
+    """Refuse options that do not go together, and outputs that could not be written, before anything is measured."""
+    from hkmap.evaluation.results import check_free
+    from hkmap.files.tables import check_table
+
+    out, per_record, resume, overwrite = (params[name] for name in ("out", "per_record", "resume", "overwrite"))
+    if params["baseline"] and not params["only"]:
+        raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with the results in --out, --overwrite replaces them; give one.")
+    if resume and out is None:
+        raise click.UsageError("--resume goes on with the results in --out; give --out too.")
+    if out is not None:
+        check_free(out, resume=resume, overwrite=overwrite)
+    if per_record is not None:
+        check_table(per_record, overwrite=overwrite or resume)
 
 
 @click.command("eval")
 @shards_argument
-@named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
-              help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
-                   "deletion (RISE's area under the curve) or another; repeatable, or with commas.")
-@click.option("--maps", default="attention", metavar="NAME|KEY|PATH",
-              help="Where the maps come from: attention, cam, gradcam or another; a key of the records with a map "
-                   "reference; or a folder or NAME.h5 of maps by id. See `hkmap list explanations`.")
-@click.option("--layer", metavar="NAME", help="Of which layer cam and gradcam are.  [default: the last with places]")
-@fold_options("Measure only on this fold, which train and finetune held out.")
-@click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
-              help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
-@named_option("--blur", table="blurs", default="rise", help="What insertion begins with.")
-@click.option("--target", type=click.Choice(["predicted", "label"]), default="predicted",
-              help="The class whose curves are drawn: the one predicted for the whole image, or the label.")
-@named_option("--dtype", table="dtypes", default="float32", help="The type of number that frames are computed with.")
-@click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
-@click.option("--hold-attention", is_flag=True,
-              help="In insertion and deletion keep the whole image's map instead of a new one per step.")
-@network_options(batch_size=32)
+@section(
+    "What is measured",
+    named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
+                 help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
+                      "deletion (RISE's area under the curve) or another; repeatable, or with commas."),
+    click.option("--maps", default="attention", metavar="NAME|KEY|PATH",
+                 help="Where the maps come from: attention, cam, gradcam or another; a key of the records with a map "
+                      "reference; or a folder or NAME.h5 of maps by id. See `hkmap list explanations`."),
+    click.option("--layer", metavar="NAME",
+                 help="Of which layer cam and gradcam are.  [default: the last with places]"),
+)
+@section(
+    "The records",
+    fold_options("Measure only on this fold, which train and finetune held out."),
+    click.option("--only", type=click.Choice(["misclassified"]),
+                 help="Measure only the records that the network misclassifies, with its own maps."),
+    click.option("--baseline", type=ANYTHING, metavar="RUN|RESULTS",
+                 help="With --only: those that this network misclassifies instead, so that several networks are "
+                      "measured on one set; a run, or the --out of its evaluation."),
+)
+@section(
+    "Insertion and deletion",
+    click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
+                 help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at "
+                      "224]"),
+    named_option("--blur", table="blurs", default="rise", help="What insertion begins with."),
+    click.option("--target", type=click.Choice(["predicted", "label"]),
+                 help="The class whose curves are drawn: the one predicted for the whole image, or the label.  "
+                      "[default: predicted; with --only label]"),
+    named_option("--dtype", table="dtypes", default="float32",
+                 help="The type of number that frames are computed with."),
+    click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start."),
+    click.option("--hold-attention", is_flag=True,
+                 help="In insertion and deletion keep the whole image's map instead of a new one per step."),
+)
+@section("The network", network_options(batch_size=32))
+@section(
+    "Results",
+    click.option("--out", type=OUTPUT, metavar="RESULTS",
+                 help="Also write a folder of results, which compare and report read: RUN/eval stands for RUN there."),
+    click.option("--resume", is_flag=True,
+                 help="Go on with an evaluation in --out that was broken off, with the same options; the results are "
+                      "those of an unbroken one."),
+    click.option("--per-record", type=OUTPUT, metavar="FILE",
+                 help="Also write a table with a row per record: its answer and every figure. FILE ends in .csv, "
+                      ".jsonl or .parquet (pip install 'hkmap[parquet]')."),
+    overwrite_option,
+)
+@click.pass_context
 def evaluate(
-    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
+    ctx: click.Context, shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None,
+    only: str | None, baseline: Path | None, target: str | None, out: Path | None, resume: bool,
+    per_record: Path | None, overwrite: bool, **options: Any,
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
@@ -42,35 +111,86 @@ def evaluate(
     printed with their number. Insertion (higher is better) and deletion (lower is better) follow RISE: the score is the
     probability of the class predicted for the whole image, deleted pixels get the mean colour, the blur is RISE's.
 
+    With --use-maps, a figure of the answer is printed for the network's own map too, as NAME_before. With --only, the
+    object says how many records were measured, and the score is the probability of the label.
+
     \b
     Example:
-      hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
+      hkmap eval test.h5 --from run-ft/ --metric top1,insertion,deletion,mse --out run-ft/eval/
+      hkmap eval test.h5 --from run-ft/ --metric error,top5_error --use-maps --only misclassified
     """
+    from hkmap.engine.folders import write_json
     from hkmap.engine.ranks import current, joined
-    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
+    from hkmap.engine.runs import check_memory, load_model, memory_errors
     from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
+    from hkmap.evaluation.results import REPORT, header_of, kept_rows, tabled
     from hkmap.evaluation.summary import summarise
     from hkmap.shards.sequence import ShardSequence
 
-    reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
+    _check(ctx.params)
+    measured = EvaluationOptions(**options, target=target or ("label" if only else "predicted"))
+    reader, model = ShardSequence(shards), load_model(source)
     kind = (model.architecture, model.preprocessing, measured.batch_size)
     with joined(device) as on, memory_errors(*kind, device=on):
         check_memory(*kind, device=on, training=False)
-        held_out = hold_out(reader, *fold) if fold else None
-        check_fold(model, held_out)
-        rows = evaluate(model, reader, measured, on, held_out=held_out)
+        numbers, about = _chosen(reader, fold, only, baseline, model, measured, on)
+        measure = partial(evaluate, model, reader, measured, on)
+        rows = measure(chosen=numbers) if out is None else kept_rows(
+            out, header_of(source, model, reader, measured, on, **about), measure, numbers, model=model, shards=reader,
+            resume=resume,
+        )
         if not current().first:
             deque(rows, maxlen=0)
             return
-        total = int(held_out.inside.sum()) if held_out else len(reader)
-        report = summarise(track(rows, "evaluating", total=total), model, measured, on, held_out=held_out)
+        rows = track(rows, "evaluating", total=len(numbers))
+        if per_record is not None:
+            rows = tabled(rows, per_record, model, measured.figures(), overwrite=overwrite or resume)
+        report = summarise(rows, model, measured, on)
     warn_of_control(model)
+    report = {"shards": [text_of(shard) for shard in shards], "run": text_of(source), **about, **report}
+    if out is not None:
+        write_json(out / REPORT, report)
     _show(report, text_of(source))
-    print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
+    print_result(report)
+
+
+def _chosen(
+    shards: ShardSequence, fold: tuple[int, Folding] | None, only: str | None, baseline: Path | None,
+    model: TrainedModel, options: EvaluationOptions, device: torch.device,
+) -> tuple[Numbers, dict[str, Any]]:
+    """Return the numbers of the records to measure, and what the report says about them."""
+    import numpy as np
+
+    from hkmap.engine.runs import check_fold, hold_out, load_model, named
+    from hkmap.evaluation.baseline import asked, looked_up, misclassified
+    from hkmap.evaluation.results import RECORDS, read_results
+
+    held_out = hold_out(shards, *fold) if fold else None
+    check_fold(model, held_out)
+    numbers = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    about: dict[str, Any] = {} if held_out is None else named(held_out)
+    if only is None:
+        return numbers, about
+    if baseline is not None and (baseline / RECORDS).exists():
+        predict = looked_up(read_results(baseline), shards)
+    elif baseline is not None:
+        other = load_model(baseline)
+        check_fold(other, held_out)
+        predict = asked(other, shards, device, options.batch_size)
+    else:
+        predict = asked(model, shards, device, options.batch_size)
+    found = misclassified(shards, numbers, predict)
+    about["only"] = {
+        "what": only, "baseline": None if baseline is None else text_of(baseline), "records": len(found.numbers),
+        "of": found.of,
+    }
+    return found.numbers, about
 
 
 def _show(report: dict[str, Any], title: str) -> None:
     """Show the means to people."""
+    if "only" in report:
+        title += f", {report['only']['records']} misclassified of {report['only']['of']}"
     means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
     lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
     if "attention_mean" in report:
