@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from hkmap.cli._options import (
 )
 from hkmap.cli._stream import print_result, show_table, track
 from hkmap.cli._strict import section
+from hkmap.cli._training import taken
 
 if TYPE_CHECKING:
     import torch
@@ -31,22 +33,26 @@ if TYPE_CHECKING:
     from hkmap.shards.sequence import ShardSequence
 
 
-def _check(params: dict[str, Any]) -> None:
-    """Refuse options that do not go together, and outputs that could not be written, before anything is measured."""
-    from hkmap.evaluation.results import check_free
-    from hkmap.files.tables import check_table
+@dataclass(frozen=True)
+class Outputs:
+    """What is written beside the report on stdout."""
 
-    out, per_record, resume, overwrite = (params[name] for name in ("out", "per_record", "resume", "overwrite"))
-    if params["baseline"] and not params["only"]:
-        raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")
-    if resume and overwrite:
-        raise click.UsageError("--resume goes on with the results in --out, --overwrite replaces them; give one.")
-    if resume and out is None:
-        raise click.UsageError("--resume goes on with the results in --out; give --out too.")
-    if out is not None:
-        check_free(out, resume=resume, overwrite=overwrite)
-    if per_record is not None:
-        check_table(per_record, overwrite=overwrite or resume)
+    out: Path | None
+    resume: bool
+    per_record: Path | None
+    overwrite: bool
+
+    def check(self) -> None:
+        """Refuse what could not be written, before anything is measured."""
+        from hkmap.evaluation.results import check_free
+        from hkmap.files.tables import check_table
+
+        if self.resume and (self.out is None or self.overwrite):
+            raise click.UsageError("--resume goes on with the results in --out; give --out, and omit --overwrite.")
+        if self.out is not None:
+            check_free(self.out, resume=self.resume, overwrite=self.overwrite)
+        if self.per_record is not None:
+            check_table(self.per_record, overwrite=self.overwrite or self.resume)
 
 
 @click.command("eval")
@@ -99,11 +105,9 @@ def _check(params: dict[str, Any]) -> None:
                       ".jsonl or .parquet (pip install 'hkmap[parquet]')."),
     overwrite_option,
 )
-@click.pass_context
 def evaluate(
-    ctx: click.Context, shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None,
-    only: str | None, baseline: Path | None, target: str | None, out: Path | None, resume: bool,
-    per_record: Path | None, overwrite: bool, **options: Any,
+    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, only: str | None,
+    baseline: Path | None, **options: Any,
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
@@ -119,39 +123,62 @@ def evaluate(
       hkmap eval test.h5 --from run-ft/ --metric top1,insertion,deletion,mse --out run-ft/eval/
       hkmap eval test.h5 --from run-ft/ --metric error,top5_error --use-maps --only misclassified
     """
-    from hkmap.engine.folders import write_json
-    from hkmap.engine.ranks import current, joined
+    from hkmap.engine.ranks import joined
     from hkmap.engine.runs import check_memory, load_model, memory_errors
-    from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
-    from hkmap.evaluation.results import REPORT, header_of, kept_rows, tabled
-    from hkmap.evaluation.summary import summarise
+    from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.sequence import ShardSequence
 
-    _check(ctx.params)
-    measured = EvaluationOptions(**options, target=target or ("label" if only else "predicted"))
+    if baseline and not only:
+        raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")
+    outputs = taken(options, Outputs)
+    outputs.check()
+    options["target"] = options["target"] or ("label" if only else "predicted")
+    measured = EvaluationOptions(**options)
     reader, model = ShardSequence(shards), load_model(source)
     kind = (model.architecture, model.preprocessing, measured.batch_size)
     with joined(device) as on, memory_errors(*kind, device=on):
         check_memory(*kind, device=on, training=False)
         numbers, about = _chosen(reader, fold, only, baseline, model, measured, on)
-        measure = partial(evaluate, model, reader, measured, on)
-        rows = measure(chosen=numbers) if out is None else kept_rows(
-            out, header_of(source, model, reader, measured, on, **about), measure, numbers, model=model, shards=reader,
-            resume=resume,
-        )
-        if not current().first:
-            deque(rows, maxlen=0)
-            return
-        rows = track(rows, "evaluating", total=len(numbers))
-        if per_record is not None:
-            rows = tabled(rows, per_record, model, measured.figures(), overwrite=overwrite or resume)
-        report = summarise(rows, model, measured, on)
-    warn_of_control(model)
-    report = {"shards": [text_of(shard) for shard in shards], "run": text_of(source), **about, **report}
+        report = _measured(source, model, reader, measured, on, numbers, about, outputs)
+    if report is not None:
+        warn_of_control(model)
+        _show(report, text_of(source))
+        print_result(report)
+
+
+def _measured(
+    source: Path, model: TrainedModel, shards: ShardSequence, options: EvaluationOptions, device: torch.device,
+    numbers: Numbers, about: dict[str, Any], outputs: Outputs,
+) -> dict[str, Any] | None:
+    """Measure the records ``numbers``, write the outputs, and return the report: of several processes, the first one.
+
+    ``about`` is what the report and the results say of the choice of records.
+    """
+    from hkmap.engine.folders import write_json
+    from hkmap.engine.ranks import current
+    from hkmap.evaluation.evaluate import evaluate
+    from hkmap.evaluation.results import REPORT, header_of, kept_rows, tabled
+    from hkmap.evaluation.summary import summarise
+
+    out, table, resume = outputs.out, outputs.per_record, outputs.resume
+    measure = partial(evaluate, model, shards, options, device)
+    rows = measure(chosen=numbers)
+    if out is not None:
+        header = header_of(source, model, shards, options, device, **about)
+        rows = kept_rows(out, header, measure, numbers, model=model, shards=shards, resume=resume)
+    if not current().first:
+        deque(rows, maxlen=0)
+        return None
+    rows = track(rows, "evaluating", total=len(numbers))
+    if table is not None:
+        rows = tabled(rows, table, model, options.figures(), overwrite=outputs.overwrite or resume)
+    report = {
+        "shards": [text_of(shard.path) for shard in shards.shards], "run": text_of(source), **about,
+        **summarise(rows, model, options, device),
+    }
     if out is not None:
         write_json(out / REPORT, report)
-    _show(report, text_of(source))
-    print_result(report)
+    return report
 
 
 def _chosen(
