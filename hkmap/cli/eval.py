@@ -128,8 +128,6 @@ def evaluate(
     from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.sequence import ShardSequence
 
-    if baseline and not only:
-        raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")
     outputs = taken(options, Outputs)
     outputs.check()
     options["target"] = options["target"] or ("label" if only else "predicted")
@@ -192,6 +190,8 @@ def _chosen(
     from hkmap.evaluation.baseline import asked, looked_up, misclassified
     from hkmap.evaluation.results import RECORDS, read_results
 
+    if baseline and not only:
+        raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")
     held_out = hold_out(shards, *fold) if fold else None
     check_fold(model, held_out)
     numbers = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
@@ -206,12 +206,11 @@ def _chosen(
         predict = asked(other, shards, device, options.batch_size)
     else:
         predict = asked(model, shards, device, options.batch_size)
-    found = misclassified(shards, numbers, predict)
+    numbers, labelled = misclassified(shards, numbers, predict)
     about["only"] = {
-        "what": only, "baseline": None if baseline is None else text_of(baseline), "records": len(found.numbers),
-        "of": found.of,
+        "what": only, "baseline": baseline and text_of(baseline), "records": len(numbers), "of": labelled,
     }
-    return found.numbers, about
+    return numbers, about
 
 
 def _show(report: dict[str, Any], title: str) -> None:

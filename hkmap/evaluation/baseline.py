@@ -1,13 +1,12 @@
 """The records that a baseline gets wrong: a set that is fixed once, on which others are then measured.
 
-The mining paper draws insertion curves on what the plain network misclassifies (Mitsuhara et al., 2019).
+The attention mining branch (Iwayoshi et al.) is measured so, on what a plain ABN misclassifies.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,15 +24,8 @@ logger = logging.getLogger("hkmap")
 Predict = Callable[[Numbers], Numbers]      # numbers of records (n,) → the classes that a baseline predicts (n,)
 
 
-class Subset(NamedTuple):
-    """The ``numbers`` of records that are measured, of so many that had a label."""
-
-    numbers: Numbers
-    of: int
-
-
-def misclassified(shards: ShardSequence, numbers: Numbers, predict: Predict) -> Subset:
-    """Return which records of ``numbers`` have another label than what is predicted.
+def misclassified(shards: ShardSequence, numbers: Numbers, predict: Predict) -> tuple[Numbers, int]:
+    """Return which records of ``numbers`` have another label than what is predicted, and how many have a label.
 
     Those without a label are left out, with a warning. Raises RunError where no record is left.
     """
@@ -47,7 +39,7 @@ def misclassified(shards: ShardSequence, numbers: Numbers, predict: Predict) -> 
     if not len(found):
         what = f"of {len(labelled)} records with a label none is misclassified"
         raise RunError(f"{shards.name}: {what}, so nothing is left to measure; omit --only, or use other shards")
-    return Subset(found, len(labelled))
+    return found, len(labelled)
 
 
 def asked(model: TrainedModel, shards: ShardSequence, device: torch.device, batch_size: int) -> Predict:

@@ -34,7 +34,7 @@ from hkmap.shards.sequence import ShardSequence
 RECORDS, REPORT = "records.jsonl", "eval.json"
 INSIDE = "eval"         # the folder of results that a run folder stands for
 VERSION = 1
-_NOT_COMPARED = frozenset({"path", "session"})      # of the headers of an evaluation that goes on: where, and when
+_KNOWN = frozenset({"id", "label", "class", "image", "map", "certainty"})      # keys of a record
 _AT_ONCE = 256          # rows of a table
 
 
@@ -62,14 +62,17 @@ def header_of(
     """
     info = run_info(device, weights=model_file(source), shards=shards)
     file = (source if source.is_dir() else source.parent) / "config.toml"
-    config = read_config(file) if file.exists() else None
+    taught: dict[str, Any] = dict.fromkeys(("seed", "maps_learnt", "mining"))
+    if file.exists():
+        config = read_config(file)
+        learnt = config.get("command") == "finetune" and config.get("gamma") != 0
+        taught = {"seed": config.get("seed"), "maps_learnt": learnt, "mining": config.get("mining", 0.0)}
+    weights = info["files"]["weights"][0]["sha256"]
     return {
         "hkmap_results": VERSION,
         "run": {
-            "path": text_of(source), "weights": info["files"]["weights"][0]["sha256"],
-            "seed": config and config.get("seed"), "control": model.control, "arch": model.architecture.name,
-            "maps_learnt": config and config.get("command") == "finetune" and config.get("gamma", 1) > 0,
-            "mining": config and config.get("mining", 0.0),
+            "path": text_of(source), "weights": weights, "control": model.control, "arch": model.architecture.name,
+            **taught,
         },
         "shards": info["files"]["shards"], "classes": list(model.class_names),
         "preprocessing": asdict(model.preprocessing), "metrics": list(options.metrics),
@@ -95,7 +98,7 @@ def line_of(row: Row, model: TrainedModel, record: Record) -> dict[str, Any]:
         "probabilities": [float(text) for text in row.probabilities.astype(str)],      # the shortest of a float32
         "curves": row.curves,
         "map": None if row.map is None else [[round(value, 4) for value in line] for line in row.map.tolist()],
-        "keys": {key: value for key, value in record.items() if key not in _KNOWN and _is_scalar(value)},
+        "keys": {key: value for key, value in record.items() if key not in _KNOWN and _fits(value, (str, float, bool))},
     }
 
 
@@ -152,18 +155,18 @@ def kept(folder: Path, header: dict[str, Any], ids: Sequence[str]) -> Kept:
         first = file.readline()
         if not first.endswith(b"\n"):
             return Kept()
-        before = _checked_header(folder, _json(first))
+        before = _header(folder, first)
         if differs := _difference(json.loads(json.dumps(header)), before):
             raise RunError(f"{folder}: {differs}; give the same options to go on, or use --overwrite")
-        ends, tests = [len(first)], _tests(before)
+        ends = [len(first)]
         for identifier, text in zip(ids, file, strict=False):
             line = _json(text) if text.endswith(b"\n") else None
-            if line is None or _wrong(line, tests):
+            if line is None or not _is_record(line, before):
                 break
             if line["id"] != identifier:
                 raise RunError(
                     f'{folder}: record {len(ends)} is "{line["id"]}", and "{identifier}" is to be measured; give the '
-                    "same shards and --baseline to go on, or use --overwrite"
+                    "same --baseline to go on, or use --overwrite"
                 )
             ends.append(ends[-1] + len(text))
     records = len(ends) - 1
@@ -225,13 +228,12 @@ def results_folder(path: Path) -> Path:
 
     Raises RunError where there is none, or none that is finished.
     """
-    folders = (path, path / INSIDE)
-    for folder in folders:
-        if (folder / REPORT).exists():
-            return folder
-    for folder in folders:
-        if (folder / RECORDS).exists():
-            raise RunError(f"{folder}: the evaluation is not finished; go on with its `hkmap eval` and --resume")
+    for name in (REPORT, RECORDS):
+        for folder in (path, path / INSIDE):
+            if (folder / name).exists() and name == REPORT:
+                return folder
+            if (folder / name).exists():
+                raise RunError(f"{folder}: the evaluation is not finished; go on with its `hkmap eval` and --resume")
     raise RunError(
         f"{path}: has no results; expected a folder of `hkmap eval SHARD --from RUN --out {path / INSIDE}`, "
         "or a run folder with one inside"
@@ -246,54 +248,55 @@ def read_results(path: Path) -> Results:
         first, *lines = file_content(folder / RECORDS).removesuffix(b"\n").split(b"\n")
     except OSError as error:
         raise RunError(f"{folder / RECORDS}: {error.strerror}; run `hkmap eval` again") from error
-    header, rows = _checked_header(folder, _json(first)), list(map(_json, lines))
-    tests, figures = _tests(header), None
+    header, rows = _header(folder, first), [_json(line) for line in lines]
     for number, row in enumerate(rows, start=2):
-        wrong = _wrong(row, tests)
-        figures = figures or (None if wrong else row["values"].keys())
-        if wrong or row["values"].keys() != figures:
-            what = f"line {number} of {RECORDS} is no record with {wrong or 'the same values'}"
-            raise RunError(f"{folder}: {what} as its header says; the file is damaged, run `hkmap eval` again")
-    wrong = _wrong(report, _REPORT)
-    if wrong or report["samples"] != len(rows) or len({row["id"] for row in rows}) < len(rows):
-        what = f"without {wrong}" if wrong else f"of {report['samples']} records"
-        raise RunError(
-            f"{folder}: {REPORT} is a report {what}, beside {len(rows)} lines in {RECORDS}; run `hkmap eval` again"
-        )
+        if not _is_record(row, header) or row["values"].keys() != rows[0]["values"].keys():
+            raise RunError(f"{folder / RECORDS} line {number}: no record that fits the header; run `hkmap eval` again")
+    if not _fits(report, _REPORT) or report["samples"] != len(rows) or len({row["id"] for row in rows}) != len(rows):
+        raise RunError(f"{folder / REPORT}: no report of the {len(rows)} records beside it; run `hkmap eval` again")
     return Results(folder, report, header, rows)
 
 
 def same_data(results: Sequence[Results]) -> None:
     """Raise RunError unless all results are of the same records, in the same order, with the same labels."""
     first, *others = results
-    labels = {row["id"]: (row["label"], row["class"]) for row in first.rows}
     for other in others:
-        theirs = {row["id"]: (row["label"], row["class"]) for row in other.rows}
-        for one, ids, rest in ((first, labels, theirs), (other, theirs, labels)):
-            if missing := [name for name in ids if name not in rest]:
-                lacking = other if one is first else first
+        for one, two in ((first, other), (other, first)):
+            there = {row["id"] for row in two.rows}
+            if missing := [row["id"] for row in one.rows if row["id"] not in there]:
                 raise RunError(
-                    f'{lacking.path}: lacks {len(missing)} of the {len(ids)} records of {one.path}, the first is '
+                    f'{two.path}: lacks {len(missing)} of the {len(one.rows)} records of {one.path}, such as '
                     f'"{missing[0]}"; evaluate both on the same records'
                 )
-        for name, label in labels.items():
-            if theirs[name][0] != label[0] or (label[1] and theirs[name][1] not in (None, label[1])):
-                found = " and ".join(f"{one[0]} ({one[1] or 'unnamed'})" for one in (theirs[name], label))
+        for ours, theirs in zip(first.rows, other.rows, strict=True):
+            if ours["id"] != theirs["id"]:
                 raise RunError(
-                    f'{other.path}: record "{name}" has label {found} in {first.path}; evaluate both on the same shards'
+                    f"{other.path}: has the records in another order than {first.path}; name the same shards in the "
+                    "same order"
                 )
-        if list(theirs) != list(labels):
-            raise RunError(
-                f"{other.path}: has the records in another order than {first.path}; name the same shards in the same "
-                "order"
-            )
+            if ours["label"] != theirs["label"] or len({ours["class"], theirs["class"]} - {None}) > 1:
+                told = " and ".join(f"{row['label']} ({row['class'] or 'unnamed'})" for row in (theirs, ours))
+                raise RunError(
+                    f'{other.path}: the labels of record "{ours["id"]}" here and in {first.path} are {told}; evaluate '
+                    "both on the same shards"
+                )
 
 
 # whether it fits
 
-_KNOWN = frozenset({"id", "label", "class", "image", "map", "certainty"})
-
-Test = Callable[[Any], bool]
+#: What JSON must have, as `_fits` reads it; it may have more.
+_HEADER = {
+    "hkmap_results": int,
+    "run": {"path": str, "control": str, "arch": str, "seed": (int, None), "maps_learnt": (bool, None)},
+    "shards": [{"path": str, "sha256": str}], "classes": [str], "settings": {}, "metrics": [str], "preprocessing": {},
+}
+_REPORT = {"samples": int, "metrics": {str: (float, None)}, "counts": {str: int}}
+_RECORD = {
+    "id": str, "number": int, "label": (int, None), "class": (str, None), "prediction": int,
+    "predicted_class": (str, None), "confidence": float, "attention_mean": (float, None),
+    "values": {str: (float, None)}, "probabilities": [float], "curves": {str: [float]}, "map": ([[float]], None),
+    "keys": {str: (str, float, bool)},
+}
 
 
 def _json(text: bytes) -> Any:
@@ -304,101 +307,54 @@ def _json(text: bytes) -> Any:
         return None
 
 
-def _wrong(content: Any, tests: dict[str, Test]) -> str | None:
-    """Return the name of the first value that is missing or does not fit, None where all do."""
-    if not isinstance(content, dict):
-        return next(iter(tests))
-    return next((name for name, fits in tests.items() if name not in content or not fits(content[name])), None)
+def _fits(value: Any, shape: Any) -> bool:
+    """Whether a value of JSON has a shape: a type, a tuple of choices, a list of one shape, or a dict by name.
+
+    A dict with the one name ``str`` is of any names. float is any finite number, int a number from 0.
+    """
+    if isinstance(shape, tuple):
+        return any(_fits(value, one) for one in shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
+    if isinstance(shape, dict):
+        named = dict.fromkeys(value, shape[str]) if isinstance(value, dict) and str in shape else shape
+        return isinstance(value, dict) and all(name in value and _fits(value[name], one) for name, one in named.items())
+    if shape is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return value is None if shape is None else type(value) is shape and (shape is not int or value >= 0)
 
 
-def _checked_header(folder: Path, header: Any) -> dict[str, Any]:
+def _is_record(line: Any, header: dict[str, Any]) -> bool:
+    """Whether a line is a record's, beside such a header."""
+    if not _fits(line, _RECORD):
+        return False
+    classes, widths = len(header["classes"]), {len(row) for row in ([[0.0]] if line["map"] is None else line["map"])}
+    return (
+        max(line["prediction"], line["label"] or 0) < classes == len(line["probabilities"])
+        and all(0 <= share <= 1 for share in (line["confidence"], *line["probabilities"]))
+        and all(len(scores) > 1 for scores in line["curves"].values())
+        and len(widths) == 1 and 0 not in widths
+    )
+
+
+def _header(folder: Path, text: bytes) -> dict[str, Any]:
     """Return the header of results; raise RunError where it is none, or of another version."""
+    header = _json(text)
     version = header.get("hkmap_results") if isinstance(header, dict) else None
     if type(version) is int and version != VERSION:
         raise RunError(f"{folder}: results of version {version}, expected {VERSION}; use the hkmap that wrote them")
-    if wrong := _wrong(header, _HEADER):
-        raise RunError(f"{folder}: {RECORDS} does not begin with a header of results that has {wrong}; run `hkmap "
-                       "eval` again")
+    if not _fits(header, _HEADER):
+        raise RunError(f"{folder / RECORDS}: does not begin with a header of results; run `hkmap eval` again")
     return dict(header)
 
 
 def _difference(now: Any, before: Any, place: str = "") -> str | None:
-    """Return in words where two headers differ first, but for paths and sessions."""
+    """Return in words where two headers differ first, but for where files lie, and for the session."""
     if isinstance(now, list) and isinstance(before, list):
         now, before = (dict(enumerate(items)) for items in (now, before))
     if not (isinstance(now, dict) and isinstance(before, dict)):
         said = f"{place} is {now!r:.80}, the evaluation to go on with had {before!r:.80}"
         return None if now == before else said
-    names = [name for name in {**now, **before} if name not in _NOT_COMPARED]
+    names = [name for name in {**now, **before} if name not in ("path", "session")]
     found = (_difference(now.get(name), before.get(name), f"{place}.{name}".removeprefix(".")) for name in names)
     return next(filter(None, found), None)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str | bool) or _is_number(value)
-
-
-def _below(limit: float) -> Test:
-    return lambda value: type(value) is int and 0 <= value < limit
-
-
-def _or_none(fits: Test) -> Test:
-    return lambda value: value is None or fits(value)
-
-
-def _list_of(fits: Test, least: int = 0) -> Test:
-    return lambda value: isinstance(value, list) and len(value) >= least and all(map(fits, value))
-
-
-def _named(fits: Test) -> Test:
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
-
-
-def _object(**tests: Test) -> Test:
-    return lambda value: isinstance(value, dict) and _wrong(value, tests) is None
-
-
-def _is_grid(value: Any) -> bool:
-    return _list_of(_list_of(_is_number, 1), 1)(value) and len({len(line) for line in value}) == 1
-
-
-_HEADER: dict[str, Test] = {
-    "hkmap_results": lambda value: type(value) is int and value == VERSION,
-    "run": _object(
-        path=_is_text, control=_is_text, arch=_is_text, seed=_or_none(_below(2**32)),
-        maps_learnt=lambda value: value in (None, True, False),
-    ),
-    "shards": _list_of(_object(path=_is_text, sha256=_is_text)),
-    "classes": _list_of(_is_text, 1),
-    "settings": _object(),
-    "metrics": _list_of(_is_text, 1),
-    "preprocessing": _object(),
-}
-_REPORT: dict[str, Test] = {
-    "samples": _below(math.inf), "metrics": _named(_or_none(_is_number)), "counts": _named(_below(math.inf)),
-}
-
-
-def _tests(header: dict[str, Any]) -> dict[str, Test]:
-    """Return what a record's line must have beside such a header."""
-    classes = len(header["classes"])
-    probabilities = _list_of(_is_share)
-    return {
-        "id": _is_text, "number": _below(math.inf), "label": _or_none(_below(classes)), "class": _or_none(_is_text),
-        "prediction": _below(classes), "predicted_class": _or_none(_is_text), "confidence": _is_share,
-        "attention_mean": _or_none(_is_number), "values": _named(_or_none(_is_number)),
-        "probabilities": lambda value: probabilities(value) and len(value) == classes,
-        "curves": _named(_list_of(_is_number, 2)), "map": _or_none(_is_grid), "keys": _named(_is_scalar),
-    }
