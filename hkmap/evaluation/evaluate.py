@@ -19,8 +19,9 @@ from hkmap.engine.resize import resize_maps
 from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
 from hkmap.errors import RunError
 from hkmap.evaluation.curves import Frames, auc
-from hkmap.evaluation.explain import Asked, Explain, maps_of_batch
-from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric
+from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
+from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, everywhere, has_map
+from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -95,7 +96,7 @@ class Row(NamedTuple):
     ``number`` is its place in the shards, ``label`` None where nobody knows. ``probabilities`` (K,) are the network's.
     ``attention`` is the mean of its own map, None where it has none; ``map`` the one that was measured, at the size of
     the human maps. ``values`` has each figure by its name, None where it does not apply; ``curves`` the scores (n + 1,)
-    of those that are areas under a curve.
+    of those that apply and are areas under a curve.
     """
 
     number: int
@@ -104,7 +105,7 @@ class Row(NamedTuple):
     prediction: int
     probabilities: npt.NDArray[np.float32]
     attention: float | None
-    map: npt.NDArray[np.float32] | None
+    map: Map | None
     values: dict[str, float | None]
     curves: dict[str, list[float]]
 
@@ -127,6 +128,7 @@ def evaluate(
     network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
     and, with its place, for a record whose answer or figure is not finite.
     """
+    explain = explain or explainer(options.maps, model, shards, layer=options.layer)
     _check_maps(model, options, explain)
     check_classes(model, shards)
     device = device or pick_device("auto")
@@ -144,8 +146,11 @@ def evaluate(
 
 
 def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explain | None) -> None:
-    """Raise RunError where the network has no map and one is needed."""
+    """Raise RunError where there is no map and one is needed."""
     needy = [name for name, metric in options.of_samples().items() if metric.needs_map]
+    if options.maps == NONE and explain is None and needy:
+        raise RunError(f"--maps none gives no map for {needy[0]}; choose other --maps, or a metric of answers such as "
+                       "top1")
     if has_branch(model.network) or not (
         options.use_maps or options.hold_attention or (explain is None and needy)
     ):
@@ -187,7 +192,7 @@ def _rows(
     values, curves = _figures(answers, options)
     labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
     means = [None] * len(labels) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
-    probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers)
+    probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers, options)
     rows = []
     for row, (identifier, number) in enumerate(zip(ids, numbers, strict=True)):
         found = {name: column[row] for name, column in values.items()}
@@ -196,19 +201,27 @@ def _rows(
                 expected = "expected a finite number where the metric applies"
                 raise RunError(f"{shards.place(number)}: {name} is {value}; {expected}")
         label = None if labels[row] < 0 else labels[row]
-        shown = {name: column[row] for name, column in curves.items()}
-        own = None if maps is None else maps[row]
-        rows.append(Row(number, identifier, label, predictions[row], probabilities[row], means[row], own, found, shown))
+        shown = {name: column[row] for name, column in curves.items() if found[name] is not None}
+        measured = Row(
+            number, identifier, label, predictions[row], probabilities[row], means[row], maps[row], found, shown
+        )
+        rows.append(measured)
     return rows
 
 
-def _maps(answers: Answered) -> npt.NDArray[np.float32] | None:
-    """Return the maps (B, h, w) that are measured, at the size of the human ones."""
-    found = answers.own if answers.explained is None else answers.explained
-    if found is None:
-        return None
+def _maps(answers: Answered, options: EvaluationOptions) -> list[Map | None]:
+    """Return the maps (h, w) that are measured, at the size of the human ones; None where there is none."""
+    found, there = answers.own if answers.explained is None else answers.explained, _mapped(answers, options).tolist()
+    if found is None or options.maps == NONE:
+        return [None] * len(there)
     size = answers.batch.maps.shape[2], answers.batch.maps.shape[3]
-    return resize_maps(found.detach().float(), size)[:, 0].cpu().numpy()
+    sized = resize_maps(found.detach().float(), size)[:, 0].cpu().numpy()
+    return [values if known else None for values, known in zip(sized, there, strict=True)]
+
+
+def _mapped(answers: Answered, options: EvaluationOptions) -> Tensor:
+    """Return which samples (B,) have the map that is measured: nobody may have drawn a human one."""
+    return has_map(answers) if options.maps == HUMAN else everywhere(answers)
 
 
 def _figures(
@@ -219,7 +232,8 @@ def _figures(
     curves: dict[str, list[list[float]]] = {}
     with torch.inference_mode():
         for name, metric in options.of_samples().items():
-            found, applies = metric.measure(answers), metric.applies(answers).tolist()
+            found, applies = metric.measure(answers), metric.applies(answers)
+            there = (applies & _mapped(answers, options) if metric.needs_map else applies).tolist()
             figures = {name: found} if isinstance(found, Tensor) else dict(found)
             if options.use_maps and metric.of_answer is not None:
                 figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))
@@ -228,6 +242,6 @@ def _figures(
                     curves[figure] = column.tolist()
                     column = auc(column)
                 values[figure] = [
-                    value if there else None for value, there in zip(column.tolist(), applies, strict=True)
+                    value if applies else None for value, applies in zip(column.tolist(), there, strict=True)
                 ]
     return values, curves
