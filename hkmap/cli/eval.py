@@ -10,6 +10,7 @@ from hkmap.cli._options import fold_options, named_option, network_options, shar
 from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
+    from hkmap.cli._options import Load
     from hkmap.shards.folds import Folding
 
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
               help="In insertion and deletion keep the whole image's map instead of a new one per step.")
 @network_options(batch_size=32)
 def evaluate(
-    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
+    shards: tuple[Path, ...], source: Path, load: Load, device: str, fold: tuple[int, Folding] | None, **options: Any
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
@@ -45,17 +46,17 @@ def evaluate(
     \b
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
+      hkmap eval test.h5 --model my_package.networks:make --image-size 256 --metric top1,log_loss
     """
     from hkmap.engine.ranks import current, joined
-    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
+    from hkmap.engine.runs import check_fold, hold_out, within_memory
     from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
     from hkmap.evaluation.summary import summarise
     from hkmap.shards.sequence import ShardSequence
 
-    reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
-    kind = (model.architecture, model.preprocessing, measured.batch_size)
-    with joined(device) as on, memory_errors(*kind, device=on):
-        check_memory(*kind, device=on, training=False)
+    reader, measured = ShardSequence(shards), EvaluationOptions(**options)
+    model = load(reader.classes)
+    with joined(device) as on, within_memory(model, measured.batch_size, on):
         held_out = hold_out(reader, *fold) if fold else None
         check_fold(model, held_out)
         rows = evaluate(model, reader, measured, on, held_out=held_out)

@@ -142,17 +142,14 @@ def evaluate(
 def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explain | None) -> None:
     """Raise RunError where the network has no map and one is needed."""
     needy = [name for name, metric in options.of_samples().items() if metric.needs_map]
-    if has_branch(model.network) or not (
-        options.use_maps or options.hold_attention or (explain is None and needy)
-    ):
-        return
-    if options.use_maps or options.hold_attention:
+    if (options.use_maps or options.hold_attention) and not has_branch(model.network):
         raise RunError("the network has no attention branch, so no map can replace its own; omit --use-maps and "
                        "--hold-attention")
-    raise RunError(
-        f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
-        "answers such as top1"
-    )
+    if needy and explain is None and not model.architecture.has_attention:
+        raise RunError(
+            f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
+            "answers such as top1"
+        )
 
 
 def _answers(

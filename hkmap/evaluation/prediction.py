@@ -81,7 +81,7 @@ def predicted_records(
     **options: Any,
 ) -> Iterator[Record]:
     """Yield the records with prediction, its class, confidence and, saved by ``maps``, the attention under ``key``."""
-    if maps is not None and not has_branch(model.network):
+    if maps is not None and not model.architecture.has_attention:
         raise RunError("the network has no attention branch, so there are no maps to save; omit --out")
     for found in predict(model, records, rejects, device, **options):
         added: Record = {"prediction": found.label, "confidence": found.confidence}
