@@ -28,6 +28,7 @@ from hkmap.cli._training import taken
 if TYPE_CHECKING:
     import torch
 
+    from hkmap.cli._options import Load
     from hkmap.engine.data import Numbers
     from hkmap.engine.runs import TrainedModel
     from hkmap.evaluation.evaluate import EvaluationOptions
@@ -110,8 +111,8 @@ class Outputs:
     overwrite_option,
 )
 def evaluate(
-    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, only: str | None,
-    baseline: Path | None, **options: Any,
+    shards: tuple[Path, ...], source: Path, load: Load, device: str, fold: tuple[int, Folding] | None,
+    only: str | None, baseline: Path | None, **options: Any,
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
@@ -128,20 +129,19 @@ def evaluate(
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1,insertion,deletion,mse --out run-ft/eval/
       hkmap eval test.h5 --from run-ft/ --metric error,top5_error --use-maps --only misclassified
+      hkmap eval test.h5 --model my_package.networks:make --image-size 256 --metric top1,log_loss
     """
     from hkmap.engine.ranks import joined
-    from hkmap.engine.runs import check_memory, load_model, memory_errors
+    from hkmap.engine.runs import within_memory
     from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.sequence import ShardSequence
 
     outputs = taken(options, Outputs)
     outputs.check()
     options["target"] = options["target"] or ("label" if only else "predicted")
-    measured = EvaluationOptions(**options)
-    reader, model = ShardSequence(shards), load_model(source)
-    kind = (model.architecture, model.preprocessing, measured.batch_size)
-    with joined(device) as on, memory_errors(*kind, device=on):
-        check_memory(*kind, device=on, training=False)
+    reader, measured = ShardSequence(shards), EvaluationOptions(**options)
+    model = load(reader.classes)
+    with joined(device) as on, within_memory(model, measured.batch_size, on):
         numbers, about = _chosen(reader, fold, only, baseline, model, measured, on)
         report = _measured(source, model, reader, measured, on, numbers, about, outputs)
     if report is not None:

@@ -151,17 +151,14 @@ def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explai
     if options.maps == NONE and explain is None and needy:
         raise RunError(f"--maps none gives no map for {needy[0]}; choose other --maps, or a metric of answers such as "
                        "top1")
-    if has_branch(model.network) or not (
-        options.use_maps or options.hold_attention or (explain is None and needy)
-    ):
-        return
-    if options.use_maps or options.hold_attention:
+    if (options.use_maps or options.hold_attention) and not has_branch(model.network):
         raise RunError("the network has no attention branch, so no map can replace its own; omit --use-maps and "
                        "--hold-attention")
-    raise RunError(
-        f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
-        "answers such as top1"
-    )
+    if needy and explain is None and not model.architecture.has_attention:
+        raise RunError(
+            f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
+            "answers such as top1"
+        )
 
 
 def _answers(
