@@ -25,14 +25,19 @@ if TYPE_CHECKING:
 @fold_options("Measure only on this fold, which train and finetune held out.")
 @click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
               help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
-@named_option("--blur", table="blurs", default="rise", help="What insertion begins with.")
+@named_option("--blur", table="blurs", default="rise",
+              help="What insertion begins with: rise, the image blurred as RISE does; gaussian, by a true Gaussian of "
+                   "5 pixels; or zeros, the mean colour, with which deletion ends.")
 @click.option("--target", type=click.Choice(["predicted", "label"]), default="predicted",
               help="The class whose curves are drawn: the one predicted for the whole image, or the label.")
-@named_option("--dtype", table="dtypes", default="float32", help="The type of number that frames are computed with.")
-@click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
+@named_option("--dtype", table="dtypes", default="float32",
+              help="The type of number that insertion and deletion compute with; bfloat16 is about twice as fast where "
+                   "the device has units for it.")
+@click.option("--compile", is_flag=True,
+              help="Compile the network for insertion and deletion with torch.compile: slow to start.")
 @click.option("--hold-attention", is_flag=True,
               help="In insertion and deletion keep the whole image's map instead of a new one per step.")
-@network_options(batch_size=32)
+@network_options(batch_size=None)
 def evaluate(
     shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
 ) -> None:
@@ -53,7 +58,7 @@ def evaluate(
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
-    kind = (model.architecture, model.preprocessing, measured.batch_size)
+    kind = (model.architecture, model.preprocessing, measured.images_at_once)
     with joined(device) as on, memory_errors(*kind, device=on):
         check_memory(*kind, device=on, training=False)
         held_out = hold_out(reader, *fold) if fold else None
