@@ -54,36 +54,28 @@ def prepared(network: Classifier, image: Tensor, dtype: str | Numbers = "float32
             return network
         raise RunError(f"the network is no torch module, so it cannot compute in {_name(numbers)}; use --dtype float32")
     warn_of_slow("--dtype", _name(numbers), numbers.units, image.device)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *image.shape, generator=generator).to(image)
-    with torch.no_grad():
-        with torch.backends.cudnn.flags(enabled=False):     # on CUDA it would round to fewer bits than float32 has
-            copy = place(folded(network, images).to(numbers.dtype), image.device)
-        try:
-            copy(images.to(numbers.dtype))
-        except (RuntimeError, TypeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise RunError(
-                f"the network cannot compute in {_name(numbers)} ({reason}); use --dtype float32"
-            ) from error
+    images = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):     # on CUDA it rounds to fewer bits than float32
+        copy = place(folded(network, images).to(numbers.dtype), image.device)
+    if numbers.dtype != image.dtype:
+        _check(copy, images.to(numbers.dtype), numbers)
     return copy
 
 
 def folded(network: nn.Module, images: Tensor) -> Any:
     """Return a copy of a network with its norms folded, or not where that changes what it answers to ``images``."""
     copy = _copy(network)
-    before = copy(images).logits
     names = {module: name for name, module in copy.named_modules()}
-    for norm, convolution in _pairs(copy, images):
+    before, pairs = _answer_and_pairs(copy, images)
+    for convolution, norm in pairs:
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
         )
         parent, _, child = names[norm].rpartition(".")
         rest = nn.Sequential(*norm.children())      # timm's norms have an activation inside
         setattr(copy.get_submodule(parent), child, rest)
-    after = copy(images).logits
-    if (after - before).abs().max() <= _SAME * before.abs().max():
-        return copy.requires_grad_(False)
+    if (copy(images).logits - before).abs().max() <= _SAME * before.abs().max():
+        return copy.eval().requires_grad_(False)        # what is new in it too
     logger.info("the network's norms cannot be folded into its convolutions, so frames take longer")
     return _copy(network)
 
@@ -105,12 +97,12 @@ def _copy(network: nn.Module) -> Any:
     return deepcopy(network).eval().requires_grad_(False)
 
 
-def _pairs(network: Any, images: Tensor) -> list[tuple[Any, Any]]:
-    """Return the batch norms that come straight after a convolution whose output nothing else takes, each with it.
+def _answer_and_pairs(network: Any, images: Tensor) -> tuple[Tensor, list[tuple[Any, Any]]]:
+    """Return the logits (B, K) of images, and the convolutions whose output goes to a batch norm alone, each with it.
 
-    Only modules are seen to take it. Each of the two is called once.
+    Only modules are seen to take it. Both are called once.
     """
-    made: dict[int, nn.Module] = {}         # by the identity of a convolution's output
+    made: dict[int, nn.Module] = {}         # by the identity of the output
     takers: dict[int, list[nn.Module]] = defaultdict(list)
     calls: Counter[nn.Module] = Counter()
     kept = []       # so that no identity is given twice
@@ -120,23 +112,28 @@ def _pairs(network: Any, images: Tensor) -> list[tuple[Any, Any]]:
         calls[module] += 1
         for tensor in given:
             takers[id(tensor)].append(module)
-        if isinstance(module, nn.Conv2d) and "weight" in module._parameters:       # and not computed from others
+        if isinstance(module, nn.Conv2d) and "weight" in module._parameters:       # it is not computed from others
             made[id(output)] = module
 
-    leaves = [module for module in network.modules() if _is_norm(module) or not any(True for _ in module.children())]
-    handles = [module.register_forward_hook(note) for module in leaves]
-    network(images)
+    noted = [module for module in network.modules() if _is_norm(module) or not list(module.children())]
+    handles = [module.register_forward_hook(note) for module in noted]
+    logits = network(images).logits
     for handle in handles:
         handle.remove()
-    found = ((takers[output], convolution) for output, convolution in made.items())
-    return [
-        (users[0], convolution) for users, convolution in found
-        if len(users) == 1 and _is_norm(users[0]) and calls[users[0]] == calls[convolution] == 1
-    ]
+    pairs = [(convolution, takers[output][0]) for output, convolution in made.items() if len(takers[output]) == 1]
+    return logits, [pair for pair in pairs if _is_norm(pair[1]) and calls[pair[0]] == calls[pair[1]] == 1]
 
 
 def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+
+
+def _check(network: Classifier, images: Tensor, numbers: Numbers) -> None:
+    try:
+        network(images)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"the network cannot compute in {_name(numbers)} ({reason}); use --dtype float32") from error
 
 
 def _name(numbers: Numbers) -> str:
