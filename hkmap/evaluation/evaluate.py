@@ -18,8 +18,9 @@ from hkmap.engine.ranks import in_turn
 from hkmap.engine.resize import resize_maps
 from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
 from hkmap.errors import RunError
-from hkmap.evaluation.curves import Frames, auc
+from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
+from hkmap.evaluation.fast import DTYPES
 from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, everywhere, has_map
 from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
@@ -27,6 +28,7 @@ from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
 
 FRAMES = 28             # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
+IMAGES = 32             # whole ones in a forward pass
 BEFORE = "_before"      # ends the names of figures of the answer without the human map that replaces the network's own
 
 
@@ -40,8 +42,10 @@ class EvaluationOptions:
     are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
     at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
     whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
-    forward pass. Intervals are by ``resamples`` draws, which the ``seed`` determines, of records, or of all records
-    with the same value under the key ``group``. Raises ChoiceError for an unknown metric.
+    forward pass; None is 32, and of frames of insertion and deletion what `Frames` says. ``dtype``, a name in DTYPES,
+    is of these frames, and ``compile`` compiles the network that answers them. Intervals are by ``resamples`` draws,
+    which the ``seed`` determines, of records, or of all records with the same value under the key ``group``. Raises
+    ChoiceError for an unknown metric, blur or type of number.
     """
 
     metrics: tuple[str, ...]
@@ -54,17 +58,33 @@ class EvaluationOptions:
     hold_attention: bool = False
     dtype: str = "float32"
     compile: bool = False
-    batch_size: int = 32
+    batch_size: int | None = None
     group: str | None = None
     resamples: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
         METRICS.check(*self.metrics)
+        BLURS.check(self.blur)
+        DTYPES.check(self.dtype)
 
     def pixel_step(self, image_size: tuple[int, int]) -> int:
-        """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
-        return self.step or -(-image_size[0] * image_size[1] // FRAMES)
+        """Return the pixels that insertion and deletion change at a time in an image of (height, width).
+
+        Raises RunError for a step that is larger than the image.
+        """
+        height, width = image_size
+        if self.step is not None and not 0 < self.step <= height * width:
+            raise RunError(
+                f"--step {self.step}: an image of {width}x{height} has {height * width} pixels; expected 1 to "
+                f"{height * width}"
+            )
+        return self.step or -(-height * width // FRAMES)
+
+    @property
+    def images_at_once(self) -> int:
+        """The number of whole images in a forward pass."""
+        return self.batch_size or IMAGES
 
     def of_samples(self) -> dict[str, SampleMetric]:
         """Return the chosen metrics that are of each sample."""
@@ -134,12 +154,13 @@ def evaluate(
     device = device or pick_device("auto")
     place(model.network, device).eval()
     frames = Frames(
-        model.network, options.pixel_step(model.preprocessing.size), options.batch_size, options.blur
+        model.network, options.pixel_step(model.preprocessing.size), options.batch_size, options.blur, options.dtype,
+        options.compile,
     )
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     ids = ids_of(shards)
-    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
+    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.images_at_once):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))

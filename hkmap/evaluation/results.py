@@ -77,7 +77,7 @@ def header_of(
         "shards": info["files"]["shards"], "classes": list(model.class_names),
         "preprocessing": asdict(model.preprocessing), "metrics": list(options.metrics),
         "settings": settings_of(model, options, device),
-        "batches": {"size": options.batch_size, "processes": current().ranks},
+        "batches": {"size": options.images_at_once, "processes": current().ranks},
         **more,
         "session": info["sessions"][0],
     }
