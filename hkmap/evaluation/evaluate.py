@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
 from hkmap.errors import RunError
 from hkmap.evaluation.curves import Frames, auc
 from hkmap.evaluation.explain import Asked, Explain, maps_of_batch
-from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric
+from hkmap.evaluation.human import OF_PEOPLE, annotators_of
+from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, attention_mean
 from hkmap.networks.classifier import place
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -56,6 +58,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         METRICS.check(*self.metrics)
+        object.__setattr__(self, "metrics", tuple(map(METRICS.spelt, self.metrics)))
 
     def pixel_step(self, image_size: tuple[int, int]) -> int:
         """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
@@ -133,15 +136,23 @@ def evaluate(
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     ids = ids_of(shards)
+    annotated = any(shard.annotator_map_count for shard in shards.shards)
+    earlier = None
     for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
+        answers.earlier, earlier = earlier, answers.used.attention
+        if annotated:
+            answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
 
 def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explain | None) -> None:
     """Raise RunError where the network has no map and one is needed."""
     needy = [name for name, metric in options.of_samples().items() if metric.needs_map]
+    bound = [name for name, metric in options.of_samples().items() if metric.needs_branch]
+    if bound and not has_branch(model.network):
+        raise RunError(f"the network has no attention branch, whose map {bound[0]} is about; omit {bound[0]}")
     if has_branch(model.network) or not (
         options.use_maps or options.hold_attention or (explain is None and needy)
     ):
@@ -182,7 +193,7 @@ def _rows(
     check_answers(logits.isfinite().all(1)[: len(ids)].tolist(), lambda row: shards.place(numbers[row]))
     values, curves = _figures(answers, options)
     labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
-    means = [None] * len(labels) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
+    means = [None] * len(labels) if answers.own is None else attention_mean(answers).tolist()
     probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers)
     rows = []
     for row, (identifier, number) in enumerate(zip(ids, numbers, strict=True)):
@@ -215,7 +226,7 @@ def _figures(
     curves: dict[str, list[list[float]]] = {}
     with torch.inference_mode():
         for name, metric in options.of_samples().items():
-            found, applies = metric.measure(answers), metric.applies(answers).tolist()
+            found, applies = metric.measure(answers), metric.applies(answers)
             figures = {name: found} if isinstance(found, Tensor) else dict(found)
             if options.use_maps and metric.of_answer is not None:
                 figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))
@@ -223,7 +234,14 @@ def _figures(
                 if column.ndim == 2:
                     curves[figure] = column.tolist()
                     column = auc(column)
+                there = applies if isinstance(applies, Tensor) else applies[figure]
                 values[figure] = [
-                    value if there else None for value, there in zip(column.tolist(), applies, strict=True)
+                    value if exists else None for value, exists in zip(column.tolist(), there.tolist(), strict=True)
                 ]
+            if metric.of_people is not None and answers.read_annotators is not None:
+                values[name + OF_PEOPLE] = metric.of_people(answers)
     return values, curves
+
+
+def _annotators(examples: ShardExamples, numbers: Sequence[int]) -> list[npt.NDArray[np.float64]]:
+    return [annotators_of(examples, number) for number in numbers]
