@@ -52,7 +52,8 @@ def evaluate(
     from hkmap.evaluation.summary import summarise
     from hkmap.shards.sequence import ShardSequence
 
-    reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
+    reader, model = ShardSequence(shards), load_model(source)
+    measured = EvaluationOptions(**options, people=any(shard.annotator_map_count for shard in reader.shards))
     kind = (model.architecture, model.preprocessing, measured.batch_size)
     with joined(device) as on, memory_errors(*kind, device=on):
         check_memory(*kind, device=on, training=False)

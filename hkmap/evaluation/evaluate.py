@@ -41,7 +41,8 @@ class EvaluationOptions:
     are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
     at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
     whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
-    forward pass. Raises ChoiceError for an unknown metric.
+    forward pass. ``people`` measures how far the annotators of the shards agree as well. Raises ChoiceError for an
+    unknown metric.
     """
 
     metrics: tuple[str, ...]
@@ -55,6 +56,7 @@ class EvaluationOptions:
     dtype: str = "float32"
     compile: bool = False
     batch_size: int = 32
+    people: bool = False
 
     def __post_init__(self) -> None:
         METRICS.check(*self.metrics)
@@ -85,6 +87,8 @@ class EvaluationOptions:
             found += metric.figures or (name,)
             if self.use_maps and metric.of_answer is not None:
                 found.append(name + BEFORE)
+            if self.people and metric.of_people is not None:
+                found.append(name + OF_PEOPLE)
         return found
 
 
@@ -136,13 +140,12 @@ def evaluate(
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     ids = ids_of(shards)
-    annotated = any(shard.annotator_map_count for shard in shards.shards)
     earlier = None
     for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
         answers.earlier, earlier = earlier, answers.used.attention
-        if annotated:
+        if options.people:
             answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
@@ -238,7 +241,7 @@ def _figures(
                 values[figure] = [
                     value if exists else None for value, exists in zip(column.tolist(), there.tolist(), strict=True)
                 ]
-            if metric.of_people is not None and answers.read_annotators is not None:
+            if options.people and metric.of_people is not None:
                 values[name + OF_PEOPLE] = metric.of_people(answers)
     return values, curves
 

@@ -5,7 +5,7 @@ Cells of certainty 0 have no part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,9 @@ class Likeness:
         """Return the figure (B,) of maps (B, 1, h, w); of a sample that it does not apply to, 0."""
         human, certainty = _human_rows(batch)
         rows = _rows(resize_maps(maps.float(), (batch.maps.shape[2], batch.maps.shape[3])))
-        values, there = self.compare(human, rows, certainty)
-        values[~np.isfinite(rows).all(axis=1)] = np.nan      # a fault of the map must not become a number
+        faulty = ~np.isfinite(rows).all(axis=1)
+        values, there = self.compare(human, np.where(faulty[:, None], 0, rows), certainty)
+        values[faulty] = np.nan      # a fault of the map must not become a number
         return torch.from_numpy(np.where(there, values, 0))
 
     def applies(self, batch: Batch) -> Tensor:
@@ -103,25 +104,20 @@ def annotators_of(examples: ShardExamples, number: int) -> Array:
     return np.stack([own.ravel() for own in seen]).astype(np.float64)
 
 
-def shares_of_people(
-    columns: Mapping[str, Sequence[float | None]], better: Mapping[str, bool | None]
-) -> dict[str, float | None]:
-    """Return each figure as a share of the annotators' agreement; 1 is as close as people are to each other.
+def share_of_people(own: Array, people: Array, *, higher: bool | None) -> float | None:
+    """Return a figure as a share of the annotators' agreement: 1 is as close as people are to each other.
 
-    ``columns`` are the figures of all records, ``better`` whether higher is better. The share is the mean over the
-    mean of people, both over the records that have both, or its inverse where lower is better; None where it would
-    divide by 0 or less.
+    It is the mean of ``own`` (n,) over that of ``people`` (n,), NaN where a record has none, both over the records that
+    have both; the inverse unless ``higher`` is better. None where there is no such record, or it would divide by 0 or
+    less.
+
+    >>> share_of_people(np.array([0.2, 0.4, np.nan]), np.array([0.6, 0.6, 0.1]), higher=True)
+    0.5
     """
-    shares: dict[str, float | None] = {}
-    for name in [name for name in columns if name + OF_PEOPLE in columns]:
-        pairs = [
-            (own, people) for own, people in zip(columns[name], columns[name + OF_PEOPLE], strict=True)
-            if own is not None and people is not None
-        ]
-        own, people = np.sum(pairs, axis=0).tolist() if pairs else (0.0, 0.0)
-        part, whole = (own, people) if better[name] else (people, own)
-        shares[name] = part / whole if whole > 0 else None
-    return shares
+    both = ~np.isnan(own + people)
+    part, whole = (own, people) if higher else (people, own)
+    total = whole[both].sum()
+    return float(part[both].sum() / total) if total > 0 else None
 
 
 def _human_rows(batch: Batch) -> tuple[Array, Array]:

@@ -49,7 +49,7 @@ class Answered:
     measured instead; of any size. ``classes`` (B,) are those whose curves are drawn, by ``frames``. All frames of an
     image get its map in ``held`` (B, 1, h, w); with None the network makes a new map for each. ``earlier`` are
     the maps that weighted the features of the batch before, None where there is none. ``read_annotators`` reads the
-    maps (annotators, cells) of each sample's annotators; None where there are none.
+    maps (annotators, cells) of each sample's annotators, where they are measured.
     """
 
     network: Classifier
@@ -79,7 +79,8 @@ class Answered:
     @cached_property
     def people(self) -> Sequence[Array]:
         """The maps (annotators, cells) of each sample's annotators, as the network sees them, read when asked for."""
-        return self.read_annotators() if self.read_annotators else ()
+        assert self.read_annotators is not None
+        return self.read_annotators()
 
     def curves(self, kind: str) -> Curves:
         """Return the curves of "insertion" or "deletion"; all metrics share them."""

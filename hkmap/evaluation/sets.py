@@ -131,9 +131,13 @@ def _area(scores: Array, positive: npt.NDArray[np.bool_], weights: Array) -> Arr
     """
     order = np.flatnonzero(~positive)
     order = order[np.argsort(scores[order])]
-    beaten = np.zeros((len(order) + 1, weights.shape[1]))       # by a score above the first 0, 1, 2, … others
-    np.cumsum(weights[order], axis=0, out=beaten[1:])
+    # how many of the others each positive one is above, and how many it is above or equal to
     below, upto = (np.searchsorted(scores[order], scores[positive], side) for side in ("left", "right"))
+    starts = np.unique([0, *below, *upto])
+    starts = starts[starts < len(order)]        # the others between two of them are added up at once
+    beaten = np.zeros((len(starts) + 1, weights.shape[1]))
+    np.cumsum(np.add.reduceat(weights[order], starts, axis=0), axis=0, out=beaten[1:])
+    below, upto = np.searchsorted(starts, below), np.searchsorted(starts, upto)
     own = weights[positive]
     wins = (own * (beaten[below] + beaten[upto])).sum(axis=0) / 2
     return _ratio(wins, own.sum(axis=0) * beaten[-1])
