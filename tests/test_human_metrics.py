@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from hkmap.errors import ChoiceError, RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
 from hkmap.evaluation.human import annotators_of, share_of_people
 from hkmap.evaluation.metrics import METRICS
+from hkmap.evaluation.summary import summarise
 from hkmap.maps import agreement, similarity
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
@@ -137,7 +139,7 @@ def test_a_map_that_is_not_finite_is_refused(shard, name):
 
 
 def test_annotators_agree_as_hkmap_agreement_has_it(shard):
-    rows = rows_of(shard, "mse", "spearman", "iou", "kl", people=True)
+    rows = rows_of(shard, "mse", "spearman", "iou", "kl")
     people = [RECORDS[0][2], {name: RECORDS[1][2][name] for name in "xy"}]      # those who marked something
     figures = agreement.agreement_figures(people, repeats=1, random=np.random.default_rng(0))[:, 0, 0]
     for row, wanted in zip(rows, figures, strict=False):
@@ -146,7 +148,7 @@ def test_annotators_agree_as_hkmap_agreement_has_it(shard):
 
 
 def test_annotators_agree_over_the_known_cells(shard):
-    rows = rows_of(shard, *HUMAN, people=True)
+    rows = rows_of(shard, *HUMAN)
     maps = list(RECORDS[2][2].values())
     for name in HUMAN:
         pairs = [literal(name, one, HALF, other) for one, other in (maps, maps[::-1])]
@@ -255,7 +257,7 @@ def test_a_terminal_shows_the_source(terminal):
     assert "lower is better. (Bylinskii et al., TPAMI" in " ".join(shown.split())
 
 
-def test_the_command_measures_annotators_where_there_are_any(hk, shard, make_shard, tmp_path):
+def test_the_command_measures_annotators_where_there_are_any(hk, shard, tmp_path):
     options = ["--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--epochs", 1]
     assert hk("train", shard, *options, "--out", tmp_path / "run").exit_code == 0
     result = hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse,iou@20,edit-response,auc-judd")
@@ -266,5 +268,28 @@ def test_the_command_measures_annotators_where_there_are_any(hk, shard, make_sha
         "edit_response_erased": 8, "edit_response_inverted": 8, "edit_response_exchanged": 7,
         "auc_judd": 4, "auc_judd_of_people": 3,
     }
+    assert list(report["share_of_people"]) == ["mse", "iou@20", "auc_judd"]
+    assert all(share > 0 for share in report["share_of_people"].values())
     wrong = hk("eval", shard, "--from", tmp_path / "run", "--metric", "iou@200")
     assert (wrong.exit_code, "from 1 to 99, such as iou@20" in wrong.stderr) == (2, True)
+
+
+def test_shares_are_over_the_records_that_have_both(shard):
+    model, options = model_of(), EvaluationOptions(("spearman", "mse"))
+    rows = list(evaluate(model, ShardSequence([shard]), options, CPU, explain=random_maps))
+    both = [row.values for row in rows if row.values["spearman_of_people"] is not None]
+    shares = summarise(rows, model, options, CPU)["share_of_people"]
+    own, people = (sum(values[name] for values in both) for name in ("spearman", "spearman_of_people"))
+    assert (len(both), shares["spearman"]) == (3, None if people <= 0 else pytest.approx(own / people))
+    own, people = (sum(values[name] for values in both) for name in ("mse", "mse_of_people"))
+    assert shares["mse"] == pytest.approx(people / own)
+
+
+def test_shards_without_annotators_have_no_shares(make_shard):
+    model, options = model_of(), EvaluationOptions(("mse", "confusion", "auroc"))
+    model = replace(model, class_names=("class 0", "class 1", "c"))
+    report = summarise(evaluate(model, ShardSequence([make_shard("bare.h5", 6)]), options, CPU), model, options, CPU)
+    assert "share_of_people" not in report
+    assert list(report["metrics"]) == ["mse", "mse_of_zeros", "auroc"]
+    assert report["confusion"]["classes"] == ["class 0", "class 1", "c"]
+    assert sum(map(sum, report["confusion"]["matrix"])) == 6

@@ -41,8 +41,8 @@ class EvaluationOptions:
     are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
     at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
     whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
-    forward pass. ``people`` measures how far the annotators of the shards agree as well. Raises ChoiceError for an
-    unknown metric.
+    forward pass. Intervals are by ``resamples`` draws, which the ``seed`` determines, of records, or of all records
+    with the same value under the key ``group``. Raises ChoiceError for an unknown metric.
     """
 
     metrics: tuple[str, ...]
@@ -56,7 +56,9 @@ class EvaluationOptions:
     dtype: str = "float32"
     compile: bool = False
     batch_size: int = 32
-    people: bool = False
+    group: str | None = None
+    resamples: int = 2000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         METRICS.check(*self.metrics)
@@ -79,6 +81,8 @@ class EvaluationOptions:
     def figures(self) -> list[str]:
         """Return the names of the figures of each sample, in order; some metrics give more than one.
 
+        Where the shards have annotators, their own figures (OF_PEOPLE) are added to these.
+
         >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
         """
@@ -87,8 +91,6 @@ class EvaluationOptions:
             found += metric.figures or (name,)
             if self.use_maps and metric.of_answer is not None:
                 found.append(name + BEFORE)
-            if self.people and metric.of_people is not None:
-                found.append(name + OF_PEOPLE)
         return found
 
 
@@ -140,12 +142,12 @@ def evaluate(
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     ids = ids_of(shards)
-    earlier = None
+    annotated, earlier = any(shard.annotator_map_count for shard in shards.shards), None
     for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
         answers.earlier, earlier = earlier, answers.used.attention
-        if options.people:
+        if annotated:
             answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
@@ -241,7 +243,7 @@ def _figures(
                 values[figure] = [
                     value if exists else None for value, exists in zip(column.tolist(), there.tolist(), strict=True)
                 ]
-            if options.people and metric.of_people is not None:
+            if metric.of_people is not None and answers.read_annotators is not None:
                 values[name + OF_PEOPLE] = metric.of_people(answers)
     return values, curves
 

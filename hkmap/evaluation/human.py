@@ -45,8 +45,9 @@ class Likeness:
         """Return the figure (B,) of maps (B, 1, h, w); of a sample that it does not apply to, 0."""
         human, certainty = _human_rows(batch)
         rows = _rows(resize_maps(maps.float(), (batch.maps.shape[2], batch.maps.shape[3])))
-        faulty = ~np.isfinite(rows).all(axis=1)
-        values, there = self.compare(human, np.where(faulty[:, None], 0, rows), certainty)
+        faulty = np.flatnonzero(np.isnan(rows).any(axis=1))
+        rows[faulty] = 0
+        values, there = self.compare(human, rows, certainty)
         values[faulty] = np.nan      # a fault of the map must not become a number
         return torch.from_numpy(np.where(there, values, 0))
 
@@ -111,7 +112,7 @@ def share_of_people(own: Array, people: Array, *, higher: bool | None) -> float 
     have both; the inverse unless ``higher`` is better. None where there is no such record, or it would divide by 0 or
     less.
 
-    >>> share_of_people(np.array([0.2, 0.4, np.nan]), np.array([0.6, 0.6, 0.1]), higher=True)
+    >>> share_of_people(np.array([1, 2, np.nan]), np.array([4.0, 2, 1]), higher=True)
     0.5
     """
     both = ~np.isnan(own + people)

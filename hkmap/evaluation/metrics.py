@@ -49,7 +49,7 @@ class Answered:
     measured instead; of any size. ``classes`` (B,) are those whose curves are drawn, by ``frames``. All frames of an
     image get its map in ``held`` (B, 1, h, w); with None the network makes a new map for each. ``earlier`` are
     the maps that weighted the features of the batch before, None where there is none. ``read_annotators`` reads the
-    maps (annotators, cells) of each sample's annotators, where they are measured.
+    maps (annotators, cells) of each sample's annotators; None where the shards have none.
     """
 
     network: Classifier
@@ -150,7 +150,8 @@ class SetMetric(Metric):
     """A metric of all samples with a label together.
 
     ``measure`` gives the figure for each row of weights (draws, n), how often each sample counts: (draws,). Where a
-    draw has no such figure, as of a class that it lacks, it is NaN. Where it has a ``table``, that is reported instead.
+    draw has no such figure, as of a class that it lacks, it is NaN. Where ``table`` is given, what it returns is
+    reported, as JSON, in the place of a figure.
     """
 
     measure: Callable[[Answers, Array], Array]
