@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from hkmap.errors import RunError
 from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
 from hkmap.evaluation.fast import DTYPES
-from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, everywhere, has_map
+from hkmap.evaluation.human import OF_PEOPLE, annotators_of
+from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, attention_mean, everywhere, has_map
 from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
 from hkmap.shards.folds import ids_of
@@ -67,6 +69,7 @@ class EvaluationOptions:
         METRICS.check(*self.metrics)
         BLURS.check(self.blur)
         DTYPES.check(self.dtype)
+        object.__setattr__(self, "metrics", tuple(map(METRICS.spelt, self.metrics)))
 
     def pixel_step(self, image_size: tuple[int, int]) -> int:
         """Return the pixels that insertion and deletion change at a time in an image of (height, width).
@@ -98,6 +101,8 @@ class EvaluationOptions:
 
     def figures(self) -> list[str]:
         """Return the names of the figures of each sample, in order; some metrics give more than one.
+
+        Where the shards have annotators, their own figures (OF_PEOPLE) are added to these.
 
         >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
@@ -160,15 +165,22 @@ def evaluate(
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     ids = ids_of(shards)
+    annotated, earlier = any(shard.annotator_map_count for shard in shards.shards), None
     for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.images_at_once):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
+        answers.earlier, earlier = earlier, answers.used.attention
+        if annotated:
+            answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
 
 def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explain | None) -> None:
     """Raise RunError where there is no map and one is needed."""
     needy = [name for name, metric in options.of_samples().items() if metric.needs_map]
+    bound = [name for name, metric in options.of_samples().items() if metric.needs_branch]
+    if bound and not has_branch(model.network):
+        raise RunError(f"the network has no attention branch, whose map {bound[0]} is about; omit {bound[0]}")
     if options.maps == NONE and explain is None and needy:
         raise RunError(f"--maps none gives no map for {needy[0]}; choose other --maps, or a metric of answers such as "
                        "top1")
@@ -209,7 +221,7 @@ def _rows(
     check_answers(logits.isfinite().all(1)[: len(ids)].tolist(), lambda row: shards.place(numbers[row]))
     values, curves = _figures(answers, options)
     labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
-    means = [None] * len(labels) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
+    means = [None] * len(labels) if answers.own is None else attention_mean(answers).tolist()
     probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers, options)
     rows = []
     for row, (identifier, number) in enumerate(zip(ids, numbers, strict=True)):
@@ -251,7 +263,7 @@ def _figures(
     with torch.inference_mode():
         for name, metric in options.of_samples().items():
             found, applies = metric.measure(answers), metric.applies(answers)
-            there = (applies & _mapped(answers, options) if metric.needs_map else applies).tolist()
+            of_maps = _mapped(answers, options) if metric.needs_map else None
             figures = {name: found} if isinstance(found, Tensor) else dict(found)
             if options.use_maps and metric.of_answer is not None:
                 figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))
@@ -259,7 +271,15 @@ def _figures(
                 if column.ndim == 2:
                     curves[figure] = column.tolist()
                     column = auc(column)
+                there = applies if isinstance(applies, Tensor) else applies[figure]
+                there = there if of_maps is None else there & of_maps
                 values[figure] = [
-                    value if applies else None for value, applies in zip(column.tolist(), there, strict=True)
+                    value if exists else None for value, exists in zip(column.tolist(), there.tolist(), strict=True)
                 ]
+            if metric.of_people is not None and answers.read_annotators is not None:
+                values[name + OF_PEOPLE] = metric.of_people(answers)
     return values, curves
+
+
+def _annotators(examples: ShardExamples, numbers: Sequence[int]) -> list[npt.NDArray[np.float64]]:
+    return [annotators_of(examples, number) for number in numbers]
