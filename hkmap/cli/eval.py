@@ -169,6 +169,7 @@ def _measured(
     from hkmap.evaluation.summary import summarise
     from hkmap.shards.folds import groups_of
 
+    groups = groups_of(shards, options.group, False)
     out, table, resume = outputs.out, outputs.per_record, outputs.resume
     measure = partial(evaluate, model, shards, options, device)
     rows = measure(chosen=numbers)
@@ -183,7 +184,7 @@ def _measured(
         rows = tabled(rows, table, model, options.figures(), overwrite=outputs.overwrite or resume)
     report = {
         "shards": [text_of(shard.path) for shard in shards.shards], "run": text_of(source), **about,
-        **summarise(rows, model, options, device, groups=groups_of(shards, options.group, False)),
+        **summarise(rows, model, options, device, groups=groups),
     }
     if out is not None:
         write_json(out / REPORT, report)
