@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -168,17 +167,13 @@ def _finder(name: str, shards: ShardSequence) -> _Find:
     first: Record = shards.read(0).record if len(shards) else {}
     if isinstance(first.get(name), str):
         return partial(_in_record, name, shards)
-    keys = [key for key, value in first.items() if key != "image" and _may_be_map(value)]
+    keys = [key for key, value in first.items() if key != "image" and str(value).endswith((".npy", ".png"))]
     near = get_close_matches(name, [*EXPLANATIONS, *keys], 1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     raise ChoiceError(
         f"maps {name!r} are unknown;{hint} expected one of {', '.join(EXPLANATIONS)}; a key of the records with a map "
         f"reference ({', '.join(keys) or 'the first has none'}); or an existing folder or NAME.h5 of maps by id"
     )
-
-
-def _may_be_map(value: Any) -> bool:
-    return isinstance(value, str) and (value.endswith((".npy", ".png")) or ".h5#" in value)
 
 
 def _in_folder(folder: Path, identifier: str, number: int) -> str:
@@ -216,10 +211,10 @@ def _rows_of(path: Path) -> dict[str, int]:
         raise MapError(f"{path}: has no dataset `ids`; expected maps by id, as `hkmap predict --out` writes them")
     content, offsets = file.whole("ids/bytes").tobytes(), file.whole("ids/offsets").tolist()
     ids = [content[start:stop].decode("utf-8", "replace") for start, stop in pairwise(offsets)]
-    identifier, times = Counter(ids).most_common(1)[0] if ids else ("", 0)
-    if times > 1:
-        raise MapError(f'{path}: holds {times} maps of "{identifier}"; expected one map of an id; make it again')
-    return {identifier: row for row, identifier in enumerate(ids)}
+    rows = {identifier: row for row, identifier in enumerate(ids)}
+    if len(rows) < len(ids):
+        raise MapError(f"{path}: holds {len(ids)} maps of {len(rows)} ids; expected one map of an id; make it again")
+    return rows
 
 
 def _loaded(find: _Find, preprocessing: Preprocessing, shards: ShardSequence) -> Explain:
