@@ -120,9 +120,9 @@ def evaluate(
 
     ``device`` None is CUDA where there is one. Only the fold ``held_out``, or the records of the numbers ``chosen``,
     are used where they are given. ``explain`` gives the maps that are measured, in place of those that the options
-    name. Without it, insertion and deletion rank pixels by the map that weighted the features, and mse is of the
-    network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
-    and, with its place, for a record whose answer or figure is not finite.
+    name. Of the maps "attention", insertion and deletion rank pixels by the one that weighted the features, and mse is
+    of the network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is
+    none, and, with its place, for a record whose answer or figure is not finite.
     """
     explain = explain or explainer(options.maps, model, shards, layer=options.layer)
     _check_maps(model, options, explain)

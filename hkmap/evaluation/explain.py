@@ -111,13 +111,15 @@ EXPLANATIONS = Choices("maps", {
 
 
 def explainer(
-    name: str, model: TrainedModel, shards: ShardSequence | None, *, layer: str | None = None
+    name: str, model: TrainedModel, shards: ShardSequence | None, *, layer: str | None = None,
+    target: str = "predicted",
 ) -> Explain | None:
     """Return what gives the maps ``name``; None for the network's own, and for none.
 
     ``name`` is a row of EXPLANATIONS; else a folder or NAME.h5 of maps by id, as `hkmap predict --out` writes them;
     else a key of the records with a map reference. Without ``shards`` it is a row that needs no record. ``layer`` is
-    for cam and gradcam. Raises ChoiceError for what is none of these.
+    for cam and gradcam; ``target`` "label" has them explain the class of the label, where a sample has one, whatever
+    is asked. Raises ChoiceError for what is none of these.
     """
     known = name in EXPLANATIONS
     row = EXPLANATIONS[name] if known else None
@@ -126,19 +128,18 @@ def explainer(
     if shards is None and (row is None or name in (HUMAN, NONE)):
         some = ", ".join(row for row in EXPLANATIONS if row not in (HUMAN, NONE))
         raise ChoiceError(f"maps {name!r} cannot be made of an image alone; expected one of {some}")
-    if row is not None:
-        return partial(row.maps, layer=layer) if row.of_layer and row.maps else row.maps
-    assert shards is not None
-    return _loaded(_finder(name, shards), model.preprocessing, shards)
+    if row is None:
+        assert shards is not None
+        return _loaded(_finder(name, shards), model.preprocessing, shards)
+    if row.maps is None:
+        return None
+    explain = partial(row.maps, layer=layer) if row.of_layer else row.maps
+    return partial(_of_label, explain) if target == "label" else explain
 
 
-def of_label(explain: Explain) -> Explain:
-    """Return the same way to get maps, of the class of the label where a sample has one."""
-    def maps(asked: Asked) -> Tensor:
-        labels = asked.batch.labels
-        return explain(asked._replace(classes=torch.where(labels >= 0, labels, asked.classes)))
-
-    return maps
+def _of_label(explain: Explain, asked: Asked) -> Tensor:
+    labels = asked.batch.labels
+    return explain(asked._replace(classes=torch.where(labels >= 0, labels, asked.classes)))
 
 
 def maps_of_batch(explain: Explain, asked: Asked) -> Tensor:
