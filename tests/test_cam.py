@@ -11,6 +11,7 @@ from hkmap.evaluation.cam import cam, grad_cam, picture_of
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import Output, place
+from hkmap.networks.outside import Called
 
 CPU = torch.device("cpu")
 
@@ -289,6 +290,12 @@ def test_a_network_without_places_is_refused():
         grad_cam(network, images_of(3, 8), CLASSES)
     with pytest.raises(RunError, match="is no network of average pooling and one linear layer, which cam needs"):
         cam(network, images_of(3, 8), CLASSES)
+
+
+def test_an_onnx_file_is_refused():
+    network = Called(lambda images: Output(images.detach().mean((2, 3)), None, None))      # as it is read
+    with pytest.raises(RunError, match="no layer of torch whose output has places"):
+        grad_cam(network, images_of(3, 8), CLASSES)
 
 
 def test_alexnet_has_three_linear_layers_and_so_no_cam():

@@ -7,7 +7,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import map_output_options, named_option, network_options, warn_of_control
+from hkmap.cli._options import (
+    Load,
+    class_names_option,
+    map_output_options,
+    named_option,
+    network_options,
+    warn_of_control,
+)
 from hkmap.cli._stream import emit, emit_when_saved, error_options, read, records_argument
 from hkmap.records import Record, Rejects
 
@@ -26,10 +33,11 @@ if TYPE_CHECKING:
               help="The class that cam and gradcam explain: the one predicted, or the record's label where it has one.")
 @click.option("--key", help="The record's key for the map.  [default: the name of --maps]")
 @network_options(batch_size=16)
+@class_names_option("as the network tells it; a run knows them")
 @error_options
 def predict(
-    records: IO[bytes], source: Path, out: Path | None, suffix: str, overwrite: bool, device: str, rejects: Rejects,
-    maps: str, layer: str | None, target: str, key: str | None, **options: Any,
+    records: IO[bytes], source: Path, load: Load, out: Path | None, suffix: str, overwrite: bool, device: str,
+    rejects: Rejects, maps: str, layer: str | None, target: str, key: str | None, **options: Any,
 ) -> None:
     """Add what a network predicts to records: prediction, confidence and, with --out, where it looked.
 
@@ -44,17 +52,15 @@ def predict(
         | hkmap show --map map --map attention --out sheet.png
     """
     from hkmap.engine.ranks import current, joined
-    from hkmap.engine.runs import check_memory, load_model, memory_errors
+    from hkmap.engine.runs import within_memory
     from hkmap.evaluation.explain import explainer
     from hkmap.evaluation.prediction import predicted_records
     from hkmap.files.maps import open_writer
 
     if current().ranks > 1 and not Path(str(getattr(records, "name", ""))).is_file():
         raise click.UsageError("The processes of torchrun cannot share stdin or a pipe; name a file of records.")
-    model = load_model(source)
-    kind = (model.architecture, model.preprocessing, options["batch_size"])
-    with joined(device) as on, memory_errors(*kind, device=on):
-        check_memory(*kind, device=on, training=False)
+    model = load()
+    with joined(device) as on, within_memory(model, options["batch_size"], on):
 
         def predicted(writer: MapWriter | None) -> Iterable[Record]:
             return predicted_records(

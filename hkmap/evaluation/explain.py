@@ -88,8 +88,7 @@ def center(asked: Asked) -> Tensor:
 
 
 def _of_layer(method: Callable[..., Tensor], asked: Asked, layer: str | None = None) -> Tensor:
-    if not isinstance(asked.network, nn.Module):
-        raise RunError("the network is no torch.nn.Module, so it has no layers for cam and gradcam; use other --maps")
+    assert isinstance(asked.network, nn.Module), "evaluation and prediction have placed it on a device"
     return method(asked.network, asked.images, asked.classes, layer)
 
 

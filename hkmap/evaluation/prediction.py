@@ -91,7 +91,7 @@ def predicted_records(
     It is what ``explain`` of the options of `predict` gives, without it the attention.
     """
     explained = options.get("explain") is not None
-    if maps is not None and not explained and not has_branch(model.network):
+    if maps is not None and not explained and not model.architecture.has_attention:
         raise RunError(
             "the network has no attention branch, so there are no maps to save; use --maps gradcam, or omit --out"
         )
