@@ -7,6 +7,7 @@ import torch
 
 from hkmap.engine.losses import losses
 from hkmap.engine.resize import resize_maps
+from hkmap.evaluation.cam import cam, grad_cam
 from hkmap.evaluation.curves import deletion, insertion
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
@@ -50,6 +51,17 @@ def test_losses_and_gradients_agree(networks):
         gradient = network.attention.map_conv.weight.grad
         found.append([*(part.detach().cpu() for part in parts), gradient.cpu()])
     torch.testing.assert_close(*found, **TOLERANCE)
+
+
+@pytest.mark.parametrize("method", [cam, grad_cam])
+def test_class_maps_agree_and_stay_on_the_device(networks, method):
+    images, classes = torch.randn(4, 3, 96, 96, dtype=torch.float64), torch.tensor([0, 3, 3, 9])
+    found = []
+    for network in networks:
+        on = next(network.parameters()).device
+        found.append(method(network.eval(), images.to(on), classes.to(on)))
+        assert found[-1].device.type == on.type
+    torch.testing.assert_close(found[0], found[1].cpu(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("measure", [insertion, deletion])

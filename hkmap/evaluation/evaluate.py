@@ -121,7 +121,7 @@ class Row(NamedTuple):
     ``number`` is its place in the shards, ``label`` None where nobody knows. ``probabilities`` (K,) are the network's.
     ``attention`` is the mean of its own map, None where it has none; ``map`` the one that was measured, at the size of
     the human maps. ``values`` has each figure by its name, None where it does not apply; ``curves`` the scores (n + 1,)
-    of those that apply and are areas under a curve.
+    of those that are areas under a curve, which say nothing where the value is None.
     """
 
     number: int
@@ -149,9 +149,9 @@ def evaluate(
 
     ``device`` None is CUDA where there is one. Only the fold ``held_out``, or the records of the numbers ``chosen``,
     are used where they are given. ``explain`` gives the maps that are measured, in place of those that the options
-    name. Without it, insertion and deletion rank pixels by the map that weighted the features, and mse is of the
-    network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
-    and, with its place, for a record whose answer or figure is not finite.
+    name. Of the maps "attention", insertion and deletion rank pixels by the one that weighted the features, and mse is
+    of the network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is
+    none, and, with its place, for a record whose answer or figure is not finite.
     """
     explain = explain or explainer(options.maps, model, shards, layer=options.layer)
     _check_maps(model, options, explain)
@@ -231,7 +231,7 @@ def _rows(
                 expected = "expected a finite number where the metric applies"
                 raise RunError(f"{shards.place(number)}: {name} is {value}; {expected}")
         label = None if labels[row] < 0 else labels[row]
-        shown = {name: column[row] for name, column in curves.items() if found[name] is not None}
+        shown = {name: column[row] for name, column in curves.items()}
         measured = Row(
             number, identifier, label, predictions[row], probabilities[row], means[row], maps[row], found, shown
         )
