@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 OF_PEOPLE = "_of_people"      # ends the names of the annotators' figures
-_GRID = 2**20                 # steps between 0 and the highest cell: float noise of equal cells breaks no tie
+BITS = 20                     # of a cell's value: float32's noise breaks no tie, and faint cells keep their order
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def _rows(maps: Tensor) -> Array:
 
 
 def _settled(rows: Array) -> Array:
-    """Return rows (n, cells) whose values are multiples of 2^-20 of the highest, so that equal cells tie."""
-    unit = np.abs(rows).max(axis=1, keepdims=True) / _GRID
-    settled: Array = np.round(rows / np.where(unit > 0, unit, 1)) * unit
+    """Return rows (n, cells) whose values have 20 bits as shares of the highest, so that equal cells tie."""
+    highest = np.abs(rows).max(axis=1, keepdims=True)
+    digits, powers = np.frexp(rows / np.where(highest > 0, highest, 1))
+    settled: Array = np.ldexp(np.round(digits * 2**BITS), powers - BITS) * highest
     return settled
