@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 COVERAGE = 0.95       # of intervals
 LEAST = 20            # draws, for an interval
-_BLOCK = 2**21        # numbers in memory at a time: 16 MB
+_BLOCK = 2**20        # numbers of an array in memory at a time: 8 MB
 _PARTS = 200          # of a jackknife
 _LACKING = 0.2        # of draws may have no figure: one that hangs on one record lacks in 37 %, on two in 14 %
 

@@ -72,13 +72,15 @@ def evaluate(
         check_memory(*kind, device=on, training=False)
         held_out = hold_out(reader, *fold) if fold else None
         check_fold(model, held_out)
+        groups = groups_of(reader, measured.group, False)
         rows = evaluate(model, reader, measured, on, held_out=held_out)
         if not current().first:
             deque(rows, maxlen=0)
             return
-        groups = groups_of(reader, measured.group, False) if measured.group else None
-        shown = track(rows, "evaluating", total=int(held_out.inside.sum()) if held_out else len(reader))
-        report = summarise(shown, model, measured, on, held_out=held_out, groups=groups)
+        report = summarise(
+            track(rows, "evaluating", total=int(held_out.inside.sum()) if held_out else len(reader)),
+            model, measured, on, held_out=held_out, groups=groups,
+        )
     warn_of_control(model)
     _show(report, text_of(source))
     print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
