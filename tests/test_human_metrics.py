@@ -47,7 +47,7 @@ KNOWN = np.ones((SIDE, SIDE), np.float32)
 HALF = np.concatenate([np.ones((SIDE // 2, SIDE)), np.zeros((SIDE // 2, SIDE))]).astype(np.float32)
 #: What the records have: the human map, its certainty, and the maps of annotators.
 RECORDS = [
-    (human_map(0), KNOWN, {"x": human_map(1), "y": human_map(2), "z": human_map(3)}),
+    (human_map(0), KNOWN, {"x": human_map(1), "y": human_map(2) ** 30, "z": human_map(3) ** 30}),      # faint cells
     (human_map(4), KNOWN, {"x": human_map(5), "y": human_map(6), "z": 0 * KNOWN}),         # one marked nothing
     (human_map(7) * HALF, HALF, {"x": human_map(8) * HALF, "y": human_map(9) * HALF}),      # half is unknown
     (human_map(10), KNOWN, {"x": human_map(11)}),                                           # a single annotator
