@@ -129,7 +129,7 @@ class Curves(NamedTuple):
     accuracy: Tensor
 
 
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
     """What answers frames: a network, of what type and how many at once.
 
     ``nothing`` (1, K) is its answer to no image at all, None where it depends on the map that is held.
@@ -156,7 +156,7 @@ class Frames:
     blur: str = "rise"
     dtype: str | Numbers = "float32"
     compiled: bool = False
-    _ready: _Ready | None = field(default=None, init=False, repr=False)
+    ready: Ready | None = field(default=None, init=False, repr=False)
 
     def curves(
         self, kind: str, images: Tensor, saliency: Tensor, classes: Tensor, *, clean: Tensor, held: Tensor | None
@@ -167,7 +167,7 @@ class Frames:
         image get its map in ``held`` (B, 1, h, w); with None the network makes a new one for each. Either is so for
         all images of an evaluation.
         """
-        ready = self._ready = self._ready or self._prepare(images, held)
+        ready = self.ready = self.ready or self._prepare(images, held)
         blur = BLURS.row(self.blur)
         start, finish = (images, no_image(images)) if kind == "deletion" else (blur(images), images)
         # the ends are known: the whole image, and no image, unless the network sees a map of its own
@@ -189,7 +189,7 @@ class Frames:
             ))
         return Curves(*torch.cat([part for part in parts if part is not None], dim=1).unbind(2))
 
-    def _prepare(self, images: Tensor, held: Tensor | None) -> _Ready:
+    def _prepare(self, images: Tensor, held: Tensor | None) -> Ready:
         network, dtype = prepared(self.network, images[0], self.dtype), DTYPES.row(self.dtype).dtype
 
         def forward(count: int) -> Tensor:
@@ -201,7 +201,7 @@ class Frames:
         nothing = forward(1) if held is None else None
         if self.compiled:
             network = torch.compile(network, dynamic=False)
-        return _Ready(network, dtype, batch_size, nothing)
+        return Ready(network, dtype, batch_size, nothing)
 
 
 def _scored(logits: Tensor, classes: Tensor) -> Tensor:
