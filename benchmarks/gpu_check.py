@@ -1,8 +1,8 @@
 """Check hkmap on a CUDA machine with its own torch: the tests marked gpu, speeds, and the paper's tuning.
 
-Prints one JSON object, and ends inside 8 minutes. Speeds are of steps and of insertion and deletion whose images are on
-the device already; the tuning is `hkmap finetune` as a user runs it: 3,000 images of 200 classes, 300 epochs, ResNet18+ABN, cached features,
-compiled.
+Prints one JSON object, and ends inside 8 minutes. Speeds are of steps, and of insertion and deletion, whose images are
+on the device already; the tuning is `hkmap finetune` as a user runs it: 3,000 images of 200 classes, 300 epochs,
+ResNet18+ABN, cached features, compiled.
 
     PYTHONPATH=. python3 benchmarks/gpu_check.py > benchmarks/results/gpu.json
 """
