@@ -36,7 +36,7 @@ class Numbers:
 
 DTYPES = Choices("dtype", {
     "float32": Numbers("Numbers of 32 bits.", torch.float32),
-    "bfloat16": Numbers("Weights and frames of 16 bits, probabilities of 32; changes an area by about .0001.",
+    "bfloat16": Numbers("Weights and frames of 16 bits, probabilities of 32; areas change by up to about .001.",
                         torch.bfloat16, BFLOAT16_UNITS),
 }, kind=Numbers)
 
