@@ -16,7 +16,7 @@ from hkmap.engine.folders import write_config
 from hkmap.engine.runs import save_model
 from hkmap.errors import OutputError, RunError
 from hkmap.evaluation.results import Results, read_results, same_data
-from hkmap.files.tables import check_table, table
+from hkmap.report.tables import check_table, table
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 

@@ -45,7 +45,7 @@ class Outputs:
     def check(self) -> None:
         """Refuse what could not be written, before anything is measured."""
         from hkmap.evaluation.results import check_free
-        from hkmap.files.tables import check_table
+        from hkmap.report.tables import check_table
 
         if self.resume and (self.out is None or self.overwrite):
             raise click.UsageError("--resume goes on with the results in --out; give --out, and omit --overwrite.")
@@ -160,8 +160,9 @@ def _measured(
 
     out, table, resume = outputs.out, outputs.per_record, outputs.resume
     measure = partial(evaluate, model, shards, options, device)
-    rows = measure(chosen=numbers)
-    if out is not None:
+    if out is None:
+        rows = measure(chosen=numbers)
+    else:
         header = header_of(source, model, shards, options, device, **about)
         rows = kept_rows(out, header, measure, numbers, model=model, shards=shards, resume=resume)
     if not current().first:

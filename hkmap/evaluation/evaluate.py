@@ -16,7 +16,7 @@ from hkmap.engine.answers import answered, check_answers, has_branch
 from hkmap.engine.data import Batch, Numbers, ShardExamples, check_classes, in_order, normalise
 from hkmap.engine.ranks import in_turn
 from hkmap.engine.resize import resize_maps
-from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
+from hkmap.engine.runs import TrainedModel, pick_device
 from hkmap.errors import RunError
 from hkmap.evaluation.curves import Frames, auc
 from hkmap.evaluation.explain import Asked, Explain, maps_of_batch
@@ -111,17 +111,16 @@ def evaluate(
     options: EvaluationOptions,
     device: torch.device | None = None,
     *,
-    held_out: HeldOut | None = None,
     chosen: Numbers | None = None,
     explain: Explain | None = None,
 ) -> Iterator[Row]:
     """Yield a Row for each record, in order; of several ranks each measures a part, and has the rows of all.
 
-    ``device`` None is CUDA where there is one. Only the fold ``held_out``, or the records of the numbers ``chosen``,
-    are used where they are given. ``explain`` gives the maps that are measured, in place of those that the options
-    name. Without it, insertion and deletion rank pixels by the map that weighted the features, and mse is of the
-    network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
-    and, with its place, for a record whose answer or figure is not finite.
+    ``device`` None is CUDA where there is one. ``chosen`` are the numbers of the records, None for all. ``explain``
+    gives the maps that are measured, in place of those that the options name. Without it, insertion and deletion rank
+    pixels by the map that weighted the features, and mse is of the network's own, also where a human map replaces it.
+    Raises RunError where a metric needs a map and there is none, and, with its place, for a record whose answer or
+    figure is not finite.
     """
     _check_maps(model, options, explain)
     check_classes(model, shards)
@@ -131,9 +130,9 @@ def evaluate(
         model.network, options.pixel_step(model.preprocessing.size), options.batch_size, options.blur
     )
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
-    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    indices = np.arange(len(shards)) if chosen is None else chosen
     ids = ids_of(shards)
-    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
+    for numbers, batch in in_order(examples, indices, options.batch_size):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))

@@ -24,9 +24,9 @@ from hkmap.engine.runs import TrainedModel, model_file
 from hkmap.errors import OutputError, RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.summary import settings_of
-from hkmap.files.atomic import locked
+from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
-from hkmap.files.tables import table
+from hkmap.report.tables import table
 from hkmap.records import Record, dump_record, parse_record, refuse_constant
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -141,6 +141,7 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise OutputError(f"{folder}: a file, where a folder of results is to be written; choose another name")
     if not (resume or overwrite) and any((folder / name).exists() for name in (RECORDS, REPORT)):
         raise OutputError(f"{folder}: holds results already; choose another --out, or use --overwrite or --resume")
+    refuse_existing(folder / RECORDS, overwrite=True)       # a pipe, on which nobody may ever read
 
 
 def kept(folder: Path, header: dict[str, Any], ids: Sequence[str]) -> Kept:
