@@ -33,8 +33,8 @@ def given(make_shard, tmp_path):
 
 
 def predictions(weights, hk, shard):
-    stream = hk("unpack", shard).stdout
-    return [record["prediction"] for record in hk("predict", "--from", weights, stdin=stream).records]
+    predicted = hk("predict", "--from", weights, stdin=hk("unpack", shard).stdout)
+    return [record["prediction"] for record in predicted.records]
 
 
 def results_of(hk, tmp_path, *command):

@@ -11,6 +11,8 @@ import click
 from hkmap.cli._options import (
     ANYTHING,
     OUTPUT,
+    RESAMPLES,
+    SEED,
     fold_options,
     named_option,
     network_options,
@@ -26,6 +28,7 @@ from hkmap.cli._training import taken
 if TYPE_CHECKING:
     import torch
 
+    from hkmap.cli._options import Load
     from hkmap.engine.data import Numbers
     from hkmap.engine.runs import TrainedModel
     from hkmap.evaluation.evaluate import EvaluationOptions
@@ -70,7 +73,7 @@ class Outputs:
 )
 @section(
     "The records",
-    fold_options("Measure only on this fold, which train and finetune held out."),
+    fold_options("Measure only on this fold, which train and finetune held out.", grouped_intervals=True),
     click.option("--only", type=click.Choice(["misclassified"]),
                  help="Measure only the records that the network misclassifies, with its own maps."),
     click.option("--baseline", type=ANYTHING, metavar="RUN|RESULTS",
@@ -82,19 +85,25 @@ class Outputs:
     click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
                  help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at "
                       "224]"),
-    named_option("--blur", table="blurs", default="rise", help="What insertion begins with."),
+    named_option("--blur", table="blurs", default="rise",
+                 help="What insertion begins with: rise, the image blurred as RISE does; gaussian, by a true Gaussian "
+                      "of 5 pixels; or zeros, the mean colour, with which deletion ends."),
     click.option("--target", type=click.Choice(["predicted", "label"]),
                  help="The class whose curves are drawn: the one predicted for the whole image, or the label.  "
                       "[default: predicted; with --only label]"),
     named_option("--dtype", table="dtypes", default="float32",
-                 help="The type of number that frames are computed with."),
-    click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start."),
+                 help="The type of number that insertion and deletion compute with; bfloat16 is about twice as fast "
+                      "where the device has units for it."),
+    click.option("--compile", is_flag=True,
+                 help="Compile the network for insertion and deletion with torch.compile: slow to start."),
     click.option("--hold-attention", is_flag=True,
                  help="In insertion and deletion keep the whole image's map instead of a new one per step."),
 )
-@section("The network", network_options(batch_size=32))
+@section("The network", network_options(batch_size=None))
 @section(
     "Results",
+    click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap, for the intervals."),
+    click.option("--seed", type=SEED, default=0, help="Determines these draws."),
     click.option("--out", type=OUTPUT, metavar="RESULTS",
                  help="Also write a folder of results, which compare and report read: RUN/eval stands for RUN there."),
     click.option("--resume", is_flag=True,
@@ -106,14 +115,16 @@ class Outputs:
     overwrite_option,
 )
 def evaluate(
-    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, only: str | None,
-    baseline: Path | None, **options: Any,
+    shards: tuple[Path, ...], source: Path, load: Load, device: str, fold: tuple[int, Folding] | None,
+    only: str | None, baseline: Path | None, **options: Any,
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
-    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples that it applies to, and is
-    printed with their number. Insertion (higher is better) and deletion (lower is better) follow RISE: the score is the
-    probability of the class predicted for the whole image, deleted pixels get the mean colour, the blur is RISE's.
+    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples that it applies to, or a
+    figure of all of them together, and is printed with their number and its 95 % interval: Wilson's for a share, else
+    a bootstrap over the records, or over groups of them (--group). Insertion (higher is better) and deletion (lower is
+    better) follow RISE: the score is the probability of the class predicted for the whole image, deleted pixels get the
+    mean colour, the blur is RISE's.
 
     With --use-maps, a figure of the answer is printed for the network's own map too, as NAME_before. With --only, the
     object says how many records were measured, and the score is the probability of the label.
@@ -122,20 +133,19 @@ def evaluate(
     Example:
       hkmap eval test.h5 --from run-ft/ --metric top1,insertion,deletion,mse --out run-ft/eval/
       hkmap eval test.h5 --from run-ft/ --metric error,top5_error --use-maps --only misclassified
+      hkmap eval test.h5 --model my_package.networks:make --image-size 256 --metric top1,log_loss
     """
     from hkmap.engine.ranks import joined
-    from hkmap.engine.runs import check_memory, load_model, memory_errors
+    from hkmap.engine.runs import within_memory
     from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.sequence import ShardSequence
 
     outputs = taken(options, Outputs)
     outputs.check()
     options["target"] = options["target"] or ("label" if only else "predicted")
-    measured = EvaluationOptions(**options)
-    reader, model = ShardSequence(shards), load_model(source)
-    kind = (model.architecture, model.preprocessing, measured.batch_size)
-    with joined(device) as on, memory_errors(*kind, device=on):
-        check_memory(*kind, device=on, training=False)
+    reader, measured = ShardSequence(shards), EvaluationOptions(**options)
+    model = load(reader.classes)
+    with joined(device) as on, within_memory(model, measured.images_at_once, on):
         numbers, about = _chosen(reader, fold, only, baseline, model, measured, on)
         report = _measured(source, model, reader, measured, on, numbers, about, outputs)
     if report is not None:
@@ -157,6 +167,7 @@ def _measured(
     from hkmap.evaluation.evaluate import evaluate
     from hkmap.evaluation.results import REPORT, header_of, kept_rows, tabled
     from hkmap.evaluation.summary import summarise
+    from hkmap.shards.folds import groups_of
 
     out, table, resume = outputs.out, outputs.per_record, outputs.resume
     measure = partial(evaluate, model, shards, options, device)
@@ -170,10 +181,10 @@ def _measured(
         return None
     rows = track(rows, "evaluating", total=len(numbers))
     if table is not None:
-        rows = tabled(rows, table, model, options.figures(), overwrite=outputs.overwrite or resume)
+        rows = tabled(rows, table, model, overwrite=outputs.overwrite or resume)
     report = {
         "shards": [text_of(shard.path) for shard in shards.shards], "run": text_of(source), **about,
-        **summarise(rows, model, options, device),
+        **summarise(rows, model, options, device, groups=groups_of(shards, options.group, False)),
     }
     if out is not None:
         write_json(out / REPORT, report)
@@ -204,9 +215,9 @@ def _chosen(
     elif baseline is not None:
         other = load_model(baseline)
         check_fold(other, held_out)
-        predict = asked(other, shards, device, options.batch_size)
+        predict = asked(other, shards, device, options.images_at_once)
     else:
-        predict = asked(model, shards, device, options.batch_size)
+        predict = asked(model, shards, device, options.images_at_once)
     numbers, labelled = misclassified(shards, numbers, predict)
     about["only"] = {
         "what": only, "baseline": baseline and text_of(baseline), "records": len(numbers), "of": labelled,
@@ -215,11 +226,15 @@ def _chosen(
 
 
 def _show(report: dict[str, Any], title: str) -> None:
-    """Show the means to people."""
+    """Show the figures and their intervals to people."""
     if "only" in report:
         title += f", {report['only']['records']} misclassified of {report['only']['of']}"
-    means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
-    lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
+    figures, counts = dict(report["metrics"]), dict(report["counts"])
     if "attention_mean" in report:
-        lines.append(("attention_mean", f"{report['attention_mean']:.4f}", str(report["samples"])))
-    show_table(("metric", "mean", "samples"), lines, title=title)
+        figures["attention_mean"], counts["attention_mean"] = report["attention_mean"], report["samples"]
+    lines = []
+    for name, figure in figures.items():
+        ends = report["intervals"][name]
+        shown = "none applies" if figure is None else f"{figure:.4f}"
+        lines.append((name, shown, "-" if ends is None else "{:.4f} to {:.4f}".format(*ends), str(counts[name])))
+    show_table(("metric", "figure", "95 % interval", "samples"), lines, title=title)
