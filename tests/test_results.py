@@ -182,8 +182,8 @@ def test_an_evaluation_that_goes_on_is_to_the_bit_one_that_was_not_broken_off(hk
     assert hk(*command).exit_code == 0
     whole, report = (out / "records.jsonl").read_bytes(), (out / "eval.json").read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
-    cuts = {0, 1, *ends, *(end - 1 for end in ends), *(end + 9 for end in ends[:-1])}
-    cuts |= set(random.Random(0).sample(range(len(whole)), 15))
+    cuts = {0, 1, ends[0] - 1, *ends[::2], *(end - 1 for end in ends[4:6]), *(end + 9 for end in ends[7:9])}
+    cuts |= set(random.Random(0).sample(range(len(whole)), 9))
     for cut in sorted(cuts):
         (out / "records.jsonl").write_bytes(whole[:cut])
         (out / "eval.json").unlink()
