@@ -48,7 +48,7 @@ class Outputs:
     def check(self) -> None:
         """Refuse what could not be written, before anything is measured."""
         from hkmap.evaluation.results import check_free
-        from hkmap.files.tables import check_table
+        from hkmap.report.tables import check_table
 
         if self.resume and (self.out is None or self.overwrite):
             raise click.UsageError("--resume goes on with the results in --out; give --out, and omit --overwrite.")
@@ -172,8 +172,9 @@ def _measured(
     groups = groups_of(shards, options.group, False)
     out, table, resume = outputs.out, outputs.per_record, outputs.resume
     measure = partial(evaluate, model, shards, options, device)
-    rows = measure(chosen=numbers)
-    if out is not None:
+    if out is None:
+        rows = measure(chosen=numbers)
+    else:
         header = header_of(source, model, shards, options, device, **about)
         rows = kept_rows(out, header, measure, numbers, model=model, shards=shards, resume=resume)
     if not current().first:
@@ -181,7 +182,7 @@ def _measured(
         return None
     rows = track(rows, "evaluating", total=len(numbers))
     if table is not None:
-        rows = tabled(rows, table, model, options.figures(), overwrite=outputs.overwrite or resume)
+        rows = tabled(rows, table, model, overwrite=outputs.overwrite or resume)
     report = {
         "shards": [text_of(shard.path) for shard in shards.shards], "run": text_of(source), **about,
         **summarise(rows, model, options, device, groups=groups),

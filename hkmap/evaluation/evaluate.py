@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hkmap.engine.answers import answered, check_answers, has_branch
 from hkmap.engine.data import Batch, Numbers, ShardExamples, check_classes, in_order, normalise
-from hkmap.engine.ranks import in_turn
+from hkmap.engine.ranks import current, in_turn
 from hkmap.engine.resize import resize_maps
-from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
+from hkmap.engine.runs import TrainedModel, pick_device
 from hkmap.errors import RunError
 from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
@@ -141,17 +141,17 @@ def evaluate(
     options: EvaluationOptions,
     device: torch.device | None = None,
     *,
-    held_out: HeldOut | None = None,
     chosen: Numbers | None = None,
+    known: int = 0,
     explain: Explain | None = None,
 ) -> Iterator[Row]:
     """Yield a Row for each record, in order; of several ranks each measures a part, and has the rows of all.
 
-    ``device`` None is CUDA where there is one. Only the fold ``held_out``, or the records of the numbers ``chosen``,
-    are used where they are given. ``explain`` gives the maps that are measured, in place of those that the options
-    name. Of the maps "attention", insertion and deletion rank pixels by the one that weighted the features, and mse is
-    of the network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is
-    none, and, with its place, for a record whose answer or figure is not finite.
+    ``device`` None is CUDA where there is one. ``chosen`` are the numbers of the records, None for all; the first
+    ``known`` of them, a whole number of batches, are left out. ``explain`` gives the maps that are measured, in place
+    of those that the options name. Of the maps "attention", insertion and deletion rank pixels by the one that weighted
+    the features, and mse is of the network's own, also where a human map replaces it. Raises RunError where a metric
+    needs a map and there is none, and, with its place, for a record whose answer or figure is not finite.
     """
     explain = explain or explainer(options.maps, model, shards, layer=options.layer)
     _check_maps(model, options, explain)
@@ -163,13 +163,17 @@ def evaluate(
         options.compile,
     )
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
-    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    indices = np.arange(len(shards)) if chosen is None else chosen
     ids = ids_of(shards)
     annotated, earlier = any(shard.annotator_map_count for shard in shards.shards), None
-    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.images_at_once):
+    begin = max(0, known - options.images_at_once * current().ranks)       # a batch's maps are used in the next one
+    for numbers, batch in in_order(examples, indices[begin:], options.images_at_once):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
         answers.earlier, earlier = earlier, answers.used.attention
+        if begin < known:
+            begin = known
+            continue
         if annotated:
             answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))

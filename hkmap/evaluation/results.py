@@ -6,6 +6,7 @@ report, which comes last: without it the evaluation is not finished.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from hkmap.engine.data import Numbers
 from hkmap.engine.folders import read_config, run_info, text_of
@@ -24,10 +26,10 @@ from hkmap.engine.runs import TrainedModel, model_file
 from hkmap.errors import OutputError, RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.summary import settings_of
-from hkmap.files.atomic import locked
+from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
-from hkmap.files.tables import table
 from hkmap.records import Record, dump_record, parse_record, refuse_constant
+from hkmap.report.tables import table
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
 
@@ -57,22 +59,23 @@ def header_of(
 ) -> dict[str, Any]:
     """Return what was measured, and how: the first line of records.jsonl. ``more`` is added to it.
 
-    Of the run, ``seed``, ``maps_learnt`` (whether human maps, or a sham of them, taught it) and ``mining`` are those of
-    its config.toml; None where that is missing.
+    ``source`` is a run folder or a file, or the name of a network that another program made. Of the run, ``seed``,
+    ``maps_learnt`` (whether human maps, or a sham of them, taught it) and ``mining`` are those of its config.toml; None
+    where that is missing.
     """
-    info = run_info(device, weights=model_file(source), shards=shards)
+    info = run_info(device, shards=shards, weights=model_file(source) if source.exists() else None)
+    files = info["files"].get("weights")
     file = (source if source.is_dir() else source.parent) / "config.toml"
     taught: dict[str, Any] = dict.fromkeys(("seed", "maps_learnt", "mining"))
     if file.exists():
         config = read_config(file)
         learnt = config.get("command") == "finetune" and config.get("gamma") != 0
         taught = {"seed": config.get("seed"), "maps_learnt": learnt, "mining": config.get("mining", 0.0)}
-    weights = info["files"]["weights"][0]["sha256"]
     return {
         "hkmap_results": VERSION,
         "run": {
-            "path": text_of(source), "weights": weights, "control": model.control, "arch": model.architecture.name,
-            **taught,
+            "path": text_of(source), "weights": files[0]["sha256"] if files else _digest(model.network),
+            "control": model.control, "arch": model.architecture.name, **taught,
         },
         "shards": info["files"]["shards"], "classes": list(model.class_names),
         "preprocessing": asdict(model.preprocessing), "metrics": list(options.metrics),
@@ -81,6 +84,14 @@ def header_of(
         **more,
         "session": info["sessions"][0],
     }
+
+
+def _digest(network: nn.Module) -> str:
+    """Return a sha256 of a network's weights."""
+    found = hashlib.sha256()
+    for name, values in network.state_dict().items():
+        found.update(name.encode() + values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def line_of(row: Row, model: TrainedModel, record: Record) -> dict[str, Any]:
@@ -130,8 +141,8 @@ def kept_rows(
     if resume:
         ids = ids_of(shards)
         begun = of_first(lambda: kept(folder, header, [ids[number] for number in numbers]))
-    left = numbers[begun.records:]
-    rows = measure(chosen=left) if len(left) else iter(())
+    left = begun.records < len(numbers)
+    rows = measure(chosen=numbers, known=begun.records) if left else iter(())
     yield from written(folder, header, rows, model, shards, begun) if current().first else rows
 
 
@@ -141,6 +152,7 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise OutputError(f"{folder}: a file, where a folder of results is to be written; choose another name")
     if not (resume or overwrite) and any((folder / name).exists() for name in (RECORDS, REPORT)):
         raise OutputError(f"{folder}: holds results already; choose another --out, or use --overwrite or --resume")
+    refuse_existing(folder / RECORDS, overwrite=True)       # a pipe, on which nobody may ever read
 
 
 def kept(folder: Path, header: dict[str, Any], ids: Sequence[str]) -> Kept:
@@ -200,20 +212,20 @@ def written(
             yield row
 
 
-def tabled(
-    rows: Iterable[Row], path: Path, model: TrainedModel, figures: Sequence[str], *, overwrite: bool
-) -> Iterator[Row]:
+def tabled(rows: Iterable[Row], path: Path, model: TrainedModel, *, overwrite: bool) -> Iterator[Row]:
     """Write a table of the rows, with a column per figure, and pass them on; it has its name when they have ended."""
+    rows = iter(rows)
+    some = list(islice(rows, _AT_ONCE))
     columns = {
         "id": str, "label": int, "class": str, "prediction": int, "predicted_class": str, "confidence": float,
-        "correct": bool, "attention_mean": float, **dict.fromkeys(figures, float),
+        "correct": bool, "attention_mean": float, **{name: float for row in some[:1] for name in row.values},
     }
-    rows = iter(rows)
     with table(path, columns, overwrite=overwrite) as write:
-        while some := list(islice(rows, _AT_ONCE)):
+        while some:
             lines = (line_of(row, model, {}) for row in some)
             write([{**line, "correct": _correct(line), **line["values"]} for line in lines])
             yield from some
+            some = list(islice(rows, _AT_ONCE))
 
 
 def _correct(line: dict[str, Any]) -> bool | None:
