@@ -110,20 +110,25 @@ def summarise(
         "control": model.control,
         **({} if held_out is None else named(held_out)),
         **({} if own is None else {"group": options.group, "groups": len(set(own))}),
-        "settings": {
-            "maps": options.maps,
-            "use_maps": options.use_maps,
-            "target": options.target,
-            "dtype": options.dtype,
-            "step": options.pixel_step(model.preprocessing.size),
-            "hold_attention": options.hold_attention,
-            "blur": options.blur,
-            "image_size": list(model.preprocessing.size),
-            "map_size": list(model.map_size),
-            "resamples": options.resamples,
-            "seed": options.seed,
-            "device": (device or pick_device("auto")).type,
-        },
+        "settings": settings_of(model, options, device or pick_device("auto")),
+    }
+
+
+def settings_of(model: TrainedModel, options: EvaluationOptions, device: torch.device) -> dict[str, Any]:
+    """Return how something is measured, as the report says it."""
+    return {
+        "maps": options.maps,
+        "use_maps": options.use_maps,
+        "target": options.target,
+        "dtype": options.dtype,
+        "step": options.pixel_step(model.preprocessing.size),
+        "hold_attention": options.hold_attention,
+        "blur": options.blur,
+        "image_size": list(model.preprocessing.size),
+        "map_size": list(model.map_size),
+        "resamples": options.resamples,
+        "seed": options.seed,
+        "device": device.type,
     }
 
 
