@@ -99,10 +99,10 @@ class EvaluationOptions:
         chosen = {name: METRICS[name] for name in self.metrics}
         return {name: metric for name, metric in chosen.items() if isinstance(metric, SetMetric)}
 
-    def figures(self) -> list[str]:
+    def figures(self, *, people: bool = False) -> list[str]:
         """Return the names of the figures of each sample, in order; some metrics give more than one.
 
-        Where the shards have annotators, their own figures (OF_PEOPLE) are added to these.
+        With ``people``, of shards with annotators, theirs as well.
 
         >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
@@ -112,6 +112,8 @@ class EvaluationOptions:
             found += metric.figures or (name,)
             if self.use_maps and metric.of_answer is not None:
                 found.append(name + BEFORE)
+            if people and metric.of_people is not None:
+                found.append(name + OF_PEOPLE)
         return found
 
 
@@ -165,7 +167,7 @@ def evaluate(
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if chosen is None else chosen
     ids = ids_of(shards)
-    annotated, earlier = any(shard.annotator_map_count for shard in shards.shards), None
+    annotated, earlier = shards.annotator_map_count > 0, None
     begin = max(0, known - options.images_at_once * current().ranks)       # a batch's maps are used in the next one
     for numbers, batch in in_order(examples, indices[begin:], options.images_at_once):
         names = [ids[number] for number in numbers]
