@@ -75,6 +75,7 @@ OUTPUT = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 10**9)
 AMOUNT = Amount(0, min_open=True)
 SEED = click.IntRange(min=0, max=2**32 - 1)
+RESAMPLES = click.IntRange(20, 100_000)      # statistics.LEAST
 MOST_BATCHED = 2**16
 _HEAVY = ("hkmap.engine", "hkmap.evaluation", "hkmap.networks", "hkmap.training")     # they import torch
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
@@ -323,23 +324,30 @@ def _fold(value: str) -> str:
     return f"{number}/{folds}"
 
 
-def fold_options(purpose: str) -> Decorator:
+def fold_options(purpose: str, *, grouped_intervals: bool = False) -> Decorator:
     """Add --fold, whose help begins with its ``purpose``, --fold-seed and --group, joined into the argument ``fold``.
 
-    It is the number of the fold and how to cut the records, None without --fold.
+    It is the number of the fold and how to cut the records, None without --fold. With ``grouped_intervals`` --group
+    also is an argument by itself, and needs no --fold.
     """
+    told = "--fold-seed says" if grouped_intervals else "--group and --fold-seed say"
+    what = "The --group of that split"
+    if grouped_intervals:
+        what = "Intervals are over groups of records with the same KEY, such as patient; with --fold also that split's"
 
     def decorate(function: Function) -> Function:
         @click.option("--fold", type=_fold, metavar="I/K",
                       help=f"{purpose} Fold I, from 1, of the K that `hkmap split --folds K` would make.")
         @click.option("--fold-seed", type=SEED, default=0, help="The --seed of that split.")
-        @click.option("--group", metavar="KEY", help="The --group of that split.")
+        @click.option("--group", metavar="KEY", help=f"{what}.")
         @functools.wraps(function)
         def wrapper(*args: Any, fold: str | None, fold_seed: int, group: str | None, **kwargs: Any) -> Any:
+            if grouped_intervals:
+                kwargs["group"] = group
             if fold is None:
                 source = click.get_current_context().get_parameter_source("fold_seed")
-                if group is not None or source is ParameterSource.COMMANDLINE:
-                    raise click.UsageError("--group and --fold-seed say how to cut folds; give --fold I/K too.")
+                if source is ParameterSource.COMMANDLINE or (group is not None and not grouped_intervals):
+                    raise click.UsageError(f"{told} how to cut folds; give --fold I/K too.")
                 return function(*args, fold=None, **kwargs)
             from hkmap.shards.folds import Folding
 
@@ -433,13 +441,18 @@ device_option = click.option("--device", default="auto", metavar="NAME",
                              help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
 
 
-def network_options(*, batch_size: int) -> Decorator:
-    """Add the options that predict and eval share; see `source_options`."""
+def network_options(*, batch_size: int | None) -> Decorator:
+    """Add the options that predict and eval share; eval, without ``batch_size``, finds it for frames by itself.
+
+    See `source_options`.
+    """
+    found = "Images in a forward pass.  [default: 32; of insertion and deletion 16 on the CPU, on CUDA what fits]"
     return composed(
         source_options,
         click.option("--use-maps", is_flag=True,
                      help="Use the human map instead of the predicted one (the paper's section 3)."),
-        click.option("--batch-size", type=click.IntRange(1, MOST_BATCHED), default=batch_size),
+        click.option("--batch-size", type=click.IntRange(1, MOST_BATCHED), default=batch_size,
+                     help=None if batch_size else found),
         device_option,
     )
 
