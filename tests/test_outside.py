@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from hkmap.engine.runs import load_model, onnx_model, other_model, within_memory
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
 from hkmap.networks.classifier import Output
-from hkmap.networks.outside import Called, load_factory, load_onnx
+from hkmap.networks.outside import load_factory, load_onnx
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 from hkmap.stream.references import load_map
@@ -79,6 +80,13 @@ def run(hk: Callable[..., Any], make_shard: Callable[..., Path], here: Path) -> 
     return here / "run"
 
 
+def load_factory_of(name: str, *, seed: int) -> None:
+    """Import a module, whose SEED draws its network's weights."""
+    with pytest.raises(RunError, match="has no"):
+        load_factory(f"{name}:nothing")
+    sys.modules[name].SEED = seed
+
+
 # a factory
 
 
@@ -94,6 +102,53 @@ def test_the_network_of_a_run_measures_as_the_run(hk, run, module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gradcam_and_a_folded_copy_are_those_of_the_run(hk, run, module):
+    name = module("def make(): return load_model('run').network")
+    options = ["--maps", "gradcam", "--metric", "insertion,deletion", "--step", 16]
+    for more in ([], ["--layer", "extractor.layer2"], ["--dtype", "bfloat16"]):
+        found = hk("eval", "x.h5", "--model", f"{name}:make", *SIZE, *options, *more)
+        assert found.exit_code == 0, found.stderr
+        wanted = hk("eval", "x.h5", "--from", "run", *options, *more).records[0]
+        assert found.records[0]["metrics"] == wanted["metrics"]
+
+
+def test_layers_are_called_as_its_author_calls_them(hk, make_shard, module):
+    shard, name = make_shard("x.h5", 6, classes=3), module("")
+    options = ["--model", f"{name}:Network", *SIZE, "--maps", "gradcam", "--metric", "insertion", "--layer"]
+    assert hk("eval", shard, *options, "attention").exit_code == 0
+    assert "layer 'attentoin' is unknown; did you mean 'attention'?" in hk("eval", shard, *options, "attentoin").stderr
+
+
+def test_a_function_has_no_layers(hk, make_shard, module):
+    shard, name = make_shard("x.h5", 6, classes=3), module("def make(): return Network().forward")
+    source, stream = ["--model", f"{name}:make", *SIZE], hk("unpack", shard).stdout
+    for maps in ("cam", "gradcam"):
+        sentence = "gives no gradients and shows no layers, which cam and gradcam need; give a torch.nn.Module by"
+        for refused in (
+            hk("eval", shard, *source, "--metric", "insertion", "--maps", maps),
+            hk("predict", *source, "--maps", maps, "--out", "maps", stdin=stream),
+        ):
+            assert (refused.exit_code, sentence in refused.stderr) == (1, True)
+    refused = hk("eval", shard, *source, "--metric", "insertion", "--maps", "random", "--dtype", "bfloat16")
+    assert (refused.exit_code, "use --dtype float32" in refused.stderr) == (1, True)
+    assert hk("eval", shard, *source, "--metric", "insertion", "--maps", "random").exit_code == 0
+
+
+def test_results_tell_networks_apart_by_their_weights(hk, run, module, here):
+    name = module("def make():\n    torch.manual_seed(SEED)\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, 3))")
+    (here / "config.toml").write_text("seed = 7")      # of somebody else
+    options = ["eval", "x.h5", "--model", f"{name}:make", *SIZE, *TOP1, "--out", "results"]
+    load_factory_of(name, seed=0)
+    assert hk(*options).exit_code == 0
+    header = json.loads((here / "results/records.jsonl").read_text().splitlines()[0])["run"]
+    assert (header["path"], header["seed"], header["maps_learnt"]) == (f"{name}:make", None, None)
+    (here / "results/eval.json").unlink()
+    assert hk(*options, "--resume").exit_code == 0
+    (here / "results/eval.json").unlink()
+    sys.modules[name].SEED = 1
+    assert "weights" in hk(*options, "--resume").stderr
+
+
 @pytest.mark.parametrize("code", [
     "make = Network", "make = Network()", "def make(): return Network().train()",
     "def make(): return Network().forward", "def make(): return lambda images: (Network()(images),)",
@@ -419,10 +474,8 @@ def test_without_onnxruntime_there_is_a_sentence(hk, make_shard, monkeypatch):
     assert (result.exit_code, result.stderr) == (1, "Error: --onnx needs onnxruntime; pip install 'hkmap[onnx]'\n")
 
 
-def test_a_graph_is_copied_as_itself_and_takes_other_types(here):
+def test_a_graph_takes_other_types_and_layouts(here):
     model = onnx_model(write_graph(here / "x.onnx", ["b", 3, "h", "w"]), Preprocessing(16, 24))
-    assert isinstance(model.network, Called)
-    assert copy.deepcopy(model.network) is model.network
     images = torch.rand(5, 3, 16, 24).bfloat16().contiguous(memory_format=torch.channels_last)
     assert torch.allclose(model.network(images).logits, images.float().mean((2, 3)), atol=1e-6)
     with pytest.raises(RunError, match=re.escape(f"{here / 'x.onnx'}: takes images of 24x16")):

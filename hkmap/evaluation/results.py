@@ -27,6 +27,7 @@ from hkmap.evaluation.summary import settings_of
 from hkmap.files.atomic import locked
 from hkmap.files.opening import file_content, open_file
 from hkmap.files.tables import table
+from hkmap.networks.outside import Foreign, digest_of
 from hkmap.records import Record, dump_record, parse_record, refuse_constant
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -60,14 +61,16 @@ def header_of(
     Of the run, ``seed``, ``maps_learnt`` (whether human maps, or a sham of them, taught it) and ``mining`` are those of
     its config.toml; None where that is missing.
     """
-    info = run_info(device, weights=model_file(source), shards=shards)
+    foreign = isinstance(model.architecture, Foreign)
+    of_factory = foreign and not source.is_file()
+    info = run_info(device, weights=None if of_factory else model_file(source), shards=shards)
+    weights = digest_of(model.network) if of_factory else info["files"]["weights"][0]["sha256"]
     file = (source if source.is_dir() else source.parent) / "config.toml"
     taught: dict[str, Any] = dict.fromkeys(("seed", "maps_learnt", "mining"))
-    if file.exists():
+    if file.exists() and not foreign:
         config = read_config(file)
         learnt = config.get("command") == "finetune" and config.get("gamma") != 0
         taught = {"seed": config.get("seed"), "maps_learnt": learnt, "mining": config.get("mining", 0.0)}
-    weights = info["files"]["weights"][0]["sha256"]
     return {
         "hkmap_results": VERSION,
         "run": {

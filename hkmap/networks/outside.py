@@ -7,6 +7,7 @@ tuple (logits,) or (logits, attention), a mapping with "logits" and perhaps "att
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -49,17 +50,28 @@ class Foreign(Architecture):
 
 
 class Called(nn.Module):
-    """A function of images as a module. It has no layers, gives no gradients, and its copy is itself."""
+    """A function of images as a module, such as an ONNX graph: it is not made of torch's layers."""
 
     def __init__(self, function: Network) -> None:
         super().__init__()
         self.function = function
 
-    def __deepcopy__(self, memo: object) -> Called:
-        return self
-
     def forward(self, images: Tensor) -> Any:
         return self.function(images.float())
+
+
+def is_layered(network: object) -> TypeGuard[nn.Module]:
+    """Say whether a network is made of torch's layers: it can be copied and changed, and may give gradients."""
+    return isinstance(network, nn.Module) and not isinstance(network, Called)
+
+
+def digest_of(network: nn.Module) -> str:
+    """Return the sha256 of a network's weights, with their names."""
+    found = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 # a factory
