@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hkmap.choices import Choices
 from hkmap.engine.data import Batch
@@ -26,6 +26,7 @@ from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import WHOLE, View, view_map
 from hkmap.networks.classifier import Classifier
+from hkmap.networks.outside import is_layered
 from hkmap.records import Record, reference_of
 from hkmap.shards.sequence import ShardSequence
 from hkmap.stream.references import load_map
@@ -88,7 +89,9 @@ def center(asked: Asked) -> Tensor:
 
 
 def _of_layer(method: Callable[..., Tensor], asked: Asked, layer: str | None = None) -> Tensor:
-    assert isinstance(asked.network, nn.Module), "evaluation and prediction have placed it on a device"
+    if not is_layered(asked.network):
+        raise RunError("an ONNX graph, or a function, gives no gradients and shows no layers, which cam and gradcam "
+                       "need; give a torch.nn.Module by --model, or use other --maps")
     return method(asked.network, asked.images, asked.classes, layer)
 
 

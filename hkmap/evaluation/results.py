@@ -6,7 +6,6 @@ report, which comes last: without it the evaluation is not finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from hkmap.engine.data import Numbers
 from hkmap.engine.folders import read_config, run_info, text_of
@@ -28,6 +26,7 @@ from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.summary import settings_of
 from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
+from hkmap.networks.outside import Foreign, digest_of
 from hkmap.records import Record, dump_record, parse_record, refuse_constant
 from hkmap.report.tables import table
 from hkmap.shards.folds import ids_of
@@ -63,18 +62,20 @@ def header_of(
     ``maps_learnt`` (whether human maps, or a sham of them, taught it) and ``mining`` are those of its config.toml; None
     where that is missing.
     """
-    info = run_info(device, shards=shards, weights=model_file(source) if source.exists() else None)
-    files = info["files"].get("weights")
+    foreign = isinstance(model.architecture, Foreign)
+    of_factory = foreign and not source.is_file()
+    info = run_info(device, weights=None if of_factory else model_file(source), shards=shards)
+    weights = digest_of(model.network) if of_factory else info["files"]["weights"][0]["sha256"]
     file = (source if source.is_dir() else source.parent) / "config.toml"
     taught: dict[str, Any] = dict.fromkeys(("seed", "maps_learnt", "mining"))
-    if file.exists():
+    if file.exists() and not foreign:
         config = read_config(file)
         learnt = config.get("command") == "finetune" and config.get("gamma") != 0
         taught = {"seed": config.get("seed"), "maps_learnt": learnt, "mining": config.get("mining", 0.0)}
     return {
         "hkmap_results": VERSION,
         "run": {
-            "path": text_of(source), "weights": files[0]["sha256"] if files else _digest(model.network),
+            "path": text_of(source), "weights": weights,
             "control": model.control, "arch": model.architecture.name, **taught,
         },
         "shards": info["files"]["shards"], "classes": list(model.class_names),
@@ -84,14 +85,6 @@ def header_of(
         **more,
         "session": info["sessions"][0],
     }
-
-
-def _digest(network: nn.Module) -> str:
-    """Return a sha256 of a network's weights."""
-    found = hashlib.sha256()
-    for name, values in network.state_dict().items():
-        found.update(name.encode() + values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def line_of(row: Row, model: TrainedModel, record: Record) -> dict[str, Any]:
