@@ -27,7 +27,7 @@ def _names(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 @click.option("--resamples", type=click.IntRange(1, 100_000), default=2000, help="Draws of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, help="Determines the draws.")
 def compare(arms: tuple[str, ...], form: str, **options: object) -> None:
-    """Compare results of `hkmap eval --out`: which way of training is better, and does a sham do as well?
+    """Compare ways of training by the results of `hkmap eval --out`, and with their sham controls.
 
     RUN is a run folder with results inside (RUN/eval), or a folder of results. A pattern in quotes matches the seeds of
     an arm, and NAME= gives it a name. Every arm is compared with the first, and arms that learnt human maps with every

@@ -20,6 +20,7 @@ from hkmap.errors import RecordError, RunError
 from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS, Answers, Metric, SetMetric
 from hkmap.evaluation.results import Results, read_results, same_data
+from hkmap.report.verdicts import SIGNIFICANT
 from hkmap.statistics import Resampling, holm, interval, sign_flip
 
 Array = npt.NDArray[np.float64]
@@ -27,7 +28,6 @@ Indices = npt.NDArray[np.intp]
 #: How often each record counts (draws, n) → an arm's figure in each draw (draws, seeds).
 OfDraws = Callable[[Array], Array]
 
-SIGNIFICANT = 0.05      # a p below it, after Holm's correction
 FEWEST = 5              # records of a group that can be the worst
 OF_DATA = ("_of_zeros", "_of_people")       # end the names of figures that no network has a part in
 OF_CURVES = ("step", "blur", "target")      # settings without which curves cannot be compared
@@ -330,9 +330,9 @@ def crossed_interval(
 ) -> tuple[float, float] | None:
     """Return the bootstrap interval of a mean over seeds, which draws ``count`` records, and seeds too if several.
 
-    Draws of few seeds are too narrow, as those of few records are (`statistics.interval`), but as their part in the
-    figure is not known beforehand, the weights of the seeds are spread, not the percentiles: 5 seeds get Student's t of
-    4 degrees of freedom.
+    Both are drawn on their own and crossed (the pigeonhole bootstrap of Owen, Annals of Applied Statistics 1, 2007),
+    which is rather too wide than too narrow. Draws of few seeds are too narrow; their weights are spread until they
+    have the width of Student's t.
     """
     from scipy.special import ndtri, stdtrit
 

@@ -13,6 +13,8 @@ COLUMNS = ("figure", "arm", "mean", "against", "its mean", "difference", "95 % i
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
           ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}}
 
+SIGNIFICANT = 0.05      # a p below it, after Holm's correction
+
 Entry = Mapping[str, Any]       # of a comparison's "comparisons"
 
 
@@ -31,8 +33,10 @@ def verdict(entry: Entry) -> str:
     arm, against, figure = entry["arm"], entry["against"], entry["figure"]
     sure = "" if entry["p_holm"] is None else f" ({_p(entry['p_holm'])} after Holm)"
     if not entry["found"]:
-        return f"No difference was found between {arm} and {against} in {figure}: {arm} - {against} = {_apart(entry)}" \
-               f"{sure}."
+        here = entry["seeds"] > 1 and (entry["p_holm"] or 1) < SIGNIFICANT
+        but = "; these networks differ, but those of other seeds may not" if here else ""
+        return (f"No difference was found between {arm} and {against} in {figure}: {arm} - {against} = {_apart(entry)}"
+                f"{sure}{but}.")
     higher, up = entry["higher_is_better"], entry["difference"] > 0
     how = ("higher" if up else "lower") if higher is None else ("better" if up == higher else "worse")
     places = _places(entry)
@@ -74,13 +78,12 @@ def reading(comparison: Mapping[str, Any]) -> str:
         f"{unit} alone, so that intervals say nothing about other seeds")
     said = f"95 % intervals: a bootstrap of {draws}. A difference is found where its interval excludes 0"
     if tests:
-        said += (f" and p is below 0.05 after Holm's correction for {tests} test{'s' * (tests > 1)}; p flips the signs "
+        said += (f" and p is below {SIGNIFICANT} after Holm's correction for {tests} test{'s' * (tests > 1)}; p flips the signs "
                  f"of {unit}, and speaks of these networks")
     without = list(dict.fromkeys(entry["figure"] for entry in entries if entry["p"] is None))
     if without:
-        said += (f". A figure of all records together ({', '.join(without)}) has no signs to flip and so no p; the "
-                 "interval alone decides there, and is not corrected for the number of comparisons")
-    return f"{said}."
+        said += f". A figure of all records together ({', '.join(without)}) has no signs to flip and so no p"
+    return f"{said}. The intervals are not corrected for the number of comparisons."
 
 
 def table_rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
