@@ -78,8 +78,8 @@ def reading(comparison: Mapping[str, Any]) -> str:
         f"{unit} alone, so that intervals say nothing about other seeds")
     said = f"95 % intervals: a bootstrap of {draws}. A difference is found where its interval excludes 0"
     if tests:
-        said += (f" and p is below {SIGNIFICANT} after Holm's correction for {tests} test{'s' * (tests > 1)}; p flips the signs "
-                 f"of {unit}, and speaks of these networks")
+        said += (f" and p is below {SIGNIFICANT} after Holm's correction for {tests} test{'s' * (tests > 1)}; p flips "
+                 f"the signs of {unit}, and speaks of these networks")
     without = list(dict.fromkeys(entry["figure"] for entry in entries if entry["p"] is None))
     if without:
         said += f". A figure of all records together ({', '.join(without)}) has no signs to flip and so no p"
