@@ -13,11 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hkmap.errors import ChoiceError
+
 Array = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 COVERAGE = 0.95       # of intervals
+LEAST = 20            # draws, for an interval
 _BLOCK = 2**21        # numbers in memory at a time: 16 MB
+_PARTS = 200          # of a jackknife
+_LACKING = 0.2        # of draws may have no figure: one that hangs on one record lacks in 37 %, on two in 14 %
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class Resampling:
     groups: Sequence[str] | None = field(default=None, kw_only=True)
     resamples: int = field(default=2000, kw_only=True)
     seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.resamples < LEAST:
+            raise ChoiceError(f"resamples is {self.resamples}; expected {LEAST} or more, 2000 for figures to publish")
 
     def units(self) -> npt.NDArray[np.intp]:
         """Return the number of each record's group (count,), from 0; without groups each record is one."""
@@ -49,15 +58,12 @@ class Resampling:
 
 
 def interval(figure: Callable[[Array], Array], resampling: Resampling) -> Interval | None:
-    """Return the bootstrap interval of a ``figure``; None of fewer than two records or groups.
+    """Return the bootstrap interval of a ``figure``; None where it hangs on one record or group.
 
     ``figure`` takes weights (draws, n), how often each record counts, and returns the figure of each draw (draws,),
-    NaN where a draw has none. Such draws have no part in it.
+    NaN where a draw has none. Such draws have no part in it, and if they are more than a fifth there is no interval.
     """
-    units = len(np.unique(resampling.units()))
-    if units < 2:
-        return None
-    return _ends(np.concatenate([figure(weights) for weights in resampling.weights()]), units)
+    return _intervals(lambda weights: figure(weights)[:, None], resampling, [resampling.units().max(initial=0) + 1])[0]
 
 
 def mean_interval(values: Array, resampling: Resampling) -> Interval | None:
@@ -68,15 +74,13 @@ def mean_interval(values: Array, resampling: Resampling) -> Interval | None:
 def mean_intervals(values: Array, resampling: Resampling) -> list[Interval | None]:
     """Return the intervals of the means of columns (n, columns), all by the same draws; see `mean_interval`."""
     known = ~np.isnan(values)
-    filled, units = np.where(known, values, 0.0), resampling.units()
-    means = []
-    with np.errstate(invalid="ignore"):         # 0 / 0: no record of a draw has a value
-        for weights in resampling.weights():
-            means.append((weights @ filled) / (weights @ known))
-    return [
-        _ends(column, len(np.unique(units[there])))
-        for column, there in zip(np.concatenate(means).T, known.T, strict=True)
-    ]
+    filled, counted, units = np.where(known, values, 0.0), known.astype(np.float64), resampling.units()
+
+    def means(weights: Array) -> Array:
+        with np.errstate(invalid="ignore"):         # 0 / 0: no record of a draw has a value
+            return (weights @ filled) / (weights @ counted)
+
+    return _intervals(means, resampling, [len(np.unique(units[there])) for there in known.T])
 
 
 def wilson(successes: int, count: int) -> Interval:
@@ -145,18 +149,45 @@ def _units(count: int, groups: Sequence[str] | None) -> npt.NDArray[np.intp]:
     return found
 
 
-def _ends(figures: Array, units: int) -> Interval | None:
-    """Return the ends of the interval of bootstrapped ``figures`` (draws,), NaN where a draw has none.
+def _intervals(
+    figures: Callable[[Array], Array], resampling: Resampling, units: Sequence[int]
+) -> list[Interval | None]:
+    """Return the intervals of figures, weights (draws, n) → (draws, columns), of so many ``units`` each.
 
-    They are percentiles, further out the fewer ``units`` are drawn: plain ones are too narrow by the factor
-    sqrt((n - 1) / n) and by that of Student's t over the normal distribution, so that of 10 groups they would hold 90 %
-    (Hesterberg, The American Statistician 69, 2015: the expanded percentile interval).
+    Bias-corrected and accelerated percentiles (Efron, 1987), as plain ones of a figure near its bound, such as an AUROC
+    of 0.98, hold less than they say. The acceleration is by a jackknife of _PARTS parts.
     """
-    from scipy.special import ndtr, stdtrit
+    if max(units) < 2:
+        return [None] * len(units)
+    part_of = resampling.units() % _PARTS
+    whole = figures(np.ones((1, resampling.count)))[0]
+    without = figures((part_of != np.unique(part_of)[:, None]).astype(np.float64))
+    drawn = np.concatenate([figures(weights) for weights in resampling.weights()])
+    columns = zip(units, whole.tolist(), without.T, drawn.T, strict=True)
+    return [None if count < 2 else _ends(count, one, left, draws) for count, one, left, draws in columns]
 
-    found = figures[~np.isnan(figures)]
-    if units < 2 or not len(found):
+
+def _ends(units: int, whole: float, without: Array, drawn: Array) -> Interval | None:
+    """Return the ends of an interval: percentiles of the figures ``drawn``.
+
+    Beside Efron's corrections they are further out the fewer units there are. Else they are too near by the factor
+    sqrt((n - 1) / n) and by that of Student's t over the normal distribution: of 10 groups they would hold 90 %
+    (Hesterberg, The American Statistician 69, 2015).
+    """
+    from scipy.special import ndtr, ndtri, stdtrit
+
+    if np.isnan(drawn).mean() > _LACKING:
         return None
-    tail = float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - COVERAGE) / 2)))
-    low, high = np.quantile(found, [tail, 1 - tail]).tolist()
+    drawn, without = drawn[~np.isnan(drawn)], without[~np.isnan(without)]
+    below = (np.mean(drawn < whole) + np.mean(drawn <= whole)) / 2
+    bias = float(ndtri(np.clip(below, 1 / len(drawn), 1 - 1 / len(drawn))))
+    influence = without.mean() - without
+    spread = (influence**2).sum() ** 1.5
+    acceleration = float((influence**3).sum() / (6 * spread)) if spread > 0 else 0.0
+    reach = math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, (1 + COVERAGE) / 2))
+    places = []
+    for end in (bias - reach, bias + reach):
+        slack = 1 - acceleration * end
+        places.append(float(ndtr(bias + end / slack if slack > 0 else math.copysign(math.inf, end))))
+    low, high = np.quantile(drawn, places).tolist()
     return low, high
