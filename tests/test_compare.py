@@ -31,14 +31,19 @@ SHAM = "The sham control (shuffled)"
 def write_results(
     folder: Path, values: Values, *, metrics: Sequence[str] | None = None, seed: int | None = 0, control: str = "none",
     learnt: bool = False, ids: str = "r", more: Sequence[Mapping[str, Any]] = (),
-    settings: Mapping[str, Any] | None = None, curves: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None, curves: Sequence[str] = (), arch: str = "resnet8+abn",
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a folder of results as `hkmap eval --out` leaves it; ``more`` is what each record's line has besides."""
+    """Write a folder of results as `hkmap eval --out` leaves it.
+
+    ``more`` is what each record's line has besides, ``about`` what the header has.
+    """
     count = len(next(iter(values.values())))
     header = {
         "hkmap_results": 1, "classes": ["a", "b"], "shards": [{"path": "t.h5", "sha256": "0"}], "preprocessing": {},
-        "run": {"path": str(folder), "seed": seed, "control": control, "arch": "resnet8+abn", "maps_learnt": learnt},
+        "run": {"path": str(folder), "seed": seed, "control": control, "arch": arch, "maps_learnt": learnt},
         "metrics": list(metrics or values), "settings": {"step": 8, "blur": "rise", **(settings or {})},
+        **(about or {}),
     }
     lines = [
         {"id": f"{ids}{number}", "number": number, "label": number % 2, "class": "ab"[number % 2], "prediction": 0,
@@ -48,7 +53,8 @@ def write_results(
          **(more[number] if more else {})}
         for number in range(count)
     ]
-    means = dict.fromkeys((*values, *(metrics or ())), 0.5)
+    present = {name: [value for value in column if value is not None] for name, column in values.items()}
+    means = dict.fromkeys(metrics or ()) | {name: float(np.mean(own)) if own else None for name, own in present.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
     report = {"samples": count, "metrics": means, "counts": dict.fromkeys(means, count)}
@@ -256,6 +262,21 @@ def test_a_figure_of_all_records_has_an_interval_and_no_p(tmp_path: Path, monkey
     assert entry["interval"][0] < entry["difference"] < entry["interval"][1]
     assert (entry["p"], entry["p_holm"], entry["found"], entry["records"]) == (None, None, True, 60)
     assert "(area) has no signs to flip and so no p" in sentences(found)[-1]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_record_or_group_has_no_interval(tmp_path: Path, seeds: int) -> None:
+    words = write_arms(tmp_path, {"none": 1.0, "human": 0.1}, seeds=seeds, records=1)
+    found = compare(find_arms(words), FAST)
+    (entry,) = found["comparisons"]
+    assert (entry["interval"], entry["found"], entry["p"]) == (None, False, 1)
+    said = r"No difference was found .*: human - none = [+-]\d\.\d{3} \(p = 1\.000 after Holm\)\."
+    assert re.fullmatch(said, sentences(found)[0])
+    assert next(csv.DictReader(io.StringIO(csv_text(found))))["low"] == ""
+    assert " & none & " in latex_text(found)
+    words = write_arms(tmp_path, {"none": 1.0, "human": 0.1}, seeds=seeds, records=9)
+    (entry,) = compare(find_arms(words), ComparisonOptions(group="patient"))["comparisons"]
+    assert entry["interval"] is None
 
 
 def test_holm_is_over_all_figures_and_pairs(tmp_path: Path) -> None:

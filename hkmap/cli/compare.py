@@ -4,7 +4,7 @@ from itertools import chain
 
 import click
 
-from hkmap.cli._options import SEED
+from hkmap.cli._options import RESAMPLES, SEED
 from hkmap.cli._stream import print_result, print_text, quiet, say, show_table
 
 
@@ -24,7 +24,7 @@ def _names(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
                    "its interval is not corrected.")
 @click.option("--format", "form", type=click.Choice(["json", "table", "csv", "latex"]), default="json",
               help="What goes to stdout. Sentences go to stderr, and so does the table if it is not chosen.")
-@click.option("--resamples", type=click.IntRange(1, 100_000), default=2000, help="Draws of the bootstrap.")
+@click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, help="Determines the draws.")
 def compare(arms: tuple[str, ...], form: str, **options: object) -> None:
     """Compare ways of training by the results of `hkmap eval --out`, and with their sham controls.

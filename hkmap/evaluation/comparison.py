@@ -21,7 +21,7 @@ from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS, Answers, Metric, SetMetric
 from hkmap.evaluation.results import Results, read_results, same_data
 from hkmap.report.verdicts import SIGNIFICANT
-from hkmap.statistics import Resampling, holm, interval, sign_flip
+from hkmap.statistics import COVERAGE, Resampling, holm, interval, sign_flip
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -29,6 +29,7 @@ Indices = npt.NDArray[np.intp]
 OfDraws = Callable[[Array], Array]
 
 FEWEST = 5              # records of a group that can be the worst
+MOST_DRAWS = 0.8        # of the draws must have a figure
 OF_DATA = ("_of_zeros", "_of_people")       # end the names of figures that no network has a part in
 OF_CURVES = ("step", "blur", "target")      # settings without which curves cannot be compared
 TOLD = ("maps", "layer", "use_maps", "hold_attention", "dtype", "image_size", "map_size")   # a difference is a warning
@@ -332,23 +333,26 @@ def crossed_interval(
 
     Both are drawn on their own and crossed (the pigeonhole bootstrap of Owen, Annals of Applied Statistics 1, 2007),
     which is rather too wide than too narrow. Draws of few seeds are too narrow; their weights are spread until they
-    have the width of Student's t.
+    have the width of Student's t. None of a single record or group, and where many draws have no figure.
     """
     from scipy.special import ndtri, stdtrit
 
-    random = np.random.default_rng((options.seed, 1))
-
-    def over_seeds(weights: Array) -> Array:
-        found = of_draws(weights)                       # (draws, seeds)
-        seeds = found.shape[1]
-        if seeds == 1:
-            return found[:, 0]
-        spread = math.sqrt(seeds / (seeds - 1)) * stdtrit(seeds - 1, 0.975) / ndtri(0.975)
-        drawn = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(found))
-        mean: Array = (found * (1 + spread * (drawn - 1))).mean(axis=1)
-        return mean
-
-    return interval(over_seeds, Resampling(count, groups=groups, resamples=options.resamples, seed=options.seed))
+    resampling = Resampling(count, groups=groups, resamples=options.resamples, seed=options.seed)
+    seeds = of_draws(np.ones((1, count))).shape[1]
+    if seeds == 1:
+        return interval(lambda weights: of_draws(weights)[:, 0], resampling)
+    tails, random = (1 - COVERAGE) / 2, np.random.default_rng((options.seed, 1))
+    spread = math.sqrt(seeds / (seeds - 1)) * stdtrit(seeds - 1, tails) / ndtri(tails)
+    drawn = []
+    for weights in resampling.weights():
+        often = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights))
+        drawn.append((of_draws(weights) * (1 + spread * (often - 1))).mean(axis=1))
+    figures = np.concatenate(drawn)
+    there = figures[~np.isnan(figures)]
+    if resampling.units().max() == 0 or len(there) < MOST_DRAWS * len(figures):
+        return None
+    low, high = np.quantile(there, [tails, 1 - tails]).tolist()
+    return low, high
 
 
 def worst_group(
