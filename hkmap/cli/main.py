@@ -60,6 +60,7 @@ SECTIONS = {
         "predict": "Add predictions and attention maps to records.",
         "eval": "Measure a network on shards.",
         "plot": "Draw the learning curves of runs.",
+        "report": "Write a page that shows evaluations.",
         "export": "Write a network as a file for other programs.",
     },
     "Looking and checking": {

@@ -1,0 +1,248 @@
+"""A page that shows evaluations: what was measured and how, figures, curves, calibration, confusions, and records."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hkmap.engine.controls import told
+from hkmap.engine.folders import read_info
+from hkmap.errors import RunError
+from hkmap.evaluation.evaluate import BEFORE
+from hkmap.evaluation.gains import sheet
+from hkmap.evaluation.metrics import METRICS
+from hkmap.evaluation.results import INSIDE, REPORT, Results, read_results, same_data
+from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
+from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
+from hkmap.report.page import colour_scale, drawing, rendered
+
+MOST_CLASSES = 30       # of a confusion matrix that is drawn
+LONGEST = 70            # characters of the runs' names in the title
+MOST_CONFUSIONS = 20    # that a table names where there are more
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation on the page: its results, its path as it was given, its name there, and its number, from 1."""
+
+    results: Results
+    path: str
+    name: str
+    number: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the header says about the network."""
+        about: dict[str, Any] = self.results.header["run"]
+        return about
+
+    @property
+    def colour(self) -> str:
+        return COLOURS[(self.number - 1) % len(COLOURS)]
+
+    @property
+    def sham(self) -> str | None:
+        """What must be told of a sham control, None for another network."""
+        return told(self.about["control"])
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder of the training, where there still is one."""
+        inside, said = self.results.path, self.about.get("path")
+        folders = ([inside.parent] if inside.name == INSIDE else []) + ([Path(said)] if said else [])
+        return next((folder for folder in folders if os.path.exists(folder / "log.jsonl")), None)
+
+    def class_name(self, label: int) -> str:
+        return str(self.results.header["classes"][label] or f"label {label}")
+
+    def answers(self) -> tuple[Any, Any, Any]:
+        """Return labels (n,), answers (n,) and the confidence (n,) of all records with a label."""
+        rows = [row for row in self.results.rows if row["label"] is not None]
+        return tuple(np.array([row[key] for row in rows]) for key in ("label", "prediction", "confidence"))
+
+
+class Figure(NamedTuple):
+    """A line of the table: a figure, what it is, which way is better, and for each run its value and interval."""
+
+    name: str
+    what: str
+    better: str
+    cells: list[tuple[float, list[float] | None, int | None] | None]
+
+
+def page(paths: Sequence[Path]) -> bytes:
+    """Return a report of results, or of the run folders that hold them, as one HTML page that needs no other file.
+
+    Raises RunError where results are missing, damaged, or of different records, or where one is named twice.
+    """
+    runs = _runs(paths)
+    header, shams = runs[0].results.header, [run.sham is not None for run in runs]
+    panels = curve_panels([run.results.report for run in runs])
+    names = ", ".join(run.name for run in runs)
+    count = f"{len(runs[0].results.rows):,} records of {len(header['classes'])} classes"
+    return rendered(
+        title=f"Evaluation of {names}" if len(names) < LONGEST else f"Evaluation of {len(runs)} networks",
+        said=f"How often {'each network is' if len(runs) > 1 else 'the network is'} right, and how honest "
+             f"{'their' if len(runs) > 1 else 'its'} maps are, measured on {count}.",
+        runs=runs, samples=len(runs[0].results.rows), shards=header["shards"],
+        facts=list(_facts(runs)), figures=list(_figures(runs)), learning=_learning(runs),
+        curves=[(panel.title, drawing(curves_figure([panel], shams), f"curve{number}"))
+                for number, panel in enumerate(panels)],
+        banded=any(band and band.low is not None for panel in panels for band in panel.bands),
+        reliability=list(_reliability(runs)), **_confusions(runs), sheet=sheet([run.results for run in runs], [run.name for run in runs], shams),
+        scale=colour_scale(),
+        compare=shlex.join(["hkmap", "compare", *(run.path for run in runs)]),
+    )
+
+
+def curve_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
+    """Return a panel for each figure whose curves are in the reports of evaluations, in order."""
+    names = dict.fromkeys(name for report in reports for name in report.get("curves", {}))
+    return [_panel(name, reports) for name in names]
+
+
+def _panel(name: str, reports: Sequence[dict[str, Any]]) -> Panel:
+    found = [report.get("curves", {}).get(name) for report in reports]
+    settings, points = next(
+        (report["settings"], len(curve["mean"])) for report, curve in zip(reports, found, strict=True) if curve
+    )
+    kind, _, measure = name.partition("_")
+    changed = {"insertion": "pixels inserted, %", "deletion": "pixels deleted, %"}.get(kind, "pixels changed, %")
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}[_higher(name)]
+    return Panel(
+        f"{name.replace('_', ', ')}{better}", changed,
+        "share of right answers" if measure == "accuracy" else "probability of the class",
+        shares_of(points, settings["step"], settings["image_size"]),
+        [curve and Band(curve["mean"], curve.get("low"), curve.get("high")) for curve in found],
+    )
+
+
+def _runs(paths: Sequence[Path]) -> list[Run]:
+    results = [read_results(path) for path in paths]
+    for path, found in zip(paths, results, strict=True):
+        if [other.path.resolve() for other in results].count(found.path.resolve()) > 1:
+            raise RunError(f"{path}: these results are named twice; name each run once")
+    same_data(results)
+    texts = [_text(path) for path in paths]
+    parent = os.path.commonpath([os.path.dirname(os.path.abspath(text)) for text in texts])
+    names = [os.path.relpath(text, parent) for text in texts]
+    return [Run(*each, number) for number, each in enumerate(zip(results, texts, names, strict=True), start=1)]
+
+
+def _text(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _facts(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
+    """Yield what is known of how the networks were made and measured, and the words for each run."""
+    yield "network", [str(run.about.get("arch") or "not known") for run in runs]
+    human = [run.sham or ("human maps" if run.about.get("maps_learnt") else "no human maps") for run in runs]
+    yield "learnt", human
+    yield "seed", [_words(run.about.get("seed")) for run in runs]
+    yield "run", [_words(run.about.get("path") or run.path) for run in runs]
+    yield "trained", [_trained(run.folder) for run in runs]
+    yield "evaluated", [_day((run.results.path / REPORT).stat().st_mtime) for run in runs]
+    kept = [{**run.results.header["preprocessing"], **run.results.report["settings"]} for run in runs]
+    for name in dict.fromkeys(name for settings in kept for name in settings):
+        yield name.replace("_", " "), [_words(settings.get(name)) for settings in kept]
+
+
+def _trained(folder: Path | None) -> str:
+    sessions = read_info(folder)["sessions"] if folder else []
+    if not sessions:
+        return "not known"
+    last = sessions[-1]
+    versions = ", ".join(f"{name} {last[name]}" for name in ("hkmap", "torch", "numpy", "opencv") if name in last)
+    return f"{str(last.get('started'))[:10]}, on {last.get('device')}, by {versions}"
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+def _words(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
+
+
+def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
+    """Yield the lines of the table, one for each figure that is a number in any run."""
+    reports = [run.results.report for run in runs]
+    for name in dict.fromkeys(name for report in reports for name in report["metrics"]):
+        cells = [_cell(report, name) for report in reports]
+        own = METRICS[name].what if name in METRICS else ""
+        what = "The same, with the network's own maps" if name.endswith(BEFORE) else own
+        yield Figure(name, what, {True: "↑", False: "↓", None: ""}[_higher(name)], cells)
+    if any("attention_mean" in report for report in reports) and "attention_mean" not in reports[0]["metrics"]:
+        means = [report.get("attention_mean") for report in reports]
+        cells = [None if mean is None else (mean, None, None) for mean in means]
+        yield Figure("attention_mean", "Mean of the network's own maps; near 0 it looks nowhere", "", cells)
+    shares = [report.get("share_of_people") or {} for report in reports]
+    for name in dict.fromkeys(name for found in shares for name in found):
+        cells = [None if found.get(name) is None else (found[name], None, None) for found in shares]
+        yield Figure(name, "As a share of how well people agree with each other; 1: as well as they do", "↑", cells)
+
+
+def _cell(report: dict[str, Any], name: str) -> tuple[float, list[float] | None, int | None] | None:
+    value = report["metrics"].get(name)
+    if value is None:
+        return None
+    return value, report.get("intervals", {}).get(name), report.get("counts", {}).get(name)
+
+
+def _higher(figure: str) -> bool | None:
+    """Return whether higher is better for a figure of a metric, None where neither is, or nobody knows."""
+    name = figure.removesuffix(BEFORE)
+    return METRICS[name].higher if name in METRICS else None
+
+
+def _learning(runs: Sequence[Run]) -> Any:
+    """Return the learning curves of the runs whose logs are there; the others keep their colours."""
+    curves = {run.name: curves_of(read_log(run.folder)) if run.folder else Curves() for run in runs}
+    if not any(found.epochs for found in curves.values()):
+        return None
+    return drawing(learning_figure(curves, abreast=3), "learning")
+
+
+def _reliability(runs: Sequence[Run]) -> Iterator[tuple[str, float, Any]]:
+    """Yield for each run its name, its calibration error and a diagram."""
+    for run in runs:
+        labels, answers, confidence = run.answers()
+        if len(labels):
+            bins = reliability(confidence, labels == answers)
+            error = float(np.sum(bins.share * np.abs(bins.accuracy - bins.confidence)))
+            figure = reliability_figure(bins, f"calibration error {error:.4f}", run.colour)
+            yield run.name, error, drawing(figure, f"reliability{run.number}")
+
+
+def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the ``matrices`` of the runs by name, or where they were too large the most frequent ``confusions``."""
+    told = [run.answers()[:2] for run in runs]
+    there = sorted({int(label) for pair in told for labels in pair for label in labels})
+    if not there or len(there) > MOST_CLASSES:
+        return {"matrices": [], "confusions": _most_frequent(runs)}
+    names, matrices = [runs[0].class_name(label) for label in there], []
+    for run, (labels, answers) in zip(runs, told, strict=True):
+        counts = np.zeros((len(there), len(there)), np.int64)
+        np.add.at(counts, (np.searchsorted(there, labels), np.searchsorted(there, answers)), 1)
+        matrices.append((run.name, drawing(confusion_figure(counts, names, "", run.colour), f"confusion{run.number}")))
+    return {"matrices": matrices, "confusions": []}
+
+
+def _most_frequent(runs: Sequence[Run]) -> list[tuple[str, str, list[int]]]:
+    """Return label, wrong answer and how often each run gave it, the most frequent in any run first."""
+    counts = [Counter(zip(*(found.tolist() for found in run.answers()[:2]), strict=True)) for run in runs]
+    wrong = {pair for each in counts for pair in each if pair[0] != pair[1]}
+    most = sorted(wrong, key=lambda pair: (-max(each[pair] for each in counts), pair))[:MOST_CONFUSIONS]
+    return [(runs[0].class_name(label), runs[0].class_name(answer), [each[label, answer] for each in counts])
+            for label, answer in most]

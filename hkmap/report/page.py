@@ -1,0 +1,60 @@
+"""One HTML page that needs no other file, no network and no script: its template is page.html."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from hkmap.files.images import Pixels
+from hkmap.report.charts import figure_bytes
+from hkmap.report.colouring import colour_bar
+
+SIDE = 160      # pixels of a tile's longer side
+_QUALITY = 82   # of a tile's JPEG
+
+#: Colours of charts that differ between light and dark; the page says what they are.
+_INKS = {"#ffffff": "var(--paper)", "#000000": "currentColor", "#4d4d4d": "currentColor", "#e5e5e5": "var(--rule)",
+         "#e6e6e6": "var(--rule)"}
+
+
+def rendered(**content: Any) -> bytes:
+    """Return the page; all texts are escaped, and a character that UTF-8 lacks is written as a code."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(content).encode("utf-8", "backslashreplace")
+
+
+def drawing(figure: Any, name: str) -> Any:
+    """Return a matplotlib figure as markup: an SVG in the page's colours, whose ids begin with ``name``.
+
+    It holds no text, as letters are paths and comments are removed, so nothing in it needs escaping.
+    """
+    from markupsafe import Markup
+
+    svg = figure_bytes(figure, "svg").decode()
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|\n\s*", " ", svg[svg.index("<svg"):], flags=re.DOTALL)
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", svg)
+    svg = re.sub("|".join(_INKS), lambda found: _INKS[found[0]], svg)
+    return Markup(re.sub(r'^<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg))
+
+
+def tile(picture: Pixels) -> str:
+    """Return a picture (H, W, 3) RGB as the URI of a small JPEG."""
+    scale = SIDE / max(picture.shape[:2])
+    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def colour_scale() -> str:
+    """Return the URI of a bar of the colours of maps over images, from 0 to the highest value."""
+    return tile(colour_bar((12, SIDE), "viridis", plain=False))
