@@ -91,7 +91,7 @@ def _order(results: Sequence[Results], names: Sequence[str], after: int) -> tupl
         place: _of_label(row) - _of_label(results[0].rows[place])
         for place, row in enumerate(last) if row["label"] is not None
     }
-    said = f"Sorted by the change of the label’s probability from {names[0]} to {names[after]}."
+    said = f"Sorted by how much p(label), the probability of the label, changed from {names[0]} to {names[after]}."
     return change, ["Largest gains", "Largest losses"], said
 
 
@@ -140,7 +140,7 @@ def _tiles(
         row = results[number].rows[place]
         values = None if row["map"] is None else np.array(row["map"], np.float32)
         said = [called(row["prediction"])]
-        said += [] if row["label"] is None else [f"label’s probability {_of_label(row):.3f}"]
+        said += [] if row["label"] is None else [f"p(label) {_of_label(row):.3f}"]
         right = None if row["label"] is None else row["label"] == row["prediction"]
         yield _mapped(names[number], example.image, values, said, right)
 

@@ -23,7 +23,7 @@ from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.results import INSIDE, REPORT, Results, read_results, same_data
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
-from hkmap.report.page import colour_scale, drawing, rendered
+from hkmap.report.page import drawing, rendered
 
 MOST_CLASSES = 30       # of a confusion matrix that is drawn
 LONGEST = 70            # characters of the runs' names in the title
@@ -88,7 +88,8 @@ def page(paths: Sequence[Path]) -> bytes:
     header, shams = runs[0].results.header, [run.sham is not None for run in runs]
     panels = curve_panels([run.results.report for run in runs])
     names = ", ".join(run.name for run in runs)
-    count = f"{len(runs[0].results.rows):,} records of {len(header['classes'])} classes"
+    labels = {row["label"] for row in runs[0].results.rows} - {None}
+    count = f"{len(runs[0].results.rows):,} records" + (f" of {len(labels)} classes" if labels else "")
     return rendered(
         title=f"Evaluation of {names}" if len(names) < LONGEST else f"Evaluation of {len(runs)} networks",
         said=f"How often {'each network is' if len(runs) > 1 else 'the network is'} right, and how honest "
@@ -99,7 +100,6 @@ def page(paths: Sequence[Path]) -> bytes:
                 for number, panel in enumerate(panels)],
         banded=any(band and band.low is not None for panel in panels for band in panel.bands),
         reliability=list(_reliability(runs)), **_confusions(runs), sheet=sheet([run.results for run in runs], [run.name for run in runs], shams),
-        scale=colour_scale(),
         compare=shlex.join(["hkmap", "compare", *(run.path for run in runs)]),
     )
 
@@ -180,9 +180,7 @@ def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
     reports = [run.results.report for run in runs]
     for name in dict.fromkeys(name for report in reports for name in report["metrics"]):
         cells = [_cell(report, name) for report in reports]
-        own = METRICS[name].what if name in METRICS else ""
-        what = "The same, with the network's own maps" if name.endswith(BEFORE) else own
-        yield Figure(name, what, {True: "↑", False: "↓", None: ""}[_higher(name)], cells)
+        yield Figure(name, _what(name, runs), {True: "↑", False: "↓", None: ""}[_higher(name)], cells)
     if any("attention_mean" in report for report in reports) and "attention_mean" not in reports[0]["metrics"]:
         means = [report.get("attention_mean") for report in reports]
         cells = [None if mean is None else (mean, None, None) for mean in means]
@@ -191,6 +189,16 @@ def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
     for name in dict.fromkeys(name for found in shares for name in found):
         cells = [None if found.get(name) is None else (found[name], None, None) for found in shares]
         yield Figure(name, "As a share of how well people agree with each other; 1: as well as they do", "↑", cells)
+
+
+def _what(figure: str, runs: Sequence[Run]) -> str:
+    """Return what is known of a figure: its metric's own words, or which metric it comes with."""
+    if figure.endswith(BEFORE):
+        return "The same, with the network's own maps"
+    if figure in METRICS:
+        return METRICS[figure].what
+    chosen = [name for run in runs for name in run.results.header["metrics"] if name in METRICS]
+    return next((f"Given with {name}" for name in chosen if figure in METRICS[name].figures), "")
 
 
 def _cell(report: dict[str, Any], name: str) -> tuple[float, list[float] | None, int | None] | None:

@@ -94,11 +94,14 @@ def _draw_curves(axes: Any, panel: Panel, shams: Sequence[bool]) -> None:
 
 
 def reliability_figure(bins: Bins, title: str, colour: str) -> Any:
-    """Return a matplotlib figure of how often answers of a confidence are right; a dot's area is its bin's share."""
+    """Return a matplotlib figure of how often answers of a confidence are right.
+
+    A dot's area is its bin's share of the answers; a line leads to where it would lie if confidence were accuracy.
+    """
     figure, [axes] = _panelled(1)
     axes.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle=":")
-    axes.plot(bins.confidence, bins.accuracy, color=colour, linewidth=1)
-    axes.scatter(bins.confidence, bins.accuracy, 12 + 300 * bins.share, color=colour, alpha=0.6, linewidth=0)
+    axes.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, linewidth=1)
+    axes.scatter(bins.confidence, bins.accuracy, 12 + 300 * bins.share, color=colour, linewidth=0)
     dress(axes, title, "confidence", "share of right answers")
     axes.set(xlim=(0, 1.03), ylim=(-0.03, 1.03))
     return figure

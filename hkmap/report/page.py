@@ -12,13 +12,18 @@ import cv2
 from hkmap.files.images import Pixels
 from hkmap.report.charts import figure_bytes
 from hkmap.report.colouring import colour_bar
+from hkmap.report.learning import COLOURS
 
 SIDE = 160      # pixels of a tile's longer side
 _QUALITY = 82   # of a tile's JPEG
 
-#: Colours of charts that differ between light and dark; the page says what they are.
-_INKS = {"#ffffff": "var(--paper)", "#000000": "currentColor", "#4d4d4d": "currentColor", "#e5e5e5": "var(--rule)",
-         "#e6e6e6": "var(--rule)"}
+#: The colours of runs in the dark.
+DARK_COLOURS = ("#4fa8e0", "#f08a3c", "#2fc79a", "#dd9cbf", "#f0b840", "#8fd3f7", "#e4e4e1")
+#: What charts are drawn in → what the page makes of it, in the light and in the dark.
+_INKS = {
+    **{colour: f"var(--run{number})" for number, colour in enumerate(COLOURS)},
+    "#ffffff": "var(--paper)", "#4d4d4d": "currentColor", "#e5e5e5": "var(--rule)", "#e6e6e6": "var(--rule)",
+}
 
 
 def rendered(**content: Any) -> bytes:
@@ -29,7 +34,9 @@ def rendered(**content: Any) -> bytes:
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html").render(content).encode("utf-8", "backslashreplace")
+    return environment.get_template("page.html").render(
+        content, colours=COLOURS, dark_colours=DARK_COLOURS, scale=_scale()
+    ).encode("utf-8", "backslashreplace")
 
 
 def drawing(figure: Any, name: str) -> Any:
@@ -55,6 +62,6 @@ def tile(picture: Pixels) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
-def colour_scale() -> str:
+def _scale() -> str:
     """Return the URI of a bar of the colours of maps over images, from 0 to the highest value."""
     return tile(colour_bar((12, SIDE), "viridis", plain=False))
