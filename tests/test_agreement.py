@@ -160,7 +160,7 @@ def test_people_who_agree_stand_out_from_chance_and_the_centre_bias_is_found() -
 
     places = RANDOM.normal(6, 1.5, (40, 2))
     images = [{name: person(x, y) for name in "abcd"} for x, y in places]
-    found = agreement.summary(figures(images), resamples=500, random=np.random.default_rng(0))
+    found = agreement.summary(figures(images), resamples=500, seed=0)
     for method in agreement.METHODS:
         for name, higher in (("mse", False), ("spearman", True), ("iou", True), ("kl", False)):
             entry = found[method][name]
@@ -173,7 +173,7 @@ def test_people_who_agree_stand_out_from_chance_and_the_centre_bias_is_found() -
 
 def test_people_who_do_not_agree_are_no_better_than_chance() -> None:
     images = [{name: blob(*RANDOM.uniform(1, 11, 2)) for name in "abc"} for _ in range(60)]
-    found = agreement.summary(figures(images), resamples=500, random=np.random.default_rng(0))
+    found = agreement.summary(figures(images), resamples=500, seed=0)
     for method in agreement.METHODS:
         for name in agreement.MEASURES:
             one, other = found[method][name]["agreement_interval"], found[method][name]["null_interval"]
@@ -223,7 +223,7 @@ def test_two_who_marked_nothing_are_no_agreement_about_a_place() -> None:
     assert found[0, 0, 0, 0] == 0
     assert np.isnan(found[0, :, :, 1:]).all()
     assert not np.isnan(found[1:]).any()
-    entry = agreement.summary(found, resamples=50, random=np.random.default_rng(0))["leave_one_out"]
+    entry = agreement.summary(found, resamples=50, seed=0)["leave_one_out"]
     assert entry["iou"]["agreement"] == 0.5
     assert entry["iou"]["uniform"] == pytest.approx(1 / 19)
     assert entry["mse"]["agreement"] == pytest.approx((0 + 2 / 10 + 0) / 3)
@@ -234,7 +234,7 @@ def test_a_uniform_map_is_no_better_than_chance_however_many_marked_nothing() ->
     """Counted as if it looked everywhere, an empty map made the uniform map better than people."""
     images = [{"a": blob(3, 3), "b": blob(4, 3), "c": 0 * blob(0, 0), "d": 0 * blob(0, 0)} for _ in range(4)]
     images += [{"a": blob(9, 8), "b": blob(8, 9)} for _ in range(4)]
-    for method in agreement.summary(figures(images), resamples=50, random=np.random.default_rng(0)).values():
+    for method in agreement.summary(figures(images), resamples=50, seed=0).values():
         assert method["iou"]["uniform"] < 0.06 < method["iou"]["agreement"]
 
 
@@ -242,23 +242,6 @@ def test_too_few_who_marked_something() -> None:
     images = [{"a": spot(0), "b": spot(0)}, {"a": spot(1), "b": NOTHING}]
     with pytest.raises(MapError, match="1 images with two annotators or more who marked something, expected at least"):
         figures(images)
-
-
-# intervals
-
-
-def test_the_bootstrap_is_the_textbooks() -> None:
-    values = RANDOM.normal(5, 2, (200, 1))
-    mean, low, high = agreement.bootstrap(values, 4000, np.random.default_rng(0))
-    expected = stats.bootstrap((values[:, 0],), np.mean, method="percentile", n_resamples=4000, rng=1)
-    assert mean == pytest.approx(values.mean())
-    assert [low[0], high[0]] == pytest.approx(list(expected.confidence_interval), abs=0.03)
-
-
-def test_a_column_without_spread_has_no_width() -> None:
-    mean, low, high = agreement.bootstrap(np.full((7, 2), 0.25), 300, np.random.default_rng(0))
-    assert mean.tolist() == pytest.approx([0.25, 0.25])
-    assert low == pytest.approx(high)
 
 
 # errors

@@ -29,8 +29,8 @@ SOURCES = [
 # From the bottom up; a module imports from its own layer and those below. "hkmap" is __init__.py; choices stands low
 # because it names its tables by strings.
 LAYERS = (
-    "hkmap", "errors", "choices", "records", "parallel", "maps", "files", "shards", "stream", "sources", "report",
-    "networks", "engine", "evaluation", "training", "cli", "__main__",
+    "hkmap", "errors", "choices", "statistics", "records", "parallel", "maps", "files", "shards", "stream", "sources",
+    "report", "networks", "engine", "evaluation", "training", "cli", "__main__",
 )
 MOST_MODULES = 14       # of a package, but for those of LISTS, whose modules are alike
 LISTS = ("cli", "sources")

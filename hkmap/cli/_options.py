@@ -70,6 +70,7 @@ OUTPUT = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 10**9)
 AMOUNT = Amount(0, min_open=True)
 SEED = click.IntRange(min=0, max=2**32 - 1)
+RESAMPLES = click.IntRange(20, 100_000)      # statistics.LEAST
 MOST_BATCHED = 2**16
 _HEAVY = ("hkmap.engine", "hkmap.evaluation", "hkmap.networks", "hkmap.training")     # they import torch
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
@@ -331,23 +332,30 @@ def _fold(value: str) -> str:
     return f"{number}/{folds}"
 
 
-def fold_options(purpose: str) -> Decorator:
+def fold_options(purpose: str, *, grouped_intervals: bool = False) -> Decorator:
     """Add --fold, whose help begins with its ``purpose``, --fold-seed and --group, joined into the argument ``fold``.
 
-    It is the number of the fold and how to cut the records, None without --fold.
+    It is the number of the fold and how to cut the records, None without --fold. With ``grouped_intervals`` --group
+    also is an argument by itself, and needs no --fold.
     """
+    told = "--fold-seed says" if grouped_intervals else "--group and --fold-seed say"
+    what = "The --group of that split"
+    if grouped_intervals:
+        what = "Intervals are over groups of records with the same KEY, such as patient; with --fold also that split's"
 
     def decorate(function: Function) -> Function:
         @click.option("--fold", type=_fold, metavar="I/K",
                       help=f"{purpose} Fold I, from 1, of the K that `hkmap split --folds K` would make.")
         @click.option("--fold-seed", type=SEED, default=0, help="The --seed of that split.")
-        @click.option("--group", metavar="KEY", help="The --group of that split.")
+        @click.option("--group", metavar="KEY", help=f"{what}.")
         @functools.wraps(function)
         def wrapper(*args: Any, fold: str | None, fold_seed: int, group: str | None, **kwargs: Any) -> Any:
+            if grouped_intervals:
+                kwargs["group"] = group
             if fold is None:
                 source = click.get_current_context().get_parameter_source("fold_seed")
-                if group is not None or source is ParameterSource.COMMANDLINE:
-                    raise click.UsageError("--group and --fold-seed say how to cut folds; give --fold I/K too.")
+                if source is ParameterSource.COMMANDLINE or (group is not None and not grouped_intervals):
+                    raise click.UsageError(f"{told} how to cut folds; give --fold I/K too.")
                 return function(*args, fold=None, **kwargs)
             from hkmap.shards.folds import Folding
 

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import OUTPUT, SEED, overwrite_option
+from hkmap.cli._options import OUTPUT, RESAMPLES, SEED, overwrite_option
 from hkmap.cli._stream import error_options, print_result, read, records_argument, show_table
 from hkmap.records import Record, Rejects, dump_record, each
 
@@ -27,7 +27,7 @@ Annotated = tuple[Record, "dict[str, Map]"]     # a record, and its annotators' 
               help="Draw agreement, null and uniform with their intervals.")
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=20,
               help="Random halves per image, for split_half, and other images per image, for the null.")
-@click.option("--resamples", type=click.IntRange(1, 100_000), default=2000, help="Draws of the bootstrap.")
+@click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, help="Determines the halves, the null and the bootstrap.")
 @overwrite_option
 @error_options
@@ -72,9 +72,10 @@ def agreement(
         refuse_existing(path, overwrite=overwrite)
     found = list(each(read(records, rejects), lambda record: (record, load_annotators(record)), rejects))
     images = [(record, maps) for record, maps in found if len(maps) > 1]
-    random = np.random.default_rng(seed)
-    figures = agreement_figures([maps for _, maps in images], repeats=repeats, random=random)
-    result = {**_counts(images, len(found)), "seed": seed, **summary(figures, resamples=resamples, random=random)}
+    figures = agreement_figures(
+        [maps for _, maps in images], repeats=repeats, random=np.random.default_rng(seed)
+    )
+    result = {**_counts(images, len(found)), "seed": seed, **summary(figures, resamples=resamples, seed=seed)}
     if per_image:
         _write_figures(per_image, images, figures, overwrite=overwrite)
     if picture:

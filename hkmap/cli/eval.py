@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hkmap.cli._options import fold_options, named_option, network_options, shards_argument, text_of, warn_of_control
+from hkmap.cli._options import (
+    RESAMPLES,
+    SEED,
+    fold_options,
+    named_option,
+    network_options,
+    shards_argument,
+    text_of,
+    warn_of_control,
+)
 from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
@@ -22,7 +31,9 @@ if TYPE_CHECKING:
               help="Where the maps come from: attention, cam, gradcam or another; a key of the records with a map "
                    "reference; or a folder or NAME.h5 of maps by id. See `hkmap list explanations`.")
 @click.option("--layer", metavar="NAME", help="Of which layer cam and gradcam are.  [default: the last with places]")
-@fold_options("Measure only on this fold, which train and finetune held out.")
+@fold_options("Measure only on this fold, which train and finetune held out.", grouped_intervals=True)
+@click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap, for the intervals.")
+@click.option("--seed", type=SEED, default=0, help="Determines these draws.")
 @click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
               help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
 @named_option("--blur", table="blurs", default="rise", help="What insertion begins with.")
@@ -38,9 +49,11 @@ def evaluate(
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
-    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples that it applies to, and is
-    printed with their number. Insertion (higher is better) and deletion (lower is better) follow RISE: the score is the
-    probability of the class predicted for the whole image, deleted pixels get the mean colour, the blur is RISE's.
+    Prints one JSON object; a table goes to stderr. Each metric is the mean over the samples that it applies to, or a
+    figure of all of them together, and is printed with their number and its 95 % interval: Wilson's for a share, else
+    a bootstrap over the records, or over groups of them (--group). Insertion (higher is better) and deletion (lower is
+    better) follow RISE: the score is the probability of the class predicted for the whole image, deleted pixels get the
+    mean colour, the blur is RISE's.
 
     \b
     Example:
@@ -50,6 +63,7 @@ def evaluate(
     from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
     from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
     from hkmap.evaluation.summary import summarise
+    from hkmap.shards.folds import groups_of
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
@@ -62,17 +76,22 @@ def evaluate(
         if not current().first:
             deque(rows, maxlen=0)
             return
-        total = int(held_out.inside.sum()) if held_out else len(reader)
-        report = summarise(track(rows, "evaluating", total=total), model, measured, on, held_out=held_out)
+        groups = groups_of(reader, measured.group, False) if measured.group else None
+        shown = track(rows, "evaluating", total=int(held_out.inside.sum()) if held_out else len(reader))
+        report = summarise(shown, model, measured, on, held_out=held_out, groups=groups)
     warn_of_control(model)
     _show(report, text_of(source))
     print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
 
 
 def _show(report: dict[str, Any], title: str) -> None:
-    """Show the means to people."""
-    means = {name: "none applies" if mean is None else f"{mean:.4f}" for name, mean in report["metrics"].items()}
-    lines = [(name, mean, str(report["counts"][name])) for name, mean in means.items()]
+    """Show the figures and their intervals to people."""
+    figures, counts = dict(report["metrics"]), dict(report["counts"])
     if "attention_mean" in report:
-        lines.append(("attention_mean", f"{report['attention_mean']:.4f}", str(report["samples"])))
-    show_table(("metric", "mean", "samples"), lines, title=title)
+        figures["attention_mean"], counts["attention_mean"] = report["attention_mean"], report["samples"]
+    lines = []
+    for name, figure in figures.items():
+        ends = report["intervals"][name]
+        shown = "none applies" if figure is None else f"{figure:.4f}"
+        lines.append((name, shown, "-" if ends is None else "{:.4f} to {:.4f}".format(*ends), str(counts[name])))
+    show_table(("metric", "figure", "95 % interval", "samples"), lines, title=title)

@@ -39,7 +39,8 @@ class EvaluationOptions:
     are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
     at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
     whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
-    forward pass. Raises ChoiceError for an unknown metric.
+    forward pass. Intervals are by ``resamples`` draws, which the ``seed`` determines, of records, or of all records
+    with the same value under the key ``group``. Raises ChoiceError for an unknown metric.
     """
 
     metrics: tuple[str, ...]
@@ -53,6 +54,9 @@ class EvaluationOptions:
     dtype: str = "float32"
     compile: bool = False
     batch_size: int = 32
+    group: str | None = None
+    resamples: int = 2000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         METRICS.check(*self.metrics)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -133,10 +133,12 @@ class SetMetric(Metric):
     """A metric of all samples with a label together.
 
     ``measure`` gives the figure for each row of weights (draws, n), how often each sample counts: (draws,). Where a
-    draw has no such figure, as of a class that it lacks, it is NaN.
+    draw has no such figure, as of a class that it lacks, it is NaN. Where ``table`` is given, what it returns is
+    reported, as JSON, in the place of a figure.
     """
 
     measure: Callable[[Answers, Array], Array]
+    table: Callable[[Answers], Any] | None = field(default=None, kw_only=True)
 
 
 def _of_answer(what: str, figure: Callable[[Tensor, Tensor], Tensor], *, higher: bool, source: str = "",

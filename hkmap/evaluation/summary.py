@@ -4,18 +4,69 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
-from typing import Any
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hkmap.engine.data import warn_of_small_map
 from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.evaluation.evaluate import EvaluationOptions, Row
+from hkmap.evaluation.metrics import Answers, SetMetric
+from hkmap.statistics import Interval, Resampling, interval, mean_intervals, wilson
 
-DARK = 0.05       # a mean attention below it lets the product gate pass next to nothing
+OWN = "attention_mean"      # of the network's own maps: reported whatever is asked for
+DARK = 0.05                 # a mean attention below it lets the product gate pass next to nothing
+
+Array = npt.NDArray[np.float64]
 
 logger = logging.getLogger("hkmap")
+
+
+class Figure(NamedTuple):
+    """A figure of so many ``samples``, None where it applies to none, and its interval, None where there is none."""
+
+    value: float | None
+    interval: Interval | None
+    samples: int
+
+
+@dataclass
+class _Kept:
+    """What is kept of rows: a column per figure, NaN where it does not apply, and the answers to those with a label.
+
+    A column of ``curves`` has all rows' scores one after the other. ``places`` are those of the answered rows.
+    """
+
+    values: dict[str, array[float]]
+    curves: dict[str, array[float]] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    labels: set[int | None] = field(default_factory=set)
+    answers: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def add(self, row: Row, *, with_answers: bool) -> None:
+        found = {OWN: row.attention, **row.values}
+        for name, column in self.values.items():
+            value = found[name]
+            column.append(math.nan if value is None else value)
+        for name, scores in row.curves.items():
+            there = found[name] is not None
+            self.curves.setdefault(name, array("f")).extend(scores if there else [math.nan] * len(scores))
+        if with_answers and row.label is not None:
+            self.answers.append((row.label, row.prediction, row.probabilities))
+            self.places.append(len(self.numbers))
+        self.labels.add(row.label)
+        self.numbers.append(row.number)
+
+    def all_answers(self) -> Answers:
+        labels, predictions, probabilities = zip(*self.answers, strict=True) if self.answers else ((), (), ())
+        return Answers(np.array(labels), np.array(predictions), np.array(probabilities, np.float64))
 
 
 def summarise(
@@ -25,30 +76,34 @@ def summarise(
     device: torch.device | None = None,
     *,
     held_out: HeldOut | None = None,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Return the mean of each figure of `evaluate`'s rows, the number of samples of each, and how it was measured.
+    """Return each figure of `evaluate`'s rows, its interval, the number of its samples, and how it was measured.
 
-    A figure that applies to no sample is None. Warns where a figure says less than it seems to.
+    A figure that applies to no sample is None, and so is the interval of one that hangs on one sample or group.
+    ``groups`` has the group of each record of the shards. Warns where a figure says less than it seems to.
     """
-    samples, labels = 0, set()
-    found: dict[str, list[float]] = {name: [] for name in (*options.figures(), "attention_mean")}
+    kept = _Kept({name: array("d") for name in (*options.figures(), OWN)})
     for row in rows:
-        samples += 1
-        labels.add(row.label)
-        for name, value in {**row.values, "attention_mean": row.attention}.items():
-            if value is not None:
-                found[name].append(value)
-    counts = {name: len(values) for name, values in found.items()}
-    means = {name: math.fsum(values) / counts[name] if values else None for name, values in found.items()}
-    _warn(model, means, labels - {None})
-    own, of_own = means.pop("attention_mean"), counts.pop("attention_mean")
+        kept.add(row, with_answers=bool(options.of_sets()))
+    own = None if groups is None else [groups[number] for number in kept.numbers]
+    resampling = Resampling(len(kept.numbers), groups=own, resamples=options.resamples, seed=options.seed)
+    bands = {name: _band(scores, resampling) for name, scores in kept.curves.items()}
+    of_sets, tables = _of_sets(kept, options.of_sets(), resampling)
+    figures = _of_samples(kept, resampling) | of_sets
+    _warn(model, {name: figure.value for name, figure in figures.items()}, kept.labels - {None})
+    shown = {name: figure for name, figure in figures.items() if name != OWN or OWN in options.figures()}
     return {
-        "samples": samples,
-        "metrics": means,
-        "counts": counts,
-        **({"attention_mean": own} if of_own else {}),
+        "samples": len(kept.numbers),
+        "metrics": {name: figure.value for name, figure in shown.items()},
+        "intervals": {name: figure.interval for name, figure in figures.items() if name in shown or figure.samples},
+        "counts": {name: figure.samples for name, figure in shown.items()},
+        "curves": {name: band for name, band in bands.items() if band is not None},
+        **tables,
+        **({OWN: figures[OWN].value} if figures[OWN].samples else {}),
         "control": model.control,
         **({} if held_out is None else named(held_out)),
+        **({} if own is None else {"group": options.group, "groups": len(set(own))}),
         "settings": {
             "maps": options.maps,
             "use_maps": options.use_maps,
@@ -59,9 +114,66 @@ def summarise(
             "blur": options.blur,
             "image_size": list(model.preprocessing.size),
             "map_size": list(model.map_size),
+            "resamples": options.resamples,
+            "seed": options.seed,
             "device": (device or pick_device("auto")).type,
         },
     }
+
+
+def _of_samples(kept: _Kept, resampling: Resampling) -> dict[str, Figure]:
+    """Return the mean of each column."""
+    columns = np.array(list(kept.values.values())).T            # (n, figures)
+    found = {}
+    for name, column, ends in zip(kept.values, columns.T, mean_intervals(columns, resampling), strict=True):
+        there = ~np.isnan(column)
+        values, units = column[there], resampling.units()[there]
+        if ends is not None and np.isin(values, (0, 1)).all():
+            ends = _share_interval(values, ends, len(np.unique(units)))
+        found[name] = Figure(math.fsum(values) / len(values) if len(values) else None, ends, len(values))
+    return found
+
+
+def _share_interval(values: Array, bootstrapped: Interval, units: int) -> Interval:
+    """Return the interval of the share of ones: Wilson's where each is a unit, or where all are the same.
+
+    Of groups whose values are all the same a bootstrap has no width. Wilson's then counts a group as one sample, as if
+    all in it always had the same value: the interval is wide rather than narrow.
+    """
+    alike = float(values.min()) == float(values.max())
+    if units < len(values) and not alike:
+        return bootstrapped
+    return wilson(round(values.mean() * units), units)
+
+
+def _of_sets(
+    kept: _Kept, metrics: dict[str, SetMetric], resampling: Resampling
+) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """Return the figures of all samples with a label together, and what is a table instead."""
+    figures, tables = {}, {}
+    answers, count = kept.all_answers(), len(kept.places)
+    groups = None if resampling.groups is None else [resampling.groups[place] for place in kept.places]
+    for name, metric in metrics.items():
+        if metric.table is not None:
+            tables[name] = metric.table(answers) if count else None
+            continue
+        figures[name] = Figure(None, None, 0)
+        value = float(metric.measure(answers, np.ones((1, count)))[0]) if count else math.nan
+        if not math.isnan(value):
+            drawn = replace(resampling, count=count, groups=groups)
+            figures[name] = Figure(value, interval(partial(metric.measure, answers), drawn), count)
+    return figures, tables
+
+
+def _band(scores: array[float], resampling: Resampling) -> dict[str, Any] | None:
+    """Return the mean of all rows' curves and the ends of its intervals; None where none applies."""
+    curves = np.array(scores, np.float64).reshape(resampling.count, -1)
+    there = curves[~np.isnan(curves[:, 0])]
+    if not len(there):
+        return None
+    ends = [each for each in mean_intervals(curves, resampling) if each is not None]     # of all points, or of none
+    low, high = (None, None) if not ends else map(list, zip(*ends, strict=True))
+    return {"mean": there.mean(axis=0).tolist(), "low": low, "high": high}
 
 
 def _warn(model: TrainedModel, means: dict[str, float | None], labels: set[int | None]) -> None:

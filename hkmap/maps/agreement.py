@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hkmap.errors import MapError
 from hkmap.maps.check import Map
 from hkmap.maps.similarity import SIMILARITIES
+from hkmap.statistics import Resampling, mean_intervals
 
 Array = npt.NDArray[np.float64]
 Generator = np.random.Generator
@@ -24,8 +25,6 @@ MEASURES = tuple(SIMILARITIES)
 WITHOUT_A_MARK = frozenset({"mse"})      # the measures that also compare a map of zeros with another
 METHODS = ("leave_one_out", "split_half")
 KINDS = ("agreement", "null", "uniform")
-COVERAGE = 0.95       # of the intervals
-_BLOCK = 256          # resamples at a time, so that memory stays small
 
 
 def measure(first: Array, second: Array) -> Array:
@@ -116,20 +115,6 @@ def _figures(images: Sequence[Mapping[str, Map]], repeats: int, random: Generato
     return figures
 
 
-def bootstrap(figures: Array, resamples: int, random: Generator) -> tuple[Array, Array, Array]:
-    """Return mean, low and high end of the 95 % interval of each column of ``figures`` (images, columns).
-
-    The percentile bootstrap: images are drawn with replacement ``resamples`` times, the same for all columns.
-    """
-    count = len(figures)
-    means = []
-    for start in range(0, resamples, _BLOCK):
-        draws = random.multinomial(count, np.full(count, 1 / count), size=min(_BLOCK, resamples - start))
-        means.append(draws @ figures / count)
-    low, high = np.quantile(np.concatenate(means), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
-    return figures.mean(axis=0), low, high
-
-
 def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return one image's figures (methods, kinds, measures) by their names: method, measure, kind; None for NaN."""
     return {
@@ -141,7 +126,7 @@ def named_figures(figures: Array) -> dict[str, dict[str, dict[str, float | None]
     }
 
 
-def summary(figures: Array, *, resamples: int, random: Generator) -> dict[str, dict[str, dict[str, Any]]]:
+def summary(figures: Array, *, resamples: int, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the means over the images with their intervals by name: method, measure, kind.
 
     null_minus_uniform is added to the kinds: what it is worth to know how people look at any image. Images whose
@@ -149,15 +134,18 @@ def summary(figures: Array, *, resamples: int, random: Generator) -> dict[str, d
     """
     bias = figures[:, :, 1] - figures[:, :, 2]
     columns = np.concatenate([figures, bias[:, :, None]], axis=2)          # (images, methods, kinds and bias, measures)
-    estimate = np.empty((*columns.shape[1:], 3))
-    known = ~np.isnan(figures).any(axis=(1, 2))                            # (images, measures)
-    for rows in np.unique(known, axis=1).T:
-        cells = (known == rows[:, None]).all(axis=0)                       # the measures of the same images
-        own = columns[rows][..., cells]
-        estimates = bootstrap(own.reshape(len(own), -1), resamples, random)
-        estimate[..., cells, :] = np.stack(estimates, axis=-1).reshape(*own.shape[1:], 3)
+    means = np.nanmean(columns, axis=0)
+    found = mean_intervals(columns.reshape(len(columns), -1), Resampling(len(columns), resamples=resamples, seed=seed))
+    if None in found:
+        raise MapError(
+            f"too few of {len(columns)} images have a figure for an interval of {resamples} draws; give more images "
+            "that two people marked, or --resamples 2000"
+        )
+    intervals = np.array(found).reshape(*means.shape, 2)
     return {
-        method: {name: _entry(estimate[row, :, cell]) for cell, name in enumerate(MEASURES)}
+        method: {
+            name: _entry(means[row, :, cell], intervals[row, :, cell]) for cell, name in enumerate(MEASURES)
+        }
         for row, method in enumerate(METHODS)
     }
 
@@ -166,11 +154,11 @@ def _number(figure: float) -> float | None:
     return None if np.isnan(figure) else float(figure)
 
 
-def _entry(estimates: Array) -> dict[str, Any]:
+def _entry(means: Array, intervals: Array) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, (mean, low, high) in zip((*KINDS, "null_minus_uniform"), estimates.tolist(), strict=True):
+    for name, mean, ends in zip((*KINDS, "null_minus_uniform"), means.tolist(), intervals.tolist(), strict=True):
         found[name] = mean
-        found[f"{name}_interval"] = [low, high]
+        found[f"{name}_interval"] = ends
     return found
 
 
