@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmap.cli._options import (
+    OUTPUT,
     RESAMPLES,
     SEED,
+    ending_in,
     fold_options,
     named_option,
     network_options,
+    overwrite_option,
     shards_argument,
     text_of,
     warn_of_control,
@@ -19,6 +22,7 @@ from hkmap.cli._options import (
 from hkmap.cli._stream import print_result, show_table, track
 
 if TYPE_CHECKING:
+    from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.folds import Folding
 
 
@@ -44,8 +48,13 @@ if TYPE_CHECKING:
 @click.option("--hold-attention", is_flag=True,
               help="In insertion and deletion keep the whole image's map instead of a new one per step.")
 @network_options(batch_size=32)
+@click.option("--plot", "picture", type=OUTPUT, callback=ending_in(".png", ".svg", ".pdf"),
+              metavar="FILE.png|svg|pdf",
+              help="Also draw the curves of insertion and deletion, with bands of their 95 % intervals.")
+@overwrite_option
 def evaluate(
-    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, **options: Any
+    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, picture: Path | None,
+    overwrite: bool, **options: Any,
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
@@ -67,6 +76,8 @@ def evaluate(
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
+    if picture is not None:
+        _check_picture(picture, measured, overwrite=overwrite)
     kind = (model.architecture, model.preprocessing, measured.batch_size)
     with joined(device) as on, memory_errors(*kind, device=on):
         check_memory(*kind, device=on, training=False)
@@ -79,9 +90,31 @@ def evaluate(
         groups = groups_of(reader, measured.group, False) if measured.group else None
         shown = track(rows, "evaluating", total=int(held_out.inside.sum()) if held_out else len(reader))
         report = summarise(shown, model, measured, on, held_out=held_out, groups=groups)
+    if picture is not None:
+        _draw(picture, report, text_of(source), overwrite=overwrite)
     warn_of_control(model)
     _show(report, text_of(source))
     print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
+
+
+def _check_picture(path: Path, options: EvaluationOptions, *, overwrite: bool) -> None:
+    """Refuse a picture that could not be drawn, before anything is measured."""
+    from hkmap.files.atomic import refuse_existing
+
+    if not any(metric.unit == "area" for metric in options.of_samples().values()):
+        raise click.UsageError("--plot draws curves; measure some, as by --metric insertion,deletion.")
+    refuse_existing(path, overwrite=overwrite)
+
+
+def _draw(path: Path, report: dict[str, Any], name: str, *, overwrite: bool) -> None:
+    """Draw the curves of a report."""
+    from hkmap.evaluation.page import curve_panels
+    from hkmap.files.atomic import replacing
+    from hkmap.report.charts import curves_figure, figure_bytes
+
+    figure = curves_figure(curve_panels([report]), [report["control"] != "none"], [name])
+    with replacing(path, overwrite=overwrite) as beside:
+        beside.write_bytes(figure_bytes(figure, path.suffix[1:].lower()))
 
 
 def _show(report: dict[str, Any], title: str) -> None:

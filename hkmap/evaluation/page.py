@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.gains import sheet
 from hkmap.evaluation.metrics import METRICS
-from hkmap.evaluation.results import INSIDE, REPORT, Results, read_results, same_data
+from hkmap.evaluation.results import INSIDE, Results, read_results, same_data
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
@@ -64,10 +63,10 @@ class Run:
     def class_name(self, label: int) -> str:
         return str(self.results.header["classes"][label] or f"label {label}")
 
-    def answers(self) -> tuple[Any, Any, Any]:
+    def answers(self) -> list[Any]:
         """Return labels (n,), answers (n,) and the confidence (n,) of all records with a label."""
         rows = [row for row in self.results.rows if row["label"] is not None]
-        return tuple(np.array([row[key] for row in rows]) for key in ("label", "prediction", "confidence"))
+        return [np.array([row[key] for row in rows]) for key in ("label", "prediction", "confidence")]
 
 
 class Figure(NamedTuple):
@@ -87,19 +86,15 @@ def page(paths: Sequence[Path]) -> bytes:
     runs = _runs(paths)
     header, shams = runs[0].results.header, [run.sham is not None for run in runs]
     panels = curve_panels([run.results.report for run in runs])
-    names = ", ".join(run.name for run in runs)
-    labels = {row["label"] for row in runs[0].results.rows} - {None}
-    count = f"{len(runs[0].results.rows):,} records" + (f" of {len(labels)} classes" if labels else "")
     return rendered(
-        title=f"Evaluation of {names}" if len(names) < LONGEST else f"Evaluation of {len(runs)} networks",
-        said=f"How often {'each network is' if len(runs) > 1 else 'the network is'} right, and how honest "
-             f"{'their' if len(runs) > 1 else 'its'} maps are, measured on {count}.",
+        title=_title(runs), said=_said(runs),
         runs=runs, samples=len(runs[0].results.rows), shards=header["shards"],
         facts=list(_facts(runs)), figures=list(_figures(runs)), learning=_learning(runs),
         curves=[(panel.title, drawing(curves_figure([panel], shams), f"curve{number}"))
                 for number, panel in enumerate(panels)],
         banded=any(band and band.low is not None for panel in panels for band in panel.bands),
-        reliability=list(_reliability(runs)), **_confusions(runs), sheet=sheet([run.results for run in runs], [run.name for run in runs], shams),
+        reliability=list(_reliability(runs)), **_confusions(runs),
+        sheet=sheet([run.results for run in runs], [run.name for run in runs], shams),
         compare=shlex.join(["hkmap", "compare", *(run.path for run in runs)]),
     )
 
@@ -132,14 +127,26 @@ def _runs(paths: Sequence[Path]) -> list[Run]:
         if [other.path.resolve() for other in results].count(found.path.resolve()) > 1:
             raise RunError(f"{path}: these results are named twice; name each run once")
     same_data(results)
-    texts = [_text(path) for path in paths]
-    parent = os.path.commonpath([os.path.dirname(os.path.abspath(text)) for text in texts])
+    texts = [os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths]
+    parent = os.path.commonpath([Path(text).absolute().parent for text in texts])
     names = [os.path.relpath(text, parent) for text in texts]
     return [Run(*each, number) for number, each in enumerate(zip(results, texts, names, strict=True), start=1)]
 
 
-def _text(path: Path) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def _title(runs: Sequence[Run]) -> str:
+    names = ", ".join(run.name for run in runs)
+    return f"Evaluation of {names if len(names) <= LONGEST else f'{len(runs)} networks'}"
+
+
+def _said(runs: Sequence[Run]) -> str:
+    """Return a sentence about what was measured on how many records."""
+    report, labels = runs[0].results.report, {row["label"] for row in runs[0].results.rows} - {None}
+    who, whose = ("each network is", "their maps are") if len(runs) > 1 else ("the network is", "its maps are")
+    said = f"How often {who} right, and how honest {whose}, measured on {report['samples']:,} records"
+    said += f" of {len(labels)} {'class' if len(labels) == 1 else 'classes'}" if labels else ""
+    if only := report.get("only"):
+        said += f", those of {only['of']:,} that {only['baseline'] or 'the network itself'} misclassifies"
+    return f"{said}."
 
 
 def _facts(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
@@ -149,24 +156,19 @@ def _facts(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     yield "learnt", human
     yield "seed", [_words(run.about.get("seed")) for run in runs]
     yield "run", [_words(run.about.get("path") or run.path) for run in runs]
-    yield "trained", [_trained(run.folder) for run in runs]
-    yield "evaluated", [_day((run.results.path / REPORT).stat().st_mtime) for run in runs]
+    yield "trained", [_session(read_info(run.folder)["sessions"] if run.folder else []) for run in runs]
+    yield "evaluated", [_session([run.results.header.get("session")]) for run in runs]
     kept = [{**run.results.header["preprocessing"], **run.results.report["settings"]} for run in runs]
     for name in dict.fromkeys(name for settings in kept for name in settings):
         yield name.replace("_", " "), [_words(settings.get(name)) for settings in kept]
 
 
-def _trained(folder: Path | None) -> str:
-    sessions = read_info(folder)["sessions"] if folder else []
-    if not sessions:
+def _session(sessions: Sequence[dict[str, Any] | None]) -> str:
+    """Return in words when, on what and by which versions the last session went on."""
+    if not sessions or not (last := sessions[-1]):
         return "not known"
-    last = sessions[-1]
     versions = ", ".join(f"{name} {last[name]}" for name in ("hkmap", "torch", "numpy", "opencv") if name in last)
     return f"{str(last.get('started'))[:10]}, on {last.get('device')}, by {versions}"
-
-
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def _words(value: object) -> str:

@@ -58,7 +58,7 @@ def shares_of(points: int, step: int, image_size: Sequence[int]) -> list[float]:
 
 def reliability(confidence: Array, right: Array, bins: int = 15) -> Bins:
     """Sort answers (n,) with their confidence into ``bins`` of equal width (Guo et al., ICML 2017)."""
-    place = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
+    place = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     counts = np.bincount(place, minlength=bins)
     some = counts > 0
     means = [np.bincount(place, values, bins)[some] / counts[some] for values in (confidence, right)]

@@ -47,7 +47,8 @@ def drawing(figure: Any, name: str) -> Any:
     from markupsafe import Markup
 
     svg = figure_bytes(figure, "svg").decode()
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|\n\s*", " ", svg[svg.index("<svg"):], flags=re.DOTALL)
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\n\s*", " ", svg, flags=re.DOTALL)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", svg)
     svg = re.sub("|".join(_INKS), lambda found: _INKS[found[0]], svg)
     return Markup(re.sub(r'^<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg))
@@ -59,7 +60,7 @@ def tile(picture: Pixels) -> str:
     size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     _, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"
 
 
 def _scale() -> str:
