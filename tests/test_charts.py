@@ -24,11 +24,11 @@ TINY = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size"
 
 
 def panel(*bands: Band | None, title: str = "insertion") -> Panel:
-    return Panel(title, "pixels inserted, %", "probability", [0.0, 0.5, 1.0], list(bands))
+    return Panel(title, "pixels inserted, %", "probability", list(bands))
 
 
-PLAIN = Band([0.1, 0.2, 0.4])
-BANDED = Band([0.2, 0.3, 0.5], [0.1, 0.2, 0.4], [0.3, 0.4, 0.6])
+PLAIN = Band([0.0, 0.5, 0.75, 1.0], [0.1, 0.2, 0.2, 0.4])      # by smaller steps than the other
+BANDED = Band([0.0, 0.5, 1.0], [0.2, 0.3, 0.5], [0.1, 0.2, 0.4], [0.3, 0.4, 0.6])
 
 
 @pytest.mark.parametrize(("points", "step", "size", "shares"), [
@@ -64,7 +64,7 @@ def test_a_panel_has_a_line_for_each_run_dashes_for_a_sham_and_bands_where_they_
     first, second = figure.axes
     drawn = [(line.get_linestyle(), *(values.tolist() for values in line.get_data())) for line in first.get_lines()]
     assert drawn == [
-        ("-", [0, 50, 100], PLAIN.mean), ("--", [0, 50, 100], BANDED.mean),
+        ("-", [0, 50, 75, 100], PLAIN.mean), ("--", [0, 50, 100], BANDED.mean),
     ]
     assert [len(axes.collections) for axes in figure.axes] == [1, 0]
     band = first.collections[0].get_paths()[0].vertices

@@ -174,7 +174,7 @@ def test_the_page_says_what_was_measured(three: list[Path]) -> None:
         "sham control: this network was trained on the maps of other images",
         "Figures Of all records", "Insertion and deletion", "bands their 95 % intervals", "Calibration", "Confusion",
         "Learning curves", "Records", "Settings and provenance",
-        "seed 3", "network resnet8+abn", "run runs/x", "image size 16, 16",
+        "training seed 3", "network resnet8+abn", "run runs/x", "image size 16, 16",
         "evaluated 2026-11-20, on cpu, 1 thread, by hkmap 0.1, torch 2.13",
         ShardReader(Path("test.h5")).digest,
     ):

@@ -76,8 +76,7 @@ def evaluate(
     from hkmap.shards.sequence import ShardSequence
 
     reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
-    if picture is not None:
-        _check_picture(picture, measured, overwrite=overwrite)
+    _check_picture(picture, measured, overwrite=overwrite)
     kind = (model.architecture, model.preprocessing, measured.batch_size)
     with joined(device) as on, memory_errors(*kind, device=on):
         check_memory(*kind, device=on, training=False)
@@ -90,28 +89,31 @@ def evaluate(
         groups = groups_of(reader, measured.group, False) if measured.group else None
         shown = track(rows, "evaluating", total=int(held_out.inside.sum()) if held_out else len(reader))
         report = summarise(shown, model, measured, on, held_out=held_out, groups=groups)
-    if picture is not None:
-        _draw(picture, report, text_of(source), overwrite=overwrite)
+    _draw(picture, report, text_of(source), overwrite=overwrite)
     warn_of_control(model)
     _show(report, text_of(source))
     print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
 
 
-def _check_picture(path: Path, options: EvaluationOptions, *, overwrite: bool) -> None:
+def _check_picture(path: Path | None, options: EvaluationOptions, *, overwrite: bool) -> None:
     """Refuse a picture that could not be drawn, before anything is measured."""
     from hkmap.files.atomic import refuse_existing
 
+    if path is None:
+        return
     if not any(metric.unit == "area" for metric in options.of_samples().values()):
         raise click.UsageError("--plot draws curves; measure some, as by --metric insertion,deletion.")
     refuse_existing(path, overwrite=overwrite)
 
 
-def _draw(path: Path, report: dict[str, Any], name: str, *, overwrite: bool) -> None:
-    """Draw the curves of a report."""
+def _draw(path: Path | None, report: dict[str, Any], name: str, *, overwrite: bool) -> None:
+    """Draw the curves of a report, if a picture is asked for."""
     from hkmap.evaluation.page import curve_panels
     from hkmap.files.atomic import replacing
     from hkmap.report.charts import curves_figure, figure_bytes
 
+    if path is None:
+        return
     figure = curves_figure(curve_panels([report]), [report["control"] != "none"], [name])
     with replacing(path, overwrite=overwrite) as beside:
         beside.write_bytes(figure_bytes(figure, path.suffix[1:].lower()))

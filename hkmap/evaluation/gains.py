@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,18 +118,17 @@ def _shown(
     results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples],
     change: float | None,
 ) -> Shown:
-    row, classes = results[0].rows[place], results[0].header["classes"]
+    row = results[0].rows[place]
+    label = "no label" if row["label"] is None else _called(row["class"], row["label"])
+    return Shown(row["id"], label, change, list(_tiles(results, names, place, examples)))
 
-    def called(label: int) -> str:
-        return str(classes[label] or f"label {label}")
 
-    label = "no label" if row["label"] is None else called(row["label"])
-    return Shown(row["id"], label, change, list(_tiles(results, names, place, examples, called)))
+def _called(name: str | None, label: int) -> str:
+    return name or f"label {label}"
 
 
 def _tiles(
-    results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples],
-    called: Callable[[int], str],
+    results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples]
 ) -> Iterator[Tile]:
     """Yield the image, the human map over it, and for each network of ``examples`` its own map and answer."""
     seen = {number: one.example(results[number].rows[place]["number"]) for number, one in examples.items()}
@@ -139,7 +138,7 @@ def _tiles(
     for number, example in seen.items():
         row = results[number].rows[place]
         values = None if row["map"] is None else np.array(row["map"], np.float32)
-        said = [called(row["prediction"])]
+        said = [_called(row["predicted_class"], row["prediction"])]
         said += [] if row["label"] is None else [f"p(label) {_of_label(row):.3f}"]
         right = None if row["label"] is None else row["label"] == row["prediction"]
         yield _mapped(names[number], example.image, values, said, right)

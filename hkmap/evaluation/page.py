@@ -60,9 +60,6 @@ class Run:
         folders = ([inside.parent] if inside.name == INSIDE else []) + ([Path(said)] if said else [])
         return next((folder for folder in folders if os.path.exists(folder / "log.jsonl")), None)
 
-    def class_name(self, label: int) -> str:
-        return str(self.results.header["classes"][label] or f"label {label}")
-
     def answers(self) -> list[Any]:
         """Return labels (n,), answers (n,) and the confidence (n,) of all records with a label."""
         rows = [row for row in self.results.rows if row["label"] is not None]
@@ -84,11 +81,12 @@ def page(paths: Sequence[Path]) -> bytes:
     Raises RunError where results are missing, damaged, or of different records, or where one is named twice.
     """
     runs = _runs(paths)
-    header, shams = runs[0].results.header, [run.sham is not None for run in runs]
+    shams = [run.sham is not None for run in runs]
+    shards = [(shard["path"], shard["sha256"]) for run in runs for shard in run.results.header["shards"]]
     panels = curve_panels([run.results.report for run in runs])
     return rendered(
-        title=_title(runs), said=_said(runs),
-        runs=runs, samples=len(runs[0].results.rows), shards=header["shards"],
+        title=_title(runs), said=_said(runs), runs=runs, samples=len(runs[0].results.rows),
+        shards=list(dict.fromkeys(shards)),
         facts=list(_facts(runs)), figures=list(_figures(runs)), learning=_learning(runs),
         curves=[(panel.title, drawing(curves_figure([panel], shams), f"curve{number}"))
                 for number, panel in enumerate(panels)],
@@ -106,19 +104,21 @@ def curve_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def _panel(name: str, reports: Sequence[dict[str, Any]]) -> Panel:
-    found = [report.get("curves", {}).get(name) for report in reports]
-    settings, points = next(
-        (report["settings"], len(curve["mean"])) for report, curve in zip(reports, found, strict=True) if curve
-    )
     kind, _, measure = name.partition("_")
     changed = {"insertion": "pixels inserted, %", "deletion": "pixels deleted, %"}.get(kind, "pixels changed, %")
     better = {True: " (higher is better)", False: " (lower is better)", None: ""}[_higher(name)]
     return Panel(
         f"{name.replace('_', ', ')}{better}", changed,
         "share of right answers" if measure == "accuracy" else "probability of the class",
-        shares_of(points, settings["step"], settings["image_size"]),
-        [curve and Band(curve["mean"], curve.get("low"), curve.get("high")) for curve in found],
+        [_band(report.get("curves", {}).get(name), report["settings"]) for report in reports],
     )
+
+
+def _band(curve: dict[str, Any] | None, settings: dict[str, Any]) -> Band | None:
+    if curve is None:
+        return None
+    shares = shares_of(len(curve["mean"]), settings["step"], settings["image_size"])
+    return Band(shares, curve["mean"], curve.get("low"), curve.get("high"))
 
 
 def _runs(paths: Sequence[Path]) -> list[Run]:
@@ -154,12 +154,12 @@ def _facts(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     yield "network", [str(run.about.get("arch") or "not known") for run in runs]
     human = [run.sham or ("human maps" if run.about.get("maps_learnt") else "no human maps") for run in runs]
     yield "learnt", human
-    yield "seed", [_words(run.about.get("seed")) for run in runs]
+    yield "training seed", [_words(run.about.get("seed")) for run in runs]
     yield "run", [_words(run.about.get("path") or run.path) for run in runs]
     yield "trained", [_session(read_info(run.folder)["sessions"] if run.folder else []) for run in runs]
     yield "evaluated", [_session([run.results.header.get("session")]) for run in runs]
     kept = [{**run.results.header["preprocessing"], **run.results.report["settings"]} for run in runs]
-    for name in dict.fromkeys(name for settings in kept for name in settings):
+    for name in dict.fromkeys(name for settings in kept for name in settings if name not in ("height", "width")):
         yield name.replace("_", " "), [_words(settings.get(name)) for settings in kept]
 
 
@@ -241,7 +241,7 @@ def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
     there = sorted({int(label) for pair in told for labels in pair for label in labels})
     if not there or len(there) > MOST_CLASSES:
         return {"matrices": [], "confusions": _most_frequent(runs)}
-    names, matrices = [runs[0].class_name(label) for label in there], []
+    names, matrices = [_class_names(runs)[label] for label in there], []
     for run, (labels, answers) in zip(runs, told, strict=True):
         counts = np.zeros((len(there), len(there)), np.int64)
         np.add.at(counts, (np.searchsorted(there, labels), np.searchsorted(there, answers)), 1)
@@ -254,5 +254,12 @@ def _most_frequent(runs: Sequence[Run]) -> list[tuple[str, str, list[int]]]:
     counts = [Counter(zip(*(found.tolist() for found in run.answers()[:2]), strict=True)) for run in runs]
     wrong = {pair for each in counts for pair in each if pair[0] != pair[1]}
     most = sorted(wrong, key=lambda pair: (-max(each[pair] for each in counts), pair))[:MOST_CONFUSIONS]
-    return [(runs[0].class_name(label), runs[0].class_name(answer), [each[label, answer] for each in counts])
-            for label, answer in most]
+    names = _class_names(runs)
+    return [(names[label], names[answer], [each[label, answer] for each in counts]) for label, answer in most]
+
+
+def _class_names(runs: Sequence[Run]) -> dict[int, str]:
+    """Return the names of all labels and answers."""
+    rows, keys = [row for run in runs for row in run.results.rows], {"prediction": "predicted_class", "label": "class"}
+    found = {row[key]: row[name] for key, name in keys.items() for row in rows}
+    return {label: name or f"label {label}" for label, name in found.items()}

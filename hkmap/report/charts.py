@@ -18,23 +18,20 @@ _LONGEST = 18           # characters of a class's name
 
 
 class Band(NamedTuple):
-    """A run's mean curve (n + 1,), with its interval where there is one."""
+    """A run's mean curve (n + 1,) over the shares of the pixels that changed, with its interval where there is one."""
 
+    shares: Sequence[float]
     mean: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
 
 
 class Panel(NamedTuple):
-    """Curves of one figure: ``shares`` (n + 1,) of the pixels that have changed, and each run's band, if it has one.
-
-    The words are the panel's title and those of its axes.
-    """
+    """Curves of one figure: its title, the names of its axes, and each run's band, None where it has none."""
 
     title: str
     across: str
     up: str
-    shares: Sequence[float]
     bands: Sequence[Band | None]
 
 
@@ -80,11 +77,10 @@ def curves_figure(panels: Sequence[Panel], shams: Sequence[bool], names: Sequenc
 
 
 def _draw_curves(axes: Any, panel: Panel, shams: Sequence[bool]) -> None:
-    across = [100 * share for share in panel.shares]
     for number, (band, sham) in enumerate(zip(panel.bands, shams, strict=True)):
         if band is None:
             continue
-        colour = COLOURS[number % len(COLOURS)]
+        colour, across = COLOURS[number % len(COLOURS)], [100 * share for share in band.shares]
         if band.low is not None and band.high is not None:
             axes.fill_between(across, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(across, band.mean, "--" if sham else "-", color=colour, linewidth=1.5)

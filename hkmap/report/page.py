@@ -39,19 +39,17 @@ def rendered(**content: Any) -> bytes:
     ).encode("utf-8", "backslashreplace")
 
 
-def drawing(figure: Any, name: str) -> Any:
+def drawing(figure: Any, name: str) -> str:
     """Return a matplotlib figure as markup: an SVG in the page's colours, whose ids begin with ``name``.
 
     It holds no text, as letters are paths and comments are removed, so nothing in it needs escaping.
     """
-    from markupsafe import Markup
-
     svg = figure_bytes(figure, "svg").decode()
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\n\s*", " ", svg, flags=re.DOTALL)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", svg)
     svg = re.sub("|".join(_INKS), lambda found: _INKS[found[0]], svg)
-    return Markup(re.sub(r'^<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg))
+    return re.sub(r'^<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg)
 
 
 def tile(picture: Pixels) -> str:
