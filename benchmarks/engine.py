@@ -23,6 +23,7 @@ from timing import seconds_of
 from hkmap.engine.data import Data, ShardExamples, make_data
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.losses import losses
+from hkmap.engine.processor import BFLOAT16_UNITS, processor_features
 from hkmap.engine.runs import TrainedModel, new_model
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import place
@@ -30,7 +31,7 @@ from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.writer import ShardWriter
 from hkmap.training.cache import CachedFeed
 from hkmap.training.feeding import Fed, image_feed
-from hkmap.training.optimisation import PRECISIONS, TrainingOptions, processor_features
+from hkmap.training.optimisation import TrainingOptions
 from hkmap.training.steps import Training
 
 SIDE, BATCH, IMAGES, TURNS = 224, 16, 64, 7
@@ -139,7 +140,7 @@ def main(*, quick: bool) -> None:
             "whole": one_step(training("all"), fed), "frozen": one_step(training("both"), fed),
             "cached": one_step(training("both"), fed._replace(inputs=features, cached=True)), "bare": bare_step(fed),
         }
-        has_units = bool(processor_features() & PRECISIONS["bfloat16"].units)
+        has_units = bool(processor_features() & BFLOAT16_UNITS)
         if has_units:
             steps["bfloat16"] = one_step(training("both", "bfloat16"), fed)
         found = seconds_of(steps, TURNS)

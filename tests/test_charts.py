@@ -130,7 +130,7 @@ def test_eval_draws_its_curves(hk: Callable[..., Any], run: Path, name: str, sta
 
 
 @pytest.mark.parametrize(("metric", "name", "sentence"), [
-    ("top1", "c.png", "--plot draws curves; measure some, as by --metric insertion,deletion."),
+    ("top1,auroc", "c.png", "--plot draws curves; measure some, as by --metric insertion,deletion."),
     ("insertion", "c.jpg", "'c.jpg': expected a name that ends in .png, .svg or .pdf."),
 ])
 def test_what_cannot_be_drawn_is_refused(

@@ -5,40 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from literal_curves import literal_area, literal_blur, literal_curve
 from scipy.ndimage import gaussian_filter
 
 from hkmap.engine.resize import resize_maps
-from hkmap.evaluation.curves import auc, curve, deletion, insertion, rank_pixels, rise_blur
+from hkmap.evaluation.curves import (
+    BLURS,
+    auc,
+    curve,
+    deletion,
+    gaussian_blur,
+    insertion,
+    rank_pixels,
+    rise_blur,
+)
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
-
-
-def literal_curve(network, start, finish, saliency, step, chosen):
-    """One pixel after the other, one image after the other, in numpy and in the order of the protocol."""
-    values = saliency.numpy()
-    height, width = values.shape
-    places = sorted((-values[i, j], i * width + j) for i in range(height) for j in range(width))
-    frame, scores = start.clone(), []
-    for number, (_, place) in enumerate(places):
-        if number % step == 0:
-            scores.append(network(frame[None]).logits.softmax(1)[0, chosen].item())
-        frame[:, place // width, place % width] = finish[:, place // width, place % width]
-    scores.append(network(frame[None]).logits.softmax(1)[0, chosen].item())
-    return np.array(scores)
-
-
-def literal_blur(image):
-    """conv2d with zero padding, spelled out, of RISE's gkern(11, 5)."""
-    delta = np.zeros((11, 11))
-    delta[5, 5] = 1
-    kernel = gaussian_filter(delta, 5)
-    padded = np.pad(image.numpy(), ((0, 0), (5, 5), (5, 5)))
-    out = np.zeros(image.shape)
-    for channel in range(3):
-        for i in range(image.shape[1]):
-            for j in range(image.shape[2]):
-                out[channel, i, j] = (padded[channel, i : i + 11, j : j + 11] * kernel).sum()
-    return torch.from_numpy(out).to(image.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -61,11 +43,10 @@ def test_curves_equal_the_literal_protocol(dtype, batch_size, step):
             (insertion, literal_blur(image), image),
         ):
             found = measure(score, image, saliency, step, batch_size=batch_size)
-            wanted = literal_curve(network, start, finish, saliency, step, chosen)
+            wanted, _ = literal_curve(network, start, finish, saliency, step, chosen)
             assert found.shape == wanted.shape == (-(-240 // step) + 1,)
             assert np.abs(found.numpy() - wanted).max() < curve_tolerance
-            area = (wanted.sum() - wanted[0] / 2 - wanted[-1] / 2) / (len(wanted) - 1)
-            assert abs(auc(found).item() - area) < area_tolerance
+            assert abs(auc(found).item() - literal_area(wanted)) < area_tolerance
 
 
 def test_the_blur_is_nearly_a_box_and_darkens_the_border():
@@ -78,6 +59,29 @@ def test_the_blur_is_nearly_a_box_and_darkens_the_border():
     impulse[:, 10, 10] = 1
     kernel = rise_blur(impulse)[0]
     assert (kernel[10, 10] / kernel[5, 5]).item() == pytest.approx(1.142, abs=1e-3)    # a true Gaussian has 2.718
+
+
+@pytest.mark.parametrize("size", [(40, 61), (9, 7)])
+def test_the_true_gaussian_is_scipys(size):
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = np.array([[gaussian_filter(channel, 5) for channel in one] for one in image.numpy()])
+    assert np.abs(gaussian_blur(image).numpy() - expected).max() < 1e-12
+
+
+def test_insertion_can_begin_with_nothing():
+    assert not BLURS["zeros"](torch.ones(2, 3, 4, 5)).any()
+
+
+@pytest.mark.parametrize("blur", BLURS)
+def test_a_blur_treats_images_of_a_batch_alike(blur):
+    images = torch.randn(3, 3, 17, 12)
+    each = torch.stack([BLURS[blur](image) for image in images])
+    torch.testing.assert_close(BLURS[blur](images), each, rtol=0, atol=1e-6)
+
+
+def test_ranks_of_several_maps_are_those_of_each():
+    maps = torch.randint(0, 9, (4, 1, 10, 11)) / 8
+    assert torch.equal(rank_pixels(maps), torch.stack([rank_pixels(one[0])[None] for one in maps]))
 
 
 def test_ties_fall_in_raster_order():
@@ -110,3 +114,21 @@ def test_the_ends_are_the_two_images():
     start, finish = torch.zeros(3, 4, 4), torch.ones(3, 4, 4)
     scores = curve(lambda frames: frames.mean((1, 2, 3)), start, finish, rank_pixels(torch.rand(4, 4)), 4)
     assert scores.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_linear_score_by_random_maps_falls_in_a_straight_line():
+    """As each pixel is as likely to go first as another; the curve of each map is the sum of what is left."""
+    generator = torch.Generator().manual_seed(6)
+    image, weights = torch.rand(3, 6, 8, generator=generator), torch.rand(3, 6, 8, generator=generator)
+    worth = (image * weights).sum(0).flatten()
+    areas = []
+    for _ in range(300):
+        order = torch.randperm(48, generator=generator)
+        saliency = torch.empty(48)
+        saliency[order] = torch.arange(48.0, 0, -1)
+        scores = deletion(lambda frames: (frames * weights).sum((1, 2, 3)), image, saliency.view(6, 8), 4)
+        left = [worth[order[changed:]].sum().item() for changed in range(0, 49, 4)]
+        assert scores.tolist() == pytest.approx(left, rel=1e-5, abs=1e-4)
+        areas.append(auc(scores).item())
+    error = np.std(areas) / len(areas) ** 0.5
+    assert abs(np.mean(areas) - worth.sum().item() / 2) < 4 * error

@@ -162,7 +162,7 @@ def test_a_plain_network_has_accuracy_alone(hk, make_shard, tmp_path):
         assert told in result.stderr
     stream = hk("unpack", shard).stdout
     saved = hk("predict", "--from", tmp_path / "run", "--out", tmp_path / "maps", stdin=stream)
-    assert "no maps to save; omit --out" in saved.stderr
+    assert "no maps to save; use --maps gradcam, or omit --out" in saved.stderr
     used = hk("predict", "--from", tmp_path / "run", "--use-maps", stdin=stream)
     assert "no map can replace its own" in used.stderr
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hkmap.engine import processor
+from hkmap.engine.processor import processor_features, warn_of_slow
 from hkmap.errors import RunError
-from hkmap.training import optimisation
 from hkmap.training.averaging import Average
 from hkmap.training.optimisation import (
     OPTIMIZERS,
@@ -23,8 +24,6 @@ from hkmap.training.optimisation import (
     balanced,
     gamma,
     learning_rate,
-    processor_features,
-    warn_of_slow,
 )
 
 CPU = torch.device("cpu")
@@ -176,18 +175,18 @@ INFO = {
 }
 
 
-@pytest.mark.parametrize(("processor", "precision", "device", "slow"), [
+@pytest.mark.parametrize(("kind", "precision", "device", "slow"), [
     ("old", "float32", "cpu", False), ("old", "bfloat16", "cpu", True), ("old", "float16", "cpu", True),
     ("new", "bfloat16", "cpu", False), ("new", "float16", "cpu", True), ("arm", "bfloat16", "cpu", False),
     ("arm", "float16", "cpu", False), ("mute", "bfloat16", "cpu", False), ("old", "bfloat16", "cuda", False),
 ])
 def test_a_type_that_a_processor_lacks_is_warned_of(
-    processor: str, precision: str, device: str, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, precision: str, device: str, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(INFO[processor])
-    monkeypatch.setattr(optimisation, "processor_features", lambda: processor_features(tmp_path / "cpuinfo"))
-    warn_of_slow(precision, torch.device(device))
+    (tmp_path / "cpuinfo").write_text(INFO[kind])
+    monkeypatch.setattr(processor, "processor_features", lambda: processor_features(tmp_path / "cpuinfo"))
+    warn_of_slow("--precision", precision, PRECISIONS[precision].units, torch.device(device))
     sentence = (f"--precision {precision} is many times slower than float32 on this processor, which has no units for "
                 "it; use --precision float32")
     assert caplog.messages == [sentence] * slow

@@ -44,7 +44,7 @@ WRONG: list[tuple[str, ...]] = [
      "--bs"),
     ("train a.h5 {} run", "Did you mean '--out'?", "--output", "--output-dir", "-o"),
     ("train a.h5 --out run {}", "Did you mean '--arch'?", "--model=resnet18", "--backbone=resnet18"),
-    ("predict {} run", "Did you mean '--from'?", "--model", "--checkpoint", "--run"),
+    ("predict {} run", "Did you mean '--from'?", "--ckpt", "--checkpoint", "--run"),
     ("resize --size 3 --out m {} 2", "Did you mean '--jobs'?", "--n-jobs", "--num-workers", "-j"),
     ("resize --size 3 --out m {}", "Did you mean '--overwrite'?", "--force", "-f", "--over_write"),
     ("resize --size 3 --out m --normalize max", "Did you mean '--normalise'?"),

@@ -7,7 +7,10 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from hkmap.engine.runs import TrainedModel
 
 Decorator = Callable[[Function], Function]
+Colour = tuple[float, float, float]
+Load = Callable[..., "TrainedModel"]        # the names of the classes, if they are known → the network
 
 
 class Input(click.Path):
@@ -381,23 +386,145 @@ def _image_size(value: Any) -> int | str:
 image_size_option = click.option("--image-size", type=_image_size, metavar="N|WIDTHxHEIGHT", default=224,
                                  help="Sides of the network's input in pixels, from 8 to 8192.")
 
+
+def preprocessing_options(usual: str) -> Decorator:
+    """Add --image-size, --fit, --mean and --std, the last two None by default, which means the ``usual``."""
+    return composed(
+        image_size_option,
+        named_option("--fit", table="fits", default="squash", help="How to bring an image to the input's shape."),
+        click.option("--mean", type=_colour(0, 1), metavar="R,G,B",
+                     help="What was subtracted from images in [0, 1]. The ABN authors' networks for birds have 0.5, as "
+                          f"--std too.  [default: {usual}]"),
+        click.option("--std", type=_colour(1e-3, 100), metavar="R,G,B",
+                     help="What they were then divided by.  [default: as of --mean]"),
+    )
+
+
+def _colour(low: float, high: float) -> Callable[[Any], Colour]:
+    """Return what reads R,G,B, or one number for all three, each from ``low`` to ``high``."""
+
+    def read(value: Any) -> Colour:
+        try:
+            numbers = [float(number) for number in str(value).split(",")]
+            red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
+        except ValueError:
+            red = green = blue = math.nan
+        if not all(low <= channel <= high for channel in (red, green, blue)):      # NaN is not
+            said = f"expected R,G,B from {low:g} to {high:g}, such as 0.485,0.456,0.406, or one number for all three."
+            raise click.BadParameter(f"{value!r:.80}: {said}")
+        return red, green, blue
+
+    return read
+
+
+def class_names_option(told: str) -> Decorator:
+    """Add --classes, which `class_names` reads; ``told`` says how their number is known without it."""
+    return click.option("--classes", metavar="FILE|SHARD|N",
+                        help="The names of the classes, one per line in UTF-8, label 0 first; or a shard that has "
+                             f"them; or only their number.  [default: their number {told}]")
+
+
+def class_names(given: str | None) -> list[str] | None:
+    """Read the names of --classes, empty ones for a number."""
+    from hkmap.engine.checkpoints import MOST_CLASSES
+    from hkmap.shards.reader import ShardReader
+    from hkmap.stream.packing import read_classes
+
+    if given is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", given):
+        if not 1 <= int(given) <= MOST_CLASSES:
+            raise click.BadParameter(f"{given}: expected from 1 to {MOST_CLASSES:,} classes.", param_hint="'--classes'")
+        return [""] * int(given)
+    if not Path(given).is_file():
+        raise click.BadParameter(f"{given}: no such file; expected a list, a shard or a number.",
+                                 param_hint="'--classes'")
+    return ShardReader(Path(given)).classes if given.endswith(".h5") else read_classes(Path(given))
+
+_INPUTS = ("image_size", "fit", "mean", "std", "classes")      # what --model and --onnx must be told
+_FROM: dict[str, Any] = {
+    "type": ANYTHING, "metavar": "RUN",
+    "help": "A run folder (its best weights), or one file of weights such as RUN/last.safetensors.",
+}
+
 #: --from RUN, as the argument ``source``.
-from_option = click.option("--from", "source", type=ANYTHING, required=True, metavar="RUN",
-                           help="A run folder (its best weights), or one file of weights such as RUN/last.safetensors.")
+from_option = click.option("--from", "source", **_FROM, required=True)
 
 device_option = click.option("--device", default="auto", metavar="NAME",
                              help="auto (CUDA where there is one), cpu, cuda or cuda:N.")
 
 
-def network_options(*, batch_size: int) -> Decorator:
-    """Add the options that predict and eval share."""
+def network_options(*, batch_size: int | None) -> Decorator:
+    """Add the options that predict and eval share; eval, without ``batch_size``, finds it for frames by itself.
+
+    See `source_options`.
+    """
+    found = "Images in a forward pass.  [default: 32; of insertion and deletion 16 on the CPU, on CUDA what fits]"
     return composed(
-        from_option,
+        source_options,
         click.option("--use-maps", is_flag=True,
                      help="Use the human map instead of the predicted one (the paper's section 3)."),
-        click.option("--batch-size", type=click.IntRange(1, MOST_BATCHED), default=batch_size),
+        click.option("--batch-size", type=click.IntRange(1, MOST_BATCHED), default=batch_size,
+                     help=None if batch_size else found),
         device_option,
     )
+
+
+def source_options(function: Function) -> Function:
+    """Add --from, --model and --onnx, one of which is given, and what images the last two take.
+
+    They are joined into ``source``, which names the network, and ``load``, which returns it as a TrainedModel; it takes
+    the names of the classes, which --classes of the command, if it has that, says instead.
+    """
+
+    @click.option("--from", "run", **_FROM)
+    @click.option("--model", metavar="MODULE:FACTORY",
+                  help="Instead of --from: a network of your own. FACTORY, in the Python module MODULE, takes nothing "
+                       "and returns a torch.nn.Module that gives logits. MODULE is installed or in the current folder.")
+    @click.option("--onnx", type=EXISTING, metavar="FILE",
+                  help="Instead of --from: an ONNX file whose first output is logits. One of `hkmap export` says "
+                       "itself what images it takes. Needs pip install 'hkmap[onnx]'.")
+    @preprocessing_options("ImageNet's")
+    @functools.wraps(function)
+    def wrapper(*args: Any, run: Path | None, model: str | None, onnx: Path | None, **kwargs: Any) -> Any:
+        sources = {"--from": run, "--model": model, "--onnx": onnx}
+        given = [(flag, source) for flag, source in sources.items() if source is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(flag for flag, _ in given)} are given" if given else "No network is given"
+            raise click.UsageError(f"{found}; give one of --from RUN, --model MODULE:FACTORY or --onnx FILE.")
+        flag, source = given[0]
+        inputs = {name: kwargs.pop(name) for name in _INPUTS if name in kwargs}
+        told = [name.replace("_", "-") for name in inputs if _is_given(name)]
+        if told and flag == "--from":
+            raise click.UsageError(f"--{told[0]} is for --model and --onnx; omit it, as a run knows its own.")
+        load = functools.partial(_load, flag, source, inputs, told=bool(told))
+        return function(*args, source=Path(source), load=load, **kwargs)
+
+    return wrapper
+
+
+def _load(
+    flag: str, source: Any, inputs: dict[str, Any], names: Sequence[str] | None = None, *, told: bool
+) -> TrainedModel:
+    """Return the network that an option of `source_options` gives; ``told``: the user said what images it takes."""
+    from hkmap.engine.inputs import Preprocessing
+    from hkmap.engine.runs import load_model, onnx_model, other_model
+    from hkmap.networks.outside import load_factory
+
+    if flag == "--from":
+        return load_model(source)
+    width, height = sides(inputs["image_size"])
+    usual = Preprocessing(height, width, inputs["fit"])
+    preprocessing = replace(usual, mean=inputs["mean"] or usual.mean, std=inputs["std"] or usual.std)
+    names = class_names(inputs.get("classes")) or names
+    if flag == "--onnx":
+        return onnx_model(source, preprocessing if told else None, names)
+    with redirect_stdout(sys.stderr):      # what a factory prints is no result
+        return other_model(load_factory(source), source, preprocessing, names)
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def warn_of_control(model: TrainedModel) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hkmap.cli._options import (
+    ANYTHING,
     OUTPUT,
     RESAMPLES,
     SEED,
@@ -20,41 +23,110 @@ from hkmap.cli._options import (
     warn_of_control,
 )
 from hkmap.cli._stream import print_result, show_table, track
+from hkmap.cli._strict import section
+from hkmap.cli._training import taken
 
 if TYPE_CHECKING:
+    import torch
+
+    from hkmap.cli._options import Load
+    from hkmap.engine.data import Numbers
+    from hkmap.engine.runs import TrainedModel
     from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.folds import Folding
+    from hkmap.shards.sequence import ShardSequence
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written beside the report on stdout."""
+
+    out: Path | None
+    resume: bool
+    per_record: Path | None
+    plot: Path | None
+    overwrite: bool
+
+    def check(self, metrics: tuple[str, ...]) -> None:
+        """Refuse what could not be written, before the ``metrics`` are measured."""
+        from hkmap.evaluation.metrics import METRICS
+        from hkmap.evaluation.results import check_free
+        from hkmap.files.atomic import refuse_existing
+        from hkmap.files.tables import check_table
+
+        if self.resume and (self.out is None or self.overwrite):
+            raise click.UsageError("--resume goes on with the results in --out; give --out, and omit --overwrite.")
+        if self.out is not None:
+            check_free(self.out, resume=self.resume, overwrite=self.overwrite)
+        if self.per_record is not None:
+            check_table(self.per_record, overwrite=self.overwrite or self.resume)
+        if self.plot is not None:
+            if not any(METRICS[name].curve for name in metrics):
+                raise click.UsageError("--plot draws curves; measure some, as by --metric insertion,deletion.")
+            refuse_existing(self.plot, overwrite=self.overwrite or self.resume)
 
 
 @click.command("eval")
 @shards_argument
-@named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
-              help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
-                   "deletion (RISE's area under the curve) or another; repeatable, or with commas.")
-@click.option("--maps", default="attention", metavar="NAME|KEY|PATH",
-              help="Where the maps come from: attention, cam, gradcam or another; a key of the records with a map "
-                   "reference; or a folder or NAME.h5 of maps by id. See `hkmap list explanations`.")
-@click.option("--layer", metavar="NAME", help="Of which layer cam and gradcam are.  [default: the last with places]")
-@fold_options("Measure only on this fold, which train and finetune held out.", grouped_intervals=True)
-@click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap, for the intervals.")
-@click.option("--seed", type=SEED, default=0, help="Determines these draws.")
-@click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
-              help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at 224]")
-@named_option("--blur", table="blurs", default="rise", help="What insertion begins with.")
-@click.option("--target", type=click.Choice(["predicted", "label"]), default="predicted",
-              help="The class whose curves are drawn: the one predicted for the whole image, or the label.")
-@named_option("--dtype", table="dtypes", default="float32", help="The type of number that frames are computed with.")
-@click.option("--compile", is_flag=True, help="Compile the network with torch.compile: slow to start.")
-@click.option("--hold-attention", is_flag=True,
-              help="In insertion and deletion keep the whole image's map instead of a new one per step.")
-@network_options(batch_size=32)
-@click.option("--plot", "picture", type=OUTPUT, callback=ending_in(".png", ".svg", ".pdf"),
-              metavar="FILE.png|svg|pdf",
-              help="Also draw the curves of insertion and deletion, with bands of their 95 % intervals.")
-@overwrite_option
+@section(
+    "What is measured",
+    named_option("--metric", "metrics", table="metrics", multiple=True, required=True,
+                 help="What to measure: top1 (accuracy), mse (the attention map against the human map), insertion, "
+                      "deletion (RISE's area under the curve) or another; repeatable, or with commas."),
+    click.option("--maps", default="attention", metavar="NAME|KEY|PATH",
+                 help="Where the maps come from: attention, cam, gradcam or another; a key of the records with a map "
+                      "reference; or a folder or NAME.h5 of maps by id. See `hkmap list explanations`."),
+    click.option("--layer", metavar="NAME",
+                 help="Of which layer cam and gradcam are.  [default: the last with places]"),
+)
+@section(
+    "The records",
+    fold_options("Measure only on this fold, which train and finetune held out.", grouped_intervals=True),
+    click.option("--only", type=click.Choice(["misclassified"]),
+                 help="Measure only the records that the network misclassifies, with its own maps."),
+    click.option("--baseline", type=ANYTHING, metavar="RUN|RESULTS",
+                 help="With --only: those that this network misclassifies instead, so that several networks are "
+                      "measured on one set; a run, or the --out of its evaluation."),
+)
+@section(
+    "Insertion and deletion",
+    click.option("--step", type=click.IntRange(1, 2**26), metavar="PIXELS",
+                 help="Pixels that insertion and deletion change per step.  [default: a 28th of the image; 1792 at "
+                      "224]"),
+    named_option("--blur", table="blurs", default="rise",
+                 help="What insertion begins with: rise, the image blurred as RISE does; gaussian, by a true Gaussian "
+                      "of 5 pixels; or zeros, the mean colour, with which deletion ends."),
+    click.option("--target", type=click.Choice(["predicted", "label"]),
+                 help="The class whose curves are drawn: the one predicted for the whole image, or the label.  "
+                      "[default: predicted; with --only label]"),
+    named_option("--dtype", table="dtypes", default="float32",
+                 help="The type of number that insertion and deletion compute with; bfloat16 is about twice as fast "
+                      "where the device has units for it."),
+    click.option("--compile", is_flag=True,
+                 help="Compile the network for insertion and deletion with torch.compile: slow to start."),
+    click.option("--hold-attention", is_flag=True,
+                 help="In insertion and deletion keep the whole image's map instead of a new one per step."),
+)
+@section("The network", network_options(batch_size=None))
+@section(
+    "Results",
+    click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap, for the intervals."),
+    click.option("--seed", type=SEED, default=0, help="Determines these draws."),
+    click.option("--out", type=OUTPUT, metavar="RESULTS",
+                 help="Also write a folder of results, which compare and report read: RUN/eval stands for RUN there."),
+    click.option("--resume", is_flag=True,
+                 help="Go on with an evaluation in --out that was broken off, with the same options; the results are "
+                      "those of an unbroken one."),
+    click.option("--per-record", type=OUTPUT, metavar="FILE",
+                 help="Also write a table with a row per record: its answer and every figure. FILE ends in .csv, "
+                      ".jsonl or .parquet (pip install 'hkmap[parquet]')."),
+    click.option("--plot", type=OUTPUT, callback=ending_in(".png", ".svg", ".pdf"), metavar="FILE.png|svg|pdf",
+                 help="Also draw the curves of insertion and deletion, with bands of their 95 % intervals."),
+    overwrite_option,
+)
 def evaluate(
-    shards: tuple[Path, ...], source: Path, device: str, fold: tuple[int, Folding] | None, picture: Path | None,
-    overwrite: bool, **options: Any,
+    shards: tuple[Path, ...], source: Path, load: Load, device: str, fold: tuple[int, Folding] | None,
+    only: str | None, baseline: Path | None, **options: Any,
 ) -> None:
     """Measure a network on shards: how often it is right, and how honest its attention maps are.
 
@@ -64,63 +136,121 @@ def evaluate(
     better) follow RISE: the score is the probability of the class predicted for the whole image, deleted pixels get the
     mean colour, the blur is RISE's.
 
+    With --use-maps, a figure of the answer is printed for the network's own map too, as NAME_before. With --only, the
+    object says how many records were measured, and the score is the probability of the label.
+
     \b
     Example:
-      hkmap eval test.h5 --from run-ft/ --metric top1 --metric insertion --metric deletion --metric mse
+      hkmap eval test.h5 --from run-ft/ --metric top1,insertion,deletion,mse --out run-ft/eval/
+      hkmap eval test.h5 --from run-ft/ --metric error,top5_error --use-maps --only misclassified
+      hkmap eval test.h5 --model my_package.networks:make --image-size 256 --metric top1,log_loss
     """
-    from hkmap.engine.ranks import current, joined
-    from hkmap.engine.runs import check_fold, check_memory, hold_out, load_model, memory_errors
-    from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
-    from hkmap.evaluation.summary import summarise
-    from hkmap.shards.folds import groups_of
+    from hkmap.engine.ranks import joined
+    from hkmap.engine.runs import within_memory
+    from hkmap.evaluation.evaluate import EvaluationOptions
     from hkmap.shards.sequence import ShardSequence
 
-    reader, model, measured = ShardSequence(shards), load_model(source), EvaluationOptions(**options)
-    _check_picture(picture, measured, overwrite=overwrite)
-    kind = (model.architecture, model.preprocessing, measured.batch_size)
-    with joined(device) as on, memory_errors(*kind, device=on):
-        check_memory(*kind, device=on, training=False)
-        held_out = hold_out(reader, *fold) if fold else None
-        check_fold(model, held_out)
-        rows = evaluate(model, reader, measured, on, held_out=held_out)
-        if not current().first:
-            deque(rows, maxlen=0)
-            return
-        groups = groups_of(reader, measured.group, False) if measured.group else None
-        shown = track(rows, "evaluating", total=int(held_out.inside.sum()) if held_out else len(reader))
-        report = summarise(shown, model, measured, on, held_out=held_out, groups=groups)
-    _draw(picture, report, text_of(source), overwrite=overwrite)
-    warn_of_control(model)
-    _show(report, text_of(source))
-    print_result({"shards": [text_of(shard) for shard in shards], "run": text_of(source), **report})
+    outputs = taken(options, Outputs)
+    outputs.check(options["metrics"])
+    options["target"] = options["target"] or ("label" if only else "predicted")
+    reader, measured = ShardSequence(shards), EvaluationOptions(**options)
+    model = load(reader.classes)
+    with joined(device) as on, within_memory(model, measured.images_at_once, on):
+        numbers, about = _chosen(reader, fold, only, baseline, model, measured, on)
+        report = _measured(source, model, reader, measured, on, numbers, about, outputs)
+    if report is not None:
+        warn_of_control(model)
+        _show(report, text_of(source))
+        print_result(report)
 
 
-def _check_picture(path: Path | None, options: EvaluationOptions, *, overwrite: bool) -> None:
-    """Refuse a picture that could not be drawn, before anything is measured."""
-    from hkmap.files.atomic import refuse_existing
+def _measured(
+    source: Path, model: TrainedModel, shards: ShardSequence, options: EvaluationOptions, device: torch.device,
+    numbers: Numbers, about: dict[str, Any], outputs: Outputs,
+) -> dict[str, Any] | None:
+    """Measure the records ``numbers``, write the outputs, and return the report: of several processes, the first one.
 
-    if path is None:
-        return
-    if not any(metric.unit == "area" for metric in options.of_samples().values()):
-        raise click.UsageError("--plot draws curves; measure some, as by --metric insertion,deletion.")
-    refuse_existing(path, overwrite=overwrite)
+    ``about`` is what the report and the results say of the choice of records.
+    """
+    from hkmap.engine.folders import write_json
+    from hkmap.engine.ranks import current
+    from hkmap.evaluation.evaluate import evaluate
+    from hkmap.evaluation.results import REPORT, header_of, kept_rows, tabled
+    from hkmap.evaluation.summary import summarise
+    from hkmap.shards.folds import groups_of
+
+    out, table, resume = outputs.out, outputs.per_record, outputs.resume
+    measure = partial(evaluate, model, shards, options, device)
+    rows = measure(chosen=numbers)
+    if out is not None:
+        header = header_of(source, model, shards, options, device, **about)
+        rows = kept_rows(out, header, measure, numbers, model=model, shards=shards, resume=resume)
+    if not current().first:
+        deque(rows, maxlen=0)
+        return None
+    rows = track(rows, "evaluating", total=len(numbers))
+    if table is not None:
+        rows = tabled(rows, table, model, options.figures(), overwrite=outputs.overwrite or resume)
+    report = {
+        "shards": [text_of(shard.path) for shard in shards.shards], "run": text_of(source), **about,
+        **summarise(rows, model, options, device, groups=groups_of(shards, options.group, False)),
+    }
+    if out is not None:
+        write_json(out / REPORT, report)
+    if outputs.plot is not None:
+        _draw(outputs.plot, report, overwrite=outputs.overwrite or resume)
+    return report
 
 
-def _draw(path: Path | None, report: dict[str, Any], name: str, *, overwrite: bool) -> None:
-    """Draw the curves of a report, if a picture is asked for."""
+def _draw(path: Path, report: dict[str, Any], *, overwrite: bool) -> None:
+    """Draw the curves of a report."""
     from hkmap.evaluation.page import curve_panels
     from hkmap.files.atomic import replacing
     from hkmap.report.charts import curves_figure, figure_bytes
 
-    if path is None:
-        return
-    figure = curves_figure(curve_panels([report]), [report["control"] != "none"], [name])
+    figure = curves_figure(curve_panels([report]), [report["control"] != "none"], [report["run"]])
     with replacing(path, overwrite=overwrite) as beside:
         beside.write_bytes(figure_bytes(figure, path.suffix[1:].lower()))
 
 
+def _chosen(
+    shards: ShardSequence, fold: tuple[int, Folding] | None, only: str | None, baseline: Path | None,
+    model: TrainedModel, options: EvaluationOptions, device: torch.device,
+) -> tuple[Numbers, dict[str, Any]]:
+    """Return the numbers of the records to measure, and what the report says about them."""
+    import numpy as np
+
+    from hkmap.engine.runs import check_fold, hold_out, load_model, named
+    from hkmap.evaluation.baseline import asked, looked_up, misclassified
+    from hkmap.evaluation.results import RECORDS, read_results
+
+    if baseline and not only:
+        raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")
+    held_out = hold_out(shards, *fold) if fold else None
+    check_fold(model, held_out)
+    numbers = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    about: dict[str, Any] = {} if held_out is None else named(held_out)
+    if only is None:
+        return numbers, about
+    if baseline is not None and (baseline / RECORDS).exists():
+        predict = looked_up(read_results(baseline), shards)
+    elif baseline is not None:
+        other = load_model(baseline)
+        check_fold(other, held_out)
+        predict = asked(other, shards, device, options.images_at_once)
+    else:
+        predict = asked(model, shards, device, options.images_at_once)
+    numbers, labelled = misclassified(shards, numbers, predict)
+    about["only"] = {
+        "what": only, "baseline": baseline and text_of(baseline), "records": len(numbers), "of": labelled,
+    }
+    return numbers, about
+
+
 def _show(report: dict[str, Any], title: str) -> None:
     """Show the figures and their intervals to people."""
+    if "only" in report:
+        title += f", {report['only']['records']} misclassified of {report['only']['of']}"
     figures, counts = dict(report["metrics"]), dict(report["counts"])
     if "attention_mean" in report:
         figures["attention_mean"], counts["attention_mean"] = report["attention_mean"], report["samples"]

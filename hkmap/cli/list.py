@@ -20,7 +20,8 @@ def list_choices(name: str | None) -> None:
     On a terminal the list is text. Otherwise one JSON object per row is printed, {"name", "doc"}; the rows of a TABLE
     also have "origin", the package that adds them: hkmap, or another by an entry point. Those of architectures have
     what they cost at 1,000 classes and 224 pixels: parameters, map_size [height, width] (null without +abn) and
-    multiply_adds of one forward pass.
+    multiply_adds of one forward pass. Those of metrics have higher (whether higher is better; null: neither), unit and
+    source.
 
     \b
     Example:
@@ -46,6 +47,7 @@ def _words(row: dict[str, Any]) -> Iterator[str]:
         yield "  map {}x{}".format(*row["map_size"]) if row["map_size"] else ""
     else:
         yield row["doc"]
+        yield f" ({row['source']})" if row.get("source") else ""
     if row.get("origin", "hkmap") != "hkmap":
         yield f" (from {row['origin']})"
 

@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 def has_branch(network: Classifier) -> bool:
     """Say whether a network has an attention branch, whose map another one can replace."""
-    return getattr(network, "attention", None) is not None
+    return isinstance(network, AttentionBranchNetwork) and network.attention is not None
 
 
 def answered(network: Classifier, images: Tensor, given: Batch | None = None, *, before: bool = False) -> Answer:

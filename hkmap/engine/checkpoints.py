@@ -123,6 +123,25 @@ def control_of(path: Path) -> str:
     return control
 
 
+def described_by_export(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the "preprocessing", "class_names" and "control" of an export of ours, from its metadata, as `read_model`.
+
+    Raises RunError where they are not as `hkmap export` wrote them.
+    """
+    try:
+        told = {name: json.loads(texts[name]) for name in ("input", "fit", "mean", "std", "classes", "control")}
+        height, width = told["input"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = type(error).__name__
+        raise RunError(f"{path}: its metadata are not those of `hkmap export` ({reason}); export it again") from error
+    content = {
+        "preprocessing": {"height": height, "width": width, **{name: told[name] for name in ("fit", "mean", "std")}},
+        "class_names": told["classes"], "control": told["control"],
+    }
+    check_values(path, content, {name: _MODEL[name] for name in content})
+    return content
+
+
 def is_of_run(path: Path) -> bool:
     """Say whether a file is one of a run's checkpoints, of whatever version, or its state; it may be damaged."""
     data = file_content(path)

@@ -78,11 +78,12 @@ def _files(given: ShardSequence | Path) -> list[dict[str, str]]:
     else:
         with open_file(given) as file:
             digests = {given: hashlib.file_digest(file, "sha256").hexdigest()}
-    # a name may have bytes that are not UTF-8, which JSON cannot hold
-    return [
-        {"path": os.fsencode(path).decode("utf-8", "backslashreplace"), "sha256": digest}
-        for path, digest in digests.items()
-    ]
+    return [{"path": text_of(path), "sha256": digest} for path, digest in digests.items()]
+
+
+def text_of(path: Path) -> str:
+    """Return a path as text that JSON can hold, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager

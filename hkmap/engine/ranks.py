@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
@@ -136,6 +136,11 @@ def gathered(items: Sequence[Item]) -> list[Item]:
 def in_turn(items: Sequence[Item]) -> list[Item]:
     """Return the items of all ranks, on each of them: the first of each rank, then the second of each, and so on."""
     return [item for _, item in sorted(gathered(list(enumerate(items))), key=lambda numbered: numbered[0])]
+
+
+def of_first(make: Callable[[], Item]) -> Item:
+    """Return what the first rank makes, on each of them; it must be picklable."""
+    return gathered([make()] if current().first else [])[0]
 
 
 def shared(network: Module) -> Module:

@@ -11,19 +11,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hkmap.engine.checkpoints import check_weights, control_of, plain_weights, read_model, write_model
+from hkmap.engine.checkpoints import (
+    check_weights,
+    control_of,
+    described_by_export,
+    plain_weights,
+    read_model,
+    write_model,
+)
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import ChoiceError, RunError
 from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.architectures import build, dry_run, map_size, on_meta
 from hkmap.networks.backbone import Architecture
+from hkmap.networks.outside import Foreign, Network, classifier, load_onnx
 from hkmap.networks.weights import load_weights
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
@@ -52,7 +60,10 @@ class TrainedModel:
 
     @cached_property
     def map_size(self) -> tuple[int, int]:
-        """(height, width) of the attention map."""
+        """(height, width) of the attention map; of another's network without one a 16th of the image's, as of most."""
+        if isinstance(self.architecture, Foreign):
+            height, width = self.preprocessing.size
+            return self.architecture.attention_size or (-(-height // 16), -(-width // 16))
         return map_size(self.architecture, self.preprocessing.size)
 
 
@@ -107,6 +118,55 @@ def import_model(
             f"{architecture.classes} classes? Otherwise start from it by `hkmap train --weights`"
         )
     return replace(model, control=control_of(path))
+
+
+def other_model(
+    network: Network, name: str, preprocessing: Preprocessing | None = None, class_names: Sequence[str] | None = None,
+    *, control: str = "none",
+) -> TrainedModel:
+    """Return somebody else's network, as `hkmap.networks.outside` describes it, for evaluation and prediction.
+
+    ``name`` says in messages which one it is. Without ``class_names`` its classes have none. Raises RunError where it
+    does not answer such images, or answers with other classes.
+    """
+    preprocessing = preprocessing or Preprocessing()
+    module, output = classifier(network, name, preprocessing.size)
+    classes, drawn = output.logits.shape[1], output.attention
+    names = class_names or [""] * classes
+    if len(names) != classes:
+        raise RunError(
+            f"{name}: gives logits of {classes} classes, expected {len(names)}, as the data have; give a network of "
+            "these classes, or pack the shards with its --classes"
+        )
+    architecture = Foreign(name, classes, attention_size=None if drawn is None else (drawn.shape[2], drawn.shape[3]))
+    as_ours = cast("AttentionBranchNetwork", module)      # what only ours can do asks has_branch first
+    return TrainedModel(as_ours, architecture, preprocessing, tuple(names), control)
+
+
+def onnx_model(
+    path: str | Path, preprocessing: Preprocessing | None = None, class_names: Sequence[str] | None = None
+) -> TrainedModel:
+    """Return the classifier in an ONNX file, for evaluation and prediction.
+
+    A file of `hkmap export` says what images it takes, names its classes, and has its run's control. Raises RunError
+    where it is told otherwise, and as `other_model` does.
+    """
+    graph = load_onnx(path)
+    height, width = (preprocessing or Preprocessing()).size
+    if "hkmap" in graph.metadata:
+        if preprocessing is not None:
+            raise RunError(
+                f"{path}: an export of hkmap, which says itself what images it takes and which classes it has; omit "
+                "--image-size, --fit, --mean, --std and --classes"
+            )
+        told = described_by_export(Path(path), graph.metadata)
+        return other_model(
+            graph, str(path), _preprocessing(told["preprocessing"]), told["class_names"], control=told["control"]
+        )
+    if graph.size[0] not in (height, None) or graph.size[1] not in (width, None):
+        taken = f"{graph.size[1] or width}x{graph.size[0] or height}"
+        raise RunError(f"{path}: takes images of {taken} pixels, got {width}x{height}; give --image-size {taken}")
+    return other_model(graph, str(path), preprocessing, class_names)
 
 
 def save_model(path: Path, model: TrainedModel, weights: dict[str, Tensor] | None = None) -> None:
@@ -201,6 +261,15 @@ def memory_errors(
         raise RunError(f"{said}; {_smaller(fits)}") from error
 
 
+@contextmanager
+def within_memory(model: TrainedModel, batch_size: int, device: torch.device) -> Iterator[None]:
+    """Check the memory before a network answers batches, and make a RunError of its end, as the two above do."""
+    kind = (model.architecture, model.preprocessing, batch_size)
+    with memory_errors(*kind, device=device):
+        check_memory(*kind, device=device, training=False)
+        yield
+
+
 def _smaller(fits: int) -> str:
     """Return what to type where ``fits`` images of a batch would fit."""
     if fits < 2:        # batch norm needs two
@@ -209,7 +278,12 @@ def _smaller(fits: int) -> str:
 
 
 def _bytes_of(architecture: Architecture, preprocessing: Preprocessing) -> tuple[int, list[int]]:
-    """Return the bytes of a network's weights, and per image those of each convolution's and norm's output."""
+    """Return the bytes of a network's weights, and per image those of each convolution's and norm's output.
+
+    Nothing is known of another's network.
+    """
+    if isinstance(architecture, Foreign):
+        return 0, [1]
     network, outputs = on_meta(architecture).eval(), []
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +19,18 @@ from hkmap.engine.ranks import in_turn
 from hkmap.engine.resize import resize_maps
 from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
 from hkmap.errors import RunError
-from hkmap.evaluation.curves import Frames, auc
-from hkmap.evaluation.explain import Asked, Explain, maps_of_batch
-from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric
+from hkmap.evaluation.curves import BLURS, Frames, auc
+from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
+from hkmap.evaluation.fast import DTYPES
+from hkmap.evaluation.human import OF_PEOPLE, annotators_of
+from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, attention_mean, everywhere, has_map
+from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
 
 FRAMES = 28             # RISE's steps for figures of a data set: 1,792 of 224 x 224 pixels at a time
+IMAGES = 32             # whole ones in a forward pass
 BEFORE = "_before"      # ends the names of figures of the answer without the human map that replaces the network's own
 
 
@@ -39,8 +44,10 @@ class EvaluationOptions:
     are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
     at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
     whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
-    forward pass. Intervals are by ``resamples`` draws, which the ``seed`` determines, of records, or of all records
-    with the same value under the key ``group``. Raises ChoiceError for an unknown metric.
+    forward pass; None is 32, and of frames of insertion and deletion what `Frames` says. ``dtype``, a name in DTYPES,
+    is of these frames, and ``compile`` compiles the network that answers them. Intervals are by ``resamples`` draws,
+    which the ``seed`` determines, of records, or of all records with the same value under the key ``group``. Raises
+    ChoiceError for an unknown metric, blur or type of number.
     """
 
     metrics: tuple[str, ...]
@@ -53,17 +60,34 @@ class EvaluationOptions:
     hold_attention: bool = False
     dtype: str = "float32"
     compile: bool = False
-    batch_size: int = 32
+    batch_size: int | None = None
     group: str | None = None
     resamples: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
         METRICS.check(*self.metrics)
+        BLURS.check(self.blur)
+        DTYPES.check(self.dtype)
+        object.__setattr__(self, "metrics", tuple(map(METRICS.spelt, self.metrics)))
 
     def pixel_step(self, image_size: tuple[int, int]) -> int:
-        """Return the pixels that insertion and deletion change at a time in an image of (height, width)."""
-        return self.step or -(-image_size[0] * image_size[1] // FRAMES)
+        """Return the pixels that insertion and deletion change at a time in an image of (height, width).
+
+        Raises RunError for a step that is larger than the image.
+        """
+        height, width = image_size
+        if self.step is not None and not 0 < self.step <= height * width:
+            raise RunError(
+                f"--step {self.step}: an image of {width}x{height} has {height * width} pixels; expected 1 to "
+                f"{height * width}"
+            )
+        return self.step or -(-height * width // FRAMES)
+
+    @property
+    def images_at_once(self) -> int:
+        """The number of whole images in a forward pass."""
+        return self.batch_size or IMAGES
 
     def of_samples(self) -> dict[str, SampleMetric]:
         """Return the chosen metrics that are of each sample."""
@@ -77,6 +101,8 @@ class EvaluationOptions:
 
     def figures(self) -> list[str]:
         """Return the names of the figures of each sample, in order; some metrics give more than one.
+
+        Where the shards have annotators, their own figures (OF_PEOPLE) are added to these.
 
         >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
@@ -95,7 +121,7 @@ class Row(NamedTuple):
     ``number`` is its place in the shards, ``label`` None where nobody knows. ``probabilities`` (K,) are the network's.
     ``attention`` is the mean of its own map, None where it has none; ``map`` the one that was measured, at the size of
     the human maps. ``values`` has each figure by its name, None where it does not apply; ``curves`` the scores (n + 1,)
-    of those that are areas under a curve.
+    of those that apply and are areas under a curve.
     """
 
     number: int
@@ -104,7 +130,7 @@ class Row(NamedTuple):
     prediction: int
     probabilities: npt.NDArray[np.float32]
     attention: float | None
-    map: npt.NDArray[np.float32] | None
+    map: Map | None
     values: dict[str, float | None]
     curves: dict[str, list[float]]
 
@@ -127,36 +153,45 @@ def evaluate(
     network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
     and, with its place, for a record whose answer or figure is not finite.
     """
+    explain = explain or explainer(options.maps, model, shards, layer=options.layer)
     _check_maps(model, options, explain)
     check_classes(model, shards)
     device = device or pick_device("auto")
     place(model.network, device).eval()
     frames = Frames(
-        model.network, options.pixel_step(model.preprocessing.size), options.batch_size, options.blur
+        model.network, options.pixel_step(model.preprocessing.size), options.batch_size, options.blur, options.dtype,
+        options.compile,
     )
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
     ids = ids_of(shards)
-    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.batch_size):
+    annotated, earlier = any(shard.annotator_map_count for shard in shards.shards), None
+    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.images_at_once):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
+        answers.earlier, earlier = earlier, answers.used.attention
+        if annotated:
+            answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
 
 def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explain | None) -> None:
-    """Raise RunError where the network has no map and one is needed."""
+    """Raise RunError where there is no map and one is needed."""
     needy = [name for name, metric in options.of_samples().items() if metric.needs_map]
-    if has_branch(model.network) or not (
-        options.use_maps or options.hold_attention or (explain is None and needy)
-    ):
-        return
-    if options.use_maps or options.hold_attention:
+    bound = [name for name, metric in options.of_samples().items() if metric.needs_branch]
+    if bound and not has_branch(model.network):
+        raise RunError(f"the network has no attention branch, whose map {bound[0]} is about; omit {bound[0]}")
+    if options.maps == NONE and explain is None and needy:
+        raise RunError(f"--maps none gives no map for {needy[0]}; choose other --maps, or a metric of answers such as "
+                       "top1")
+    if (options.use_maps or options.hold_attention) and not has_branch(model.network):
         raise RunError("the network has no attention branch, so no map can replace its own; omit --use-maps and "
                        "--hold-attention")
-    raise RunError(
-        f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
-        "answers such as top1"
-    )
+    if needy and explain is None and not model.architecture.has_attention:
+        raise RunError(
+            f"the network has no attention branch, so it has no map for {needy[0]}; use --maps gradcam, or a metric of "
+            "answers such as top1"
+        )
 
 
 def _answers(
@@ -186,8 +221,8 @@ def _rows(
     check_answers(logits.isfinite().all(1)[: len(ids)].tolist(), lambda row: shards.place(numbers[row]))
     values, curves = _figures(answers, options)
     labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
-    means = [None] * len(labels) if answers.own is None else answers.own.mean((1, 2, 3)).tolist()
-    probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers)
+    means = [None] * len(labels) if answers.own is None else attention_mean(answers).tolist()
+    probabilities, maps = logits.float().softmax(1).cpu().numpy(), _maps(answers, options)
     rows = []
     for row, (identifier, number) in enumerate(zip(ids, numbers, strict=True)):
         found = {name: column[row] for name, column in values.items()}
@@ -196,19 +231,27 @@ def _rows(
                 expected = "expected a finite number where the metric applies"
                 raise RunError(f"{shards.place(number)}: {name} is {value}; {expected}")
         label = None if labels[row] < 0 else labels[row]
-        shown = {name: column[row] for name, column in curves.items()}
-        own = None if maps is None else maps[row]
-        rows.append(Row(number, identifier, label, predictions[row], probabilities[row], means[row], own, found, shown))
+        shown = {name: column[row] for name, column in curves.items() if found[name] is not None}
+        measured = Row(
+            number, identifier, label, predictions[row], probabilities[row], means[row], maps[row], found, shown
+        )
+        rows.append(measured)
     return rows
 
 
-def _maps(answers: Answered) -> npt.NDArray[np.float32] | None:
-    """Return the maps (B, h, w) that are measured, at the size of the human ones."""
-    found = answers.own if answers.explained is None else answers.explained
-    if found is None:
-        return None
+def _maps(answers: Answered, options: EvaluationOptions) -> list[Map | None]:
+    """Return the maps (h, w) that are measured, at the size of the human ones; None where there is none."""
+    found, there = answers.own if answers.explained is None else answers.explained, _mapped(answers, options).tolist()
+    if found is None or options.maps == NONE:
+        return [None] * len(there)
     size = answers.batch.maps.shape[2], answers.batch.maps.shape[3]
-    return resize_maps(found.detach().float(), size)[:, 0].cpu().numpy()
+    sized = resize_maps(found.detach().float(), size)[:, 0].cpu().numpy()
+    return [values if known else None for values, known in zip(sized, there, strict=True)]
+
+
+def _mapped(answers: Answered, options: EvaluationOptions) -> Tensor:
+    """Return which samples (B,) have the map that is measured: nobody may have drawn a human one."""
+    return has_map(answers) if options.maps == HUMAN else everywhere(answers)
 
 
 def _figures(
@@ -219,7 +262,8 @@ def _figures(
     curves: dict[str, list[list[float]]] = {}
     with torch.inference_mode():
         for name, metric in options.of_samples().items():
-            found, applies = metric.measure(answers), metric.applies(answers).tolist()
+            found, applies = metric.measure(answers), metric.applies(answers)
+            of_maps = _mapped(answers, options) if metric.needs_map else None
             figures = {name: found} if isinstance(found, Tensor) else dict(found)
             if options.use_maps and metric.of_answer is not None:
                 figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))
@@ -227,7 +271,15 @@ def _figures(
                 if column.ndim == 2:
                     curves[figure] = column.tolist()
                     column = auc(column)
+                there = applies if isinstance(applies, Tensor) else applies[figure]
+                there = there if of_maps is None else there & of_maps
                 values[figure] = [
-                    value if there else None for value, there in zip(column.tolist(), applies, strict=True)
+                    value if exists else None for value, exists in zip(column.tolist(), there.tolist(), strict=True)
                 ]
+            if metric.of_people is not None and answers.read_annotators is not None:
+                values[name + OF_PEOPLE] = metric.of_people(answers)
     return values, curves
+
+
+def _annotators(examples: ShardExamples, numbers: Sequence[int]) -> list[npt.NDArray[np.float64]]:
+    return [annotators_of(examples, number) for number in numbers]

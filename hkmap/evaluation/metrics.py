@@ -6,10 +6,12 @@ together, such as the area under a ROC curve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +23,21 @@ from hkmap.choices import Choices
 from hkmap.engine.data import Batch
 from hkmap.engine.resize import resize_maps
 from hkmap.engine.validation import is_mapped, map_distances
+from hkmap.errors import ChoiceError
+from hkmap.evaluation import sets
 from hkmap.evaluation.curves import Curves, Frames
+from hkmap.evaluation.human import Likeness, anything
+from hkmap.evaluation.sets import Answers
+from hkmap.maps import similarity
+from hkmap.maps.similarity import marked, parted
+from hkmap.networks.abn import AttentionBranchNetwork
 from hkmap.networks.classifier import Classifier, Output
 
 Array = npt.NDArray[np.float64]
 RISE = "Petsiuk et al., BMVC 2018"
+REGION = "where the human map is at least half its maximum"
+MEAN = "; of more than two classes their mean"
+BETTER = {True: "; higher is better", False: "; lower is better", None: ""}
 
 
 @dataclass
@@ -35,7 +47,9 @@ class Answered:
     ``used`` is the output that is measured, possibly with human maps in place of the network's ``own`` (B, 1, h, w);
     ``before`` (B, K) are the logits with its own maps. ``explained`` (B, 1, h, w) are maps from elsewhere, which are
     measured instead; of any size. ``classes`` (B,) are those whose curves are drawn, by ``frames``. All frames of an
-    image get its map in ``held`` (B, 1, h, w); with None the network makes a new map for each.
+    image get its map in ``held`` (B, 1, h, w); with None the network makes a new map for each. ``earlier`` are
+    the maps that weighted the features of the batch before, None where there is none. ``read_annotators`` reads the
+    maps (annotators, cells) of each sample's annotators; None where the shards have none.
     """
 
     network: Classifier
@@ -48,6 +62,8 @@ class Answered:
     classes: Tensor
     frames: Frames
     held: Tensor | None
+    earlier: Tensor | None = None
+    read_annotators: Callable[[], Sequence[Array]] | None = None
     _drawn: dict[str, Curves] = field(default_factory=dict)
 
     @property
@@ -60,6 +76,12 @@ class Answered:
         """The maps (B, 1, h, w) that rank pixels: from elsewhere, else those that weighted the features."""
         return _given(self.explained, self.used.attention)
 
+    @cached_property
+    def people(self) -> Sequence[Array]:
+        """The maps (annotators, cells) of each sample's annotators, as the network sees them, read when asked for."""
+        assert self.read_annotators is not None
+        return self.read_annotators()
+
     def curves(self, kind: str) -> Curves:
         """Return the curves of "insertion" or "deletion"; all metrics share them."""
         if kind not in self._drawn:
@@ -70,19 +92,12 @@ class Answered:
         return self._drawn[kind]
 
 
-class Answers(NamedTuple):
-    """The answers to all n samples with a label: what a SetMetric measures."""
-
-    labels: npt.NDArray[np.int64]           # (n,)
-    predictions: npt.NDArray[np.int64]      # (n,)
-    probabilities: Array                    # (n, K)
-
-
 @dataclass(frozen=True)
 class Metric:
     """A metric: ``what`` it is, whether ``higher`` is better (None: neither), its unit and where it is from.
 
-    ``figures`` are the names of what it gives, where that is more than one figure of the metric's own name.
+    ``figures`` are the names of what it gives, where that is more than one figure of the metric's own name. ``curve``:
+    the figure is the area under a curve of each sample, whose mean can be drawn.
     """
 
     what: str
@@ -91,11 +106,11 @@ class Metric:
     unit: str = field(default="", kw_only=True)
     source: str = field(default="", kw_only=True)
     figures: tuple[str, ...] = field(default=(), kw_only=True)
+    curve: bool = field(default=False, kw_only=True)
 
     @property
     def title(self) -> str:
-        better = {True: "; higher is better", False: "; lower is better", None: ""}[self.higher]
-        return f"{self.what}{better}{f' ({self.source})' if self.source else ''}."
+        return f"{self.what}{BETTER[self.higher]}."
 
 
 def everywhere(answered: Answered) -> Tensor:
@@ -117,15 +132,19 @@ def has_map(answered: Answered) -> Tensor:
 class SampleMetric(Metric):
     """A metric of each sample: ``measure`` gives a figure (B,), or a curve (B, n + 1) whose area is the figure.
 
-    It gives them by name where it has several ``figures``. ``applies`` tells to which samples it applies (B,); the
-    values of the others are ignored. ``needs_map``: a network that gives no map cannot be measured. ``of_answer`` gives
-    the figure of other logits (B, K), so that the answers before and after a human map can be compared.
+    It gives them by name where it has several ``figures``. ``applies`` tells to which samples it applies (B,), if need
+    be by the names of the figures; the values of the others are ignored. ``needs_map``: a network that gives no map
+    cannot be measured; ``needs_branch``: nor one without an attention branch. ``of_answer`` gives the figure of other
+    logits (B, K), so that the answers before and after a human map can be compared. ``of_people`` gives the figure of
+    the annotators among each other, None where there is none.
     """
 
     measure: Callable[[Answered], Tensor | Mapping[str, Tensor]]
     needs_map: bool = field(default=True, kw_only=True)
-    applies: Callable[[Answered], Tensor] = field(default=everywhere, kw_only=True)
+    needs_branch: bool = field(default=False, kw_only=True)
+    applies: Callable[[Answered], Tensor | Mapping[str, Tensor]] = field(default=everywhere, kw_only=True)
     of_answer: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, kw_only=True)
+    of_people: Callable[[Answered], list[float | None]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -172,24 +191,142 @@ def _distances(answered: Answered) -> dict[str, Tensor]:
     }
 
 
+def attention_mean(answered: Answered) -> Tensor:
+    """Return the mean of the network's own map (B,)."""
+    assert answered.own is not None, "evaluate refuses networks without a map"
+    return answered.own.float().mean((1, 2, 3))
+
+
+def edit_response(answered: Answered) -> dict[str, Tensor]:
+    """Return how far the answer moves (B,) when another map weights the features.
+
+    It is the total variation distance between the probabilities, half the sum of their absolute differences. The map
+    is erased (zeros), inverted (1 - m), or exchanged for that of the sample before; the very first has none before it.
+    """
+    network, own = answered.network, answered.used.attention
+    assert isinstance(network, AttentionBranchNetwork)
+    assert own is not None
+    features, answer = network.features(answered.images), answered.used.logits.float().softmax(1)
+    before = torch.zeros_like(own) if answered.earlier is None else answered.earlier
+    edited = {
+        "erased": torch.zeros_like(own), "inverted": 1 - own, "exchanged": torch.cat([before[-1:], own[:-1]]),
+    }
+    return {
+        f"edit_response_{edit}": (network.answer(features, maps).float().softmax(1) - answer).abs().sum(1) / 2
+        for edit, maps in edited.items()
+    }
+
+
+def _exchangeable(answered: Answered) -> dict[str, Tensor]:
+    """Apply to every sample, but the very first has no map before it."""
+    there = everywhere(answered)
+    exchanged = there.clone()
+    exchanged[0] = answered.earlier is not None
+    return {"edit_response_erased": there, "edit_response_inverted": there, "edit_response_exchanged": exchanged}
+
+
 def _given(explained: Tensor | None, of_the_network: Tensor | None) -> Tensor:
     found = of_the_network if explained is None else explained
     assert found is not None, "evaluate refuses what has no map"
     return found
 
 
+def _of_set(what: str, measure: Callable[[Answers, Array], Array], *, higher: bool | None = True, unit: str = "share",
+            source: str = "", table: Callable[[Answers], Any] | None = None) -> SetMetric:
+    return SetMetric(what, measure, higher=higher, unit=unit, source=source, table=table)
+
+
 def _curve(what: str, kind: str, measure: str, *, higher: bool) -> SampleMetric:
     return SampleMetric(
         what, lambda answered: getattr(answered.curves(kind), measure), higher=higher, unit="area", source=RISE,
+        curve=True,
     )
 
 
-METRICS: Choices[Metric] = Choices("metric", {
+def _likeness(what: str, likeness: Likeness, *, higher: bool, unit: str, source: str = "") -> SampleMetric:
+    """Return a metric of the maps against the human ones."""
+    return SampleMetric(
+        what, lambda answered: likeness.of_maps(answered.maps, answered.batch), higher=higher, unit=unit, source=source,
+        applies=lambda answered: likeness.applies(answered.batch), of_people=_among_people(likeness),
+    )
+
+
+def _among_people(likeness: Likeness) -> Callable[[Answered], list[float | None]]:
+    return lambda answered: likeness.of_people(answered.people, answered.batch)
+
+
+def overlap(percent: int) -> SampleMetric:
+    """Return the metric iou@``percent``."""
+    return _likeness(
+        f"Intersection over union of the highest {percent} % of the cells of both maps",
+        Likeness(partial(similarity.iou, percent=percent), marked), higher=True, unit="share",
+    )
+
+
+class Metrics(Choices[Metric]):
+    """Metrics by name; "iou@P" too, for any whole percentage P. A hyphen in a name is read as an underscore."""
+
+    def spelt(self, name: str) -> str:
+        """Return the name as the table and the report have it."""
+        return name if super().__contains__(name) else name.replace("-", "_")
+
+    def __getitem__(self, name: str) -> Metric:
+        if found := _OVERLAP.fullmatch(name):
+            return overlap(int(found[1]))
+        return super().__getitem__(self.spelt(name))
+
+    def __contains__(self, name: object) -> bool:
+        return _OVERLAP.fullmatch(str(name)) is not None or super().__contains__(self.spelt(str(name)))
+
+    def unknown(self, name: object) -> ChoiceError:
+        if not str(name).startswith("iou@"):
+            return super().unknown(name)
+        return ChoiceError(f"metric {name!r}: expected a whole percentage of the cells from 1 to 99, such as iou@20")
+
+    def describe(self) -> dict[str, str]:
+        what = f"Like iou, of the highest P % of the cells, P from 1 to 99{BETTER[True]}."
+        return {**super().describe(), "iou@P": what}
+
+    def entry_point(self, name: str) -> EntryPoint | None:
+        return super().entry_point(self.spelt(name))
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """Return whether higher is better (null: neither), the unit and the source."""
+        try:
+            row = self["iou" if name == "iou@P" else name]
+        except ChoiceError:
+            return {}
+        return {"higher": row.higher, "unit": row.unit, "source": row.source}
+
+
+_OVERLAP = re.compile(r"iou@([1-9][0-9]?)")
+
+METRICS = Metrics("metric", {
     "top1": _of_answer("The label is the answer", partial(among, k=1), higher=True, unit="share"),
     "top5": _of_answer("The label is among the five likeliest", partial(among, k=5), higher=True, unit="share"),
     "error": _of_answer("The label is not the answer", partial(not_among, k=1), higher=False, unit="share"),
     "top5_error": _of_answer(
         "The label is not among the five likeliest", partial(not_among, k=5), higher=False, unit="share"
+    ),
+    "balanced_accuracy": _of_set(
+        "Mean over the classes of the share of their samples answered right", sets.balanced_accuracy,
+        source="Brodersen et al., ICPR 2010",
+    ),
+    "auroc": _of_set(f"Area under the ROC curve of label 1{MEAN}", sets.auroc, unit="area"),
+    "sensitivity": _of_set(f"Share of the samples of label 1 answered so{MEAN}", sets.sensitivity),
+    "specificity": _of_set(f"Share of the other samples not answered as label 1{MEAN}", sets.specificity),
+    "f1": _of_set(f"Harmonic mean of sensitivity and precision{MEAN}", sets.f1),
+    "kappa": _of_set(
+        "Agreement of labels and answers beyond chance, weighted quadratically", sets.kappa,
+        unit="kappa", source="Cohen, 1968",
+    ),
+    "calibration_error": _of_set(
+        "Expected calibration error: confidence less accuracy, in 15 bins", sets.calibration_error,
+        higher=False, source="Guo et al., ICML 2017",
+    ),
+    "confusion": _of_set(
+        "Table of the labels (rows) and the answers (columns)", sets.no_figure,
+        higher=None, unit="samples", table=sets.confusion,
     ),
     "log_loss": _of_answer(
         "Minus the logarithm of the label's probability (cross entropy)", _log_loss, higher=False, unit="nats"
@@ -197,6 +334,43 @@ METRICS: Choices[Metric] = Choices("metric", {
     "mse": SampleMetric(
         "Mean square difference between the attention map and the human map", _distances, higher=False,
         figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
+        of_people=_among_people(Likeness(similarity.mse, anything, weighted=True)),
+    ),
+    "spearman": _likeness(
+        "Rank correlation of the map with the human map", Likeness(similarity.spearman, marked),
+        higher=True, unit="correlation", source="Das et al., EMNLP 2016",
+    ),
+    "kl": _likeness(
+        "Kullback-Leibler divergence of the map from the human one, as distributions",
+        Likeness(similarity.kl, marked), higher=False, unit="nats", source="Bylinskii et al., TPAMI 2019",
+    ),
+    "iou": overlap(similarity.TOP_PERCENT),
+    "energy": _likeness(
+        f"Share of the map's sum {REGION}", Likeness(similarity.energy, parted),
+        higher=True, unit="share", source="Wang et al., CVPRW 2020",
+    ),
+    "pointing": _likeness(
+        f"The map's highest cell is {REGION}", Likeness(similarity.pointing, parted),
+        higher=True, unit="share", source="Zhang et al., ECCV 2016",
+    ),
+    "nss": _likeness(
+        "Mean height of the map in standard deviations, weighted by the human map",
+        Likeness(similarity.nss, marked), higher=True, unit="standard deviations",
+        source="Peters et al., Vision Research 2005",
+    ),
+    "auc_judd": _likeness(
+        f"Area under the map's ROC curve for cells {REGION}", Likeness(similarity.auc_judd, parted),
+        higher=True, unit="area", source="Judd et al., ICCV 2009",
+    ),
+    "attention_mean": SampleMetric(
+        "Mean of the network's own attention map, near 0 where it is dark", attention_mean, higher=None,
+        unit="attention", needs_branch=True,
+    ),
+    "edit_response": SampleMetric(
+        "How far the answer moves if the map is erased, inverted or exchanged for that of the record before",
+        edit_response,
+        higher=None, unit="share", needs_branch=True, applies=_exchangeable,
+        figures=("edit_response_erased", "edit_response_inverted", "edit_response_exchanged"),
     ),
     "insertion": _curve("Area under the probability while salient pixels come first", "insertion", "probability",
                         higher=True),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hkmap.engine.controls import told
-from hkmap.engine.folders import read_info
+from hkmap.engine.folders import read_info, text_of
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.gains import sheet
@@ -127,7 +127,7 @@ def _runs(paths: Sequence[Path]) -> list[Run]:
         if [other.path.resolve() for other in results].count(found.path.resolve()) > 1:
             raise RunError(f"{path}: these results are named twice; name each run once")
     same_data(results)
-    texts = [os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths]
+    texts = [text_of(path) for path in paths]
     parent = os.path.commonpath([Path(text).absolute().parent for text in texts])
     names = [os.path.relpath(text, parent) for text in texts]
     return [Run(*each, number) for number, each in enumerate(zip(results, texts, names, strict=True), start=1)]

@@ -17,7 +17,9 @@ import torch
 from hkmap.engine.data import warn_of_small_map
 from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
 from hkmap.evaluation.evaluate import EvaluationOptions, Row
-from hkmap.evaluation.metrics import Answers, SetMetric
+from hkmap.evaluation.human import OF_PEOPLE, share_of_people
+from hkmap.evaluation.metrics import SetMetric
+from hkmap.evaluation.sets import Answers
 from hkmap.statistics import Interval, Resampling, interval, mean_intervals, wilson
 
 OWN = "attention_mean"      # of the network's own maps: reported whatever is asked for
@@ -44,6 +46,7 @@ class _Kept:
     """
 
     values: dict[str, array[float]]
+    classes: Sequence[str]
     curves: dict[str, array[float]] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
     labels: set[int | None] = field(default_factory=set)
@@ -52,6 +55,8 @@ class _Kept:
 
     def add(self, row: Row, *, with_answers: bool) -> None:
         found = {OWN: row.attention, **row.values}
+        for name in found if not self.numbers else ():      # those of the annotators are there or not, in all rows
+            self.values.setdefault(name, array("d"))
         for name, column in self.values.items():
             value = found[name]
             column.append(math.nan if value is None else value)
@@ -66,7 +71,7 @@ class _Kept:
 
     def all_answers(self) -> Answers:
         labels, predictions, probabilities = zip(*self.answers, strict=True) if self.answers else ((), (), ())
-        return Answers(np.array(labels), np.array(predictions), np.array(probabilities, np.float64))
+        return Answers(np.array(labels), np.array(predictions), np.array(probabilities, np.float64), self.classes)
 
 
 def summarise(
@@ -83,7 +88,7 @@ def summarise(
     A figure that applies to no sample is None, and so is the interval of one that hangs on one sample or group.
     ``groups`` has the group of each record of the shards. Warns where a figure says less than it seems to.
     """
-    kept = _Kept({name: array("d") for name in (*options.figures(), OWN)})
+    kept = _Kept({name: array("d") for name in (*options.figures(), OWN)}, model.class_names)
     for row in rows:
         kept.add(row, with_answers=bool(options.of_sets()))
     own = None if groups is None else [groups[number] for number in kept.numbers]
@@ -100,24 +105,30 @@ def summarise(
         "counts": {name: figure.samples for name, figure in shown.items()},
         "curves": {name: band for name, band in bands.items() if band is not None},
         **tables,
+        **_of_people(kept, options),
         **({OWN: figures[OWN].value} if figures[OWN].samples else {}),
         "control": model.control,
         **({} if held_out is None else named(held_out)),
         **({} if own is None else {"group": options.group, "groups": len(set(own))}),
-        "settings": {
-            "maps": options.maps,
-            "use_maps": options.use_maps,
-            "target": options.target,
-            "dtype": options.dtype,
-            "step": options.pixel_step(model.preprocessing.size),
-            "hold_attention": options.hold_attention,
-            "blur": options.blur,
-            "image_size": list(model.preprocessing.size),
-            "map_size": list(model.map_size),
-            "resamples": options.resamples,
-            "seed": options.seed,
-            "device": (device or pick_device("auto")).type,
-        },
+        "settings": settings_of(model, options, device or pick_device("auto")),
+    }
+
+
+def settings_of(model: TrainedModel, options: EvaluationOptions, device: torch.device) -> dict[str, Any]:
+    """Return how something is measured, as the report says it."""
+    return {
+        "maps": options.maps,
+        "use_maps": options.use_maps,
+        "target": options.target,
+        "dtype": options.dtype,
+        "step": options.pixel_step(model.preprocessing.size),
+        "hold_attention": options.hold_attention,
+        "blur": options.blur,
+        "image_size": list(model.preprocessing.size),
+        "map_size": list(model.map_size),
+        "resamples": options.resamples,
+        "seed": options.seed,
+        "device": device.type,
     }
 
 
@@ -163,6 +174,16 @@ def _of_sets(
             drawn = replace(resampling, count=count, groups=groups)
             figures[name] = Figure(value, interval(partial(metric.measure, answers), drawn), count)
     return figures, tables
+
+
+def _of_people(kept: _Kept, options: EvaluationOptions) -> dict[str, dict[str, float | None]]:
+    """Return each figure against the human map as a share of the annotators' agreement, where there are annotators."""
+    columns = {name: np.array(column) for name, column in kept.values.items()}
+    shares = {
+        name: share_of_people(columns[name], columns[name + OF_PEOPLE], higher=metric.higher)
+        for name, metric in options.of_samples().items() if name + OF_PEOPLE in columns
+    }
+    return {"share_of_people": shares} if shares else {}
 
 
 def _band(scores: array[float], resampling: Resampling) -> dict[str, Any] | None:

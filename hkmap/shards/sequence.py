@@ -57,6 +57,11 @@ class ShardSequence:
         shard, row = self._find(index)
         return shard.read_bare(row, into)
 
+    def text(self, index: int) -> bytes:
+        """Return a record's JSON alone, as ShardReader.text does."""
+        shard, row = self._find(index)
+        return shard.text(row)
+
     def place(self, index: int) -> str:
         """Return a reference to record ``index``, such as train-00001.h5#17."""
         shard, row = self._find(index)

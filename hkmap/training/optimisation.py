@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,9 @@ from torch import Tensor, nn
 
 from hkmap.choices import Choices
 from hkmap.engine.losses import MAP_LOSSES, MapLoss
+from hkmap.engine.processor import BFLOAT16_UNITS
 from hkmap.errors import RunError
 from hkmap.networks.abn import AttentionBranchNetwork
-
-logger = logging.getLogger("hkmap")
 
 #: The epochs done, from 0, with the fraction of the running one, and their number → the factor of the first value.
 Schedule = Callable[[Fraction, int], float | Fraction]
@@ -214,31 +211,10 @@ class Precision:
 PRECISIONS = Choices("precision", {
     "float32": Precision("All in float32."),
     "bfloat16": Precision("Automatic mixed precision: convolutions and products in bfloat16.", torch.bfloat16,
-                          units=frozenset({"avx512_bf16", "amx_bf16", "bf16"})),
+                          units=BFLOAT16_UNITS),
     "float16": Precision("The same in float16, with scaled gradients; for GPUs without bfloat16.", torch.float16, True,
                          units=frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})),
 }, kind=Precision)
-
-
-def warn_of_slow(precision: str, device: torch.device) -> None:
-    """Warn where the processor has no units for the numbers of ``precision``, and is not said to have any."""
-    row = PRECISIONS[precision]
-    features = processor_features() if device.type == "cpu" and row.units else frozenset()
-    if features and not features & row.units:
-        logger.warning(
-            "--precision %s is many times slower than float32 on this processor, which has no units for it; "
-            "use --precision float32", precision,
-        )
-
-
-def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the features of the processor by Linux's names; none where the system does not list them."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    listed = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(listed, []))
 
 
 Labels = npt.NDArray[np.int64]

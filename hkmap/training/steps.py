@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hkmap.engine.data import Data
 from hkmap.engine.losses import MAP_LOSSES, losses
+from hkmap.engine.processor import warn_of_slow
 from hkmap.engine.ranks import add_up, current, reduced, shared
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import RunError
@@ -35,7 +36,6 @@ from hkmap.training.optimisation import (
     TrainingOptions,
     gamma,
     learning_rate,
-    warn_of_slow,
 )
 
 _TENSORS = ("inputs", "maps", "certainty", "labels", "weights")     # of a Fed, which change from step to step
@@ -313,7 +313,7 @@ def prepare(
         raise RunError(f'{shards.name}: only one class to train on, "{name}"; give records of two classes or more')
     _check_selection(model, data, options)
     class_weights = CLASS_WEIGHTS[options.class_weights](labels, len(model.class_names))
-    warn_of_slow(options.precision, device)
+    warn_of_slow("--precision", options.precision, PRECISIONS[options.precision].units, device)
     return Training(model.network, options, device, class_weights=class_weights, stop=stop)
 
 

@@ -1,0 +1,137 @@
+"""Maps against the human map, and annotators against each other, by the same measures (`hkmap.maps.similarity`).
+
+Cells of certainty 0 have no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hkmap.engine.data import Batch, ShardExamples
+from hkmap.engine.inputs import plain_view
+from hkmap.engine.resize import resize_maps
+from hkmap.maps.agreement import others
+from hkmap.maps.certainty import Weighted
+from hkmap.maps.geometry import view_map
+from hkmap.maps.similarity import marked
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+OF_PEOPLE = "_of_people"      # ends the names of the annotators' figures
+_GRID = 2**20                 # steps between 0 and the highest cell: float noise of equal cells breaks no tie
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A measure of two rows of cells, and the human rows that it applies to.
+
+    ``similarity`` takes a person's rows (n, cells) and others, and gives a figure of each (n,); ``exists`` takes the
+    person's alone. With ``weighted`` the similarity takes the certainty of the cells as well.
+    """
+
+    similarity: Callable[..., Any]
+    exists: Callable[[Array], Flags]
+    weighted: bool = False
+
+    def of_maps(self, maps: Tensor, batch: Batch) -> Tensor:
+        """Return the figure (B,) of maps (B, 1, h, w); of a sample that it does not apply to, 0."""
+        human, certainty = _human_rows(batch)
+        rows = _rows(resize_maps(maps.float(), (batch.maps.shape[2], batch.maps.shape[3])))
+        faulty = np.flatnonzero(np.isnan(rows).any(axis=1))
+        rows[faulty] = 0
+        values, there = self.compare(human, rows, certainty)
+        values[faulty] = np.nan      # a fault of the map must not become a number
+        return torch.from_numpy(np.where(there, values, 0))
+
+    def applies(self, batch: Batch) -> Tensor:
+        """Return the samples (B,) that it applies to."""
+        human, certainty = _human_rows(batch)
+        return torch.from_numpy(self.compare(human, human, certainty)[1])
+
+    def of_people(self, people: Sequence[Array], batch: Batch) -> list[float | None]:
+        """Return each sample's agreement between its annotators: each against the mean of the others, averaged.
+
+        ``people`` are the maps (annotators, cells) of each sample. It is of those who marked something; None where
+        there are fewer than two, or it applies to no map of theirs.
+        """
+        found: list[float | None] = []
+        for maps, certainty in zip(people, _human_rows(batch)[1], strict=False):       # a batch may be filled up
+            rows = _settled(maps[marked(maps)])
+            if len(rows) < 2:
+                found.append(None)
+                continue
+            values, there = self.compare(rows, others(rows), np.tile(certainty, (len(rows), 1)))
+            found.append(float(values[there].mean()) if there.any() else None)
+        return found
+
+    def compare(self, human: Array, rows: Array, certainty: Array) -> tuple[Array, Flags]:
+        """Compare rows (n, cells) over the cells that are known: the values (n,), and whether they exist (n,)."""
+        known = certainty > 0
+        values, there = np.zeros(len(human)), np.zeros(len(human), np.bool_)
+        whole = known.all(axis=1)
+        parts: list[tuple[Any, Any]] = [(np.flatnonzero(whole), slice(None))]
+        parts += [([row], known[row]) for row in np.flatnonzero(~whole & known.any(axis=1))]
+        for places, cells in parts:
+            of_person, other, weights = (each[places][:, cells] for each in (human, rows, certainty))
+            if len(of_person):
+                there[places] = self.exists(of_person)
+                values[places] = self.similarity(of_person, other, *([weights] if self.weighted else []))
+        return values, there
+
+
+def anything(human: Array) -> Flags:
+    """Apply to every row (n,) of which a cell is known."""
+    return np.ones(len(human), np.bool_)
+
+
+def annotators_of(examples: ShardExamples, number: int) -> Array:
+    """Return the maps (annotators, cells) of a record's annotators as the network sees them."""
+    sample, size = examples.shards.read_bare(number), examples.map_size
+    if not sample.annotators:
+        return np.zeros((0, size[0] * size[1]))
+    image, preprocessing = sample.image(examples.shards.place(number)), examples.preprocessing
+    view, padded = plain_view(preprocessing, (image.shape[0], image.shape[1])), preprocessing.padding is not None
+    seen = [
+        view_map(Weighted(own, sample.certainty), view, size, padded=padded).map for own in sample.annotators.values()
+    ]
+    return np.stack([own.ravel() for own in seen]).astype(np.float64)
+
+
+def share_of_people(own: Array, people: Array, *, higher: bool | None) -> float | None:
+    """Return a figure as a share of the annotators' agreement: 1 is as close as people are to each other.
+
+    It is the mean of ``own`` (n,) over that of ``people`` (n,), NaN where a record has none, both over the records that
+    have both; the inverse unless ``higher`` is better. None where there is no such record, or it would divide by 0 or
+    less.
+
+    >>> share_of_people(np.array([1, 2, np.nan]), np.array([4.0, 2, 1]), higher=True)
+    0.5
+    """
+    both = ~np.isnan(own + people)
+    part, whole = (own, people) if higher else (people, own)
+    total = whole[both].sum()
+    return float(part[both].sum() / total) if total > 0 else None
+
+
+def _human_rows(batch: Batch) -> tuple[Array, Array]:
+    """Return the human maps and their certainty (B, cells)."""
+    return _rows(batch.maps), batch.certainty.flatten(1).double().cpu().numpy()
+
+
+def _rows(maps: Tensor) -> Array:
+    return _settled(maps.detach().flatten(1).double().cpu().numpy())
+
+
+def _settled(rows: Array) -> Array:
+    """Return rows (n, cells) whose values are multiples of 2^-20 of the highest, so that equal cells tie."""
+    unit = np.abs(rows).max(axis=1, keepdims=True) / _GRID
+    settled: Array = np.round(rows / np.where(unit > 0, unit, 1)) * unit
+    return settled
