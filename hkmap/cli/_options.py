@@ -94,6 +94,19 @@ def text_of(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def ending_in(*endings: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
+    """Return a callback that refuses a file whose name has none of the ``endings``."""
+    *others, last = endings
+    words = f"{', '.join(others)} or {last}" if others else last
+
+    def check(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None and path.suffix.lower() not in endings:
+            raise click.BadParameter(f"'{path}': expected a name that ends in {words}.")
+        return path
+
+    return check
+
+
 # choices by name
 
 

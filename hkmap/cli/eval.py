@@ -13,6 +13,7 @@ from hkmap.cli._options import (
     OUTPUT,
     RESAMPLES,
     SEED,
+    ending_in,
     fold_options,
     named_option,
     network_options,
@@ -43,11 +44,14 @@ class Outputs:
     out: Path | None
     resume: bool
     per_record: Path | None
+    plot: Path | None
     overwrite: bool
 
-    def check(self) -> None:
-        """Refuse what could not be written, before anything is measured."""
+    def check(self, metrics: tuple[str, ...]) -> None:
+        """Refuse what could not be written, before the ``metrics`` are measured."""
+        from hkmap.evaluation.metrics import METRICS
         from hkmap.evaluation.results import check_free
+        from hkmap.files.atomic import refuse_existing
         from hkmap.report.tables import check_table
 
         if self.resume and (self.out is None or self.overwrite):
@@ -56,6 +60,10 @@ class Outputs:
             check_free(self.out, resume=self.resume, overwrite=self.overwrite)
         if self.per_record is not None:
             check_table(self.per_record, overwrite=self.overwrite or self.resume)
+        if self.plot is not None:
+            if not any(METRICS[name].curve for name in metrics):
+                raise click.UsageError("--plot draws curves; measure some, as by --metric insertion,deletion.")
+            refuse_existing(self.plot, overwrite=self.overwrite or self.resume)
 
 
 @click.command("eval")
@@ -112,6 +120,8 @@ class Outputs:
     click.option("--per-record", type=OUTPUT, metavar="FILE",
                  help="Also write a table with a row per record: its answer and every figure. FILE ends in .csv, "
                       ".jsonl or .parquet (pip install 'hkmap[parquet]')."),
+    click.option("--plot", type=OUTPUT, callback=ending_in(".png", ".svg", ".pdf"), metavar="FILE.png|svg|pdf",
+                 help="Also draw the curves of insertion and deletion, with bands of their 95 % intervals."),
     overwrite_option,
 )
 def evaluate(
@@ -141,7 +151,7 @@ def evaluate(
     from hkmap.shards.sequence import ShardSequence
 
     outputs = taken(options, Outputs)
-    outputs.check()
+    outputs.check(options["metrics"])
     options["target"] = options["target"] or ("label" if only else "predicted")
     reader, measured = ShardSequence(shards), EvaluationOptions(**options)
     model = load(reader.classes)
@@ -189,7 +199,20 @@ def _measured(
     }
     if out is not None:
         write_json(out / REPORT, report)
+    if outputs.plot is not None:
+        _draw(outputs.plot, report, overwrite=outputs.overwrite or resume)
     return report
+
+
+def _draw(path: Path, report: dict[str, Any], *, overwrite: bool) -> None:
+    """Draw the curves of a report."""
+    from hkmap.evaluation.page import curve_panels
+    from hkmap.files.atomic import replacing
+    from hkmap.report.charts import curves_figure, figure_bytes
+
+    figure = curves_figure(curve_panels([report]), [report["control"] != "none"], [report["run"]])
+    with replacing(path, overwrite=overwrite) as beside:
+        beside.write_bytes(figure_bytes(figure, path.suffix[1:].lower()))
 
 
 def _chosen(

@@ -61,6 +61,7 @@ SECTIONS = {
         "eval": "Measure a network on shards.",
         "compare": "Compare the results of runs, with statistics.",
         "plot": "Draw the learning curves of runs.",
+        "report": "Write a page that shows evaluations.",
         "export": "Write a network as a file for other programs.",
     },
     "Looking and checking": {

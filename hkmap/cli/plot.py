@@ -4,19 +4,13 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import FOLDER, OUTPUT, overwrite_option, text_of
+from hkmap.cli._options import FOLDER, OUTPUT, ending_in, overwrite_option, text_of
 from hkmap.cli._stream import print_result
-
-
-def _picture(ctx: click.Context, parameter: click.Parameter, path: Path) -> Path:
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise click.BadParameter(f"'{path}': expected a name that ends in .png or .svg.")
-    return path
 
 
 @click.command("plot")
 @click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
-@click.option("--out", type=OUTPUT, required=True, callback=_picture, metavar="FILE.png|FILE.svg",
+@click.option("--out", type=OUTPUT, required=True, callback=ending_in(".png", ".svg"), metavar="FILE.png|FILE.svg",
               help="The picture to draw: 1200 pixels wide, or a drawing that scales.")
 @overwrite_option
 def plot(runs: tuple[Path, ...], out: Path, overwrite: bool) -> None:

@@ -95,7 +95,8 @@ class Answered:
 class Metric:
     """A metric: ``what`` it is, whether ``higher`` is better (None: neither), its unit and where it is from.
 
-    ``figures`` are the names of what it gives, where that is more than one figure of the metric's own name.
+    ``figures`` are the names of what it gives, where that is more than one figure of the metric's own name. ``curve``:
+    the figure is the area under a curve of each sample, whose mean can be drawn.
     """
 
     what: str
@@ -104,6 +105,7 @@ class Metric:
     unit: str = field(default="", kw_only=True)
     source: str = field(default="", kw_only=True)
     figures: tuple[str, ...] = field(default=(), kw_only=True)
+    curve: bool = field(default=False, kw_only=True)
 
     @property
     def title(self) -> str:
@@ -237,6 +239,7 @@ def _of_set(measure: Callable[[Answers, Array], Array], *, higher: bool | None =
 def _curve(what: str, kind: str, measure: str, *, higher: bool) -> SampleMetric:
     return SampleMetric(
         what, lambda answered: getattr(answered.curves(kind), measure), higher=higher, unit="area", source=RISE,
+        curve=True,
     )
 
 

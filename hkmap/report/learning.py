@@ -113,24 +113,27 @@ PANELS = (
 STYLES = {"-": "training, mean over an epoch", "--": "validation", ":": "MSE of a map of zeros"}
 
 
-def learning_figure(runs: Mapping[str, Curves]) -> Any:
+def learning_figure(runs: Mapping[str, Curves], *, abreast: int = ABREAST) -> Any:
     """Return a matplotlib figure of runs' learning curves, over epochs: a panel per figure, a colour per run.
 
-    Where there are several runs a number at the end of a line says whose it is.
+    At most ``abreast`` panels are side by side. Where there are several runs a number at the end of a line says whose
+    it is.
     """
     from matplotlib.figure import Figure  # a quarter of a second, and only here
 
     shown = _shown(runs.values())
-    down = math.ceil(len(shown) / ABREAST)
+    down = math.ceil(len(shown) / abreast)
     across = math.ceil(len(shown) / down)
     last = max(epoch for run in runs.values() for epoch in run.epochs)
-    figure = Figure(figsize=(12, 2.9 * down + 0.3 + 0.2 * max(len(runs), len(STYLES))), dpi=100, layout="constrained")
+    height = 2.9 * down + 0.3 + 0.2 * max(len(runs), len(STYLES))
+    figure = Figure(figsize=(12 if abreast == ABREAST else 3.2 * abreast, height), dpi=100, layout="constrained")
     cells = [*figure.subplots(down, across, squeeze=False).flat]
     for axes, panel in zip(cells, shown, strict=False):
         _draw_panel(axes, panel, list(runs.values()), last)
     for axes in cells[len(shown):]:
         axes.remove()
-    _name_runs(figure, list(runs))
+    name_runs(figure, list(runs))
+    _name_styles(figure)
     return figure
 
 
@@ -182,16 +185,23 @@ def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Curves], last: int) -> N
                 end = (*points[-1], str(number + 1), colour)
         if drawn:
             ends.append(end)
-    axes.set_title(panel.title, loc="left", fontsize=10)
-    axes.set_xlabel("epoch", fontsize=9)
+    dress(axes, panel.title, "epoch")
     axes.set_xlim(1 - last / 30, last + last / 30)
     axes.margins(y=0.1)
-    axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
     if len(runs) > 1:
         _number_lines(axes, ends)
+
+
+def dress(axes: Any, title: str, across: str, up: str = "") -> None:
+    """Give a panel its title, the names of its axes and a quiet grid."""
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel(across, fontsize=9)
+    axes.set_ylabel(up, fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _number_lines(axes: Any, ends: Iterable[tuple[float, float, str, str]]) -> None:
@@ -208,8 +218,8 @@ def _number_lines(axes: Any, ends: Iterable[tuple[float, float, str, str]]) -> N
                       path_effects=[withStroke(linewidth=3, foreground="white")])
 
 
-def _name_runs(figure: Any, names: Sequence[str]) -> None:
-    """Write the legend below the panels: a line per run, and what solid and dashed mean."""
+def name_runs(figure: Any, names: Sequence[str]) -> None:
+    """Write a legend below the panels, with a line per run."""
     from matplotlib.lines import Line2D
 
     from hkmap.report.lettering import spelt
@@ -220,6 +230,12 @@ def _name_runs(figure: Any, names: Sequence[str]) -> None:
     legend = figure.legend(handles, labels, loc="outside lower left", fontsize=9, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)      # a $ in a name is a $
+
+
+def _name_styles(figure: Any) -> None:
+    """Say below the panels what solid and dashed mean."""
+    from matplotlib.lines import Line2D
+
     styles = [Line2D([], [], color="0.3", linestyle=style) for style in STYLES]
     figure.legend(styles, list(STYLES.values()), loc="outside lower right", fontsize=9, frameon=False)
 

@@ -1,0 +1,153 @@
+"""The records whose answers gained or lost most from one network to another, with what each network looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hkmap.engine.data import ShardExamples
+from hkmap.engine.inputs import Preprocessing
+from hkmap.errors import HkmapError, RunError
+from hkmap.evaluation.results import Results
+from hkmap.files.images import Pixels
+from hkmap.maps.check import Map
+from hkmap.report.colouring import overlay
+from hkmap.report.page import tile
+from hkmap.shards.sequence import ShardSequence
+
+MOST = 8        # records at each end
+
+
+class Tile(NamedTuple):
+    """A picture of a record, None where there is none, under its name, and what is written below it."""
+
+    name: str
+    picture: str | None
+    lines: list[str]
+    right: bool | None = None       # whether the answer is the label
+
+
+class Shown(NamedTuple):
+    """A record on the sheet; ``change`` is of the label's probability, or None."""
+
+    id: str
+    label: str
+    change: float | None
+    tiles: list[Tile]
+
+
+class Sheet(NamedTuple):
+    """Records from both ends of an order, under headings; ``said`` explains it, or why there is none."""
+
+    halves: list[tuple[str, list[Shown]]]
+    said: str
+
+
+def sheet(results: Sequence[Results], names: Sequence[str], shams: Sequence[bool]) -> Sheet:
+    """Return the records that gained and lost most from the first network to the last that is no sham control.
+
+    The gain is that of the label's probability. Of a single network they are the most and the least confident. Where an
+    image cannot be read from the shards that were measured, no record is shown.
+    """
+    after = max([number for number, sham in enumerate(shams) if number and not sham], default=len(results) - 1)
+    values, headings, said = _order(results, names, after)
+    shown = [*dict.fromkeys((0, after, *(number for number, sham in enumerate(shams) if sham)))]
+    try:
+        examples = {number: _examples(results[number]) for number in shown}
+        halves = [
+            (heading, [_shown(results, names, place, examples, values[place] if after else None) for place in places])
+            for heading, places in zip(headings, ends(values, signed=bool(after)), strict=True)
+        ]
+    except (HkmapError, OSError) as error:
+        return Sheet([], f"No records are shown: {error}.")
+    return Sheet([half for half in halves if half[1]], said)
+
+
+def ends(values: Mapping[int, float], *, signed: bool) -> tuple[list[int], list[int]]:
+    """Return the places of the highest and of the lowest values, at most MOST each, none in both; ties in order.
+
+    ``signed`` takes the highest only from those above 0, and the lowest from those below.
+
+    >>> ends({4: 0.5, 5: 0.75, 6: 0.25}, signed=False), ends({4: 0.5, 5: 0.75, 6: 0.25}, signed=True)
+    (([5, 4], [6]), ([5, 4, 6], []))
+    """
+    order = sorted(values, key=lambda place: -values[place])
+    middle = sum(value > 0 for value in values.values()) if signed else (len(order) + 1) // 2
+    lowest = [place for place in order[middle:] if values[place] < 0 or not signed]
+    return order[:middle][:MOST], lowest[::-1][:MOST]
+
+
+def _order(results: Sequence[Results], names: Sequence[str], after: int) -> tuple[dict[int, float], list[str], str]:
+    """Return what orders the records, by their places, the headings of both ends, and how it is explained."""
+    last = results[after].rows
+    if not after:
+        said = "The records of whose answer the network is most and least sure."
+        return {place: row["confidence"] for place, row in enumerate(last)}, ["Most confident", "Least confident"], said
+    change = {
+        place: _of_label(row) - _of_label(results[0].rows[place])
+        for place, row in enumerate(last) if row["label"] is not None
+    }
+    said = f"Sorted by how much p(label), the probability of the label, changed from {names[0]} to {names[after]}."
+    return change, ["Largest gains", "Largest losses"], said
+
+
+def _of_label(row: Mapping[str, Any]) -> float:
+    return float(row["probabilities"][row["label"]])
+
+
+def _examples(found: Results) -> ShardExamples:
+    """Return the records as the network saw them; raise RunError where the shards are gone, or have changed."""
+    for shard in found.header["shards"]:
+        if not os.path.exists(shard["path"]):
+            raise RunError(f"{shard['path']} is no longer there; write the report where the evaluation ran")
+    shards = ShardSequence([Path(shard["path"]) for shard in found.header["shards"]])
+    for reader, shard in zip(shards.shards, found.header["shards"], strict=True):
+        if reader.digest != shard["sha256"]:
+            raise RunError(f"{reader.path} is not what was measured, as its digest differs; evaluate again")
+    kept = found.header["preprocessing"]
+    seen = Preprocessing(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
+    height, width = found.report["settings"]["map_size"]
+    return ShardExamples(shards, seen, (height, width))
+
+
+def _shown(
+    results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples],
+    change: float | None,
+) -> Shown:
+    row = results[0].rows[place]
+    label = "no label" if row["label"] is None else _called(row["class"], row["label"])
+    return Shown(row["id"], label, change, list(_tiles(results, names, place, examples)))
+
+
+def _called(name: str | None, label: int) -> str:
+    return name or f"label {label}"
+
+
+def _tiles(
+    results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples]
+) -> Iterator[Tile]:
+    """Yield the image, the human map over it, and for each network of ``examples`` its own map and answer."""
+    seen = {number: one.example(results[number].rows[place]["number"]) for number, one in examples.items()}
+    first = next(iter(seen.values()))
+    yield Tile("image", tile(first.image), [])
+    yield _mapped("human map", first.image, first.map if first.certainty.any() else None, [])
+    for number, example in seen.items():
+        row = results[number].rows[place]
+        values = None if row["map"] is None else np.array(row["map"], np.float32)
+        said = [_called(row["predicted_class"], row["prediction"])]
+        said += [] if row["label"] is None else [f"p(label) {_of_label(row):.3f}"]
+        right = None if row["label"] is None else row["label"] == row["prediction"]
+        yield _mapped(names[number], example.image, values, said, right)
+
+
+def _mapped(name: str, image: Pixels, values: Map | None, said: list[str], right: bool | None = None) -> Tile:
+    """Return a map over its image, from 0 to the map's own peak."""
+    if values is None:
+        return Tile(name, None, [*said, "no map"], right)
+    peak = float(values.max())
+    stretched = np.clip(values / peak if peak > 0 else values, 0, 1)
+    return Tile(name, tile(overlay(image, stretched)), [*said, f"peak {peak:.2f}"], right)
