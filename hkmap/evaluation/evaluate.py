@@ -99,10 +99,10 @@ class EvaluationOptions:
         chosen = {name: METRICS[name] for name in self.metrics}
         return {name: metric for name, metric in chosen.items() if isinstance(metric, SetMetric)}
 
-    def figures(self, *, people: bool = False) -> list[str]:
+    def figures(self) -> list[str]:
         """Return the names of the figures of each sample, in order; some metrics give more than one.
 
-        With ``people``, of shards with annotators, theirs as well.
+        Of shards with annotators, theirs are measured as well (OF_PEOPLE).
 
         >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
@@ -112,8 +112,6 @@ class EvaluationOptions:
             found += metric.figures or (name,)
             if self.use_maps and metric.of_answer is not None:
                 found.append(name + BEFORE)
-            if people and metric.of_people is not None:
-                found.append(name + OF_PEOPLE)
         return found
 
 
