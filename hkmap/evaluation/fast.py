@@ -49,10 +49,12 @@ def prepared(network: Classifier, image: Tensor, dtype: str | Numbers = "float32
     in that type of number.
     """
     numbers = DTYPES.row(dtype)
+    weights = list(network.parameters()) if isinstance(network, nn.Module) else []
+    if not weights and numbers.dtype != image.dtype:
+        raise RunError(f"the network has no weights in torch, so it cannot compute in {_name(numbers)}; use "
+                       "--dtype float32")
     if not isinstance(network, nn.Module):
-        if numbers.dtype == torch.float32:
-            return network
-        raise RunError(f"the network is no torch module, so it cannot compute in {_name(numbers)}; use --dtype float32")
+        return network
     warn_of_slow("--dtype", _name(numbers), numbers.units, image.device)
     images = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(0)).to(image)
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):     # on CUDA it rounds to fewer bits than float32
