@@ -157,15 +157,25 @@ def test_what_is_no_module_is_asked_as_it_is():
     def network(images):
         return Output(images.mean((2, 3)), None, None)
 
+    class Called(nn.Module):
+        def forward(self, images):
+            return network(images)
+
     assert prepared(network, IMAGES[0].float()) is network
-    with pytest.raises(RunError, match=r"^the network is no torch module, so it cannot compute in bfloat16; use"):
-        prepared(network, IMAGES[0].float(), "bfloat16")
+    assert_equal(answers(prepared(Called(), IMAGES[0].float())), answers(network))
+    for one in (network, Called()):
+        with pytest.raises(RunError, match=r"^the network has no weights in torch, so it cannot compute in bfloat16"):
+            prepared(one, IMAGES[0].float(), "bfloat16")
 
 
 def test_a_network_that_cannot_compute_in_a_type_is_refused():
     class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.ones(3))
+
         def forward(self, images):
-            return Output(images.mean((2, 3)) @ torch.ones(3, 3), None, None)
+            return Output(images.mean((2, 3)) @ torch.ones(3, 3) + self.bias, None, None)
 
     assert isinstance(prepared(Stubborn(), IMAGES[0].float()), Stubborn)
     with pytest.raises(RunError, match=r"^the network cannot compute in bfloat16 \(.*\); use --dtype float32$"):

@@ -42,6 +42,7 @@ class Asked(nn.Module):
     def __init__(self, logits=lambda frames: torch.stack([frames.sum((1, 2, 3)), frames[:, 0, 0, 0]], 1)):
         super().__init__()
         self.logits, self.sizes, self.dtypes = logits, [], set()
+        self.weight = nn.Parameter(torch.ones(1))
 
     def __deepcopy__(self, memo):
         return self      # there is nothing to fold, and the sizes are to be seen

@@ -50,10 +50,11 @@ def prepared(network: Classifier, image: Tensor, dtype: str | Numbers = "float32
     cannot compute in that type of number.
     """
     numbers = DTYPES.row(dtype)
+    if numbers.dtype != image.dtype and not (is_layered(network) and list(network.parameters())):
+        raise RunError(f"the network has no weights in torch, so it cannot compute in {_name(numbers)}; use "
+                       "--dtype float32")
     if not is_layered(network):
-        if numbers.dtype == torch.float32:
-            return network
-        raise RunError(f"the network is no torch module, so it cannot compute in {_name(numbers)}; use --dtype float32")
+        return network
     warn_of_slow("--dtype", _name(numbers), numbers.units, image.device)
     images = torch.randn(2, *image.shape, generator=torch.Generator().manual_seed(0)).to(image)
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):     # on CUDA it rounds to fewer bits than float32
