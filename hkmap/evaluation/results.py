@@ -128,8 +128,8 @@ def kept_rows(
 ) -> Iterator[Row]:
     """Yield what ``measure(chosen=numbers)`` does, and keep it in a folder of results as it comes.
 
-    With ``resume``, what the folder has already is not measured again, but for its last batch, as the first sample
-    after it may be given the map of the one before. Of several ranks the first keeps the rows.
+    With ``resume``, what the folder has already is not measured again; `evaluate` asks only for the maps of its last
+    batch, as the first sample after it may be given one of these. Of several ranks the first keeps the rows.
     """
     begun = Kept()
     if resume:
