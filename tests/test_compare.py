@@ -434,7 +434,9 @@ def test_a_metric_of_several_figures_stands_for_them(tmp_path: Path, monkeypatch
     assert entries[0]["better_seeds"] is None
 
 
-def test_a_figure_without_a_better_direction_is_higher_or_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_without_a_better_direction_is_higher_or_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(METRICS._rows, "move", SampleMetric("", dict, higher=None))     # type: ignore[attr-defined]
     arms = find_arms(write_arms(tmp_path, {"none": 1.0, "human": 0.7, "shuffled": 0.7}, figure="move"))
     said = sentences(compare(arms, FAST))
