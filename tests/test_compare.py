@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from hkmap.errors import ChoiceError, HkmapError, RecordError, RunError
 from hkmap.evaluation import comparison
 from hkmap.evaluation.comparison import ComparisonOptions, compare, crossed_interval, find_arms, pairs
-from hkmap.evaluation.metrics import METRICS, SetMetric
+from hkmap.evaluation.metrics import METRICS, SampleMetric, SetMetric
 from hkmap.report.verdicts import csv_text, escaped, latex_text, sentences
 
 Hk = Callable[..., Result]
@@ -418,6 +418,30 @@ def test_figures_that_are_unknown_or_missing_are_refused(tmp_path: Path, caplog:
     message = refusal(two(tmp_path, {}, {"values": {"top1": [None, None]}}))
     assert "has no figure that all arms have" in message
     assert "top1 applies to no record of all arms" in caplog.text
+
+
+def test_a_metric_of_several_figures_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = SampleMetric("How it moves", lambda answered: {}, higher=None, figures=("move_up", "move_down"))
+    monkeypatch.setitem(METRICS._rows, "move", metric)     # type: ignore[attr-defined]
+    given = {"values": {"move_up": [1, 0], "move_down": [0, 1]}, "metrics": ["move"]}
+    for folder in (words := two(tmp_path, given, given)):
+        report = json.loads((Path(folder) / "eval.json").read_text())
+        del report["metrics"]["move"]
+        (Path(folder) / "eval.json").write_text(json.dumps(report))
+    for metrics, figures in ((("move",), ["move_up", "move_down"]), (("move_down",), ["move_down"])):
+        entries = compare(find_arms(words), ComparisonOptions(metrics, resamples=50))["comparisons"]
+        assert [entry["figure"] for entry in entries] == figures
+    assert entries[0]["better_seeds"] is None
+
+
+def test_a_figure_without_a_better_direction_is_higher_or_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS._rows, "move", SampleMetric("", dict, higher=None))     # type: ignore[attr-defined]
+    arms = find_arms(write_arms(tmp_path, {"none": 1.0, "human": 0.7, "shuffled": 0.7}, figure="move"))
+    said = sentences(compare(arms, FAST))
+    assert said[0].startswith("human is lower than none in move by 0.")
+    assert not any(SHAM in sentence for sentence in said)
 
 
 @pytest.mark.parametrize("option", ["group", "by"])

@@ -381,7 +381,7 @@ def test_figure_5_is_the_mean_curve(
 
 
 @pytest.mark.parametrize(("other", "words"), [
-    ({"seed": 0}, "are all +ABN ResNet8 and share a seed"), ({"seed": 1, "ids": "s"}, "y"),
+    ({"seed": 0}, "are all +ABN ResNet8 and share a seed"), ({"seed": 1, "ids": "s"}, "evaluate both on the same"),
     ({"seed": 1, "settings": {"maps": "attention", "step": 9}}, "the step is not that of all rows (8, 9)"),
 ])
 def test_tables_of_what_is_not_alike_are_refused(

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,14 +187,15 @@ def chosen_figures(arms: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
 
     Raises ChoiceError for an unknown name, and RunError where some results lack a chosen figure.
     """
-    results = [found for arm in arms for found in arm.results]
-    known = dict.fromkeys(name for found in results for name in found.report["metrics"] if not name.endswith(OF_DATA))
+    results, metric_of = [found for arm in arms for found in arm.results], metrics_of(arms)
+    names = dict.fromkeys(name for found in results for name in found.report["metrics"])
+    known = dict.fromkeys(name for name in names if name in metric_of and not name.endswith(OF_DATA))
     lacking = {name: found for found in results for name in known if name not in found.report["metrics"]}
     if metrics:
-        table = Choices("figure", {**dict.fromkeys(known), **dict.fromkeys(metrics_of(arms))})
-        table.check(*metrics)
-        owners = {name: METRICS[name].figures for name in metrics if name in METRICS and name not in known}
-        known = dict.fromkeys(figure for name in metrics for figure in owners.get(name, (name,)))
+        measured = (name for found in results for name in found.header["metrics"])
+        Choices("figure", dict.fromkeys((*known, *measured))).check(*metrics)
+        chosen = [(name,) if name in known else METRICS[name].figures for name in metrics]
+        known = {name: None for name in chain.from_iterable(chosen) if name in known}
         for name in known:
             if name in lacking:
                 raise RunError(f"{lacking[name].path}: has no {name}; evaluate with --metric {name}, as other arms did")
