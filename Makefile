@@ -42,6 +42,7 @@ bench: .venv/.developing  ## time the kernels against their peers and floors; pr
 	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/python benchmarks/shards.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/evaluation.py
 
 gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU against CUDA, and one small run; prints JSON
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py

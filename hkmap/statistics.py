@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 COVERAGE = 0.95       # of intervals
 LEAST = 20            # draws, for an interval
-_BLOCK = 2**21        # numbers in memory at a time: 16 MB
+_BLOCK = 2**20        # numbers of an array in memory at a time: 8 MB
 _PARTS = 200          # of a jackknife
 _LACKING = 0.2        # of draws may have no figure: one that hangs on one record lacks in 37 %, on two in 14 %
 
@@ -49,12 +49,17 @@ class Resampling:
         """Yield blocks (draws, count), ``resamples`` draws in all: how often each record is drawn."""
         random, units = np.random.default_rng(self.seed), self.units()
         count = len(np.unique(units))
-        block = max(1, _BLOCK // max(1, self.count))
-        for start in range(0, self.resamples, block):
-            draws = min(block, self.resamples - start)
+        for _, draws in _blocks(self.resamples, self.count):
             drawn = random.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
             often = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)
             yield often[:, units].astype(np.float64)
+
+    def weights_without_parts(self) -> Iterator[Array]:
+        """Yield blocks (parts, count) for a jackknife: each leaves out one of at most 200 parts of the units."""
+        part_of = self.units() % _PARTS
+        parts = np.unique(part_of)[:, None]
+        for start, size in _blocks(len(parts), self.count):
+            yield (part_of != parts[start : start + size]).astype(np.float64)
 
 
 def interval(figure: Callable[[Array], Array], resampling: Resampling) -> Interval | None:
@@ -116,9 +121,7 @@ def sign_flip(
     least = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()       # equal up to rounding is as far
     exact = count <= math.log2(resamples)
     draws, hits, random = 2**count if exact else resamples, 0, np.random.default_rng(seed)
-    block = max(1, _BLOCK // max(1, count))
-    for start in range(0, draws, block):
-        size = min(block, draws - start)
+    for start, size in _blocks(draws, count):
         if exact:
             flips = np.arange(start, start + size)[:, None] >> np.arange(count) & 1
         else:
@@ -141,6 +144,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each block of rows that is in memory at a time, and their number."""
+    most = max(1, _BLOCK // max(1, columns))
+    for start in range(0, rows, most):
+        yield start, min(most, rows - start)
+
+
 def _units(count: int, groups: Sequence[str] | None) -> npt.NDArray[np.intp]:
     """Return the number of each record's group (count,), from 0."""
     if groups is None:
@@ -159,9 +169,8 @@ def _intervals(
     """
     if max(units) < 2:
         return [None] * len(units)
-    part_of = resampling.units() % _PARTS
     whole = figures(np.ones((1, resampling.count)))[0]
-    without = figures((part_of != np.unique(part_of)[:, None]).astype(np.float64))
+    without = np.concatenate([figures(weights) for weights in resampling.weights_without_parts()])
     drawn = np.concatenate([figures(weights) for weights in resampling.weights()])
     columns = zip(units, whole.tolist(), without.T, drawn.T, strict=True)
     return [None if count < 2 else _ends(count, one, left, draws) for count, one, left, draws in columns]

@@ -247,6 +247,14 @@ def test_too_few_who_marked_something() -> None:
 # errors
 
 
+def test_too_few_images_for_an_interval() -> None:
+    """agreement_figures refuses one image; from elsewhere it has no interval rather than none of any width."""
+    one_known = np.full((5, 2, 3, 4), np.nan)
+    one_known[0] = 0.5
+    with pytest.raises(MapError, match="too few of 5 images have a figure for an interval of 20 draws; give more imag"):
+        agreement.summary(one_known, resamples=20, seed=0)
+
+
 def test_one_image_has_no_null() -> None:
     sentence = r"1 images with two annotators or more, .*; draw the maps with `hkmap bubbles2map --per-annotator`"
     with pytest.raises(MapError, match=sentence):

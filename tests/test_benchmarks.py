@@ -72,3 +72,12 @@ def test_steps_are_measured_too() -> None:
     assert engine["sizes"] == "quick: the figures mean nothing"
     assert all(set(answer) == JUDGED for answer in engine["ratios"].values())
     assert engine["images_decoded_in_the_second_cached_epoch"]["value"] == 0
+
+
+def test_curves_are_measured_too() -> None:
+    evaluation = quick("evaluation.py")
+    assert evaluation["sizes"] == "quick: the figures mean nothing"
+    judged = {name: answer for name, answer in evaluation["ratios"].items() if isinstance(answer, dict)}
+    assert {"float32_over_forward_passes", "rise_over_float32", "difference_of_areas"} <= set(judged)
+    assert all(set(answer) == JUDGED for answer in (*judged.values(), evaluation["memory"]["growth"]))
+    assert judged["difference_of_areas"]["met"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Result
 from PIL import Image
+from test_compare import write_results
 
 from hkmap.maps.check import Map
 from hkmap.shards.reader import ShardReader
@@ -305,6 +308,97 @@ human - shuffled  map MSE     +0.0000  [+0.0000, +0.0000]  includes 0
 """
     assert table["verdict"](-0.02, -0.01, higher=True) == "excludes 0: human maps are worse"
     assert table["verdict"](-0.02, -0.01, higher=False) == "excludes 0: human maps are better"
+
+
+def test_tables_of_generated_runs(fast_shell: Shell, tmp_path: Path) -> None:
+    """Without runs the script makes some; every table has the rows of the papers, and says that they are generated."""
+    result = run_example(fast_shell, "tables.sh", OUT="out")
+    parts = (part.partition(".\n") for part in re.split(r"The form of .*, (?=table|figure)", result.stdout)[1:])
+    tables = {name: text for name, _, text in parts}
+    assert len(tables) == 9      # tables 2 to 8 of one paper, table 1 and figure 5 of another
+    for text in tables.values():
+        assert "Generated data" in text
+    of_answers, of_maps = ["plain", "+ABN", "+ABN, mining", "proposed", "sham"], ["CAM", "Grad-CAM"]
+    assert table_rows(tables["table 6 (IDRiD)"]) == [("ResNet8", method) for method in of_answers]
+    assert table_rows(tables["table 5 (CUB-200-2010)"]) == [("ResNet8", name) for name in [*of_maps, *of_answers[1:]]]
+    assert table_rows(tables["figure 5"]) == [("ResNet8", method) for method in of_answers[1:]]
+    again = fast_shell(f'bash "{EXAMPLES / "tables.sh"}" out --table 5')
+    assert again.stdout.count("###") == 1
+    assert again.exit_code == 0
+    assert fast_shell(f'bash "{EXAMPLES / "tables.sh"}"', OUT="out").exit_code == 2
+
+
+def table_rows(text: str) -> list[tuple[str, ...]]:
+    """The first two cells of each row of a Markdown table."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [tuple(cells[:2]) for cells in lines[2:]]
+
+
+def tables_of(folder: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", ["tables.py", str(folder), "--table", name])
+    runpy.run_path(str(EXAMPLES / "tables.py"))["main"]()
+    return capsys.readouterr().out
+
+
+def test_the_papers_figures_stand_beside_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds are averaged; a plain network has one row of answers, whatever the maps, and one of each map."""
+    run = partial(write_results, arch="resnet18+abn", settings={"maps": "attention"})
+    curves = {"deletion": [0.25, 0.5], "insertion": [0.5, 0.5]}
+    for seed, top1 in enumerate(([1, 0], [1, 1])):
+        run(tmp_path / f"human{seed}" / "eval", {"top1": top1, "top5": [1, 1], **curves}, seed=seed, learnt=True)
+    run(tmp_path / "sham", {"top1": [0, 0], "top5": [1, 0], **curves}, learnt=True, control="shuffled")
+    for maps in ("cam", "gradcam"):
+        folder = run(tmp_path / "plain" / maps, {"top1": [0, 0], "top5": [0, 1], **curves}, arch="resnet18",
+                     settings={"maps": maps})
+        first, rest = (folder / "records.jsonl").read_text().split("\n", 1)
+        header = json.loads(first)
+        header["run"]["path"] = "plain"
+        (folder / "records.jsonl").write_text(json.dumps(header) + "\n" + rest)
+    run(tmp_path / "edited", {"top1": [1, 1], "top5": [1, 1]}, settings={"maps": "attention", "use_maps": True})
+    text = tables_of(tmp_path, "3", capsys, monkeypatch)
+    assert "| ResNet18 | proposed | 2 | 2 | 75.00 (100.00) | 36.96 (61.66) | 64.72 (83.71) |\n" in text
+    assert "| ResNet18 | plain | 2 | 1 | 0.00 (50.00) | 28.38 (52.62) | 62.58 (83.25) |\n" in text
+    assert "| ResNet18 | sham | 2 | 1 | 0.00 (50.00) |  |  |\n" in text
+    text = tables_of(tmp_path, "4", capsys, monkeypatch)
+    assert "| ResNet18 | Grad-CAM | 2 | 1 | 0.3750 / 0.5000 | .0719 / .3729 |\n" in text
+    assert [row[1] for row in table_rows(text)] == ["CAM", "Grad-CAM", "proposed", "sham"]
+    assert "No results fit; make some by `hkmap eval --metric mse --out RESULTS`" in tables_of(
+        tmp_path, "5", capsys, monkeypatch
+    )
+
+
+def test_figure_5_is_the_mean_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves: list[Record] = [{"curves": {"insertion": [0, 0, 1]}}, {"curves": {"insertion": [0, 0.5, 0]}}]
+    write_results(tmp_path / "abn", {"insertion": [0.25, 0.25]}, arch="resnet50+abn", settings={"maps": "attention"},
+                  about={"only": {"what": "misclassified"}}, more=curves)
+    row = next(line for line in tables_of(tmp_path, "mining-5", capsys, monkeypatch).splitlines() if "ResNet50" in line)
+    heights = [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]
+    assert row == f"| ResNet50 | +ABN | 2 | 1 | 0.2500 | {' | '.join(f'{height:.3f}' for height in heights)} |"
+
+
+@pytest.mark.parametrize(("other", "words"), [
+    ({"seed": 0}, "are all +ABN ResNet8 and share a seed"), ({"seed": 1, "ids": "s"}, "y"),
+    ({"seed": 1, "settings": {"maps": "attention", "step": 9}}, "the step is not that of all rows (8, 9)"),
+])
+def test_tables_of_what_is_not_alike_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, other: Record, words: str
+) -> None:
+    curves = {"deletion": [0.25, 0.5], "insertion": [0.5, 0.5]}
+    write_results(tmp_path / "x", curves, settings={"maps": "attention"})
+    write_results(tmp_path / "y", curves, **{"settings": {"maps": "attention"}, **other})
+    with pytest.raises(SystemExit) as ended:
+        tables_of(tmp_path, "4", capsys, monkeypatch)
+    assert ended.value.code == 1
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("Error: ")
+    assert words in sentence
+    with pytest.raises(SystemExit):
+        tables_of(tmp_path / "x" / "nothing", "4", capsys, monkeypatch)
+    assert "holds no results" in capsys.readouterr().err
 
 
 def test_a_damaged_image_stops_the_script(fast_shell: Shell, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_frames_of_several_images_share_a_pass_and_the_ends_are_answered_once():
     assert sizes(frames, "deletion") == [*preparation, *nothing, 7, 7, 7, 6]      # 9 of each image
     assert sizes(frames, "insertion") == [7, 7, 7, 7, 2]                          # 10 of each
     assert sizes(Frames(network, 24, 7, blur="zeros"), "insertion")[3:] == [7, 7, 7, 6]
-    assert sizes(Frames(network, 24, 7), "deletion", held) == [*preparation, 7, 7, 7, 7, 2]
+    assert sizes(Frames(network, 24, 7), "deletion", held)[3:] == [7, 7, 7, 7, 2]
     assert sizes(Frames(network, 24), "deletion") == [*preparation, *nothing, 16, 11]       # found by itself
 
 

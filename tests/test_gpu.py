@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from hkmap.engine.losses import losses
 from hkmap.engine.resize import resize_maps
-from hkmap.evaluation.curves import deletion, insertion
+from hkmap.evaluation.cam import cam, grad_cam
+from hkmap.evaluation.curves import Frames, deletion, insertion
+from hkmap.evaluation.fast import Numbers
 from hkmap.networks.architectures import build
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.classifier import place
@@ -52,6 +55,17 @@ def test_losses_and_gradients_agree(networks):
     torch.testing.assert_close(*found, **TOLERANCE)
 
 
+@pytest.mark.parametrize("method", [cam, grad_cam])
+def test_class_maps_agree_and_stay_on_the_device(networks, method):
+    images, classes = torch.randn(4, 3, 96, 96, dtype=torch.float64), torch.tensor([0, 3, 3, 9])
+    found = []
+    for network in networks:
+        on = next(network.parameters()).device
+        found.append(method(network.eval(), images.to(on), classes.to(on)))
+        assert found[-1].device.type == on.type
+    torch.testing.assert_close(found[0], found[1].cpu(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("measure", [insertion, deletion])
 def test_curves_agree_and_stay_on_the_device(networks, measure):
     image, saliency = torch.randn(3, 64, 64, dtype=torch.float64), torch.randint(0, 9, (64, 64)) / 8
@@ -66,6 +80,42 @@ def test_curves_agree_and_stay_on_the_device(networks, measure):
         assert scores.device.type == on.type
         curves.append(scores.cpu())
     torch.testing.assert_close(*curves, **TOLERANCE)
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("kind", ["insertion", "deletion"])
+def test_curves_of_several_images_agree(networks, kind, held):
+    images, saliency = torch.randn(3, 3, 64, 64, dtype=torch.float64), torch.randint(0, 9, (3, 1, 64, 64)) / 8
+    found = []
+    for network in networks:
+        on = next(network.eval().parameters()).device
+        frames = Frames(network, 200, dtype=Numbers("Numbers of 64 bits.", torch.float64))
+        maps = torch.linspace(0, 1, 48, dtype=torch.float64, device=on).view(3, 1, 4, 4) if held else None
+        with torch.inference_mode():
+            clean = network(images.to(on), *(() if maps is None else (maps,))).logits
+            curves = frames.curves(
+                kind, images.to(on), saliency.to(on), torch.tensor([2, 0, 9], device=on), clean=clean, held=maps
+            )
+        found.append([curve.cpu() for curve in curves])
+    torch.testing.assert_close(*found, **TOLERANCE)
+
+
+def test_the_host_does_not_wait_for_frames(networks):
+    network = networks[1].float().eval()
+    images, saliency = torch.randn(3, 3, 64, 64, device="cuda"), torch.rand(3, 1, 64, 64, device="cuda")
+    classes, frames = torch.tensor([2, 0, 9], device="cuda"), Frames(network, 200, dtype="bfloat16")
+    with torch.inference_mode():
+        clean = network(images).logits
+        first = frames.curves("deletion", images, saliency, classes, clean=clean, held=None)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            again = frames.curves("deletion", images, saliency, classes, clean=clean, held=None)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(again, first)
+    assert 16 <= frames.ready.batch_size <= 1024
+    left = [module for module in frames.ready.network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(left) == 1       # the others are folded
 
 
 def test_resized_maps_agree():

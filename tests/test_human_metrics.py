@@ -47,7 +47,7 @@ KNOWN = np.ones((SIDE, SIDE), np.float32)
 HALF = np.concatenate([np.ones((SIDE // 2, SIDE)), np.zeros((SIDE // 2, SIDE))]).astype(np.float32)
 #: What the records have: the human map, its certainty, and the maps of annotators.
 RECORDS = [
-    (human_map(0), KNOWN, {"x": human_map(1), "y": human_map(2), "z": human_map(3)}),
+    (human_map(0), KNOWN, {"x": human_map(1), "y": human_map(2) ** 30, "z": human_map(3) ** 30}),      # faint cells
     (human_map(4), KNOWN, {"x": human_map(5), "y": human_map(6), "z": 0 * KNOWN}),         # one marked nothing
     (human_map(7) * HALF, HALF, {"x": human_map(8) * HALF, "y": human_map(9) * HALF}),      # half is unknown
     (human_map(10), KNOWN, {"x": human_map(11)}),                                           # a single annotator
@@ -131,8 +131,12 @@ def test_a_flat_map_that_was_resized_orders_nothing(shard):
 
 @pytest.mark.parametrize("name", HUMAN)
 def test_a_map_that_is_not_finite_is_refused(shard, name):
+    """Of a network whose answer is, as that of somebody else's may be."""
+    model = model_of()
+    forward = model.network.forward
+    model.network.forward = lambda images: forward(images)._replace(attention=torch.full((8, 1, SIDE, SIDE), torch.nan))
     with pytest.raises(RunError, match=rf"human.h5#0: {name}\S* is nan; expected a finite number"):
-        rows_of(shard, name, explain=lambda asked: torch.full((len(asked.images), 1, SIDE, SIDE), torch.nan))
+        rows_of(shard, name, model=model, batch_size=8)
 
 
 # annotators
@@ -257,10 +261,16 @@ def test_a_terminal_shows_the_source(terminal):
     assert "lower is better. (Bylinskii et al., TPAMI" in " ".join(shown.split())
 
 
-def test_the_command_measures_annotators_where_there_are_any(hk, shard, tmp_path):
+@pytest.fixture
+def run(hk, shard, tmp_path):
     options = ["--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--epochs", 1]
     assert hk("train", shard, *options, "--out", tmp_path / "run").exit_code == 0
-    result = hk("eval", shard, "--from", tmp_path / "run", "--metric", "mse,iou@20,edit-response,auc-judd")
+    return tmp_path / "run"
+
+
+def test_the_command_measures_annotators_where_there_are_any(hk, shard, run, tmp_path):
+    result = hk("eval", shard, "--from", run, "--metric", "mse,iou@20,edit-response,auc-judd",
+                "--per-record", tmp_path / "each.jsonl")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["counts"] == {
@@ -270,8 +280,23 @@ def test_the_command_measures_annotators_where_there_are_any(hk, shard, tmp_path
     }
     assert list(report["share_of_people"]) == ["mse", "iou@20", "auc_judd"]
     assert all(share > 0 for share in report["share_of_people"].values())
-    wrong = hk("eval", shard, "--from", tmp_path / "run", "--metric", "iou@200")
+    each = [json.loads(line) for line in (tmp_path / "each.jsonl").read_text().splitlines()]
+    assert np.mean([line["mse_of_people"] for line in each[:3]]) == pytest.approx(report["metrics"]["mse_of_people"])
+    wrong = hk("eval", shard, "--from", run, "--metric", "iou@200")
     assert (wrong.exit_code, "from 1 to 99, such as iou@20" in wrong.stderr) == (2, True)
+
+
+def test_an_evaluation_that_goes_on_exchanges_the_same_maps(hk, shard, run, tmp_path):
+    options = [shard, "--from", run, "--metric", "edit-response,iou", "--batch-size", 2, "--out", tmp_path / "results"]
+    assert hk("eval", *options).exit_code == 0
+    file, report = tmp_path / "results" / "records.jsonl", tmp_path / "results" / "eval.json"
+    unbroken = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))      # the header and two batches
+    report.unlink()
+    resumed = hk("eval", *options, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert [json.loads(line) for line in file.read_text().splitlines()[1:]] == unbroken
+    assert unbroken[4]["values"]["edit_response_exchanged"] is not None
 
 
 def test_shares_are_over_the_records_that_have_both(shard):

@@ -92,7 +92,7 @@ def test_what_is_imported_is_declared_and_nothing_else() -> None:
                 imported.add((node.module or "").partition(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"hkmap"}
     # tensorboard and wandb are imported by the name that --log gives
-    declared = [one for extra in (None, "coco", "dask", "onnx", "timm") for one in requirements(extra)]
+    declared = [one for extra in (None, "coco", "dask", "onnx", "parquet", "timm") for one in requirements(extra)]
     assert {PACKAGES.get(name, name) for name in foreign} == {requirement.name for requirement in declared}
 
 

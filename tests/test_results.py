@@ -16,7 +16,7 @@ from hkmap.engine.folders import write_config
 from hkmap.engine.runs import save_model
 from hkmap.errors import OutputError, RunError
 from hkmap.evaluation.results import Results, read_results, same_data
-from hkmap.files.tables import check_table, table
+from hkmap.report.tables import check_table, table
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 
@@ -109,6 +109,24 @@ def test_the_header_says_how_the_run_was_taught(hk, given, config, wanted):
     assert (header["run"]["seed"], header["run"]["maps_learnt"]) == wanted
 
 
+def test_a_network_of_another_program_has_its_weights_in_the_header(hk, given, here, monkeypatch):
+    _, shard, out = given
+    (here / "own_network.py").write_text(
+        "import torch\n\n\ndef make(value=0.5):\n"
+        "    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))\n"
+        "    for values in network.parameters():\n        torch.nn.init.constant_(values, value)\n"
+        "    return network\n\n\ndef other():\n    return make(0.25)\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    command = ("eval", shard, "--metric", "log_loss", "--image-size", 16, "--out", out, "--model")
+    assert hk(*command, "own_network:make").exit_code == 0
+    header = read_results(out).header["run"]
+    assert (header["path"], header["seed"], header["maps_learnt"]) == ("own_network:make", None, None)
+    done = hk(*command, "own_network:other", "--resume")
+    assert (done.exit_code, "run.weights is" in done.stderr) == (1, True)
+    assert hk(*command, "own_network:make", "--resume").exit_code == 0
+
+
 def test_a_record_keeps_its_own_texts_and_numbers(hk, given, tmp_path):
     run, shard, out = given
     sample, record = ShardReader(shard).read(0), {"id": "1", "image": "x.png", "map": "m.npy"}
@@ -157,12 +175,15 @@ def test_results_are_no_file(hk, given):
 # going on
 
 
-def test_an_evaluation_that_goes_on_is_to_the_bit_one_that_was_not_broken_off(hk, results):
-    command, out = results
+def test_an_evaluation_that_goes_on_is_to_the_bit_one_that_was_not_broken_off(hk, given):
+    run, shard, out = given
+    metrics = "insertion,deletion_accuracy,mse,spearman,edit_response,auroc,kappa,log_loss,confusion,calibration_error"
+    command = ("eval", shard, "--from", run, "--metric", metrics, *METRICS[2:], "--out", out, "--resamples", 50)
+    assert hk(*command).exit_code == 0
     whole, report = (out / "records.jsonl").read_bytes(), (out / "eval.json").read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
-    cuts = {0, 1, *ends, *(end - 1 for end in ends), *(end + 9 for end in ends[:-1])}
-    cuts |= set(random.Random(0).sample(range(len(whole)), 15))
+    cuts = {0, 1, ends[0] - 1, *ends[::2], *(end - 1 for end in ends[4:6]), *(end + 9 for end in ends[7:9])}
+    cuts |= set(random.Random(0).sample(range(len(whole)), 9))
     for cut in sorted(cuts):
         (out / "records.jsonl").write_bytes(whole[:cut])
         (out / "eval.json").unlink()
@@ -177,18 +198,18 @@ def test_an_evaluation_that_goes_on_is_to_the_bit_one_that_was_not_broken_off(hk
 def test_what_is_kept_is_not_measured_again(hk, results, monkeypatch):
     command, out = results
     lines = (out / "records.jsonl").read_bytes().splitlines(keepends=True)
-    (out / "records.jsonl").write_bytes(b"".join(lines[:7]))        # six records: one batch and a half
+    (out / "records.jsonl").write_bytes(b"".join(lines[:10]))       # nine records: two batches and a quarter
     from hkmap.evaluation import evaluate as module
 
-    seen, measure = [], module._answers
+    seen, measure = [], module._rows
 
-    def counted(*arguments):
-        seen.extend(arguments[-1])
-        return measure(*arguments)
+    def counted(answers, options, ids, numbers, shards):
+        seen.extend(numbers)
+        return measure(answers, options, ids, numbers, shards)
 
-    monkeypatch.setattr(module, "_answers", counted)
+    monkeypatch.setattr(module, "_rows", counted)
     assert hk(*command, "--resume").exit_code == 0
-    assert seen == [4, 5, 6, 7, 8, 9]
+    assert seen == [4, 5, 6, 7, 8, 9]       # the last whole batch again, for its maps
     seen.clear()
     assert hk(*command, "--resume").exit_code == 0                  # all is there
     assert seen == []

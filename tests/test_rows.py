@@ -60,11 +60,11 @@ def counted(network):
 @pytest.mark.parametrize(("metrics", "options", "wanted"), [
     (("top1", "mse"), {}, (3, 3, 3)),
     (("top1", "mse"), {"use_maps": True}, (3, 3, 6)),      # before too
-    # 6 frames of each of 4, 4 and 2 images, and two passes to prepare; of the mean colour once
+    # 6 frames of each of 4, 4 and 2 images, and three passes to prepare
     (("insertion",), {}, (3 + 15 + 3, 3 + 15 + 3, 3 + 15 + 3)),
     (("insertion", "deletion"), {"blur": "zeros"}, (3 + 2 * 13 + 3,) * 3),      # 5 frames of each: 5 + 5 + 3 passes
-    (("insertion",), {"hold_attention": True}, (3 + 15 + 2, 3 + 2, 3 + 15 + 2)),
-    (("deletion",), {"use_maps": True}, (3 + 15 + 2, 3 + 2, 6 + 15 + 2)),
+    (("insertion",), {"hold_attention": True}, (3 + 15 + 3, 3 + 3, 3 + 15 + 3)),
+    (("deletion",), {"use_maps": True}, (3 + 15 + 3, 3 + 3, 6 + 15 + 3)),
 ])
 def test_no_step_of_the_network_is_computed_in_vain(shards, metrics, options, wanted):
     model = untrained()

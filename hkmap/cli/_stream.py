@@ -215,6 +215,12 @@ def print_result(result: dict[str, Any]) -> None:
     emit([result])
 
 
+def print_text(text: str) -> None:
+    """Write lines of text, such as CSV, to stdout."""
+    for line in text.splitlines(keepends=True):
+        _write(line.encode())
+
+
 # talk
 
 
@@ -238,10 +244,12 @@ def quiet() -> bool:
 
 
 def show_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, width: int | None = None
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, width: int | None = None,
+    stdout: bool = False,
 ) -> None:
-    """Write a table for people to stderr, unless -q is given; ``width`` is for an unusually wide one."""
-    if quiet():
+    """Write a table for people to stderr, unless -q is given, or to ``stdout``; ``width`` is for an unusually wide one.
+    """
+    if quiet() and not stdout:
         return
     from rich.console import Console
     from rich.table import Column, Table
@@ -252,7 +260,7 @@ def show_table(
     table = Table(Column(first, no_wrap=True), *others, title=heading, show_header=any(columns))
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    Console(stderr=True, width=width).print(table)
+    Console(stderr=not stdout, width=width).print(table)
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

@@ -52,7 +52,7 @@ class Outputs:
         from hkmap.evaluation.metrics import METRICS
         from hkmap.evaluation.results import check_free
         from hkmap.files.atomic import refuse_existing
-        from hkmap.files.tables import check_table
+        from hkmap.report.tables import check_table
 
         if self.resume and (self.out is None or self.overwrite):
             raise click.UsageError("--resume goes on with the results in --out; give --out, and omit --overwrite.")
@@ -179,10 +179,12 @@ def _measured(
     from hkmap.evaluation.summary import summarise
     from hkmap.shards.folds import groups_of
 
+    groups = groups_of(shards, options.group, False)
     out, table, resume = outputs.out, outputs.per_record, outputs.resume
     measure = partial(evaluate, model, shards, options, device)
-    rows = measure(chosen=numbers)
-    if out is not None:
+    if out is None:
+        rows = measure(chosen=numbers)
+    else:
         header = header_of(source, model, shards, options, device, **about)
         rows = kept_rows(out, header, measure, numbers, model=model, shards=shards, resume=resume)
     if not current().first:
@@ -190,10 +192,10 @@ def _measured(
         return None
     rows = track(rows, "evaluating", total=len(numbers))
     if table is not None:
-        rows = tabled(rows, table, model, options.figures(), overwrite=outputs.overwrite or resume)
+        rows = tabled(rows, table, model, overwrite=outputs.overwrite or resume)
     report = {
         "shards": [text_of(shard.path) for shard in shards.shards], "run": text_of(source), **about,
-        **summarise(rows, model, options, device, groups=groups_of(shards, options.group, False)),
+        **summarise(rows, model, options, device, groups=groups),
     }
     if out is not None:
         write_json(out / REPORT, report)

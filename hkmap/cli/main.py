@@ -59,6 +59,7 @@ SECTIONS = {
         "finetune": "Fine-tune a network to look where people look.",
         "predict": "Add predictions and attention maps to records.",
         "eval": "Measure a network on shards.",
+        "compare": "Compare the results of runs, with statistics.",
         "plot": "Draw the learning curves of runs.",
         "report": "Write a page that shows evaluations.",
         "export": "Write a network as a file for other programs.",

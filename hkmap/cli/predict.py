@@ -53,23 +53,21 @@ def predict(
     """
     from hkmap.engine.ranks import current, joined
     from hkmap.engine.runs import within_memory
-    from hkmap.evaluation.explain import explainer, of_label
+    from hkmap.evaluation.explain import explainer
     from hkmap.evaluation.prediction import predicted_records
     from hkmap.files.maps import open_writer
 
     if current().ranks > 1 and not Path(str(getattr(records, "name", ""))).is_file():
         raise click.UsageError("The processes of torchrun cannot share stdin or a pipe; name a file of records.")
-    if out is None and (maps, layer, target) != ("attention", None, "predicted"):
-        raise click.UsageError("--maps, --layer and --target say which maps to save; give --out too.")
     model = load()
-    explain = explainer(maps, model, None, layer=layer)
-    if explain is not None and target == "label":
-        explain = of_label(explain)
-    options |= {"key": key or maps, "explain": explain}
     with joined(device) as on, within_memory(model, options["batch_size"], on):
 
         def predicted(writer: MapWriter | None) -> Iterable[Record]:
-            return predicted_records(model, read(records, rejects), rejects, on, maps=writer, **options)
+            return predicted_records(
+                model, read(records, rejects), rejects, on, maps=writer, key=key or maps,
+                explain=explainer(model=model, shards=None, **_saved(out, name=maps, layer=layer, target=target)),
+                **options,
+            )
 
         if not current().first:
             deque(predicted(None), maxlen=0)
@@ -79,3 +77,10 @@ def predict(
             emit(predicted(None))
         else:
             emit_when_saved(open_writer(out, suffix=suffix, overwrite=overwrite), predicted)
+
+
+def _saved(out: Path | None, **asked: Any) -> dict[str, Any]:
+    """Return what was asked of the maps; refuse it where none is saved."""
+    if out is None and asked != {"name": "attention", "layer": None, "target": "predicted"}:
+        raise click.UsageError("--maps, --layer and --target say which maps to save; give --out too.")
+    return asked

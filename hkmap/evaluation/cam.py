@@ -35,7 +35,7 @@ def cam(network: nn.Module, images: Tensor, classes: Tensor, layer: str | None =
     """
     with torch.no_grad():
         name, linear = _averaged(network, images[:1], layer)
-        seen = _outputs(network, images, {name: _module(network, name)})
+        seen, _ = _outputs(network, images, {name: _module(network, name)})
         picture = picture_of(seen[name], images)
         assert picture is not None
         maps = torch.einsum("bc,bchw->bhw", linear.weight[classes].float(), picture.float())[:, None]
@@ -112,18 +112,8 @@ def _scaled(maps: Tensor) -> Tensor:
 def _last_layer(network: nn.Module, image: Tensor, chosen: Tensor) -> str:
     """Return the name of the last layer with places that the logit (1,) of an image (1, 3, H, W) depends on."""
     modules = _modules(network)
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, output: object) -> None:
-        found.pop(name, None)      # the last of several calls counts
-        if picture_of(output, image) is None or not isinstance(output, Tensor) or not output.requires_grad:
-            return
-        module = modules[name]
-        if isinstance(module, nn.LayerNorm) if output.ndim == 3 else not isinstance(module, _PASSING):
-            found[name] = output
-
-    with _hooked(modules, keep):
-        logits = _logits(network, image.detach().clone().requires_grad_())
+    seen, logits = _outputs(network, image.clone().requires_grad_().clone(), modules)
+    found = {name: output for name, output in seen.items() if _counts(modules[name], output, image)}
     gradients: tuple[Tensor | None, ...] = ()
     if logits.requires_grad and found:
         gradients = torch.autograd.grad(logits[0, chosen[0]], list(found.values()), allow_unused=True)
@@ -138,14 +128,20 @@ def _last_layer(network: nn.Module, image: Tensor, chosen: Tensor) -> str:
     )
 
 
+def _counts(module: nn.Module, output: Tensor, image: Tensor) -> bool:
+    """Say whether a module that gives ``output`` may be the layer: of tokens a norm, as residual sums have no mean."""
+    if picture_of(output, image) is None or not output.requires_grad:
+        return False
+    return isinstance(module, nn.LayerNorm) if output.ndim == 3 else not isinstance(module, _PASSING)
+
+
 def _averaged(network: nn.Module, image: Tensor, layer: str | None) -> tuple[str, nn.Linear]:
     """Return the last layer whose mean over the places goes through the last linear layer, and that one.
 
     Raises RunError where the answer to an image (1, 3, H, W) is not what the two give.
     """
     modules = _modules(network)
-    seen = _outputs(network, image, modules)
-    logits = seen.pop("")
+    seen, logits = _outputs(network, image, modules)
     linear = next((modules[name] for name in reversed(seen) if isinstance(modules[name], nn.Linear)), None)
     if layer is not None:
         _module(network, layer)      # refuses an unknown name
@@ -163,7 +159,7 @@ def _gives(picture: Tensor, linear: nn.Linear, logits: Tensor) -> bool:
     if (picture.shape[1], logits.shape[1]) != (linear.in_features, linear.out_features):
         return False
     off = (functional.linear(picture.mean((2, 3)), linear.weight, linear.bias) - logits).abs().max()
-    return bool(off <= torch.finfo(logits.dtype).eps ** 0.5 * logits.abs().max())
+    return not off > torch.finfo(logits.dtype).eps ** 0.5 * logits.abs().max()      # NaN is told of as a map's
 
 
 def _modules(network: nn.Module) -> dict[str, nn.Module]:
@@ -193,8 +189,10 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def _outputs(network: nn.Module, images: Tensor, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return what modules give, in the order in which they are done; the logits are last, under ""."""
+def _outputs(
+    network: nn.Module, images: Tensor, modules: Mapping[str, nn.Module]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what modules give, in the order in which they are last done, and the logits (B, K)."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:
@@ -202,8 +200,7 @@ def _outputs(network: nn.Module, images: Tensor, modules: Mapping[str, nn.Module
         seen[name] = output
 
     with _hooked(modules, keep):
-        logits = network(images).logits
-    return {**seen, "": logits}
+        return seen, _logits(network, images)
 
 
 @contextmanager

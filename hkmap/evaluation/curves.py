@@ -129,16 +129,13 @@ class Curves(NamedTuple):
     accuracy: Tensor
 
 
-class _Ready(NamedTuple):
-    """What answers frames: a network, of what type and how many at once.
-
-    ``nothing`` (1, K) is its answer to no image at all, None where it depends on the map that is held.
-    """
+class Ready(NamedTuple):
+    """What answers frames: a network, their type and number in a pass; ``nothing`` (1, K) is its answer to zeros."""
 
     network: Classifier
     dtype: torch.dtype
     batch_size: int
-    nothing: Tensor | None
+    nothing: Tensor
 
 
 @dataclass
@@ -156,7 +153,7 @@ class Frames:
     blur: str = "rise"
     dtype: str | Numbers = "float32"
     compiled: bool = False
-    _ready: _Ready | None = field(default=None, init=False, repr=False)
+    ready: Ready | None = field(default=None, init=False, repr=False)
 
     def curves(
         self, kind: str, images: Tensor, saliency: Tensor, classes: Tensor, *, clean: Tensor, held: Tensor | None
@@ -164,15 +161,14 @@ class Frames:
         """Return the curves of images (B, 3, H, W), whose saliency (B, 1, H, W) ranks their pixels.
 
         ``classes`` (B,) are those that are scored, ``clean`` (B, K) the logits of the whole images. All frames of an
-        image get its map in ``held`` (B, 1, h, w); with None the network makes a new one for each. Either is so for
-        all images of an evaluation.
+        image get its map in ``held`` (B, 1, h, w); with None the network makes a new one for each.
         """
-        ready = self._ready = self._ready or self._prepare(images, held)
+        ready = self.ready = self.ready or self._prepare(images[:1])
         blur = BLURS.row(self.blur)
         start, finish = (images, no_image(images)) if kind == "deletion" else (blur(images), images)
-        # the ends are known: the whole image, and no image, unless the network sees a map of its own
+        # the ends are known: the whole image, and zeros, unless each is seen with a map of its own
         whole = _scored(clean, classes)
-        nothing = None if ready.nothing is None else _scored(ready.nothing.expand(len(images), -1), classes)
+        nothing = _scored(ready.nothing.expand(len(images), -1), classes) if held is None else None
         ends = (whole, nothing) if kind == "deletion" else (nothing if blur is no_image else None, whole)
         steps = -(-images.shape[2] * images.shape[3] // self.step)
         changed = torch.arange(ends[0] is not None, steps + (ends[1] is None), device=images.device) * self.step
@@ -189,19 +185,19 @@ class Frames:
             ))
         return Curves(*torch.cat([part for part in parts if part is not None], dim=1).unbind(2))
 
-    def _prepare(self, images: Tensor, held: Tensor | None) -> _Ready:
-        network, dtype = prepared(self.network, images[0], self.dtype), DTYPES.row(self.dtype).dtype
+    def _prepare(self, image: Tensor) -> Ready:
+        network, dtype = prepared(self.network, image[0], self.dtype), DTYPES.row(self.dtype).dtype
+        zeros = torch.zeros_like(image, dtype=dtype)     # (1, 3, H, W)
 
         def forward(count: int) -> Tensor:
-            frames = torch.zeros_like(images[:1], dtype=dtype).expand(count, -1, -1, -1)
-            given = () if held is None else (held[:1].expand(count, -1, -1, -1),)
-            return network(frames.contiguous(memory_format=torch.channels_last), *given).logits
+            frames = zeros.expand(count, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            return network(frames).logits
 
-        batch_size = self.batch_size or (frames_that_fit(forward) if images.is_cuda else AT_ONCE)
-        nothing = forward(1) if held is None else None
+        batch_size = self.batch_size or (frames_that_fit(forward) if image.is_cuda else AT_ONCE)
+        nothing = forward(1)
         if self.compiled:
             network = torch.compile(network, dynamic=False)
-        return _Ready(network, dtype, batch_size, nothing)
+        return Ready(network, dtype, batch_size, nothing)
 
 
 def _scored(logits: Tensor, classes: Tensor) -> Tensor:

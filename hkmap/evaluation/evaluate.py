@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hkmap.engine.answers import answered, check_answers, has_branch
 from hkmap.engine.data import Batch, Numbers, ShardExamples, check_classes, in_order, normalise
-from hkmap.engine.ranks import in_turn
+from hkmap.engine.ranks import current, in_turn
 from hkmap.engine.resize import resize_maps
-from hkmap.engine.runs import HeldOut, TrainedModel, pick_device
+from hkmap.engine.runs import TrainedModel, pick_device
 from hkmap.errors import RunError
 from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
@@ -99,10 +99,10 @@ class EvaluationOptions:
         chosen = {name: METRICS[name] for name in self.metrics}
         return {name: metric for name, metric in chosen.items() if isinstance(metric, SetMetric)}
 
-    def figures(self) -> list[str]:
+    def figures(self, *, people: bool = False) -> list[str]:
         """Return the names of the figures of each sample, in order; some metrics give more than one.
 
-        Where the shards have annotators, their own figures (OF_PEOPLE) are added to these.
+        With ``people``, of shards with annotators, theirs as well.
 
         >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
@@ -112,6 +112,8 @@ class EvaluationOptions:
             found += metric.figures or (name,)
             if self.use_maps and metric.of_answer is not None:
                 found.append(name + BEFORE)
+            if people and metric.of_people is not None:
+                found.append(name + OF_PEOPLE)
         return found
 
 
@@ -121,7 +123,7 @@ class Row(NamedTuple):
     ``number`` is its place in the shards, ``label`` None where nobody knows. ``probabilities`` (K,) are the network's.
     ``attention`` is the mean of its own map, None where it has none; ``map`` the one that was measured, at the size of
     the human maps. ``values`` has each figure by its name, None where it does not apply; ``curves`` the scores (n + 1,)
-    of those that apply and are areas under a curve.
+    of those that are areas under a curve, which say nothing where the value is None.
     """
 
     number: int
@@ -141,17 +143,17 @@ def evaluate(
     options: EvaluationOptions,
     device: torch.device | None = None,
     *,
-    held_out: HeldOut | None = None,
     chosen: Numbers | None = None,
+    known: int = 0,
     explain: Explain | None = None,
 ) -> Iterator[Row]:
     """Yield a Row for each record, in order; of several ranks each measures a part, and has the rows of all.
 
-    ``device`` None is CUDA where there is one. Only the fold ``held_out``, or the records of the numbers ``chosen``,
-    are used where they are given. ``explain`` gives the maps that are measured, in place of those that the options
-    name. Without it, insertion and deletion rank pixels by the map that weighted the features, and mse is of the
-    network's own, also where a human map replaces it. Raises RunError where a metric needs a map and there is none,
-    and, with its place, for a record whose answer or figure is not finite.
+    ``device`` None is CUDA where there is one. ``chosen`` are the numbers of the records, None for all; the first
+    ``known`` of them, a whole number of batches, are left out. ``explain`` gives the maps that are measured, in place
+    of those that the options name. Of the maps "attention", insertion and deletion rank pixels by the one that weighted
+    the features, and mse is of the network's own, also where a human map replaces it. Raises RunError where a metric
+    needs a map and there is none, and, with its place, for a record whose answer or figure is not finite.
     """
     explain = explain or explainer(options.maps, model, shards, layer=options.layer)
     _check_maps(model, options, explain)
@@ -163,13 +165,17 @@ def evaluate(
         options.compile,
     )
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
-    indices = np.arange(len(shards)) if held_out is None else np.flatnonzero(held_out.inside)
+    indices = np.arange(len(shards)) if chosen is None else chosen
     ids = ids_of(shards)
-    annotated, earlier = any(shard.annotator_map_count for shard in shards.shards), None
-    for numbers, batch in in_order(examples, indices if chosen is None else chosen, options.images_at_once):
+    annotated, earlier = shards.annotator_map_count > 0, None
+    begin = max(0, known - options.images_at_once * current().ranks)       # a batch's maps are used in the next one
+    for numbers, batch in in_order(examples, indices[begin:], options.images_at_once):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
         answers.earlier, earlier = earlier, answers.used.attention
+        if begin < known:
+            begin = known
+            continue
         if annotated:
             answers.read_annotators = partial(_annotators, examples, numbers.tolist())
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
@@ -231,7 +237,7 @@ def _rows(
                 expected = "expected a finite number where the metric applies"
                 raise RunError(f"{shards.place(number)}: {name} is {value}; {expected}")
         label = None if labels[row] < 0 else labels[row]
-        shown = {name: column[row] for name, column in curves.items() if found[name] is not None}
+        shown = {name: column[row] for name, column in curves.items()}
         measured = Row(
             number, identifier, label, predictions[row], probabilities[row], means[row], maps[row], found, shown
         )

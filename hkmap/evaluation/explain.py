@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hkmap.choices import Choices
 from hkmap.engine.data import Batch
@@ -27,6 +26,7 @@ from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import WHOLE, View, view_map
 from hkmap.networks.classifier import Classifier
+from hkmap.networks.outside import is_layered
 from hkmap.records import Record, reference_of
 from hkmap.shards.sequence import ShardSequence
 from hkmap.stream.references import load_map
@@ -89,8 +89,9 @@ def center(asked: Asked) -> Tensor:
 
 
 def _of_layer(method: Callable[..., Tensor], asked: Asked, layer: str | None = None) -> Tensor:
-    if not isinstance(asked.network, nn.Module):
-        raise RunError("the network is no torch.nn.Module, so it has no layers for cam and gradcam; use other --maps")
+    if not is_layered(asked.network):
+        raise RunError("an ONNX graph, or a function, gives no gradients and shows no layers, which cam and gradcam "
+                       "need; give a torch.nn.Module by --model, or use other --maps")
     return method(asked.network, asked.images, asked.classes, layer)
 
 
@@ -112,13 +113,15 @@ EXPLANATIONS = Choices("maps", {
 
 
 def explainer(
-    name: str, model: TrainedModel, shards: ShardSequence | None, *, layer: str | None = None
+    name: str, model: TrainedModel, shards: ShardSequence | None, *, layer: str | None = None,
+    target: str = "predicted",
 ) -> Explain | None:
     """Return what gives the maps ``name``; None for the network's own, and for none.
 
     ``name`` is a row of EXPLANATIONS; else a folder or NAME.h5 of maps by id, as `hkmap predict --out` writes them;
     else a key of the records with a map reference. Without ``shards`` it is a row that needs no record. ``layer`` is
-    for cam and gradcam. Raises ChoiceError for what is none of these.
+    for cam and gradcam; ``target`` "label" has them explain the class of the label, where a sample has one, whatever
+    is asked. Raises ChoiceError for what is none of these.
     """
     known = name in EXPLANATIONS
     row = EXPLANATIONS[name] if known else None
@@ -127,19 +130,18 @@ def explainer(
     if shards is None and (row is None or name in (HUMAN, NONE)):
         some = ", ".join(row for row in EXPLANATIONS if row not in (HUMAN, NONE))
         raise ChoiceError(f"maps {name!r} cannot be made of an image alone; expected one of {some}")
-    if row is not None:
-        return partial(row.maps, layer=layer) if row.of_layer and row.maps else row.maps
-    assert shards is not None
-    return _loaded(_finder(name, shards), model.preprocessing, shards)
+    if row is None:
+        assert shards is not None
+        return _loaded(_finder(name, shards), model.preprocessing, shards)
+    if row.maps is None:
+        return None
+    explain = partial(row.maps, layer=layer) if row.of_layer else row.maps
+    return partial(_of_label, explain) if target == "label" else explain
 
 
-def of_label(explain: Explain) -> Explain:
-    """Return the same way to get maps, of the class of the label where a sample has one."""
-    def maps(asked: Asked) -> Tensor:
-        labels = asked.batch.labels
-        return explain(asked._replace(classes=torch.where(labels >= 0, labels, asked.classes)))
-
-    return maps
+def _of_label(explain: Explain, asked: Asked) -> Tensor:
+    labels = asked.batch.labels
+    return explain(asked._replace(classes=torch.where(labels >= 0, labels, asked.classes)))
 
 
 def maps_of_batch(explain: Explain, asked: Asked) -> Tensor:
@@ -168,17 +170,13 @@ def _finder(name: str, shards: ShardSequence) -> _Find:
     first: Record = shards.read(0).record if len(shards) else {}
     if isinstance(first.get(name), str):
         return partial(_in_record, name, shards)
-    keys = [key for key, value in first.items() if key != "image" and _may_be_map(value)]
+    keys = [key for key, value in first.items() if key != "image" and str(value).endswith((".npy", ".png"))]
     near = get_close_matches(name, [*EXPLANATIONS, *keys], 1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     raise ChoiceError(
         f"maps {name!r} are unknown;{hint} expected one of {', '.join(EXPLANATIONS)}; a key of the records with a map "
         f"reference ({', '.join(keys) or 'the first has none'}); or an existing folder or NAME.h5 of maps by id"
     )
-
-
-def _may_be_map(value: Any) -> bool:
-    return isinstance(value, str) and (value.endswith((".npy", ".png")) or ".h5#" in value)
 
 
 def _in_folder(folder: Path, identifier: str, number: int) -> str:
@@ -216,10 +214,10 @@ def _rows_of(path: Path) -> dict[str, int]:
         raise MapError(f"{path}: has no dataset `ids`; expected maps by id, as `hkmap predict --out` writes them")
     content, offsets = file.whole("ids/bytes").tobytes(), file.whole("ids/offsets").tolist()
     ids = [content[start:stop].decode("utf-8", "replace") for start, stop in pairwise(offsets)]
-    identifier, times = Counter(ids).most_common(1)[0] if ids else ("", 0)
-    if times > 1:
-        raise MapError(f'{path}: holds {times} maps of "{identifier}"; expected one map of an id; make it again')
-    return {identifier: row for row, identifier in enumerate(ids)}
+    rows = {identifier: row for row, identifier in enumerate(ids)}
+    if len(rows) < len(ids):
+        raise MapError(f"{path}: holds {len(ids)} maps of {len(rows)} ids; expected one map of an id; make it again")
+    return rows
 
 
 def _loaded(find: _Find, preprocessing: Preprocessing, shards: ShardSequence) -> Explain:

@@ -17,6 +17,7 @@ from hkmap.choices import Choices
 from hkmap.engine.processor import BFLOAT16_UNITS, warn_of_slow
 from hkmap.errors import RunError
 from hkmap.networks.classifier import Classifier, place
+from hkmap.networks.outside import is_layered
 
 AT_ONCE = 16            # frames in a forward pass on the CPU, and the least on CUDA
 MOST_AT_ONCE = 1024
@@ -36,7 +37,7 @@ class Numbers:
 
 DTYPES = Choices("dtype", {
     "float32": Numbers("Numbers of 32 bits.", torch.float32),
-    "bfloat16": Numbers("Weights and frames of 16 bits, probabilities of 32; changes an area by about .0001.",
+    "bfloat16": Numbers("Weights and frames of 16 bits, probabilities of 32; areas change by up to about .001.",
                         torch.bfloat16, BFLOAT16_UNITS),
 }, kind=Numbers)
 
@@ -45,11 +46,11 @@ def prepared(network: Classifier, image: Tensor, dtype: str | Numbers = "float32
     """Return a copy of a network that answers images like ``image`` (3, H, W) faster; the given one stays as it is.
 
     Batch norms are folded into the convolutions before them where that changes the answer by rounding alone. ``dtype``
-    is a row of DTYPES. What is no ``nn.Module`` is returned as it is. Raises RunError where the network cannot compute
-    in that type of number.
+    is a row of DTYPES. What is not made of torch's layers is returned as it is. Raises RunError where the network
+    cannot compute in that type of number.
     """
     numbers = DTYPES.row(dtype)
-    if not isinstance(network, nn.Module):
+    if not is_layered(network):
         if numbers.dtype == torch.float32:
             return network
         raise RunError(f"the network is no torch module, so it cannot compute in {_name(numbers)}; use --dtype float32")

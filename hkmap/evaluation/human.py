@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 OF_PEOPLE = "_of_people"      # ends the names of the annotators' figures
-_GRID = 2**20                 # steps between 0 and the highest cell: float noise of equal cells breaks no tie
+BITS = 20                     # of a cell's value: float32's noise breaks no tie, and faint cells keep their order
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Likeness:
     weighted: bool = False
 
     def of_maps(self, maps: Tensor, batch: Batch) -> Tensor:
-        """Return the figure (B,) of maps (B, 1, h, w); of a sample that it does not apply to, 0."""
+        """Return the figure (B,) of maps (B, 1, h, w)."""
         human, certainty = _human_rows(batch)
         rows = _rows(resize_maps(maps.float(), (batch.maps.shape[2], batch.maps.shape[3])))
         faulty = np.flatnonzero(np.isnan(rows).any(axis=1))
         rows[faulty] = 0
-        values, there = self.compare(human, rows, certainty)
+        values = self.compare(human, rows, certainty)
         values[faulty] = np.nan      # a fault of the map must not become a number
-        return torch.from_numpy(np.where(there, values, 0))
+        return torch.from_numpy(values)
 
     def applies(self, batch: Batch) -> Tensor:
         """Return the samples (B,) that it applies to."""
         human, certainty = _human_rows(batch)
-        return torch.from_numpy(self.compare(human, human, certainty)[1])
+        return torch.from_numpy(_over_known(self.exists, certainty, human) > 0)
 
     def of_people(self, people: Sequence[Array], batch: Batch) -> list[float | None]:
         """Return each sample's agreement between its annotators: each against the mean of the others, averaged.
@@ -63,28 +63,17 @@ class Likeness:
         there are fewer than two, or it applies to no map of theirs.
         """
         found: list[float | None] = []
-        for maps, certainty in zip(people, _human_rows(batch)[1], strict=False):       # a batch may be filled up
+        for maps, known in zip(people, _human_rows(batch)[1], strict=False):       # a batch may be filled up
             rows = _settled(maps[marked(maps)])
-            if len(rows) < 2:
-                found.append(None)
-                continue
-            values, there = self.compare(rows, others(rows), np.tile(certainty, (len(rows), 1)))
-            found.append(float(values[there].mean()) if there.any() else None)
+            certainty = np.tile(known, (len(rows), 1))
+            there = _over_known(self.exists, certainty, rows) > 0
+            several = len(rows) > 1 and there.any()
+            found.append(float(self.compare(rows, others(rows), certainty)[there].mean()) if several else None)
         return found
 
-    def compare(self, human: Array, rows: Array, certainty: Array) -> tuple[Array, Flags]:
-        """Compare rows (n, cells) over the cells that are known: the values (n,), and whether they exist (n,)."""
-        known = certainty > 0
-        values, there = np.zeros(len(human)), np.zeros(len(human), np.bool_)
-        whole = known.all(axis=1)
-        parts: list[tuple[Any, Any]] = [(np.flatnonzero(whole), slice(None))]
-        parts += [([row], known[row]) for row in np.flatnonzero(~whole & known.any(axis=1))]
-        for places, cells in parts:
-            of_person, other, weights = (each[places][:, cells] for each in (human, rows, certainty))
-            if len(of_person):
-                there[places] = self.exists(of_person)
-                values[places] = self.similarity(of_person, other, *([weights] if self.weighted else []))
-        return values, there
+    def compare(self, human: Array, rows: Array, certainty: Array) -> Array:
+        """Compare rows (n, cells) over the cells that are known: (n,), 0 where none is."""
+        return _over_known(self.similarity, certainty, human, rows, *([certainty] if self.weighted else []))
 
 
 def anything(human: Array) -> Flags:
@@ -121,6 +110,17 @@ def share_of_people(own: Array, people: Array, *, higher: bool | None) -> float 
     return float(part[both].sum() / total) if total > 0 else None
 
 
+def _over_known(figure: Callable[..., Any], certainty: Array, *rows: Array) -> Array:
+    """Return a figure of rows (n, cells) over the cells whose certainty is above 0: (n,), 0 where there is none."""
+    known, found = certainty > 0, np.zeros(len(certainty))
+    whole = known.all(axis=1)
+    if whole.any():
+        found[whole] = figure(*(each[whole] for each in rows))
+    for row in np.flatnonzero(known.any(axis=1) & ~whole):
+        found[row] = figure(*(each[row : row + 1, known[row]] for each in rows))[0]
+    return found
+
+
 def _human_rows(batch: Batch) -> tuple[Array, Array]:
     """Return the human maps and their certainty (B, cells)."""
     return _rows(batch.maps), batch.certainty.flatten(1).double().cpu().numpy()
@@ -131,7 +131,8 @@ def _rows(maps: Tensor) -> Array:
 
 
 def _settled(rows: Array) -> Array:
-    """Return rows (n, cells) whose values are multiples of 2^-20 of the highest, so that equal cells tie."""
-    unit = np.abs(rows).max(axis=1, keepdims=True) / _GRID
-    settled: Array = np.round(rows / np.where(unit > 0, unit, 1)) * unit
+    """Return rows (n, cells) whose values have 20 bits as shares of the highest, so that equal cells tie."""
+    highest = np.abs(rows).max(axis=1, keepdims=True)
+    digits, powers = np.frexp(rows / np.where(highest > 0, highest, 1))
+    settled: Array = np.ldexp(np.round(digits * 2**BITS), powers - BITS) * highest
     return settled

@@ -36,7 +36,6 @@ from hkmap.networks.classifier import Classifier, Output
 Array = npt.NDArray[np.float64]
 RISE = "Petsiuk et al., BMVC 2018"
 REGION = "where the human map is at least half its maximum"
-MEAN = "; of more than two classes their mean"
 BETTER = {True: "; higher is better", False: "; lower is better", None: ""}
 
 
@@ -231,8 +230,9 @@ def _given(explained: Tensor | None, of_the_network: Tensor | None) -> Tensor:
     return found
 
 
-def _of_set(what: str, measure: Callable[[Answers, Array], Array], *, higher: bool | None = True, unit: str = "share",
+def _of_set(measure: Callable[[Answers, Array], Array], *, higher: bool | None = True, unit: str = "share",
             source: str = "", table: Callable[[Answers], Any] | None = None) -> SetMetric:
+    what = str(measure.__doc__).partition(".")[0]
     return SetMetric(what, measure, higher=higher, unit=unit, source=source, table=table)
 
 
@@ -243,8 +243,12 @@ def _curve(what: str, kind: str, measure: str, *, higher: bool) -> SampleMetric:
     )
 
 
-def _likeness(what: str, likeness: Likeness, *, higher: bool, unit: str, source: str = "") -> SampleMetric:
-    """Return a metric of the maps against the human ones."""
+def _likeness(
+    what: str, measure: Callable[[Array, Array], Array], exists: Callable[[Array], npt.NDArray[np.bool_]] = marked, *,
+    higher: bool, unit: str, source: str = "",
+) -> SampleMetric:
+    """Return a metric of the maps against the human ones, which applies to those that are ``marked``, or `parted`."""
+    likeness = Likeness(measure, exists)
     return SampleMetric(
         what, lambda answered: likeness.of_maps(answered.maps, answered.batch), higher=higher, unit=unit, source=source,
         applies=lambda answered: likeness.applies(answered.batch), of_people=_among_people(likeness),
@@ -257,10 +261,8 @@ def _among_people(likeness: Likeness) -> Callable[[Answered], list[float | None]
 
 def overlap(percent: int) -> SampleMetric:
     """Return the metric iou@``percent``."""
-    return _likeness(
-        f"Intersection over union of the highest {percent} % of the cells of both maps",
-        Likeness(partial(similarity.iou, percent=percent), marked), higher=True, unit="share",
-    )
+    what = f"Intersection over union of the highest {percent} % of the cells of both maps"
+    return _likeness(what, partial(similarity.iou, percent=percent), higher=True, unit="share")
 
 
 class Metrics(Choices[Metric]):
@@ -308,60 +310,35 @@ METRICS = Metrics("metric", {
     "top5_error": _of_answer(
         "The label is not among the five likeliest", partial(not_among, k=5), higher=False, unit="share"
     ),
-    "balanced_accuracy": _of_set(
-        "Mean over the classes of the share of their samples answered right", sets.balanced_accuracy,
-        source="Brodersen et al., ICPR 2010",
-    ),
-    "auroc": _of_set(f"Area under the ROC curve of label 1{MEAN}", sets.auroc, unit="area"),
-    "sensitivity": _of_set(f"Share of the samples of label 1 answered so{MEAN}", sets.sensitivity),
-    "specificity": _of_set(f"Share of the other samples not answered as label 1{MEAN}", sets.specificity),
-    "f1": _of_set(f"Harmonic mean of sensitivity and precision{MEAN}", sets.f1),
-    "kappa": _of_set(
-        "Agreement of labels and answers beyond chance, weighted quadratically", sets.kappa,
-        unit="kappa", source="Cohen, 1968",
-    ),
-    "calibration_error": _of_set(
-        "Expected calibration error: confidence less accuracy, in 15 bins", sets.calibration_error,
-        higher=False, source="Guo et al., ICML 2017",
-    ),
-    "confusion": _of_set(
-        "Table of the labels (rows) and the answers (columns)", sets.no_figure,
-        higher=None, unit="samples", table=sets.confusion,
-    ),
+    "balanced_accuracy": _of_set(sets.balanced_accuracy, source="Brodersen et al., ICPR 2010"),
+    "auroc": _of_set(sets.auroc, unit="area"),
+    "sensitivity": _of_set(sets.sensitivity),
+    "specificity": _of_set(sets.specificity),
+    "f1": _of_set(sets.f1),
+    "kappa": _of_set(sets.kappa, unit="kappa", source="Cohen, 1968"),
+    "calibration_error": _of_set(sets.calibration_error, higher=False, source="Guo et al., ICML 2017"),
+    "confusion": _of_set(sets.no_figure, higher=None, unit="samples", table=sets.confusion),
     "log_loss": _of_answer(
         "Minus the logarithm of the label's probability (cross entropy)", _log_loss, higher=False, unit="nats"
     ),
     "mse": SampleMetric(
         "Mean square difference between the attention map and the human map", _distances, higher=False,
-        figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
+        unit="attention squared", figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
         of_people=_among_people(Likeness(similarity.mse, anything, weighted=True)),
     ),
-    "spearman": _likeness(
-        "Rank correlation of the map with the human map", Likeness(similarity.spearman, marked),
-        higher=True, unit="correlation", source="Das et al., EMNLP 2016",
-    ),
-    "kl": _likeness(
-        "Kullback-Leibler divergence of the map from the human one, as distributions",
-        Likeness(similarity.kl, marked), higher=False, unit="nats", source="Bylinskii et al., TPAMI 2019",
-    ),
+    "spearman": _likeness("Rank correlation of the map with the human map", similarity.spearman, higher=True,
+                          unit="correlation", source="Das et al., EMNLP 2016"),
+    "kl": _likeness("Kullback-Leibler divergence of the map from the human one, as distributions", similarity.kl,
+                    higher=False, unit="nats", source="Bylinskii et al., TPAMI 2019"),
     "iou": overlap(similarity.TOP_PERCENT),
-    "energy": _likeness(
-        f"Share of the map's sum {REGION}", Likeness(similarity.energy, parted),
-        higher=True, unit="share", source="Wang et al., CVPRW 2020",
-    ),
-    "pointing": _likeness(
-        f"The map's highest cell is {REGION}", Likeness(similarity.pointing, parted),
-        higher=True, unit="share", source="Zhang et al., ECCV 2016",
-    ),
-    "nss": _likeness(
-        "Mean height of the map in standard deviations, weighted by the human map",
-        Likeness(similarity.nss, marked), higher=True, unit="standard deviations",
-        source="Peters et al., Vision Research 2005",
-    ),
-    "auc_judd": _likeness(
-        f"Area under the map's ROC curve for cells {REGION}", Likeness(similarity.auc_judd, parted),
-        higher=True, unit="area", source="Judd et al., ICCV 2009",
-    ),
+    "energy": _likeness(f"Share of the map's sum {REGION}", similarity.energy, parted, higher=True, unit="share",
+                        source="Wang et al., CVPRW 2020"),
+    "pointing": _likeness(f"The map's highest cell is {REGION}", similarity.pointing, parted, higher=True,
+                          unit="share", source="Zhang et al., ECCV 2016"),
+    "nss": _likeness("Mean height of the map in standard deviations, weighted by the human map", similarity.nss,
+                     higher=True, unit="standard deviations", source="Peters et al., Vision Research 2005"),
+    "auc_judd": _likeness(f"Area under the map's ROC curve for cells {REGION}", similarity.auc_judd, parted,
+                          higher=True, unit="area", source="Judd et al., ICCV 2009"),
     "attention_mean": SampleMetric(
         "Mean of the network's own attention map, near 0 where it is dark", attention_mean, higher=None,
         unit="attention", needs_branch=True,

@@ -24,10 +24,11 @@ from hkmap.engine.runs import TrainedModel, model_file
 from hkmap.errors import OutputError, RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.summary import settings_of
-from hkmap.files.atomic import locked
+from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
-from hkmap.files.tables import table
+from hkmap.networks.outside import Foreign, digest_of
 from hkmap.records import Record, dump_record, parse_record, refuse_constant
+from hkmap.report.tables import table
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
 
@@ -57,22 +58,25 @@ def header_of(
 ) -> dict[str, Any]:
     """Return what was measured, and how: the first line of records.jsonl. ``more`` is added to it.
 
-    Of the run, ``seed``, ``maps_learnt`` (whether human maps, or a sham of them, taught it) and ``mining`` are those of
-    its config.toml; None where that is missing.
+    ``source`` is a run folder or a file, or the name of a network that another program made. Of the run, ``seed``,
+    ``maps_learnt`` (whether human maps, or a sham of them, taught it) and ``mining`` are those of its config.toml; None
+    where that is missing.
     """
-    info = run_info(device, weights=model_file(source), shards=shards)
+    foreign = isinstance(model.architecture, Foreign)
+    of_factory = foreign and not source.is_file()
+    info = run_info(device, weights=None if of_factory else model_file(source), shards=shards)
+    weights = digest_of(model.network) if of_factory else info["files"]["weights"][0]["sha256"]
     file = (source if source.is_dir() else source.parent) / "config.toml"
     taught: dict[str, Any] = dict.fromkeys(("seed", "maps_learnt", "mining"))
-    if file.exists():
+    if file.exists() and not foreign:
         config = read_config(file)
         learnt = config.get("command") == "finetune" and config.get("gamma") != 0
         taught = {"seed": config.get("seed"), "maps_learnt": learnt, "mining": config.get("mining", 0.0)}
-    weights = info["files"]["weights"][0]["sha256"]
     return {
         "hkmap_results": VERSION,
         "run": {
-            "path": text_of(source), "weights": weights, "control": model.control, "arch": model.architecture.name,
-            **taught,
+            "path": text_of(source), "weights": weights,
+            "control": model.control, "arch": model.architecture.name, **taught,
         },
         "shards": info["files"]["shards"], "classes": list(model.class_names),
         "preprocessing": asdict(model.preprocessing), "metrics": list(options.metrics),
@@ -124,14 +128,15 @@ def kept_rows(
 ) -> Iterator[Row]:
     """Yield what ``measure(chosen=numbers)`` does, and keep it in a folder of results as it comes.
 
-    With ``resume``, what the folder has already is not measured again. Of several ranks the first keeps the rows.
+    With ``resume``, what the folder has already is not measured again, but for its last batch, as the first sample
+    after it may be given the map of the one before. Of several ranks the first keeps the rows.
     """
     begun = Kept()
     if resume:
         ids = ids_of(shards)
         begun = of_first(lambda: kept(folder, header, [ids[number] for number in numbers]))
-    left = numbers[begun.records:]
-    rows = measure(chosen=left) if len(left) else iter(())
+    left = begun.records < len(numbers)
+    rows = measure(chosen=numbers, known=begun.records) if left else iter(())
     yield from written(folder, header, rows, model, shards, begun) if current().first else rows
 
 
@@ -141,6 +146,7 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise OutputError(f"{folder}: a file, where a folder of results is to be written; choose another name")
     if not (resume or overwrite) and any((folder / name).exists() for name in (RECORDS, REPORT)):
         raise OutputError(f"{folder}: holds results already; choose another --out, or use --overwrite or --resume")
+    refuse_existing(folder / RECORDS, overwrite=True)       # a pipe, on which nobody may ever read
 
 
 def kept(folder: Path, header: dict[str, Any], ids: Sequence[str]) -> Kept:
@@ -200,20 +206,20 @@ def written(
             yield row
 
 
-def tabled(
-    rows: Iterable[Row], path: Path, model: TrainedModel, figures: Sequence[str], *, overwrite: bool
-) -> Iterator[Row]:
+def tabled(rows: Iterable[Row], path: Path, model: TrainedModel, *, overwrite: bool) -> Iterator[Row]:
     """Write a table of the rows, with a column per figure, and pass them on; it has its name when they have ended."""
+    rows = iter(rows)
+    some = list(islice(rows, _AT_ONCE))
     columns = {
         "id": str, "label": int, "class": str, "prediction": int, "predicted_class": str, "confidence": float,
-        "correct": bool, "attention_mean": float, **dict.fromkeys(figures, float),
+        "correct": bool, "attention_mean": float, **{name: float for row in some[:1] for name in row.values},
     }
-    rows = iter(rows)
     with table(path, columns, overwrite=overwrite) as write:
-        while some := list(islice(rows, _AT_ONCE)):
+        while some:
             lines = (line_of(row, model, {}) for row in some)
             write([{**line, "correct": _correct(line), **line["values"]} for line in lines])
             yield from some
+            some = list(islice(rows, _AT_ONCE))
 
 
 def _correct(line: dict[str, Any]) -> bool | None:

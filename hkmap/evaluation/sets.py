@@ -28,44 +28,41 @@ class Answers(NamedTuple):
     classes: Sequence[str] = ()             # (K,) names, "" where a class has none
 
 
-class Counts(NamedTuple):
-    """What is counted in each draw, with the samples' weights, of one class against the others (draws, classes)."""
-
-    right: Array              # true positives
-    labelled: Array           # samples of the class
-    predicted: Array          # answers of the class
-    total: Array              # (draws, 1), samples
-
-
 def balanced_accuracy(answers: Answers, weights: Array) -> Array:
-    """Mean over the classes of the share of their samples that are answered right."""
-    right, labelled, _, _ = _counts(answers, weights, np.unique(answers.labels))
+    """Mean over the classes of the share of their samples that is answered right."""
+    right, labelled, _ = _counts(answers, weights, np.unique(answers.labels))
     return _mean(_ratio(right, labelled))
 
 
 def sensitivity(answers: Answers, weights: Array) -> Array:
-    """Share of the positive samples that are answered positive."""
-    right, labelled, _, _ = _counts(answers, weights, _positives(answers))
+    """Share of the samples of label 1 answered so; of more than two classes their mean."""
+    right, labelled, _ = _counts(answers, weights, _positives(answers))
     return _mean(_ratio(right, labelled))
 
 
 def specificity(answers: Answers, weights: Array) -> Array:
-    """Share of the negative samples that are answered negative."""
-    right, labelled, predicted, total = _counts(answers, weights, _positives(answers))
-    negatives = total - labelled
+    """Share of the other samples not answered as label 1; of more than two classes their mean."""
+    right, labelled, predicted = _counts(answers, weights, _positives(answers))
+    negatives = weights.sum(axis=1, keepdims=True) - labelled
     shares = _ratio(negatives - (predicted - right), negatives)
     occurs = (labelled > 0) | (answers.probabilities.shape[1] == 2)
     return _mean(np.where(occurs, shares, np.nan))
 
 
 def f1(answers: Answers, weights: Array) -> Array:
-    """Harmonic mean of sensitivity and precision, 2 TP / (2 TP + FP + FN)."""
-    right, labelled, predicted, _ = _counts(answers, weights, _positives(answers))
+    """Harmonic mean of sensitivity and precision; of more than two classes their mean.
+
+    2 TP / (2 TP + FP + FN).
+    """
+    right, labelled, predicted = _counts(answers, weights, _positives(answers))
     return _mean(np.where(labelled > 0, _ratio(2 * right, labelled + predicted), np.nan))
 
 
 def auroc(answers: Answers, weights: Array) -> Array:
-    """Area under the ROC curve of a class's probability: the chance that its sample has more of it than another."""
+    """Area under the ROC curve of label 1; of more than two classes their mean.
+
+    It is the chance that a sample of the class has a higher probability of it than another one; ties count half.
+    """
     by_sample = np.ascontiguousarray(weights.T)
     classes = _positives(answers)
     areas = [_area(answers.probabilities[:, label], answers.labels == label, by_sample) for label in classes]
@@ -73,9 +70,10 @@ def auroc(answers: Answers, weights: Array) -> Array:
 
 
 def kappa(answers: Answers, weights: Array) -> Array:
-    """Cohen's kappa with the square of the difference between two labels as the cost of a confusion (Cohen, 1968).
+    """Agreement of labels and answers beyond chance, weighted quadratically.
 
-    A class that does not occur keeps its place in the order, so grades 0 and 2 differ by 2 also where there is no 1.
+    Cohen's kappa (Psychological Bulletin 70, 1968) with the squared difference of two labels as their disagreement. A
+    class that does not occur keeps its place in the order, so grades 0 and 2 differ by 2 also where there is no 1.
     """
     labels, predictions = answers.labels.astype(np.float64), answers.predictions.astype(np.float64)
     middle = labels.mean()      # only differences count; near 0 the squares lose no digits
@@ -87,9 +85,10 @@ def kappa(answers: Answers, weights: Array) -> Array:
 
 
 def calibration_error(answers: Answers, weights: Array) -> Array:
-    """Expected calibration error (Guo et al., ICML 2017): confidence less accuracy, as a mean over bins of confidence.
+    """Expected calibration error: confidence less accuracy, in 15 bins.
 
-    15 bins of equal width; a bin's difference counts by its share of the samples.
+    The bins of confidence have equal width (Guo et al., ICML 2017), and a bin's difference counts by its share of the
+    samples.
     """
     confidence = answers.probabilities[np.arange(len(answers.labels)), answers.predictions]
     bins = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
@@ -99,7 +98,7 @@ def calibration_error(answers: Answers, weights: Array) -> Array:
 
 
 def no_figure(answers: Answers, weights: Array) -> Array:
-    """What a table alone gives for a figure: none."""
+    """Table of the labels (rows) and the answers (columns)."""
     return np.full(len(weights), np.nan)
 
 
@@ -116,12 +115,11 @@ def _positives(answers: Answers) -> npt.NDArray[np.int64]:
     return np.array([1]) if answers.probabilities.shape[1] == 2 else np.unique(answers.labels)
 
 
-def _counts(answers: Answers, weights: Array, classes: npt.NDArray[np.int64]) -> Counts:
+def _counts(answers: Answers, weights: Array, classes: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Return the true positives, the samples and the answers of each class in each draw: (draws, classes)."""
     of_class = (answers.labels[:, None] == classes).astype(np.float64)               # (n, classes)
     as_class = (answers.predictions[:, None] == classes).astype(np.float64)
-    return Counts(
-        weights @ (of_class * as_class), weights @ of_class, weights @ as_class, weights.sum(axis=1, keepdims=True)
-    )
+    return weights @ (of_class * as_class), weights @ of_class, weights @ as_class
 
 
 def _area(scores: Array, positive: npt.NDArray[np.bool_], weights: Array) -> Array:

@@ -7,6 +7,7 @@ tuple (logits,) or (logits, attention), a mapping with "logits" and perhaps "att
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -49,17 +50,28 @@ class Foreign(Architecture):
 
 
 class Called(nn.Module):
-    """A function of images as a module. It has no layers, gives no gradients, and its copy is itself."""
+    """A function of images as a module, such as an ONNX graph: it is not made of torch's layers."""
 
     def __init__(self, function: Network) -> None:
         super().__init__()
         self.function = function
 
-    def __deepcopy__(self, memo: object) -> Called:
-        return self
-
     def forward(self, images: Tensor) -> Any:
         return self.function(images.float())
+
+
+def is_layered(network: object) -> TypeGuard[nn.Module]:
+    """Say whether a network is made of torch's layers: it can be copied and changed, and may give gradients."""
+    return isinstance(network, nn.Module) and not isinstance(network, Called)
+
+
+def digest_of(network: nn.Module) -> str:
+    """Return the sha256 of a network's weights, with their names."""
+    found = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 # a factory
@@ -84,16 +96,13 @@ def load_factory(name: str) -> Network:
         raise RunError(f'{name}: {module} has no "{attribute}"; {hint}')
     made = getattr(content, attribute)
     if not isinstance(made, nn.Module):
-        _check_callable(name, made, "is", "a function that takes nothing and returns a network")
+        if not callable(made):
+            raise RunError(f"{name}: is {_shown(made)}; expected a function that takes nothing and returns a network")
         with _explained(f"{name}: the factory failed", f"mend it; it is called as {attribute}()"):
             made = made()
-        _check_callable(name, None if isinstance(made, type) else made, "returned", "a torch.nn.Module")
+        if isinstance(made, type) or not callable(made):
+            raise RunError(f"{name}: returned {_shown(made)}; expected a torch.nn.Module")
     return made
-
-
-def _check_callable(name: str, found: object, verb: str, expected: str) -> None:
-    if not callable(found):
-        raise RunError(f"{name}: {verb} {_shown(found)}; expected {expected}")
 
 
 @contextmanager
@@ -118,6 +127,8 @@ def classifier(network: Network, name: str, image_size: tuple[int, int]) -> tupl
     with ``name``, where the network fails, or its answers are not as above.
     """
     module = network if isinstance(network, nn.Module) else Called(network)
+    if isinstance(module, torch.jit.ScriptModule):      # which has no hooks
+        module = nn.Sequential(module)
     images = torch.randn(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
     what = f"images of float32 (2, 3, {image_size[0]}, {image_size[1]})"
     remedy = "expected a network that takes such images; see --image-size"
@@ -159,7 +170,9 @@ def _check_attention(name: str, attention: Any, count: int) -> None:
 def _shown(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}" if value is not None else "no such thing"
+    if isinstance(value, type):
+        return "a class"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 # ONNX

@@ -47,6 +47,11 @@ class ShardSequence:
         """(height, width) of the maps of the first shard that has some; None where no record has a map."""
         return next((shard.map_size for shard in self.shards if shard.has_map.any()), None)
 
+    @property
+    def annotator_map_count(self) -> int:
+        """How many maps of single annotators the shards hold."""
+        return sum(shard.annotator_map_count for shard in self.shards)
+
     def read(self, index: int) -> Sample:
         """Return record ``index`` whole; raise ShardError where its checksum does not fit."""
         shard, row = self._find(index)

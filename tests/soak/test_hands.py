@@ -172,7 +172,7 @@ def lines_of_options() -> list[tuple[list[str], click.Option]]:
         "info": "s.h5", "train": "s.h5 --out o", "finetune": "s.h5 --from folder --out o", "predict": "--from folder",
         "eval": "s.h5 --from folder --metric top1", "show": "--out o.png", "check": "", "agreement": "", "list": "",
         "select": "", "import": "t.csv --out o", "export": "folder --to safetensors --out o",
-        "plot": "folder --out o.png", "report": "folder --out o.html",
+        "plot": "folder --out o.png", "compare": "folder folder", "report": "folder --out o.html",
     }
     return [
         ([name, *bases[name].split()], option) for name in OURS for option in load(name).params
