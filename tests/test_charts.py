@@ -52,9 +52,9 @@ def test_the_bins_of_a_reliability_diagram_are_means_of_their_answers() -> None:
         if inside:
             mean = sum(confidence[at] for at in inside) / len(inside)
             expected.append((mean, sum(bool(right[at]) for at in inside) / len(inside), len(inside) / 202))
-    bins = reliability(confidence, right)
+    bins = reliability(confidence, right, 15)
     np.testing.assert_allclose(np.stack(bins, axis=1), expected)
-    alone = reliability(np.array([0.5]), np.array([True]))
+    alone = reliability(np.array([0.5]), np.array([True]), 15)
     assert [values.tolist() for values in alone] == [[0.5], [1.0], [1.0]]       # no empty bin
 
 
@@ -94,7 +94,7 @@ def test_a_confusion_has_rows_of_labels_and_columns_of_answers() -> None:
 
 @pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_same_chart_gives_the_same_bytes(ending: str, start: bytes) -> None:
-    bins = reliability(np.array([0.2, 0.7, 0.9]), np.array([False, True, True]))
+    bins = reliability(np.array([0.2, 0.7, 0.9]), np.array([False, True, True]), 15)
     makers: list[Callable[[], Any]] = [
         lambda: curves_figure([panel(BANDED, PLAIN)], [False, True], ["a", "b"]),
         lambda: reliability_figure(bins, "calibration", "#0072b2"),

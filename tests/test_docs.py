@@ -109,7 +109,8 @@ def _check(command: click.Command, values: dict[str, object], left: list[str]) -
         literal = {word for word in words if not word.startswith("$")}
         if isinstance(parameter.type, click.Choice):
             assert literal <= set(parameter.type.choices), f"{command.name}: {parameter.name} cannot be {words}"
-        for word in literal if isinstance(parameter.type, Named) else ():
+        listed = {part for word in literal for part in word.split(",")}
+        for word in listed if isinstance(parameter.type, Named) else ():
             assert word in table(parameter.type.table) or re.fullmatch(r"[\d.]+", word), f"{parameter.name}: {word}"
 
 

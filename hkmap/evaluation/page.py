@@ -20,6 +20,7 @@ from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.gains import sheet
 from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.results import INSIDE, Results, read_results, same_data
+from hkmap.evaluation.sets import BINS, Answers, calibration_error
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
@@ -27,6 +28,7 @@ from hkmap.report.page import drawing, rendered
 MOST_CLASSES = 30       # of a confusion matrix that is drawn
 LONGEST = 70            # characters of the runs' names in the title
 MOST_CONFUSIONS = 20    # that a table names where there are more
+_ANSWER = ("label", "prediction", "probabilities")      # of a row
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,12 @@ class Run:
         folders = ([inside.parent] if inside.name == INSIDE else []) + ([Path(said)] if said else [])
         return next((folder for folder in folders if os.path.exists(folder / "log.jsonl")), None)
 
-    def answers(self) -> list[Any]:
-        """Return labels (n,), answers (n,) and the confidence (n,) of all records with a label."""
+    @cached_property
+    def answers(self) -> Answers:
+        """The answers to all records with a label."""
         rows = [row for row in self.results.rows if row["label"] is not None]
-        return [np.array([row[key] for row in rows]) for key in ("label", "prediction", "confidence")]
+        labels, answers, shares = (np.array([row[key] for row in rows]) for key in _ANSWER)
+        return Answers(labels, answers, shares)
 
 
 class Figure(NamedTuple):
@@ -227,18 +231,18 @@ def _learning(runs: Sequence[Run]) -> Any:
 def _reliability(runs: Sequence[Run]) -> Iterator[tuple[str, float, Any]]:
     """Yield for each run its name, its calibration error and a diagram."""
     for run in runs:
-        labels, answers, confidence = run.answers()
+        labels, answers, probabilities, _ = run.answers
         if len(labels):
-            bins = reliability(confidence, labels == answers)
-            error = float(np.sum(bins.share * np.abs(bins.accuracy - bins.confidence)))
+            error = float(calibration_error(run.answers, np.ones((1, len(labels))))[0])
+            bins = reliability(probabilities[np.arange(len(labels)), answers], labels == answers, BINS)
             figure = reliability_figure(bins, f"calibration error {error:.4f}", run.colour)
             yield run.name, error, drawing(figure, f"reliability{run.number}")
 
 
 def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the ``matrices`` of the runs by name, or where they were too large the most frequent ``confusions``."""
-    told = [run.answers()[:2] for run in runs]
-    there = sorted({int(label) for pair in told for labels in pair for label in labels})
+    told = [run.answers[:2] for run in runs]
+    there = sorted({label for pair in told for labels in pair for label in labels.tolist()})
     if not there or len(there) > MOST_CLASSES:
         return {"matrices": [], "confusions": _most_frequent(runs)}
     names, matrices = [_class_names(runs)[label] for label in there], []
@@ -251,7 +255,7 @@ def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
 
 def _most_frequent(runs: Sequence[Run]) -> list[tuple[str, str, list[int]]]:
     """Return label, wrong answer and how often each run gave it, the most frequent in any run first."""
-    counts = [Counter(zip(*(found.tolist() for found in run.answers()[:2]), strict=True)) for run in runs]
+    counts = [Counter(zip(*(found.tolist() for found in run.answers[:2]), strict=True)) for run in runs]
     wrong = {pair for each in counts for pair in each if pair[0] != pair[1]}
     most = sorted(wrong, key=lambda pair: (-max(each[pair] for each in counts), pair))[:MOST_CONFUSIONS]
     names = _class_names(runs)

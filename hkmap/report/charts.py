@@ -53,7 +53,7 @@ def shares_of(points: int, step: int, image_size: Sequence[int]) -> list[float]:
     return [min(1.0, number * step / pixels) for number in range(points)]
 
 
-def reliability(confidence: Array, right: Array, bins: int = 15) -> Bins:
+def reliability(confidence: Array, right: npt.NDArray[np.bool_], bins: int) -> Bins:
     """Sort answers (n,) with their confidence into ``bins`` of equal width (Guo et al., ICML 2017)."""
     place = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     counts = np.bincount(place, minlength=bins)
