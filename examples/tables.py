@@ -18,8 +18,8 @@ from statistics import mean
 from typing import NamedTuple
 
 from hkmap.errors import HkmapError, RunError
-from hkmap.evaluation.comparison import OF_CURVES
-from hkmap.evaluation.results import REPORT, Results, read_results, same_data
+from hkmap.results.comparison import OF_CURVES
+from hkmap.results.folder import REPORT, Results, read_results, same_data
 
 METHODS = ("plain", "CAM", "Grad-CAM", "+ABN", "+ABN, mining", "proposed", "sham")
 MAPS = {"cam": "CAM", "gradcam": "Grad-CAM"}

@@ -12,7 +12,7 @@ from test_rows import untrained
 
 from hkmap.engine.runs import load_model, save_model
 from hkmap.errors import RunError
-from hkmap.evaluation.baseline import misclassified
+from hkmap.results.baseline import misclassified
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.sequence import ShardSequence
 from hkmap.shards.writer import ShardWriter

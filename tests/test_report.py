@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_learning_curves import NEW
 
-from hkmap.evaluation.page import page
+from hkmap.results.page import page
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 

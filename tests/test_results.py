@@ -15,8 +15,8 @@ from test_rows import CLASSES, untrained
 from hkmap.engine.folders import write_config
 from hkmap.engine.runs import save_model
 from hkmap.errors import OutputError, RunError
-from hkmap.evaluation.results import Results, read_results, same_data
 from hkmap.report.tables import check_table, table
+from hkmap.results.folder import Results, read_results, same_data
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 

@@ -14,7 +14,7 @@ from hkmap.engine.data import make_data
 from hkmap.engine.ranks import joined
 from hkmap.engine.runs import load_model, save_model
 from hkmap.engine.validation import accuracy
-from hkmap.evaluation.results import read_results
+from hkmap.results.folder import read_results
 from hkmap.shards.sequence import ShardSequence
 
 METRICS = ["--metric", "top1", "--metric", "mse", "--metric", "insertion", "--step", "64"]

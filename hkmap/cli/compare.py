@@ -50,9 +50,9 @@ def compare(arms: tuple[str, ...], form: str, **options: object) -> None:
     Example:
       hkmap compare 'none=runs/none-*' 'human=runs/human-*' 'shuffled=runs/shuffled-*' --metric top1,mse
     """
-    from hkmap.evaluation.comparison import ComparisonOptions, find_arms
-    from hkmap.evaluation.comparison import compare as compared
     from hkmap.report.verdicts import COLUMNS, csv_text, latex_text, sentences, table_rows
+    from hkmap.results.comparison import ComparisonOptions, find_arms
+    from hkmap.results.comparison import compare as compared
 
     if len(arms) < 2:
         raise click.UsageError("Nothing to compare with: name at least two arms.")

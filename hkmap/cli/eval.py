@@ -50,9 +50,9 @@ class Outputs:
     def check(self, metrics: tuple[str, ...]) -> None:
         """Refuse what could not be written, before the ``metrics`` are measured."""
         from hkmap.evaluation.metrics import METRICS
-        from hkmap.evaluation.results import check_free
         from hkmap.files.atomic import refuse_existing
         from hkmap.report.tables import check_table
+        from hkmap.results.folder import check_free
 
         if self.resume and (self.out is None or self.overwrite):
             raise click.UsageError("--resume goes on with the results in --out; give --out, and omit --overwrite.")
@@ -175,8 +175,8 @@ def _measured(
     from hkmap.engine.folders import write_json
     from hkmap.engine.ranks import current
     from hkmap.evaluation.evaluate import evaluate
-    from hkmap.evaluation.results import REPORT, header_of, kept_rows, tabled
     from hkmap.evaluation.summary import summarise
+    from hkmap.results.folder import REPORT, header_of, kept_rows, tabled
     from hkmap.shards.folds import groups_of
 
     groups = groups_of(shards, options.group, False)
@@ -206,9 +206,9 @@ def _measured(
 
 def _draw(path: Path, report: dict[str, Any], *, overwrite: bool) -> None:
     """Draw the curves of a report."""
-    from hkmap.evaluation.page import curve_panels
     from hkmap.files.atomic import replacing
     from hkmap.report.charts import curves_figure, figure_bytes
+    from hkmap.results.page import curve_panels
 
     figure = curves_figure(curve_panels([report]), [report["control"] != "none"], [report["run"]])
     with replacing(path, overwrite=overwrite) as beside:
@@ -223,8 +223,8 @@ def _chosen(
     import numpy as np
 
     from hkmap.engine.runs import check_fold, hold_out, load_model, named
-    from hkmap.evaluation.baseline import asked, looked_up, misclassified
-    from hkmap.evaluation.results import RECORDS, read_results
+    from hkmap.results.baseline import asked, looked_up, misclassified
+    from hkmap.results.folder import RECORDS, read_results
 
     if baseline and not only:
         raise click.UsageError("--baseline says whose mistakes are measured; give --only misclassified too.")

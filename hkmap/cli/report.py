@@ -28,8 +28,8 @@ def report(runs: tuple[Path, ...], out: Path, overwrite: bool) -> None:
       hkmap eval test.h5 --from run-human/ --metric top1,insertion,deletion --out run-human/eval/
       hkmap report run-none/ run-human/ --out report.html
     """
-    from hkmap.evaluation.page import page
     from hkmap.files.atomic import refuse_existing, replacing
+    from hkmap.results.page import page
 
     refuse_existing(out, overwrite=overwrite)
     content = page(runs)

@@ -15,7 +15,7 @@ from hkmap.engine.data import Numbers
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
-from hkmap.evaluation.results import Results
+from hkmap.results.folder import Results
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence
 

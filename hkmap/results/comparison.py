@@ -19,9 +19,9 @@ from hkmap.choices import Choices
 from hkmap.errors import RecordError, RunError
 from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS, Metric, SetMetric
-from hkmap.evaluation.results import Results, read_results, same_data
 from hkmap.evaluation.sets import Answers
 from hkmap.report.verdicts import SIGNIFICANT
+from hkmap.results.folder import Results, read_results, same_data
 from hkmap.statistics import COVERAGE, Resampling, holm, interval, sign_flip
 
 Array = npt.NDArray[np.float64]

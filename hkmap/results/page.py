@@ -17,13 +17,13 @@ from hkmap.engine.controls import told
 from hkmap.engine.folders import read_info, text_of
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
-from hkmap.evaluation.gains import sheet
 from hkmap.evaluation.metrics import METRICS
-from hkmap.evaluation.results import INSIDE, Results, read_results, same_data
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
+from hkmap.results.folder import INSIDE, Results, read_results, same_data
+from hkmap.results.gains import sheet
 
 MOST_CLASSES = 30       # of a confusion matrix that is drawn
 LONGEST = 70            # characters of the runs' names in the title

@@ -12,11 +12,11 @@ import numpy as np
 from hkmap.engine.data import ShardExamples
 from hkmap.engine.inputs import Preprocessing
 from hkmap.errors import HkmapError, RunError
-from hkmap.evaluation.results import Results
 from hkmap.files.images import Pixels
 from hkmap.maps.check import Map
 from hkmap.report.colouring import overlay
 from hkmap.report.page import tile
+from hkmap.results.folder import Results
 from hkmap.shards.sequence import ShardSequence
 
 MOST = 8        # records at each end
