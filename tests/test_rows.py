@@ -106,10 +106,11 @@ def test_a_row_holds_what_was_measured_of_a_record(hk, shards, tmp_path):
 
 
 def test_the_summary_is_the_mean_of_what_applies():
-    rows = [row_of("a", 0, 0, 0.5, {"top1": 1.0, "mse": None}, {}),
-            row_of("b", 1, 0, 0.25, {"top1": 0.0, "mse": 0.125}, {})]
-    report = summarise([*rows, row_of("c", None, 1, 0.0, {"top1": None, "mse": 0.375}, {})], untrained(),
-                       EvaluationOptions(("top1", "mse")), CPU)
+    values = [(1.0, None, None), (0.0, 0.125, None), (None, 0.375, None)]
+    found = [dict(zip(("top1", "mse", "mse_of_zeros"), own, strict=True)) for own in values]
+    rows = [row_of("a", 0, 0, 0.5, found[0], {}), row_of("b", 1, 0, 0.25, found[1], {}),
+            row_of("c", None, 1, 0.0, found[2], {})]
+    report = summarise(rows, untrained(), EvaluationOptions(("top1", "mse")), CPU)
     assert report["samples"] == 3
     assert report["metrics"] == {"top1": 0.5, "mse": 0.25, "mse_of_zeros": None}
     assert report["counts"] == {"top1": 2, "mse": 2, "mse_of_zeros": 0}

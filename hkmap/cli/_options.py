@@ -77,7 +77,7 @@ AMOUNT = Amount(0, min_open=True)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 RESAMPLES = click.IntRange(20, 100_000)      # statistics.LEAST
 MOST_BATCHED = 2**16
-_HEAVY = ("hkmap.engine", "hkmap.evaluation", "hkmap.results", "hkmap.networks", "hkmap.training")     # they import torch
+_HEAVY = ("hkmap.engine", "hkmap.evaluation", "hkmap.networks", "hkmap.training")     # they import torch
 LONGEST = 40      # characters of a list of names in a help text; `hkmap list` shows longer ones
 _LARGEST_SIDE, _MOST_PIXELS = 16_384, 1 << 25      # of a map or stored image; drawing one takes up to 1 GiB
 _LARGEST_FRAME = 10**6
