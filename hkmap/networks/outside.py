@@ -68,10 +68,9 @@ def is_layered(network: object) -> TypeGuard[nn.Module]:
 def digest_of(network: nn.Module) -> str:
     """Return the sha256 of a network's parameters and buffers, with their names."""
     found = hashlib.sha256()
-    weights: list[tuple[str, Tensor]] = [*network.named_parameters(), *network.named_buffers()]
-    for name, value in weights:
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
