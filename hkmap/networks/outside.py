@@ -66,11 +66,11 @@ def is_layered(network: object) -> TypeGuard[nn.Module]:
 
 
 def digest_of(network: nn.Module) -> str:
-    """Return the sha256 of a network's weights, with their names."""
+    """Return the sha256 of a network's parameters and buffers, with their names."""
     found = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -161,8 +161,11 @@ def _parts(answer: Any) -> tuple[Any, Any]:
 
 
 def _check_attention(name: str, attention: Any, count: int) -> None:
-    if not isinstance(attention, Tensor) or attention.ndim != 4 or attention.shape[:2] != (count, 1):
-        raise RunError(f"{name}: gave {_shown(attention)} as attention of {count} images; expected (B, 1, h, w)")
+    if not (isinstance(attention, Tensor) and attention.is_floating_point()
+            and attention.ndim == 4 and attention.shape[:2] == (count, 1)):
+        raise RunError(
+            f"{name}: gave {_shown(attention)} as attention of {count} images; expected floats (B, 1, h, w)"
+        )
     if not ((attention >= 0) & (attention <= 1)).all():      # NaN is not
         raise RunError(f"{name}: gave attention outside [0, 1]; scale it, as by a sigmoid, or give logits alone")
 
