@@ -17,9 +17,9 @@ from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
 from hkmap.errors import ChoiceError, HkmapError, RecordError, RunError
-from hkmap.evaluation import comparison
 from hkmap.evaluation.metrics import METRICS, SampleMetric, SetMetric
 from hkmap.report.verdicts import csv_text, escaped, latex_text, sentences
+from hkmap.results import comparison
 from hkmap.results.comparison import ComparisonOptions, compare, crossed_interval, find_arms, pairs
 
 Hk = Callable[..., Result]
