@@ -1,7 +1,8 @@
 """Time insertion and deletion against the forward passes alone and against RISE's own procedure; print JSON.
 
 All take turns, see timing.py. ResNet18+ABN at 224 x 224, both curves of two images, in 28 steps, as `hkmap eval` has
-them: the fewer they are, the more counts what is done once an image. Then the peak memory of an evaluation of 10,000 images of 32 x 32.
+them: the fewer they are, the more counts what is done once an image. Then the peak memory of an evaluation of 10,000
+images of 32 x 32.
 
     python benchmarks/evaluation.py [--quick]
 """
