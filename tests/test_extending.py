@@ -29,8 +29,8 @@ PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python\n# my_package/(\w+)\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 (PYPROJECT,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 POINTS = tomllib.loads(PYPROJECT)["project"]["entry-points"]
-GROUPS = {"hkmap.sources", "hkmap.bandwidths", "hkmap.map_losses", "hkmap.metrics", "hkmap.architectures",
-          "hkmap.commands"}
+GROUPS = {"hkmap.sources", "hkmap.bandwidths", "hkmap.map_losses", "hkmap.metrics", "hkmap.explanations",
+          "hkmap.architectures", "hkmap.commands"}
 
 
 @pytest.fixture(autouse=True)
@@ -96,10 +96,21 @@ def test_the_map_loss() -> None:
 def test_the_metric_and_the_architecture(make_shard: Callable[..., Path]) -> None:
     model = new_model(Architecture("patches+abn", 2, width=4), Preprocessing(16, 16), ("class 0", "class 1"), 0)
     assert model.map_size == (2, 2)
-    options = EvaluationOptions(("margin", "mse"))
+    options = EvaluationOptions(("margin", "mistakes", "error", "mse"))
     report = summarise(evaluate(model, ShardSequence([make_shard("a.h5", 6)]), options), model, options)
     assert 0 <= report["metrics"]["margin"] <= 1
-    assert report["counts"] == {"margin": 6, "mse": 6, "mse_of_zeros": 6}
+    assert report["metrics"]["mistakes"] == pytest.approx(6 * report["metrics"]["error"])
+    assert report["counts"] == {"margin": 6, "error": 6, "mse": 6, "mse_of_zeros": 6, "mistakes": 6}
+
+
+def test_the_maps_that_explain(make_shard: Callable[..., Path]) -> None:
+    model = new_model(Architecture("resnet8", 2, stem="small", width=4), Preprocessing(16, 16), ("class 0", "class 1"), 0)
+    rows = list(evaluate(model, ShardSequence([make_shard("a.h5", 2)]),
+                         EvaluationOptions(("insertion",), maps="gradient"), torch.device("cpu")))
+    for row in rows:
+        assert row.map is not None
+        assert row.map.max() > 0
+        assert 0 <= row.values["insertion"] <= 1
 
 
 def test_the_command(hk: Callable) -> None:
