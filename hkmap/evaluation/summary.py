@@ -118,6 +118,7 @@ def settings_of(model: TrainedModel, options: EvaluationOptions, device: torch.d
     """Return how something is measured, as the report says it."""
     return {
         "maps": options.maps,
+        "layer": options.layer,
         "use_maps": options.use_maps,
         "target": options.target,
         "dtype": options.dtype,
