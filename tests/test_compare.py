@@ -416,8 +416,8 @@ def test_curves_of_other_steps_are_refused_and_other_settings_told(
     given = {"values": {"insertion": [0.5, 0.4], "top1": [1, 0]}, "curves": ["insertion"]}
     words = two(tmp_path, given, {**given, "settings": {"step": 9}})
     assert refusal(words) == (
-        f"{words[1]}: insertion has the step 9, in {words[0]} 8; evaluate both with the same, or choose other figures "
-        "by --metric"
+        f"{words[0]}: the step of insertion is not that of all results (8, 9); evaluate all with the same, or choose "
+        "other figures by --metric"
     )
     assert compare(find_arms(words), ComparisonOptions(("top1",), resamples=50))["comparisons"]
     assert "differ" not in caplog.text

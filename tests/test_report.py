@@ -191,6 +191,16 @@ def test_a_run_that_was_trained_again_has_no_learning_curves(three: list[Path]) 
     assert "Learning curves" not in Page(page(three)).text
 
 
+def test_curves_that_cannot_be_compared_are_told(here: Path) -> None:
+    source = shard(here / "test.h5", 2)
+    sizes = {"step": 128, "image_size": [16, 16], "map_size": [4, 4]}
+    runs = [results(here / blur, source, [0.5, 0.75], header={"settings": sizes | {"blur": blur}})
+            for blur in ("rise", "zeros")]
+    said = "The blur is not that of all runs (rise, zeros), so their curves cannot be compared."
+    assert said in Page(page(runs)).text
+    assert "cannot be compared" not in Page(page(runs[:1])).text
+
+
 def test_one_run_is_told_of_as_one(here: Path) -> None:
     source = shard(here / "test.h5", 4)
     alone = results(here / "alone", source, [0.25, 1.0, 0.75, 0.5], share_of_people={"iou": 0.875},

@@ -103,7 +103,7 @@ def reliability_figure(bins: Bins, title: str, colour: str) -> Any:
     return figure
 
 
-def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], title: str, colour: str) -> Any:
+def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], colour: str) -> Any:
     """Return a matplotlib figure of counts (K, K) of labels, in rows, and answers; a row's shares are its shades."""
     from matplotlib.colors import to_rgba
 
@@ -118,7 +118,7 @@ def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], title:
     for (row, column), count in np.ndenumerate(counts):
         if count and few:
             axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", fontsize=8)
-    dress(axes, title, "answer", "label")
+    dress(axes, "", "answer", "label")
     labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in map(spelt, names)]
     places = np.arange(len(names)) + 0.5
     axes.set_xticks(places, labels, rotation=90, fontsize=8, parse_math=False)

@@ -21,7 +21,7 @@ from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS, Metric, SetMetric
 from hkmap.evaluation.sets import Answers
 from hkmap.report.verdicts import SIGNIFICANT
-from hkmap.results.folder import Results, read_results, same_data
+from hkmap.results.folder import OF_CURVES, Results, read_results, same_data, unlike
 from hkmap.statistics import COVERAGE, Interval, Resampling, holm, interval, sign_flip
 
 Array = npt.NDArray[np.float64]
@@ -33,7 +33,6 @@ FEWEST = 5              # records of a group that can be the worst
 MOST_DRAWS = 0.8        # of the draws must have a figure
 LEAST_P = 1e-12         # over seeds
 OF_DATA = "_of_zeros"   # ends the names of figures that no network has a part in
-OF_CURVES = ("step", "blur", "target")      # settings without which curves cannot be compared
 TOLD = ("maps", "layer", "use_maps", "hold_attention", "dtype", "image_size", "map_size")   # a difference is a warning
 
 HUMAN = ("none", True)      # what taught an arm, where human maps did
@@ -182,12 +181,11 @@ def figures_of(results: Sequence[Results]) -> dict[str, Metric]:
     return {name: owners[name] for name in names if name in owners and not name.endswith(OF_DATA)}
 
 
-def chosen_figures(arms: Sequence[Arm], metrics: Sequence[str]) -> dict[str, Metric]:
+def chosen_figures(results: Sequence[Results], metrics: Sequence[str]) -> dict[str, Metric]:
     """Return the figures to compare, with their metrics.
 
     Raises ChoiceError for an unknown name, and RunError where some results lack a chosen figure.
     """
-    results = [found for arm in arms for found in arm.results]
     known = figures_of(results)
     lacking = {name: found for found in results for name in known if name not in found.report["metrics"]}
     if not metrics:
@@ -203,21 +201,16 @@ def chosen_figures(arms: Sequence[Arm], metrics: Sequence[str]) -> dict[str, Met
     return {name: known[name] for name in names if name in known}
 
 
-def check_settings(arms: Sequence[Arm], figures: Sequence[str]) -> None:
+def check_settings(results: Sequence[Results], figures: Sequence[str]) -> None:
     """Raise RunError where curves were measured in different ways; warn of other differences."""
-    first, *others = (found for arm in arms for found in arm.results)
-    curves = [name for name in figures if any(name in row["curves"] for row in first.rows)]
-    for found, name in product(others, OF_CURVES if curves else ()):
-        one, two = (each.header["settings"].get(name) for each in (first, found))
-        if one != two:
-            raise RunError(
-                f"{found.path}: {curves[0]} has the {name} {two}, in {first.path} {one}; evaluate both with the same, "
-                "or choose other figures by --metric"
-            )
-    for name in TOLD:
-        given = dict.fromkeys(str(found.header["settings"].get(name)) for found in (first, *others))
-        if len(given) > 1:
-            logger.warning("the results differ in %s (%s), which may be part of a difference", name, _listed([*given]))
+    curves = [name for name in figures if any(name in row["curves"] for row in results[0].rows)]
+    for name, values in unlike(results, OF_CURVES if curves else ()).items():
+        raise RunError(
+            f"{results[0].path}: the {name} of {curves[0]} is not that of all results ({values}); evaluate all with "
+            "the same, or choose other figures by --metric"
+        )
+    for name, values in unlike(results, TOLD).items():
+        logger.warning("the results differ in %s (%s), which may be part of a difference", name, values)
 
 
 def read_figure(arms: Sequence[Arm], name: str, metric: Metric) -> Figure | None:
@@ -268,16 +261,17 @@ def compare(arms: Sequence[Arm], options: ComparisonOptions) -> dict[str, Any]:
 
     Raises RunError for results of other records, or measured in other ways.
     """
-    same_data([found for arm in arms for found in arm.results])
-    chosen = chosen_figures(arms, options.metrics)
-    check_settings(arms, [*chosen])
+    results = [found for arm in arms for found in arm.results]
+    same_data(results)
+    chosen = chosen_figures(results, options.metrics)
+    check_settings(results, [*chosen])
     read = {name: read_figure(arms, name, metric) for name, metric in chosen.items()}
     if left_out := [name for name, figure in read.items() if figure is None]:
         logger.warning("%s applies to no record of all arms, and is not compared", _listed(left_out))
     figures = [figure for figure in read.values() if figure is not None]
     if not figures:
-        raise RunError(f"{arms[0].results[0].path}: has no figure that all arms have; evaluate with the same --metric")
-    rows = arms[0].results[0].rows
+        raise RunError(f"{results[0].path}: has no figure that all arms have; evaluate with the same --metric")
+    rows = results[0].rows
     groups, parts = (None if key is None else names_under(rows, key) for key in (options.group, options.by))
     entries = [compared(figure, *pair, groups, parts, options) for figure, pair in product(figures, pairs(arms))]
     judge(entries)

@@ -37,6 +37,7 @@ from hkmap.shards.sequence import ShardSequence
 RECORDS, REPORT = "records.jsonl", "eval.json"
 INSIDE = "eval"         # the folder of results that a run folder stands for
 VERSION = 1
+OF_CURVES = ("step", "blur", "target")      # settings without which curves cannot be compared
 _KNOWN = frozenset({"id", "label", "class", "image", "map", "certainty"})      # keys of a record
 _AT_ONCE = 256          # rows of a table
 
@@ -304,6 +305,12 @@ def same_data(results: Sequence[Results]) -> None:
     digests = [[shard["sha256"] for shard in found.header["shards"]] for found in results]
     if apart := [found.path for found, own in zip(results, digests, strict=True) if own != digests[0]]:
         logger.warning("%s: the shards are not those of %s, though the ids are the same", apart[0], first.path)
+
+
+def unlike(results: Sequence[Results], names: Sequence[str]) -> dict[str, str]:
+    """Return which of the settings ``names`` are not the same in all results, and what they are."""
+    given = {name: dict.fromkeys(str(found.header["settings"].get(name)) for found in results) for name in names}
+    return {name: ", ".join(values) for name, values in given.items() if len(values) > 1}
 
 
 # whether it fits

@@ -26,7 +26,7 @@ from hkmap.files.opening import file_content
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
-from hkmap.results.folder import INSIDE, Results, read_results, same_data
+from hkmap.results.folder import INSIDE, OF_CURVES, Results, read_results, same_data, unlike
 from hkmap.results.gains import sheet
 
 MOST_CLASSES = 30       # of a confusion matrix that is drawn
@@ -108,6 +108,7 @@ def page(paths: Sequence[Path]) -> bytes:
         facts=list(_facts(runs)), figures=list(_figures(runs)), learning=_learning(runs),
         curves=[(panel.title, drawing(curves_figure([panel], shams), f"curve{number}"))
                 for number, panel in enumerate(panels)],
+        unlike=unlike([run.results for run in runs], OF_CURVES),
         banded=any(band and band.low is not None for panel in panels for band in panel.bands),
         reliability=list(_reliability(runs)), **_confusions(runs),
         sheet=sheet([run.results for run in runs], [run.name for run in runs], shams),
@@ -255,7 +256,7 @@ def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
         labels, answers = run.answers[:2]
         counts = np.zeros((len(there), len(there)), np.int64)
         np.add.at(counts, (np.searchsorted(there, labels), np.searchsorted(there, answers)), 1)
-        matrices.append((run.name, drawing(confusion_figure(counts, names, "", run.colour), f"confusion{run.number}")))
+        matrices.append((run.name, drawing(confusion_figure(counts, names, run.colour), f"confusion{run.number}")))
     return {"matrices": matrices, "confusions": []}
 
 
