@@ -14,7 +14,6 @@ from hkmap.engine.runs import save_model
 from hkmap.report.charts import (
     Band,
     Panel,
-    confusion_figure,
     curves_figure,
     figure_bytes,
     reliability,
@@ -78,27 +77,12 @@ def test_a_panel_has_a_line_for_each_run_dashes_for_a_sham_and_bands_where_they_
     assert not curves_figure([panel(PLAIN)], [False]).legends
 
 
-def test_a_confusion_has_rows_of_labels_and_columns_of_answers() -> None:
-    counts = np.array([[3, 1], [0, 0]])
-    figure = confusion_figure(counts, ["a $x$", "a name that is far too long"], "#ff0000")
-    [axes] = figure.axes
-    shades = axes.collections[0].get_array().reshape(2, 2, 4)
-    np.testing.assert_allclose(shades[..., 3], 0.85 * np.array([[0.75, 0.25], [0, 0]]))
-    assert [(text.get_text(), text.get_position()) for text in axes.texts] == [("3", (0.5, 0.5)), ("1", (1.5, 0.5))]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["a $x$", "a name that is fa…"]
-    assert not any(text.get_parse_math() for text in (*axes.get_xticklabels(), *axes.get_yticklabels()))
-    assert axes.yaxis_inverted()
-    many = confusion_figure(np.eye(13, dtype=int), [str(number) for number in range(13)], "#ff0000")
-    assert not many.axes[0].texts       # no room for counts
-
-
 @pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_same_chart_gives_the_same_bytes(ending: str, start: bytes) -> None:
     bins = reliability(np.array([0.2, 0.7, 0.9]), np.array([False, True, True]), 15)
     makers: list[Callable[[], Any]] = [
         lambda: curves_figure([panel(BANDED, PLAIN)], [False, True], ["a", "b"]),
         lambda: reliability_figure(bins, "calibration", "#0072b2"),
-        lambda: confusion_figure(np.eye(3, dtype=int), ["a", "b", "c"], "#0072b2"),
     ]
     for make in makers:
         content = figure_bytes(make(), ending)

@@ -296,6 +296,15 @@ def test_names_are_text_everywhere(hk: Callable[..., Any], here: Path) -> None:
     assert b"<script" not in content
 
 
+def test_a_confusion_has_rows_of_labels_and_columns_of_answers(here: Path) -> None:
+    source = shard(here / "test.h5", 4)
+    read = Page(page([results(here / "a", source, [0.75] * 4, labels=[0, 0, 0, 1], answers=[0, 0, 1, 0],
+                              names=("cat", "dog"))]))
+    assert "a cat dog cat 2 1 dog 1 " in read.text[read.text.index("Confusion"):]
+    shares = [cell["style"].partition(";")[0] for cell in read.all("td") if "style" in cell]
+    assert shares == ["--share: 66%", "--share: 33%", "--share: 100%", "--share: 0%"]
+
+
 def test_many_classes_get_a_table_of_their_confusions(here: Path) -> None:
     source, names = shard(here / "test.h5", 66), [f"n{number}" for number in range(33)]
     answers = [(number + (number % 33 < 3)) % 33 for number in range(66)]       # 0, 1 and 2 are taken for the next

@@ -23,13 +23,13 @@ from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
 from hkmap.evaluation.summary import OWN
 from hkmap.files.opening import file_content
-from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
+from hkmap.report.charts import Band, Panel, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
 from hkmap.results.folder import INSIDE, OF_CURVES, Results, read_results, same_data, unlike
 from hkmap.results.gains import sheet
 
-MOST_CLASSES = 30       # of a confusion matrix that is drawn
+MOST_CLASSES = 20       # of a confusion matrix
 LONGEST = 70            # characters of the runs' names in the title
 MOST_CONFUSIONS = 20    # that a table names where there are more
 ARROWS = {True: "↑", False: "↓", None: ""}      # which way is better
@@ -247,7 +247,10 @@ def _reliability(runs: Sequence[Run]) -> Iterator[tuple[str, float, Any]]:
 
 
 def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the ``matrices`` of the runs by name, or where they were too large the most frequent ``confusions``."""
+    """Return the ``matrices`` of the runs, or where they were too large the most frequent ``confusions``.
+
+    A matrix has for each class in ``classes``, as a label, how often each was the answer: counts, and shares in %.
+    """
     there = sorted({label for run in runs for labels in run.answers[:2] for label in labels.tolist()})
     if not there or len(there) > MOST_CLASSES:
         return {"matrices": [], "confusions": _most_frequent(runs)}
@@ -256,8 +259,9 @@ def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
         labels, answers = run.answers[:2]
         counts = np.zeros((len(there), len(there)), np.int64)
         np.add.at(counts, (np.searchsorted(there, labels), np.searchsorted(there, answers)), 1)
-        matrices.append((run.name, drawing(confusion_figure(counts, names, run.colour), f"confusion{run.number}")))
-    return {"matrices": matrices, "confusions": []}
+        shares = 100 * counts // np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        matrices.append((run, list(zip(names, counts.tolist(), shares.tolist(), strict=True))))
+    return {"classes": names, "matrices": matrices, "confusions": []}
 
 
 def _most_frequent(runs: Sequence[Run]) -> list[tuple[str, str, list[int]]]:
