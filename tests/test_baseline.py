@@ -145,6 +145,14 @@ def test_a_baseline_of_other_records_is_refused(hk, given, tmp_path, make_shard)
     assert "a.h5#2 2; evaluate it on the same shards" in done.stderr
 
 
+def test_a_baseline_that_was_given_human_maps_is_refused(hk, given, tmp_path):
+    ours, _, shard = given
+    command = ("eval", shard, "--from", ours, "--metric", "top1")
+    assert hk(*command, "--use-maps", "--out", tmp_path / "base").exit_code == 0
+    done = hk(*command, "--only", "misclassified", "--baseline", tmp_path / "base")
+    assert (done.exit_code, "the baseline answered with human maps in place of its own" in done.stderr) == (1, True)
+
+
 def test_a_baseline_alone_is_refused(hk, given):
     ours, other, shard = given
     done = hk("eval", shard, "--from", ours, "--metric", "top1", "--baseline", other)
