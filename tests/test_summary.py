@@ -85,6 +85,13 @@ def test_the_draws_depend_on_the_seed_alone():
     assert report(rows, "log_loss", seed=4)["intervals"]["log_loss"] != pytest.approx(alone, abs=1e-12)
 
 
+def test_what_is_no_share_has_no_interval_of_a_share():
+    """Distances of 0, as of the human maps from themselves, are not so many failures."""
+    found = report(rows_of(mse=[0.0] * 9, mse_of_zeros=[1.0] * 9, top1=[1.0] * 9), "mse", "top1")["intervals"]
+    assert (found["mse"], found["mse_of_zeros"]) == ((0, 0), (1, 1))
+    assert found["top1"][0] == pytest.approx(stats.binomtest(9, 9).proportion_ci(0.95, method="wilson").low)
+
+
 # groups
 
 
@@ -136,7 +143,7 @@ def test_a_figure_of_all_samples_that_there_is_not(set_metric):
 
 
 def test_a_table_stands_in_the_place_of_a_figure(set_metric):
-    set_metric("pairs", shares_right, table=lambda answers: [answers.labels.tolist(), answers.predictions.tolist()])
+    set_metric("pairs", lambda answers: [answers.labels.tolist(), answers.predictions.tolist()], table=True)
     found = report([row(0, label=2, prediction=1), row(1, label=None), row(2)], "pairs")
     assert found["pairs"] == [[2, 0], [1, 0]]
     assert found["metrics"] == {}

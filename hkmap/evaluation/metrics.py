@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -27,7 +27,6 @@ from hkmap.errors import ChoiceError
 from hkmap.evaluation import sets
 from hkmap.evaluation.curves import Curves, Frames
 from hkmap.evaluation.human import Likeness, anything
-from hkmap.evaluation.sets import Answers
 from hkmap.maps import similarity
 from hkmap.maps.similarity import marked, parted
 from hkmap.networks.abn import AttentionBranchNetwork
@@ -47,8 +46,9 @@ class Answered:
     ``before`` (B, K) are the logits with its own maps. ``explained`` (B, 1, h, w) are maps from elsewhere, which are
     measured instead; of any size. ``classes`` (B,) are those whose curves are drawn, by ``frames``. All frames of an
     image get its map in ``held`` (B, 1, h, w); with None the network makes a new map for each. ``earlier`` are
-    the maps that weighted the features of the batch before, None where there is none. ``read_annotators`` reads the
-    maps (annotators, cells) of each sample's annotators; None where the shards have none.
+    the maps (B, 1, h, w) that weighted the features of the record before each, NaN for the very first; None where
+    no metric needs a branch. ``people`` are the maps (annotators, cells) of each sample's annotators, as the network
+    sees them; None where the shards have none.
     """
 
     network: Classifier
@@ -62,7 +62,7 @@ class Answered:
     frames: Frames
     held: Tensor | None
     earlier: Tensor | None = None
-    read_annotators: Callable[[], Sequence[Array]] | None = None
+    people: Sequence[Array] | None = None
     _drawn: dict[str, Curves] = field(default_factory=dict)
 
     @property
@@ -74,12 +74,6 @@ class Answered:
     def saliency(self) -> Tensor:
         """The maps (B, 1, h, w) that rank pixels: from elsewhere, else those that weighted the features."""
         return _given(self.explained, self.used.attention)
-
-    @cached_property
-    def people(self) -> Sequence[Array]:
-        """The maps (annotators, cells) of each sample's annotators, as the network sees them, read when asked for."""
-        assert self.read_annotators is not None
-        return self.read_annotators()
 
     def curves(self, kind: str) -> Curves:
         """Return the curves of "insertion" or "deletion"; all metrics share them."""
@@ -135,7 +129,7 @@ class SampleMetric(Metric):
     be by the names of the figures; the values of the others are ignored. ``needs_map``: a network that gives no map
     cannot be measured; ``needs_branch``: nor one without an attention branch. ``of_answer`` gives the figure of other
     logits (B, K), so that the answers before and after a human map can be compared. ``of_people`` gives the figure of
-    the annotators among each other, None where there is none.
+    the annotators among each other, from their maps and the batch; None where there is none.
     """
 
     measure: Callable[[Answered], Tensor | Mapping[str, Tensor]]
@@ -143,7 +137,7 @@ class SampleMetric(Metric):
     needs_branch: bool = field(default=False, kw_only=True)
     applies: Callable[[Answered], Tensor | Mapping[str, Tensor]] = field(default=everywhere, kw_only=True)
     of_answer: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, kw_only=True)
-    of_people: Callable[[Answered], list[float | None]] | None = field(default=None, kw_only=True)
+    of_people: Callable[[Sequence[Array], Batch], list[float | None]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -151,12 +145,12 @@ class SetMetric(Metric):
     """A metric of all samples with a label together.
 
     ``measure`` gives the figure for each row of weights (draws, n), how often each sample counts: (draws,). Where a
-    draw has no such figure, as of a class that it lacks, it is NaN. Where ``table`` is given, what it returns is
-    reported, as JSON, in the place of a figure.
+    draw has no such figure, as of a class that it lacks, it is NaN. With ``table`` it takes the answers alone, and what
+    it gives is reported, as JSON, in the place of a figure.
     """
 
-    measure: Callable[[Answers, Array], Array]
-    table: Callable[[Answers], Any] | None = field(default=None, kw_only=True)
+    measure: Callable[..., Any]
+    table: bool = field(default=False, kw_only=True)
 
 
 def _of_answer(what: str, figure: Callable[[Tensor, Tensor], Tensor], *, higher: bool, source: str = "",
@@ -200,16 +194,14 @@ def edit_response(answered: Answered) -> dict[str, Tensor]:
     """Return how far the answer moves (B,) when another map weights the features.
 
     It is the total variation distance between the probabilities, half the sum of their absolute differences. The map
-    is erased (zeros), inverted (1 - m), or exchanged for that of the sample before; the very first has none before it.
+    is erased (zeros), inverted (1 - m), or exchanged for that of the record before; the very first has none before it.
     """
-    network, own = answered.network, answered.used.attention
+    network, own, earlier = answered.network, answered.used.attention, answered.earlier
     assert isinstance(network, AttentionBranchNetwork)
     assert own is not None
+    assert earlier is not None
     features, answer = network.features(answered.images), answered.used.logits.float().softmax(1)
-    before = torch.zeros_like(own) if answered.earlier is None else answered.earlier
-    edited = {
-        "erased": torch.zeros_like(own), "inverted": 1 - own, "exchanged": torch.cat([before[-1:], own[:-1]]),
-    }
+    edited = {"erased": torch.zeros_like(own), "inverted": 1 - own, "exchanged": earlier}
     return {
         f"edit_response_{edit}": (network.answer(features, maps).float().softmax(1) - answer).abs().sum(1) / 2
         for edit, maps in edited.items()
@@ -218,10 +210,9 @@ def edit_response(answered: Answered) -> dict[str, Tensor]:
 
 def _exchangeable(answered: Answered) -> dict[str, Tensor]:
     """Apply to every sample, but the very first has no map before it."""
-    there = everywhere(answered)
-    exchanged = there.clone()
-    exchanged[0] = answered.earlier is not None
-    return {"edit_response_erased": there, "edit_response_inverted": there, "edit_response_exchanged": exchanged}
+    assert answered.earlier is not None
+    there, second = everywhere(answered), answered.earlier.isfinite().flatten(1).all(1)
+    return {"edit_response_erased": there, "edit_response_inverted": there, "edit_response_exchanged": second}
 
 
 def _given(explained: Tensor | None, of_the_network: Tensor | None) -> Tensor:
@@ -230,10 +221,8 @@ def _given(explained: Tensor | None, of_the_network: Tensor | None) -> Tensor:
     return found
 
 
-def _of_set(measure: Callable[[Answers, Array], Array], *, higher: bool | None = True, unit: str = "share",
-            source: str = "", table: Callable[[Answers], Any] | None = None) -> SetMetric:
-    what = str(measure.__doc__).partition(".")[0]
-    return SetMetric(what, measure, higher=higher, unit=unit, source=source, table=table)
+def _of_set(measure: Callable[..., Any], *, higher: bool | None = True, unit: str = "share", **more: Any) -> SetMetric:
+    return SetMetric(str(measure.__doc__).partition(".")[0], measure, higher=higher, unit=unit, **more)
 
 
 def _curve(what: str, kind: str, measure: str, *, higher: bool) -> SampleMetric:
@@ -251,12 +240,8 @@ def _likeness(
     likeness = Likeness(measure, exists)
     return SampleMetric(
         what, lambda answered: likeness.of_maps(answered.maps, answered.batch), higher=higher, unit=unit, source=source,
-        applies=lambda answered: likeness.applies(answered.batch), of_people=_among_people(likeness),
+        applies=lambda answered: likeness.applies(answered.batch), of_people=likeness.of_people,
     )
-
-
-def _among_people(likeness: Likeness) -> Callable[[Answered], list[float | None]]:
-    return lambda answered: likeness.of_people(answered.people, answered.batch)
 
 
 def overlap(percent: int) -> SampleMetric:
@@ -317,14 +302,14 @@ METRICS = Metrics("metric", {
     "f1": _of_set(sets.f1),
     "kappa": _of_set(sets.kappa, unit="kappa", source="Cohen, 1968"),
     "calibration_error": _of_set(sets.calibration_error, higher=False, source="Guo et al., ICML 2017"),
-    "confusion": _of_set(sets.no_figure, higher=None, unit="samples", table=sets.confusion),
+    "confusion": _of_set(sets.confusion, higher=None, unit="samples", table=True),
     "log_loss": _of_answer(
         "Minus the logarithm of the label's probability (cross entropy)", _log_loss, higher=False, unit="nats"
     ),
     "mse": SampleMetric(
         "Mean square difference between the attention map and the human map", _distances, higher=False,
         unit="attention squared", figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
-        of_people=_among_people(Likeness(similarity.mse, anything, weighted=True)),
+        of_people=Likeness(similarity.mse, anything, weighted=True).of_people,
     ),
     "spearman": _likeness("Rank correlation of the map with the human map", similarity.spearman, higher=True,
                           unit="correlation", source="Das et al., EMNLP 2016"),

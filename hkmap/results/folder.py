@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hkmap.engine.data import Numbers
-from hkmap.engine.folders import read_config, run_info, text_of
+from hkmap.engine.folders import read_config, run_info
 from hkmap.engine.ranks import current, of_first
 from hkmap.engine.runs import TrainedModel, model_file
 from hkmap.errors import OutputError, RunError
@@ -26,6 +26,7 @@ from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.summary import settings_of
 from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
+from hkmap.files.references import text_of
 from hkmap.networks.outside import Foreign, digest_of
 from hkmap.records import Record, dump_record, parse_record, refuse_constant
 from hkmap.report.tables import table

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hkmap.engine.controls import told
-from hkmap.engine.folders import read_info, text_of
+from hkmap.engine.folders import read_info
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
+from hkmap.files.references import text_of
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
