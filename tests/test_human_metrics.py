@@ -255,12 +255,6 @@ def test_the_list_tells_which_way_is_better(hk):
     assert listed["energy"]["source"] == "Wang et al., CVPRW 2020"
 
 
-def test_a_terminal_shows_the_source(terminal):
-    code, shown, _ = terminal("list", "metrics", stream="stdout")
-    assert code == 0
-    assert "lower is better. (Bylinskii et al., TPAMI" in " ".join(shown.split())
-
-
 @pytest.fixture
 def run(hk, shard, tmp_path):
     options = ["--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--epochs", 1]
