@@ -164,6 +164,23 @@ def test_the_class_that_is_explained(hk, run):
     assert areas(hk("eval", *options, "--layer", "extractor.layer1")) != predicted
 
 
+def test_an_evaluation_goes_on_with_the_same_layer_alone(hk, run, tmp_path):
+    folder, shard = run
+    options = ["eval", shard, "--from", folder, "--metric", "mse", "--maps", "gradcam", "--out", tmp_path / "results"]
+    assert hk(*options, "--layer", "extractor.layer1").exit_code == 0
+    (tmp_path / "results" / "eval.json").unlink()
+    refused = hk(*options, "--layer", "perception.stage", "--resume")
+    assert (refused.exit_code, "settings.layer is 'perception.stage'" in refused.stderr) == (1, True), refused.stderr
+
+
+def test_what_is_of_the_networks_own_map_needs_no_other(hk, run):
+    folder, shard = run
+    for maps in ("human", "none"):
+        report = hk("eval", shard, "--from", folder, "--metric", "edit-response,attention_mean", "--maps", maps)
+        assert report.exit_code == 0, report.stderr
+        assert list(report.records[0]["counts"].values()) == [10, 10, 9, 10]
+
+
 def test_a_map_replaces_the_networks_own_whatever_is_measured(hk, run):
     folder, shard = run
     options = [shard, "--from", folder, "--metric", "log_loss,insertion", "--use-maps"]

@@ -126,10 +126,11 @@ class SampleMetric(Metric):
     """A metric of each sample: ``measure`` gives a figure (B,), or a curve (B, n + 1) whose area is the figure.
 
     It gives them by name where it has several ``figures``. ``applies`` tells to which samples it applies (B,), if need
-    be by the names of the figures; the values of the others are ignored. ``needs_map``: a network that gives no map
-    cannot be measured; ``needs_branch``: nor one without an attention branch. ``of_answer`` gives the figure of other
-    logits (B, K), so that the answers before and after a human map can be compared. ``of_people`` gives the figure of
-    the annotators among each other, from their maps and the batch; None where there is none.
+    be by the names of the figures; the values of the others are ignored. ``needs_map``: it is of the maps that are
+    measured, and of no sample without one; ``needs_branch``: it is of the network's own attention branch.
+    ``of_answer`` gives the figure of other logits (B, K), so that the answers before and after a human map can be
+    compared. ``of_people`` gives the figure of the annotators among each other, from their maps and the batch; None
+    where there is none.
     """
 
     measure: Callable[[Answered], Tensor | Mapping[str, Tensor]]
@@ -326,12 +327,11 @@ METRICS = Metrics("metric", {
                           higher=True, unit="area", source="Judd et al., ICCV 2009"),
     "attention_mean": SampleMetric(
         "Mean of the network's own attention map, near 0 where it is dark", attention_mean, higher=None,
-        unit="attention", needs_branch=True,
+        unit="attention", needs_map=False, needs_branch=True,
     ),
     "edit_response": SampleMetric(
         "How far the answer moves if the map is erased, inverted or exchanged for that of the record before",
-        edit_response,
-        higher=None, unit="share", needs_branch=True, applies=_exchangeable,
+        edit_response, higher=None, unit="share", needs_map=False, needs_branch=True, applies=_exchangeable,
         figures=("edit_response_erased", "edit_response_inverted", "edit_response_exchanged"),
     ),
     "insertion": _curve("Area under the probability while salient pixels come first", "insertion", "probability",

@@ -6,7 +6,7 @@ import logging
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,20 +113,10 @@ def summarise(
 
 def settings_of(model: TrainedModel, options: EvaluationOptions, device: torch.device) -> dict[str, Any]:
     """Return how something is measured, as the report says it."""
-    return {
-        "maps": options.maps,
-        "use_maps": options.use_maps,
-        "target": options.target,
-        "dtype": options.dtype,
-        "step": options.pixel_step(model.preprocessing.size),
-        "hold_attention": options.hold_attention,
-        "blur": options.blur,
-        "image_size": list(model.preprocessing.size),
-        "map_size": list(model.map_size),
-        "resamples": options.resamples,
-        "seed": options.seed,
-        "device": device.type,
-    }
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("metrics", "batch_size", "group")}
+    size = model.preprocessing.size
+    found = {"image_size": list(size), "map_size": list(model.map_size), "device": device.type}
+    return {**chosen, "step": options.pixel_step(size), **found}
 
 
 def _of_samples(kept: _Kept, options: EvaluationOptions, resampling: Resampling) -> dict[str, Figure]:
