@@ -71,13 +71,8 @@ def interval(figure: Callable[[Array], Array], resampling: Resampling) -> Interv
     return _intervals(lambda weights: figure(weights)[:, None], resampling, [resampling.units().max(initial=0) + 1])[0]
 
 
-def mean_interval(values: Array, resampling: Resampling) -> Interval | None:
-    """Return the bootstrap interval of the mean of ``values`` (n,), NaN where a record has none."""
-    return mean_intervals(values[:, None], resampling)[0]
-
-
 def mean_intervals(values: Array, resampling: Resampling) -> list[Interval | None]:
-    """Return the intervals of the means of columns (n, columns), all by the same draws; see `mean_interval`."""
+    """Return the bootstrap intervals of the means of columns (n, columns), NaN where a record has no value."""
     known = ~np.isnan(values)
     filled, counted, units = np.where(known, values, 0.0), known.astype(np.float64), resampling.units()
 

@@ -15,7 +15,7 @@ from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import ChoiceError, RunError
 from hkmap.evaluation.evaluate import EvaluationOptions, evaluate
-from hkmap.evaluation.human import annotators_of, share_of_people
+from hkmap.evaluation.human import maps_of_people, share_of_people
 from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.summary import summarise
 from hkmap.maps import agreement, similarity
@@ -168,7 +168,7 @@ def test_annotators_are_seen_as_the_human_map_is(tmp_path):
         writer.add(record, image, values, None, annotators={"x": values})
     for fit in ("squash", "crop", "letterbox"):
         examples = ShardExamples(ShardSequence([path]), Preprocessing(16, 16, fit), (SIDE, SIDE))
-        assert annotators_of(examples, 0)[0].tolist() == examples.example(0).map.ravel().tolist()
+        assert maps_of_people(examples, 0)[0].tolist() == examples.example(0).map.ravel().tolist()
 
 
 def test_a_share_of_the_annotators_agreement():

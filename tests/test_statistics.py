@@ -12,13 +12,17 @@ from scipy import stats
 from hkmap import statistics
 from hkmap.cli._options import RESAMPLES
 from hkmap.errors import ChoiceError
-from hkmap.statistics import Resampling, holm, interval, mean_interval, mean_intervals, sign_flip, wilson
+from hkmap.statistics import Resampling, holm, interval, mean_intervals, sign_flip, wilson
 
 SETS, RECORDS, DRAWS = 1000, 200, 300      # what the simulations have
 
 
 def names(numbers):
     return [f"patient {number}" for number in numbers]
+
+
+def mean_interval(values, resampling):
+    return mean_intervals(values[:, None], resampling)[0]
 
 
 def auroc(positive, scores):

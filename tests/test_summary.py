@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import lines
 from scipy import stats
+from test_statistics import mean_interval
 
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import new_model
@@ -14,7 +15,7 @@ from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.metrics import METRICS, SetMetric
 from hkmap.evaluation.summary import summarise
 from hkmap.networks.architectures import Architecture
-from hkmap.statistics import Resampling, mean_interval
+from hkmap.statistics import Resampling
 
 SMALL = Architecture("resnet8+abn", 3, stem="small", width=4)
 MODEL = new_model(SMALL, Preprocessing(16, 16), ("a", "b", "c"), 0)

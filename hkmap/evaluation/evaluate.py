@@ -21,7 +21,7 @@ from hkmap.errors import RunError
 from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
 from hkmap.evaluation.fast import DTYPES
-from hkmap.evaluation.human import OF_PEOPLE, annotators_of
+from hkmap.evaluation.human import OF_PEOPLE, maps_of_people
 from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, attention_mean, everywhere, has_map
 from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
@@ -90,13 +90,11 @@ class EvaluationOptions:
 
     def of_samples(self) -> dict[str, SampleMetric]:
         """Return the chosen metrics that are of each sample."""
-        chosen = {name: METRICS[name] for name in self.metrics}
-        return {name: metric for name, metric in chosen.items() if isinstance(metric, SampleMetric)}
+        return {name: row for name in self.metrics if isinstance(row := METRICS[name], SampleMetric)}
 
     def of_sets(self) -> dict[str, SetMetric]:
         """Return the chosen metrics that are of all samples together."""
-        chosen = {name: METRICS[name] for name in self.metrics}
-        return {name: metric for name, metric in chosen.items() if isinstance(metric, SetMetric)}
+        return {name: row for name in self.metrics if isinstance(row := METRICS[name], SetMetric)}
 
     def figures(self) -> dict[str, SampleMetric]:
         """Return the metric of each figure of a sample, by its name, in order; some metrics give more than one.
@@ -177,7 +175,7 @@ def evaluate(
             begin = known
             continue
         if annotated:
-            answers.people = [annotators_of(examples, number) for number in numbers.tolist()]
+            answers.people = [maps_of_people(examples, number) for number in numbers.tolist()]
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
 

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hkmap.engine.data import Batch, ShardExamples
-from hkmap.engine.inputs import plain_view
+from hkmap.engine.data import Batch, ShardExamples, view_of
 from hkmap.engine.resize import resize_maps
 from hkmap.evaluation.sets import ratio
 from hkmap.maps.agreement import others
@@ -78,17 +77,13 @@ def anything(human: Array) -> Flags:
     return np.ones(len(human), np.bool_)
 
 
-def annotators_of(examples: ShardExamples, number: int) -> Array:
+def maps_of_people(examples: ShardExamples, number: int) -> Array:
     """Return the maps (annotators, cells) of a record's annotators as the network sees them."""
     sample, size = examples.shards.read_bare(number), examples.map_size
-    if not sample.annotators:
-        return np.zeros((0, size[0] * size[1]))
-    image, preprocessing = sample.image(examples.shards.place(number)), examples.preprocessing
-    view, padded = plain_view(preprocessing, (image.shape[0], image.shape[1])), preprocessing.padding is not None
-    seen = [
-        view_map(Weighted(own, sample.certainty), view, size, padded=padded).map for own in sample.annotators.values()
-    ]
-    return np.stack([own.ravel() for own in seen]).astype(np.float64)
+    view, padded = view_of(examples.shards, number, examples.preprocessing), examples.preprocessing.padding is not None
+    people = [Weighted(own, sample.certainty) for own in sample.annotators.values()]
+    seen = np.array([view_map(own, view, size, padded=padded).map for own in people], np.float64)
+    return seen.reshape(len(people), size[0] * size[1])
 
 
 def share_of_people(own: Array, people: Array, weights: Array, *, higher: bool | None) -> Array:

@@ -178,13 +178,6 @@ def _log_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits.float(), labels, reduction="none")
 
 
-def _distances(answered: Answered) -> dict[str, Tensor]:
-    return {
-        "mse": map_distances(answered.maps, answered.batch),
-        "mse_of_zeros": map_distances(torch.zeros_like(answered.batch.maps), answered.batch),
-    }
-
-
 def attention_mean(answered: Answered) -> Tensor:
     """Return the mean of the network's own map (B,)."""
     assert answered.own is not None, "evaluate refuses networks without a map"
@@ -308,8 +301,9 @@ METRICS = Metrics("metric", {
         "Minus the logarithm of the label's probability (cross entropy)", _log_loss, higher=False, unit="nats"
     ),
     "mse": SampleMetric(
-        "Mean square difference between the attention map and the human map", _distances, higher=False,
-        unit="attention squared", figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
+        "Mean square difference between the attention map and the human map",
+        lambda answered: map_distances(answered.maps, answered.batch), higher=False, unit="attention squared",
+        figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
         of_people=Likeness(similarity.mse, anything, weighted=True).of_people,
     ),
     "spearman": _likeness("Rank correlation of the map with the human map", similarity.spearman, higher=True,
