@@ -95,7 +95,7 @@ def wilson(successes: int, count: int) -> Interval:
     share, scale = successes / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if successes else 0.0, middle + half if successes < count else 1.0       # without rounding
 
 
 def sign_flip(

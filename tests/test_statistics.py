@@ -160,6 +160,11 @@ def test_wilsons_interval_is_scipys(successes, count):
     assert wilson(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@pytest.mark.parametrize("count", range(2, 40))
+def test_wilsons_interval_holds_the_share(count):
+    assert (wilson(0, count)[0], wilson(count, count)[1]) == (0, 1)
+
+
 # how often intervals hold the truth
 
 

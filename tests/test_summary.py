@@ -134,6 +134,28 @@ def test_a_figure_of_all_samples_is_of_those_with_a_label(set_metric):
     assert (grouped["metrics"]["right"], grouped["intervals"]["right"]) == (3 / 4, None)      # one group with labels
 
 
+def test_sensitivity_and_specificity_of_two_classes_are_shares():
+    """All 9 of one class are found, which a bootstrap takes for certain."""
+    right = [(1, 1)] * 9 + [(0, 0)] * 5 + [(0, 1)] * 3
+    rows = [Row(n, f"r{n}", label, found, np.eye(2, dtype=np.float32)[found], None, None, {}, {})
+            for n, (label, found) in enumerate(right)]
+    found = report(rows, "sensitivity", "specificity", "auroc")
+    assert (found["metrics"]["sensitivity"], found["metrics"]["specificity"]) == (1, 5 / 8)
+    assert (found["counts"]["sensitivity"], found["counts"]["specificity"]) == (9, 8)
+    for name, hits, count in (("sensitivity", 9, 9), ("specificity", 5, 8)):
+        wanted = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+        assert found["intervals"][name] == pytest.approx((wanted.low, wanted.high))
+    grouped = report(rows, "specificity", groups=[str(n // 3) for n in range(17)])["intervals"]["specificity"]
+    assert grouped != pytest.approx(found["intervals"]["specificity"], abs=1e-3)
+
+
+def test_a_figure_whose_draws_are_all_alike_has_no_interval():
+    rows = [row(n, label=n % 3, prediction=n % 3) for n in range(12)]
+    found = report(rows, "auroc", "sensitivity", "f1")
+    assert set(found["metrics"].values()) == {1}
+    assert [found["intervals"][name] for name in ("auroc", "sensitivity", "f1")] == [None] * 3
+
+
 def test_a_figure_of_all_samples_that_there_is_not(set_metric):
     set_metric("right", shares_right)
     set_metric("nothing", lambda answers, weights: np.full(len(weights), np.nan))

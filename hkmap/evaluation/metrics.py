@@ -147,11 +147,13 @@ class SetMetric(Metric):
 
     ``measure`` gives the figure for each row of weights (draws, n), how often each sample counts: (draws,). Where a
     draw has no such figure, as of a class that it lacks, it is NaN. With ``table`` it takes the answers alone, and what
-    it gives is reported, as JSON, in the place of a figure.
+    it gives is reported, as JSON, in the place of a figure. Of a share of some samples ``hits`` gives 1 or 0 for each
+    of these and NaN for the others (n,), from which its interval is Wilson's; or None where the figure is no share.
     """
 
     measure: Callable[..., Any]
     table: bool = field(default=False, kw_only=True)
+    hits: Callable[[sets.Answers], Array | None] | None = field(default=None, kw_only=True)
 
 
 def _of_answer(what: str, figure: Callable[[Tensor, Tensor], Tensor], *, higher: bool, source: str = "",
@@ -291,8 +293,8 @@ METRICS = Metrics("metric", {
     ),
     "balanced_accuracy": _of_set(sets.balanced_accuracy, source="Brodersen et al., ICPR 2010"),
     "auroc": _of_set(sets.auroc, unit="area"),
-    "sensitivity": _of_set(sets.sensitivity),
-    "specificity": _of_set(sets.specificity),
+    "sensitivity": _of_set(sets.sensitivity, hits=partial(sets.hits, label=1)),
+    "specificity": _of_set(sets.specificity, hits=partial(sets.hits, label=0)),
     "f1": _of_set(sets.f1),
     "kappa": _of_set(sets.kappa, unit="kappa", source="Cohen, 1968"),
     "calibration_error": _of_set(sets.calibration_error, higher=False, source="Guo et al., ICML 2017"),

@@ -49,6 +49,12 @@ def specificity(answers: Answers, weights: Array) -> Array:
     return _mean(np.where(occurs, shares, np.nan))
 
 
+def hits(answers: Answers, label: int) -> Array | None:
+    """Return whether each sample of a label is answered so (n,), NaN for the others; None of more than two classes."""
+    two = answers.probabilities.shape[1] == 2
+    return np.where(answers.labels == label, answers.predictions == label, np.nan) if two else None
+
+
 def f1(answers: Answers, weights: Array) -> Array:
     """Harmonic mean of sensitivity and precision; of more than two classes their mean.
 

@@ -123,14 +123,17 @@ def _of_samples(kept: _Kept, options: EvaluationOptions, resampling: Resampling)
     """Return the mean of each column."""
     shares = {name for name, metric in options.figures().items() if metric.unit == "share"}
     columns = np.array(list(kept.values.values())).T            # (n, figures)
-    found = {}
-    for name, column, ends in zip(kept.values, columns.T, mean_intervals(columns, resampling), strict=True):
-        there = ~np.isnan(column)
-        values, units = column[there], resampling.units()[there]
-        if ends is not None and name in shares and np.isin(values, (0, 1)).all():
-            ends = _share_interval(values, ends, len(np.unique(units)))
-        found[name] = Figure(math.fsum(values) / len(values) if len(values) else None, ends, len(values))
-    return found
+    means = zip(kept.values, columns.T, mean_intervals(columns, resampling), strict=True)
+    return {name: _mean(column, ends, resampling, share=name in shares) for name, column, ends in means}
+
+
+def _mean(column: Array, ends: Interval | None, resampling: Resampling, *, share: bool) -> Figure:
+    """Return the mean of a column (n,), NaN where a record has none; ``ends`` are those of a bootstrap."""
+    there = ~np.isnan(column)
+    values, units = column[there], resampling.units()[there]
+    if ends is not None and share and np.isin(values, (0, 1)).all():
+        ends = _share_interval(values, ends, len(np.unique(units)))
+    return Figure(math.fsum(values) / len(values) if len(values) else None, ends, len(values))
 
 
 def _share_interval(values: Array, bootstrapped: Interval, units: int) -> Interval:
@@ -157,7 +160,10 @@ def _of_sets(
             tables[name] = metric.measure(answers) if count else None
         else:
             drawn = replace(resampling, count=count, groups=groups)
-            figures[name] = _drawn(partial(metric.measure, answers), drawn)
+            hits = metric.hits(answers) if metric.hits and count else None
+            figures[name] = _drawn(partial(metric.measure, answers), drawn) if hits is None else _mean(
+                hits, mean_intervals(hits[:, None], drawn)[0], drawn, share=True
+            )
     return figures, tables
 
 
@@ -177,11 +183,15 @@ def _of_people(kept: _Kept, options: EvaluationOptions, resampling: Resampling) 
 
 
 def _drawn(measure: Callable[[Array], Array], resampling: Resampling) -> Figure:
-    """Return a figure of all records together; ``measure`` takes weights as `interval` has it."""
+    """Return a figure of all records together; ``measure`` takes weights as `interval` has it.
+
+    Where all draws are alike, as of an AUROC of 1, they tell nothing of how sure it is: it has no interval.
+    """
     value = float(measure(np.ones((1, resampling.count)))[0]) if resampling.count else math.nan
     if math.isnan(value):
         return Figure(None, None, 0)
-    return Figure(value, interval(measure, resampling), resampling.count)
+    ends = interval(measure, resampling)
+    return Figure(value, None if ends is None or ends[0] == ends[1] else ends, resampling.count)
 
 
 def _band(scores: array[float], resampling: Resampling) -> dict[str, Any] | None:
