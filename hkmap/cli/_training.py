@@ -32,7 +32,7 @@ from hkmap.cli._stream import print_result, track
 from hkmap.cli._strict import section
 from hkmap.cli._watching import watched
 from hkmap.errors import RunError
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 
 if TYPE_CHECKING:
     from hkmap.engine.data import Data

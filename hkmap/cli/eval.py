@@ -24,7 +24,7 @@ from hkmap.cli._options import (
 from hkmap.cli._stream import print_result, show_table, track
 from hkmap.cli._strict import section
 from hkmap.cli._training import taken
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 
 if TYPE_CHECKING:
     import torch

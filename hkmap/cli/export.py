@@ -8,7 +8,7 @@ import click
 from hkmap import __version__
 from hkmap.cli._options import ANYTHING, OUTPUT, named_option, overwrite_option, warn_of_control
 from hkmap.cli._stream import print_result
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 
 
 @click.command("export")

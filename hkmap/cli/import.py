@@ -21,7 +21,7 @@ from hkmap.cli._options import (
 )
 from hkmap.cli._stream import print_result
 from hkmap.errors import RunError
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 
 if TYPE_CHECKING:
     from hkmap.networks.backbone import Architecture

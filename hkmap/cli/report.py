@@ -6,7 +6,7 @@ import click
 
 from hkmap.cli._options import FOLDER, OUTPUT, ending_in, overwrite_option
 from hkmap.cli._stream import print_result
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 
 
 @click.command("report")

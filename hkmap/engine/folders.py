@@ -30,7 +30,7 @@ from hkmap.engine.runs import BEST, LAST, TrainedModel, in_words
 from hkmap.errors import OutputError, RunError
 from hkmap.files.atomic import locked, replacing
 from hkmap.files.opening import file_content, open_file
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.images import few
 

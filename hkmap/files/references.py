@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -45,11 +44,6 @@ def split_annotator(reference: str) -> tuple[Path, int, str] | None:
     row, mark, name = reference.rpartition("@")
     place = split_row(row)
     return None if not mark or place is None else (*place, unquote(name))
-
-
-def text_of(path: Path) -> str:
-    r"""Return a path as text; its bytes that are not UTF-8, which TOML and JSON cannot hold, are written as \xe9."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def file_name(identifier: str) -> str:

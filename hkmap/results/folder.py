@@ -26,9 +26,8 @@ from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.summary import settings_of
 from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
-from hkmap.files.references import text_of
 from hkmap.networks.outside import Foreign, digest_of
-from hkmap.records import Record, dump_record, parse_record, refuse_constant
+from hkmap.records import Record, dump_record, parse_record, refuse_constant, text_of
 from hkmap.report.tables import table
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence

@@ -19,7 +19,7 @@ from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
-from hkmap.files.references import text_of
+from hkmap.records import text_of
 from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
