@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from hkmap.errors import HkmapError, RecordError, UpstreamError
@@ -130,6 +132,11 @@ def passed_on(record: Record, policy: str, found: str, remedy: str) -> Record:
     if policy == "error":
         raise RecordError(f'record "{record["id"]}": {found}; {remedy}')
     return record
+
+
+def text_of(path: Path) -> str:
+    r"""Return a path as text; its bytes that are not UTF-8, which TOML and JSON cannot hold, are written as \xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def dump_record(record: Record) -> bytes:

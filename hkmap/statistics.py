@@ -71,13 +71,8 @@ def interval(figure: Callable[[Array], Array], resampling: Resampling) -> Interv
     return _intervals(lambda weights: figure(weights)[:, None], resampling, [resampling.units().max(initial=0) + 1])[0]
 
 
-def mean_interval(values: Array, resampling: Resampling) -> Interval | None:
-    """Return the bootstrap interval of the mean of ``values`` (n,), NaN where a record has none."""
-    return mean_intervals(values[:, None], resampling)[0]
-
-
 def mean_intervals(values: Array, resampling: Resampling) -> list[Interval | None]:
-    """Return the intervals of the means of columns (n, columns), all by the same draws; see `mean_interval`."""
+    """Return the bootstrap intervals of the means of columns (n, columns), NaN where a record has no value."""
     known = ~np.isnan(values)
     filled, counted, units = np.where(known, values, 0.0), known.astype(np.float64), resampling.units()
 
@@ -100,7 +95,7 @@ def wilson(successes: int, count: int) -> Interval:
     share, scale = successes / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if successes else 0.0, middle + half if successes < count else 1.0       # without rounding
 
 
 def sign_flip(

@@ -65,7 +65,7 @@ def drawn(frames, kind, images, saliency, classes, held=None):
 
 @pytest.mark.parametrize("numbers", [FLOAT64, DTYPES["float32"]], ids=["float64", "float32"])
 @pytest.mark.parametrize("held", [False, True], ids=["new maps", "held maps"])
-@pytest.mark.parametrize(("batch_size", "step"), [(1, 30), (5, 30), (64, 30), (5, 8), (64, 8)])    # 30 leaves some
+@pytest.mark.parametrize(("batch_size", "step"), [(1, 30), (5, 8), (64, 30)])    # 30 leaves some
 def test_curves_equal_the_literal_protocol(numbers, held, batch_size, step):
     network, (images, saliency) = a_network(numbers.dtype), three_images(numbers.dtype)
     maps = network(images).attention if held else None

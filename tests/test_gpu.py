@@ -137,7 +137,7 @@ def test_train_finetune_and_eval_run_on_the_device(hk, make_shard, tmp_path):
     assert hk("train", shard, *small, "--device", "cuda", "--out", tmp_path / "run").exit_code == 0
     tuned = ["--from", tmp_path / "run", "--epochs", 1, "--device", "cuda", "--out", tmp_path / "tuned"]
     assert hk("finetune", shard, *tuned).exit_code == 0
-    metrics = ["--metric", "top1", "--metric", "insertion", "--metric", "mse"]
+    metrics = ["--metric", "top1,insertion,mse,energy,spearman,edit-response,auroc"]
     found = [
         hk("eval", shard, "--from", tmp_path / "tuned", *metrics, "--device", device).records[0]["metrics"]
         for device in ("cpu", "cuda")

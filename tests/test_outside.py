@@ -355,8 +355,10 @@ def test_the_end_of_the_memory_is_a_sentence():
 # ONNX
 
 
-def write_graph(path: Path, shape: list[Any], *, kind: str = "FLOAT", inputs: int = 1, output: str = "logits") -> Path:
-    """Write a graph whose logits are the means of its images' channels, and metadata that are not ours."""
+def write_graph(
+    path: Path, shape: list[Any], *, kind: str = "FLOAT", inputs: int = 1, output: str = "logits", **metadata: str
+) -> Path:
+    """Write a graph whose logits are the means of its images' channels."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     element = getattr(onnx.TensorProto, kind)
@@ -373,21 +375,18 @@ def write_graph(path: Path, shape: list[Any], *, kind: str = "FLOAT", inputs: in
         told = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, None)
     graph = onnx.helper.make_graph(nodes, "means", given, [told])
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.helper.set_model_props(made, metadata)
     onnx.save(made, path)
     return path
 
 
-@pytest.fixture
-def exported(hk: Callable[..., Any], run: Path) -> Path:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_an_exported_run_measures_as_the_run(hk, run):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    result = hk("export", run, "--to", "onnx", "--out", "x.onnx")
+    exported = Path("x.onnx")
+    result = hk("export", run, "--to", "onnx", "--out", exported)
     assert result.exit_code == 0, result.stderr
-    return Path("x.onnx")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_an_exported_run_measures_as_the_run(hk, exported):
     wanted = hk("eval", "x.h5", "--from", "run", *ALL).records[0]
     found = hk("eval", "x.h5", "--onnx", exported, *ALL).records[0]
     assert found["metrics"]["top1"] == wanted["metrics"]["top1"]
@@ -406,7 +405,11 @@ def test_an_exported_run_measures_as_the_run(hk, exported):
     assert (refused.exit_code, "omit --image-size, --fit, --mean, --std and --classes" in refused.stderr) == (1, True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+#: What `hkmap export` writes into a file.
+OURS = {"hkmap": "1", "input": "[16, 16]", "fit": '"squash"', "mean": "[0, 0, 0]", "std": "[1, 1, 1]",
+        "classes": '["class 0", "class 1", "class 2"]', "control": '"none"'}
+
+
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"control": '"center"'}, None),
     ({"control": '"centre"'}, "control is 'centre'; expected one of none,"),
@@ -416,15 +419,10 @@ def test_an_exported_run_measures_as_the_run(hk, exported):
     ({"fit": '"wide"'}, "'wide' is unknown"),
     ({"classes": '["a", "b"]'}, "gives logits of 3 classes, expected 2"),
 ])
-def test_the_metadata_of_an_export_are_checked(hk, exported, changes, sentence):
-    import onnx
-
-    model = onnx.load(exported)
-    kept = {one.key: one.value for one in model.metadata_props} | changes
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {key: value for key, value in kept.items() if value is not None})
-    onnx.save(model, "y.onnx")
-    result = hk("eval", "x.h5", "--onnx", "y.onnx", *TOP1)
+def test_the_metadata_of_an_export_are_checked(hk, make_shard, here, changes, sentence):
+    metadata = {key: value for key, value in (OURS | changes).items() if value is not None}
+    graph = write_graph(here / "x.onnx", ["b", 3, 16, 16], **metadata)
+    result = hk("eval", make_shard("x.h5", 6, classes=3), "--onnx", graph, *TOP1)
     if sentence is None:
         assert (result.exit_code, result.records[0]["control"]) == (0, "center")
         assert "sham control: this network was trained on blobs in the middle" in result.stderr

@@ -17,7 +17,7 @@ from hkmap.engine.validation import accuracy
 from hkmap.results.folder import read_results
 from hkmap.shards.sequence import ShardSequence
 
-METRICS = ["--metric", "top1", "--metric", "mse", "--metric", "insertion", "--step", "64"]
+METRICS = ["--metric", "top1,mse,insertion,edit-response", "--step", "64"]
 
 
 def near(value):

@@ -12,13 +12,17 @@ from scipy import stats
 from hkmap import statistics
 from hkmap.cli._options import RESAMPLES
 from hkmap.errors import ChoiceError
-from hkmap.statistics import Resampling, holm, interval, mean_interval, mean_intervals, sign_flip, wilson
+from hkmap.statistics import Resampling, holm, interval, mean_intervals, sign_flip, wilson
 
-SETS, RECORDS, DRAWS = 1000, 200, 500      # what the simulations have
+SETS, RECORDS, DRAWS = 1000, 200, 300      # what the simulations have
 
 
 def names(numbers):
     return [f"patient {number}" for number in numbers]
+
+
+def mean_interval(values, resampling):
+    return mean_intervals(values[:, None], resampling)[0]
 
 
 def auroc(positive, scores):
@@ -101,7 +105,7 @@ def test_a_figure_of_all_records_has_scipys_interval_too():
         return products / np.sqrt((weights * first**2).sum(axis=1) * (weights * second**2).sum(axis=1))
 
     expected = stats.bootstrap(
-        (scores, other), lambda x, y: stats.pearsonr(x, y).statistic, paired=True, vectorized=False, method="BCa",
+        (scores, other), lambda x, y, axis: stats.pearsonr(x, y, axis=axis).statistic, paired=True, method="BCa",
         n_resamples=4000, rng=1,
     ).confidence_interval
     found = interval(correlation, Resampling(150, resamples=20_000))
@@ -154,6 +158,11 @@ def test_a_figure_that_hangs_on_one_record_has_no_interval():
 def test_wilsons_interval_is_scipys(successes, count):
     expected = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
     assert wilson(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("count", range(2, 40))
+def test_wilsons_interval_holds_the_share(count):
+    assert (wilson(0, count)[0], wilson(count, count)[1]) == (0, 1)
 
 
 # how often intervals hold the truth

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import lines
 from scipy import stats
+from test_statistics import mean_interval
 
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import new_model
@@ -14,7 +15,7 @@ from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.metrics import METRICS, SetMetric
 from hkmap.evaluation.summary import summarise
 from hkmap.networks.architectures import Architecture
-from hkmap.statistics import Resampling, mean_interval
+from hkmap.statistics import Resampling
 
 SMALL = Architecture("resnet8+abn", 3, stem="small", width=4)
 MODEL = new_model(SMALL, Preprocessing(16, 16), ("a", "b", "c"), 0)
@@ -85,6 +86,13 @@ def test_the_draws_depend_on_the_seed_alone():
     assert report(rows, "log_loss", seed=4)["intervals"]["log_loss"] != pytest.approx(alone, abs=1e-12)
 
 
+def test_what_is_no_share_has_no_interval_of_a_share():
+    """Distances of 0, as of the human maps from themselves, are not so many failures."""
+    found = report(rows_of(mse=[0.0] * 9, mse_of_zeros=[1.0] * 9, top1=[1.0] * 9), "mse", "top1")["intervals"]
+    assert (found["mse"], found["mse_of_zeros"]) == ((0, 0), (1, 1))
+    assert found["top1"][0] == pytest.approx(stats.binomtest(9, 9).proportion_ci(0.95, method="wilson").low)
+
+
 # groups
 
 
@@ -126,6 +134,28 @@ def test_a_figure_of_all_samples_is_of_those_with_a_label(set_metric):
     assert (grouped["metrics"]["right"], grouped["intervals"]["right"]) == (3 / 4, None)      # one group with labels
 
 
+def test_sensitivity_and_specificity_of_two_classes_are_shares():
+    """All 9 of one class are found, which a bootstrap takes for certain."""
+    right = [(1, 1)] * 9 + [(0, 0)] * 5 + [(0, 1)] * 3
+    rows = [Row(n, f"r{n}", label, found, np.eye(2, dtype=np.float32)[found], None, None, {}, {})
+            for n, (label, found) in enumerate(right)]
+    found = report(rows, "sensitivity", "specificity", "auroc")
+    assert (found["metrics"]["sensitivity"], found["metrics"]["specificity"]) == (1, 5 / 8)
+    assert (found["counts"]["sensitivity"], found["counts"]["specificity"]) == (9, 8)
+    for name, hits, count in (("sensitivity", 9, 9), ("specificity", 5, 8)):
+        wanted = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+        assert found["intervals"][name] == pytest.approx((wanted.low, wanted.high))
+    grouped = report(rows, "specificity", groups=[str(n // 3) for n in range(17)])["intervals"]["specificity"]
+    assert grouped != pytest.approx(found["intervals"]["specificity"], abs=1e-3)
+
+
+def test_a_figure_whose_draws_are_all_alike_has_no_interval():
+    rows = [row(n, label=n % 3, prediction=n % 3) for n in range(12)]
+    found = report(rows, "auroc", "sensitivity", "f1")
+    assert set(found["metrics"].values()) == {1}
+    assert [found["intervals"][name] for name in ("auroc", "sensitivity", "f1")] == [None] * 3
+
+
 def test_a_figure_of_all_samples_that_there_is_not(set_metric):
     set_metric("right", shares_right)
     set_metric("nothing", lambda answers, weights: np.full(len(weights), np.nan))
@@ -136,7 +166,7 @@ def test_a_figure_of_all_samples_that_there_is_not(set_metric):
 
 
 def test_a_table_stands_in_the_place_of_a_figure(set_metric):
-    set_metric("pairs", shares_right, table=lambda answers: [answers.labels.tolist(), answers.predictions.tolist()])
+    set_metric("pairs", lambda answers: [answers.labels.tolist(), answers.predictions.tolist()], table=True)
     found = report([row(0, label=2, prediction=1), row(1, label=None), row(2)], "pairs")
     assert found["pairs"] == [[2, 0], [1, 0]]
     assert found["metrics"] == {}

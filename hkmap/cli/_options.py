@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -87,11 +86,6 @@ MOST_FOLDS = 10_000
 def composed(*decorators: Decorator) -> Decorator:
     """Return a decorator that adds several options, in this order."""
     return lambda function: functools.reduce(lambda wrapped, add: add(wrapped), reversed(decorators), function)
-
-
-def text_of(path: Path) -> str:
-    r"""Return a path as text; its bytes that are not UTF-8, which TOML and JSON cannot hold, are written as \xe9."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def ending_in(*endings: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:

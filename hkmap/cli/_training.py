@@ -25,7 +25,6 @@ from hkmap.cli._options import (
     device_option,
     fold_options,
     named_option,
-    text_of,
     warn_of_control,
 )
 from hkmap.cli._process import signals
@@ -33,6 +32,7 @@ from hkmap.cli._stream import print_result, track
 from hkmap.cli._strict import section
 from hkmap.cli._watching import watched
 from hkmap.errors import RunError
+from hkmap.records import text_of
 
 if TYPE_CHECKING:
     from hkmap.engine.data import Data

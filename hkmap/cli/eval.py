@@ -19,12 +19,12 @@ from hkmap.cli._options import (
     network_options,
     overwrite_option,
     shards_argument,
-    text_of,
     warn_of_control,
 )
 from hkmap.cli._stream import print_result, show_table, track
 from hkmap.cli._strict import section
 from hkmap.cli._training import taken
+from hkmap.records import text_of
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from hkmap import __version__
-from hkmap.cli._options import ANYTHING, OUTPUT, named_option, overwrite_option, text_of, warn_of_control
+from hkmap.cli._options import ANYTHING, OUTPUT, named_option, overwrite_option, warn_of_control
 from hkmap.cli._stream import print_result
+from hkmap.records import text_of
 
 
 @click.command("export")

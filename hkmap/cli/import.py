@@ -17,11 +17,11 @@ from hkmap.cli._options import (
     overwrite_option,
     preprocessing_options,
     sides,
-    text_of,
     warn_of_control,
 )
 from hkmap.cli._stream import print_result
 from hkmap.errors import RunError
+from hkmap.records import text_of
 
 if TYPE_CHECKING:
     from hkmap.networks.backbone import Architecture

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from hkmap.cli._options import FOLDER, OUTPUT, ending_in, overwrite_option, text_of
+from hkmap.cli._options import FOLDER, OUTPUT, ending_in, overwrite_option
 from hkmap.cli._stream import print_result
+from hkmap.records import text_of
 
 
 @click.command("report")

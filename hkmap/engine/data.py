@@ -21,7 +21,7 @@ from hkmap.engine.runs import HeldOut, TrainedModel
 from hkmap.errors import RecordError, RunError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
-from hkmap.maps.geometry import Image, View, view_image, view_map
+from hkmap.maps.geometry import WHOLE, Image, View, view_image, view_map
 from hkmap.records import Record, label_of, shown
 from hkmap.shards.folds import groups_of, ids_of, part_of
 from hkmap.shards.layout import Sample
@@ -127,6 +127,14 @@ def seen_example(
         return Example(seen, np.zeros(map_size, np.float32), np.zeros(map_size, np.float32))
     values, certainty = view_map(human, view, map_size, padded=padding is not None)
     return Example(seen, values, np.ones(map_size, np.float32) if certainty is None else certainty)
+
+
+def view_of(shards: ShardSequence, number: int, preprocessing: Preprocessing) -> View:
+    """Return the view of a sample without augmentation; its image is read where the view depends on its size."""
+    if preprocessing.fit == "squash":
+        return WHOLE
+    image = shards.read_bare(number).image(shards.place(number))
+    return plain_view(preprocessing, (image.shape[0], image.shape[1]))
 
 
 def in_order(examples: ShardExamples, indices: Numbers, batch_size: int) -> Iterator[tuple[Numbers, Batch]]:

@@ -30,6 +30,7 @@ from hkmap.engine.runs import BEST, LAST, TrainedModel, in_words
 from hkmap.errors import OutputError, RunError
 from hkmap.files.atomic import locked, replacing
 from hkmap.files.opening import file_content, open_file
+from hkmap.records import text_of
 from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.images import few
 
@@ -79,11 +80,6 @@ def _files(given: ShardSequence | Path) -> list[dict[str, str]]:
         with open_file(given) as file:
             digests = {given: hashlib.file_digest(file, "sha256").hexdigest()}
     return [{"path": text_of(path), "sha256": digest} for path, digest in digests.items()]
-
-
-def text_of(path: Path) -> str:
-    """Return a path as text that JSON can hold, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager

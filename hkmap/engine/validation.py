@@ -63,8 +63,7 @@ def _validated(output: Output, batch: Batch) -> dict[str, Tensor]:
     }
     if (attention := output.attention) is not None:
         found["attention_mean"] = attention.mean((1, 2, 3))
-        found["mse"] = map_distances(attention, batch)
-        found["mse_of_zeros"] = map_distances(torch.zeros_like(batch.maps), batch)
+        found |= map_distances(attention, batch)
     return found
 
 
@@ -73,10 +72,11 @@ def is_mapped(batch: Batch) -> Tensor:
     return (batch.certainty > 0).flatten(1).any(1)
 
 
-def map_distances(maps: Tensor, batch: Batch) -> Tensor:
-    """Return the mean square difference (B,) of maps (B, 1, h, w) from the human ones over the known cells.
+def map_distances(maps: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Return the mean square difference (B,) of maps (B, 1, h, w), and of zeros, from the human ones.
 
-    Where there is none it is NaN; `is_mapped` tells where.
+    It is over the known cells. Where there is none it is NaN; `is_mapped` tells where.
     """
-    sized = resize_maps(maps, (batch.maps.shape[2], batch.maps.shape[3]))
-    return mse(sized.flatten(1), batch.maps.flatten(1), batch.certainty.flatten(1))
+    sized = resize_maps(maps, (batch.maps.shape[2], batch.maps.shape[3])).flatten(1)
+    human = batch.maps.flatten(1), batch.certainty.flatten(1)
+    return {"mse": mse(sized, *human), "mse_of_zeros": mse(torch.zeros_like(sized), *human)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from hkmap.errors import RunError
 from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
 from hkmap.evaluation.fast import DTYPES
-from hkmap.evaluation.human import OF_PEOPLE, annotators_of
+from hkmap.evaluation.human import OF_PEOPLE, maps_of_people
 from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, attention_mean, everywhere, has_map
 from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
@@ -91,27 +90,25 @@ class EvaluationOptions:
 
     def of_samples(self) -> dict[str, SampleMetric]:
         """Return the chosen metrics that are of each sample."""
-        chosen = {name: METRICS[name] for name in self.metrics}
-        return {name: metric for name, metric in chosen.items() if isinstance(metric, SampleMetric)}
+        return {name: row for name in self.metrics if isinstance(row := METRICS[name], SampleMetric)}
 
     def of_sets(self) -> dict[str, SetMetric]:
         """Return the chosen metrics that are of all samples together."""
-        chosen = {name: METRICS[name] for name in self.metrics}
-        return {name: metric for name, metric in chosen.items() if isinstance(metric, SetMetric)}
+        return {name: row for name in self.metrics if isinstance(row := METRICS[name], SetMetric)}
 
-    def figures(self) -> list[str]:
-        """Return the names of the figures of each sample, in order; some metrics give more than one.
+    def figures(self) -> dict[str, SampleMetric]:
+        """Return the metric of each figure of a sample, by its name, in order; some metrics give more than one.
 
         Of shards with annotators, theirs are measured as well (OF_PEOPLE).
 
-        >>> EvaluationOptions(("top1", "mse"), use_maps=True).figures()
+        >>> list(EvaluationOptions(("top1", "mse"), use_maps=True).figures())
         ['top1', 'top1_before', 'mse', 'mse_of_zeros']
         """
-        found: list[str] = []
+        found: dict[str, SampleMetric] = {}
         for name, metric in self.of_samples().items():
-            found += metric.figures or (name,)
+            found |= dict.fromkeys(metric.figures or (name,), metric)
             if self.use_maps and metric.of_answer is not None:
-                found.append(name + BEFORE)
+                found[name + BEFORE] = metric
         return found
 
 
@@ -165,17 +162,20 @@ def evaluate(
     examples = ShardExamples(shards, model.preprocessing, model.map_size)
     indices = np.arange(len(shards)) if chosen is None else chosen
     ids = ids_of(shards)
-    annotated, earlier = shards.annotator_map_count > 0, None
+    metrics, last = options.of_samples().values(), None
+    annotated = shards.annotator_map_count > 0 and any(metric.of_people for metric in metrics)
+    exchanged = any(metric.needs_branch for metric in metrics)
     begin = max(0, known - options.images_at_once * current().ranks)       # a batch's maps are used in the next one
     for numbers, batch in in_order(examples, indices[begin:], options.images_at_once):
         names = [ids[number] for number in numbers]
         answers = _answers(model, batch.to(device), options, frames, explain, names, numbers.tolist())
-        answers.earlier, earlier = earlier, answers.used.attention
+        if exchanged:
+            answers.earlier, last = _maps_before(answers.used.attention, last)
         if begin < known:
             begin = known
             continue
         if annotated:
-            answers.read_annotators = partial(_annotators, examples, numbers.tolist())
+            answers.people = [maps_of_people(examples, number) for number in numbers.tolist()]
         yield from in_turn(_rows(answers, options, names, numbers.tolist(), shards))
 
 
@@ -198,15 +198,25 @@ def _check_maps(model: TrainedModel, options: EvaluationOptions, explain: Explai
         )
 
 
+def _maps_before(maps: Tensor | None, last: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the map of the record before each (B, 1, h, w), NaN for the very first; and the last one of all ranks.
+
+    ``last`` (1, 1, h, w) is that of the batch before, None where there is none.
+    """
+    assert maps is not None, "evaluate refuses networks without a branch"
+    every = torch.stack(in_turn(list(maps.cpu())))      # records are dealt to the ranks in turn
+    rank, ranks = current()
+    before = torch.cat([torch.full_like(every[:1], math.nan) if last is None else last, every[:-1]])
+    return before[rank::ranks].to(maps.device), every[-1:]
+
+
 def _answers(
     model: TrainedModel, batch: Batch, options: EvaluationOptions, frames: Frames, explain: Explain | None,
     ids: Sequence[str], numbers: Sequence[int],
 ) -> Answered:
     network, images = model.network, normalise(batch.images, model.preprocessing)
     with torch.inference_mode():        # not around a yield: it would stay on in the caller
-        used, own, before = answered(
-            network, images, batch if options.use_maps else None, before=options.use_maps
-        )
+        used, own, before = answered(network, images, batch if options.use_maps else None, before=options.use_maps)
     predicted = used.logits.argmax(1)
     labelled = options.target == "label"
     classes = torch.where(batch.labels >= 0, batch.labels, predicted) if labelled else predicted
@@ -222,7 +232,8 @@ def _rows(
 ) -> list[Row]:
     """Return the rows of a batch's first samples, whose ids and numbers are given."""
     logits = answers.used.logits
-    check_answers(logits.isfinite().all(1)[: len(ids)].tolist(), lambda row: shards.place(numbers[row]))
+    finite = [part.isfinite().flatten(1).all(1) for part in (logits, answers.own) if part is not None]
+    check_answers(torch.stack(finite).all(0)[: len(ids)].tolist(), lambda row: shards.place(numbers[row]))
     values, curves = _figures(answers, options)
     labels, predictions = answers.batch.labels.tolist(), logits.argmax(1).tolist()
     means = [None] * len(labels) if answers.own is None else attention_mean(answers).tolist()
@@ -267,7 +278,7 @@ def _figures(
     with torch.inference_mode():
         for name, metric in options.of_samples().items():
             found, applies = metric.measure(answers), metric.applies(answers)
-            of_maps = _mapped(answers, options) if metric.needs_map else None
+            mapped = _mapped(answers, options) if metric.needs_map else everywhere(answers)
             figures = {name: found} if isinstance(found, Tensor) else dict(found)
             if options.use_maps and metric.of_answer is not None:
                 figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))
@@ -275,15 +286,10 @@ def _figures(
                 if column.ndim == 2:
                     curves[figure] = column.tolist()
                     column = auc(column)
-                there = applies if isinstance(applies, Tensor) else applies[figure]
-                there = there if of_maps is None else there & of_maps
+                there = mapped & (applies if isinstance(applies, Tensor) else applies[figure])
                 values[figure] = [
                     value if exists else None for value, exists in zip(column.tolist(), there.tolist(), strict=True)
                 ]
-            if metric.of_people is not None and answers.read_annotators is not None:
-                values[name + OF_PEOPLE] = metric.of_people(answers)
+            if metric.of_people is not None and answers.people is not None:
+                values[name + OF_PEOPLE] = metric.of_people(answers.people, answers.batch)
     return values, curves
-
-
-def _annotators(examples: ShardExamples, numbers: Sequence[int]) -> list[npt.NDArray[np.float64]]:
-    return [annotators_of(examples, number) for number in numbers]

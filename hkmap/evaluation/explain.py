@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from hkmap.choices import Choices
-from hkmap.engine.data import Batch
-from hkmap.engine.inputs import Preprocessing, plain_view
+from hkmap.engine.data import Batch, view_of
+from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import TrainedModel
 from hkmap.errors import ChoiceError, MapError, RecordError, RunError
 from hkmap.evaluation.cam import cam, grad_cam
 from hkmap.files.references import file_name
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
-from hkmap.maps.geometry import WHOLE, View, view_map
+from hkmap.maps.geometry import view_map
 from hkmap.networks.classifier import Classifier
 from hkmap.networks.outside import is_layered
 from hkmap.records import Record, reference_of
@@ -237,7 +237,7 @@ def _loaded(find: _Find, preprocessing: Preprocessing, shards: ShardSequence) ->
                 f"{place}: a map of {found[0]}x{found[1]} (height x width), but {other} has {size[0]}x{size[1]}; "
                 "expected maps of one size; pass them through `hkmap resize`"
             )
-        view, padded = _view_of(preprocessing, shards, number), preprocessing.padding is not None
+        view, padded = view_of(shards, number, preprocessing), preprocessing.padding is not None
         return view_map(Weighted(values, None), view, values.shape, padded=padded).map
 
     def maps(asked: Asked) -> Tensor:
@@ -247,10 +247,3 @@ def _loaded(find: _Find, preprocessing: Preprocessing, shards: ShardSequence) ->
         return torch.from_numpy(np.stack(filled))[:, None].to(asked.images.device)
 
     return maps
-
-
-def _view_of(preprocessing: Preprocessing, shards: ShardSequence, number: int) -> View:
-    if preprocessing.fit == "squash":       # the whole image, of whatever size
-        return WHOLE
-    image = shards.read_bare(number).image(shards.place(number))
-    return plain_view(preprocessing, (image.shape[0], image.shape[1]))

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hkmap.engine.data import Batch, ShardExamples
-from hkmap.engine.inputs import plain_view
+from hkmap.engine.data import Batch, ShardExamples, view_of
 from hkmap.engine.resize import resize_maps
+from hkmap.evaluation.sets import ratio
 from hkmap.maps.agreement import others
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.geometry import view_map
@@ -45,16 +45,12 @@ class Likeness:
         """Return the figure (B,) of maps (B, 1, h, w)."""
         human, certainty = _human_rows(batch)
         rows = _rows(resize_maps(maps.float(), (batch.maps.shape[2], batch.maps.shape[3])))
-        faulty = np.flatnonzero(np.isnan(rows).any(axis=1))
-        rows[faulty] = 0
-        values = self.compare(human, rows, certainty)
-        values[faulty] = np.nan      # a fault of the map must not become a number
-        return torch.from_numpy(values)
+        return torch.from_numpy(self.compare(human, rows, certainty))
 
     def applies(self, batch: Batch) -> Tensor:
         """Return the samples (B,) that it applies to."""
         human, certainty = _human_rows(batch)
-        return torch.from_numpy(_over_known(self.exists, certainty, human) > 0)
+        return torch.from_numpy(_over_known(self.exists, certainty, human) > 0).to(batch.maps.device)
 
     def of_people(self, people: Sequence[Array], batch: Batch) -> list[float | None]:
         """Return each sample's agreement between its annotators: each against the mean of the others, averaged.
@@ -81,33 +77,28 @@ def anything(human: Array) -> Flags:
     return np.ones(len(human), np.bool_)
 
 
-def annotators_of(examples: ShardExamples, number: int) -> Array:
+def maps_of_people(examples: ShardExamples, number: int) -> Array:
     """Return the maps (annotators, cells) of a record's annotators as the network sees them."""
     sample, size = examples.shards.read_bare(number), examples.map_size
-    if not sample.annotators:
-        return np.zeros((0, size[0] * size[1]))
-    image, preprocessing = sample.image(examples.shards.place(number)), examples.preprocessing
-    view, padded = plain_view(preprocessing, (image.shape[0], image.shape[1])), preprocessing.padding is not None
-    seen = [
-        view_map(Weighted(own, sample.certainty), view, size, padded=padded).map for own in sample.annotators.values()
-    ]
-    return np.stack([own.ravel() for own in seen]).astype(np.float64)
+    view, padded = view_of(examples.shards, number, examples.preprocessing), examples.preprocessing.padding is not None
+    people = [Weighted(own, sample.certainty) for own in sample.annotators.values()]
+    seen = np.array([view_map(own, view, size, padded=padded).map for own in people], np.float64)
+    return seen.reshape(len(people), size[0] * size[1])
 
 
-def share_of_people(own: Array, people: Array, *, higher: bool | None) -> float | None:
-    """Return a figure as a share of the annotators' agreement: 1 is as close as people are to each other.
+def share_of_people(own: Array, people: Array, weights: Array, *, higher: bool | None) -> Array:
+    """Return a figure as a share of the annotators' agreement (draws,): 1 is as close as people are to each other.
 
     It is the mean of ``own`` (n,) over that of ``people`` (n,), NaN where a record has none, both over the records that
-    have both; the inverse unless ``higher`` is better. None where there is no such record, or it would divide by 0 or
-    less.
+    have both; the inverse unless ``higher`` is better. ``weights`` (draws, n) are how often each record counts. NaN
+    where there is no such record, or it would divide by 0 or less.
 
-    >>> share_of_people(np.array([1, 2, np.nan]), np.array([4.0, 2, 1]), higher=True)
-    0.5
+    >>> share_of_people(np.array([1, 2, np.nan]), np.array([4.0, 2, 1]), np.ones((1, 3)), higher=True).tolist()
+    [0.5]
     """
     both = ~np.isnan(own + people)
-    part, whole = (own, people) if higher else (people, own)
-    total = whole[both].sum()
-    return float(part[both].sum() / total) if total > 0 else None
+    part, whole = (weights[:, both] @ values[both] for values in ((own, people) if higher else (people, own)))
+    return ratio(part, whole)
 
 
 def _over_known(figure: Callable[..., Any], certainty: Array, *rows: Array) -> Array:

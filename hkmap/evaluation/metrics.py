@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -27,7 +27,6 @@ from hkmap.errors import ChoiceError
 from hkmap.evaluation import sets
 from hkmap.evaluation.curves import Curves, Frames
 from hkmap.evaluation.human import Likeness, anything
-from hkmap.evaluation.sets import Answers
 from hkmap.maps import similarity
 from hkmap.maps.similarity import marked, parted
 from hkmap.networks.abn import AttentionBranchNetwork
@@ -47,8 +46,9 @@ class Answered:
     ``before`` (B, K) are the logits with its own maps. ``explained`` (B, 1, h, w) are maps from elsewhere, which are
     measured instead; of any size. ``classes`` (B,) are those whose curves are drawn, by ``frames``. All frames of an
     image get its map in ``held`` (B, 1, h, w); with None the network makes a new map for each. ``earlier`` are
-    the maps that weighted the features of the batch before, None where there is none. ``read_annotators`` reads the
-    maps (annotators, cells) of each sample's annotators; None where the shards have none.
+    the maps (B, 1, h, w) that weighted the features of the record before each, NaN for the very first; None where
+    no metric needs a branch. ``people`` are the maps (annotators, cells) of each sample's annotators, as the network
+    sees them; None where the shards have none.
     """
 
     network: Classifier
@@ -62,7 +62,7 @@ class Answered:
     frames: Frames
     held: Tensor | None
     earlier: Tensor | None = None
-    read_annotators: Callable[[], Sequence[Array]] | None = None
+    people: Sequence[Array] | None = None
     _drawn: dict[str, Curves] = field(default_factory=dict)
 
     @property
@@ -74,12 +74,6 @@ class Answered:
     def saliency(self) -> Tensor:
         """The maps (B, 1, h, w) that rank pixels: from elsewhere, else those that weighted the features."""
         return _given(self.explained, self.used.attention)
-
-    @cached_property
-    def people(self) -> Sequence[Array]:
-        """The maps (annotators, cells) of each sample's annotators, as the network sees them, read when asked for."""
-        assert self.read_annotators is not None
-        return self.read_annotators()
 
     def curves(self, kind: str) -> Curves:
         """Return the curves of "insertion" or "deletion"; all metrics share them."""
@@ -132,10 +126,11 @@ class SampleMetric(Metric):
     """A metric of each sample: ``measure`` gives a figure (B,), or a curve (B, n + 1) whose area is the figure.
 
     It gives them by name where it has several ``figures``. ``applies`` tells to which samples it applies (B,), if need
-    be by the names of the figures; the values of the others are ignored. ``needs_map``: a network that gives no map
-    cannot be measured; ``needs_branch``: nor one without an attention branch. ``of_answer`` gives the figure of other
-    logits (B, K), so that the answers before and after a human map can be compared. ``of_people`` gives the figure of
-    the annotators among each other, None where there is none.
+    be by the names of the figures; the values of the others are ignored. ``needs_map``: it is of the maps that are
+    measured, and of no sample without one; ``needs_branch``: it is of the network's own attention branch.
+    ``of_answer`` gives the figure of other logits (B, K), so that the answers before and after a human map can be
+    compared. ``of_people`` gives the figure of the annotators among each other, from their maps and the batch; None
+    where there is none.
     """
 
     measure: Callable[[Answered], Tensor | Mapping[str, Tensor]]
@@ -143,7 +138,7 @@ class SampleMetric(Metric):
     needs_branch: bool = field(default=False, kw_only=True)
     applies: Callable[[Answered], Tensor | Mapping[str, Tensor]] = field(default=everywhere, kw_only=True)
     of_answer: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, kw_only=True)
-    of_people: Callable[[Answered], list[float | None]] | None = field(default=None, kw_only=True)
+    of_people: Callable[[Sequence[Array], Batch], list[float | None]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -151,12 +146,14 @@ class SetMetric(Metric):
     """A metric of all samples with a label together.
 
     ``measure`` gives the figure for each row of weights (draws, n), how often each sample counts: (draws,). Where a
-    draw has no such figure, as of a class that it lacks, it is NaN. Where ``table`` is given, what it returns is
-    reported, as JSON, in the place of a figure.
+    draw has no such figure, as of a class that it lacks, it is NaN. With ``table`` it takes the answers alone, and what
+    it gives is reported, as JSON, in the place of a figure. Of a share of some samples ``hits`` gives 1 or 0 for each
+    of these and NaN for the others (n,), from which its interval is Wilson's; or None where the figure is no share.
     """
 
-    measure: Callable[[Answers, Array], Array]
-    table: Callable[[Answers], Any] | None = field(default=None, kw_only=True)
+    measure: Callable[..., Any]
+    table: bool = field(default=False, kw_only=True)
+    hits: Callable[[sets.Answers], Array | None] | None = field(default=None, kw_only=True)
 
 
 def _of_answer(what: str, figure: Callable[[Tensor, Tensor], Tensor], *, higher: bool, source: str = "",
@@ -183,13 +180,6 @@ def _log_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits.float(), labels, reduction="none")
 
 
-def _distances(answered: Answered) -> dict[str, Tensor]:
-    return {
-        "mse": map_distances(answered.maps, answered.batch),
-        "mse_of_zeros": map_distances(torch.zeros_like(answered.batch.maps), answered.batch),
-    }
-
-
 def attention_mean(answered: Answered) -> Tensor:
     """Return the mean of the network's own map (B,)."""
     assert answered.own is not None, "evaluate refuses networks without a map"
@@ -200,16 +190,14 @@ def edit_response(answered: Answered) -> dict[str, Tensor]:
     """Return how far the answer moves (B,) when another map weights the features.
 
     It is the total variation distance between the probabilities, half the sum of their absolute differences. The map
-    is erased (zeros), inverted (1 - m), or exchanged for that of the sample before; the very first has none before it.
+    is erased (zeros), inverted (1 - m), or exchanged for that of the record before; the very first has none before it.
     """
-    network, own = answered.network, answered.used.attention
+    network, own, earlier = answered.network, answered.used.attention, answered.earlier
     assert isinstance(network, AttentionBranchNetwork)
     assert own is not None
+    assert earlier is not None
     features, answer = network.features(answered.images), answered.used.logits.float().softmax(1)
-    before = torch.zeros_like(own) if answered.earlier is None else answered.earlier
-    edited = {
-        "erased": torch.zeros_like(own), "inverted": 1 - own, "exchanged": torch.cat([before[-1:], own[:-1]]),
-    }
+    edited = {"erased": torch.zeros_like(own), "inverted": 1 - own, "exchanged": earlier}
     return {
         f"edit_response_{edit}": (network.answer(features, maps).float().softmax(1) - answer).abs().sum(1) / 2
         for edit, maps in edited.items()
@@ -218,10 +206,9 @@ def edit_response(answered: Answered) -> dict[str, Tensor]:
 
 def _exchangeable(answered: Answered) -> dict[str, Tensor]:
     """Apply to every sample, but the very first has no map before it."""
-    there = everywhere(answered)
-    exchanged = there.clone()
-    exchanged[0] = answered.earlier is not None
-    return {"edit_response_erased": there, "edit_response_inverted": there, "edit_response_exchanged": exchanged}
+    assert answered.earlier is not None
+    there, second = everywhere(answered), answered.earlier.isfinite().flatten(1).all(1)
+    return {"edit_response_erased": there, "edit_response_inverted": there, "edit_response_exchanged": second}
 
 
 def _given(explained: Tensor | None, of_the_network: Tensor | None) -> Tensor:
@@ -230,10 +217,8 @@ def _given(explained: Tensor | None, of_the_network: Tensor | None) -> Tensor:
     return found
 
 
-def _of_set(measure: Callable[[Answers, Array], Array], *, higher: bool | None = True, unit: str = "share",
-            source: str = "", table: Callable[[Answers], Any] | None = None) -> SetMetric:
-    what = str(measure.__doc__).partition(".")[0]
-    return SetMetric(what, measure, higher=higher, unit=unit, source=source, table=table)
+def _of_set(measure: Callable[..., Any], *, higher: bool | None = True, unit: str = "share", **more: Any) -> SetMetric:
+    return SetMetric(str(measure.__doc__).partition(".")[0], measure, higher=higher, unit=unit, **more)
 
 
 def _curve(what: str, kind: str, measure: str, *, higher: bool) -> SampleMetric:
@@ -251,12 +236,8 @@ def _likeness(
     likeness = Likeness(measure, exists)
     return SampleMetric(
         what, lambda answered: likeness.of_maps(answered.maps, answered.batch), higher=higher, unit=unit, source=source,
-        applies=lambda answered: likeness.applies(answered.batch), of_people=_among_people(likeness),
+        applies=lambda answered: likeness.applies(answered.batch), of_people=likeness.of_people,
     )
-
-
-def _among_people(likeness: Likeness) -> Callable[[Answered], list[float | None]]:
-    return lambda answered: likeness.of_people(answered.people, answered.batch)
 
 
 def overlap(percent: int) -> SampleMetric:
@@ -312,19 +293,20 @@ METRICS = Metrics("metric", {
     ),
     "balanced_accuracy": _of_set(sets.balanced_accuracy, source="Brodersen et al., ICPR 2010"),
     "auroc": _of_set(sets.auroc, unit="area"),
-    "sensitivity": _of_set(sets.sensitivity),
-    "specificity": _of_set(sets.specificity),
+    "sensitivity": _of_set(sets.sensitivity, hits=partial(sets.hits, label=1)),
+    "specificity": _of_set(sets.specificity, hits=partial(sets.hits, label=0)),
     "f1": _of_set(sets.f1),
     "kappa": _of_set(sets.kappa, unit="kappa", source="Cohen, 1968"),
     "calibration_error": _of_set(sets.calibration_error, higher=False, source="Guo et al., ICML 2017"),
-    "confusion": _of_set(sets.no_figure, higher=None, unit="samples", table=sets.confusion),
+    "confusion": _of_set(sets.confusion, higher=None, unit="samples", table=True),
     "log_loss": _of_answer(
         "Minus the logarithm of the label's probability (cross entropy)", _log_loss, higher=False, unit="nats"
     ),
     "mse": SampleMetric(
-        "Mean square difference between the attention map and the human map", _distances, higher=False,
-        unit="attention squared", figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
-        of_people=_among_people(Likeness(similarity.mse, anything, weighted=True)),
+        "Mean square difference between the attention map and the human map",
+        lambda answered: map_distances(answered.maps, answered.batch), higher=False, unit="attention squared",
+        figures=("mse", "mse_of_zeros"), applies=has_map, source="Mitsuhara et al., 2019",
+        of_people=Likeness(similarity.mse, anything, weighted=True).of_people,
     ),
     "spearman": _likeness("Rank correlation of the map with the human map", similarity.spearman, higher=True,
                           unit="correlation", source="Das et al., EMNLP 2016"),
@@ -341,12 +323,11 @@ METRICS = Metrics("metric", {
                           higher=True, unit="area", source="Judd et al., ICCV 2009"),
     "attention_mean": SampleMetric(
         "Mean of the network's own attention map, near 0 where it is dark", attention_mean, higher=None,
-        unit="attention", needs_branch=True,
+        unit="attention", needs_map=False, needs_branch=True,
     ),
     "edit_response": SampleMetric(
         "How far the answer moves if the map is erased, inverted or exchanged for that of the record before",
-        edit_response,
-        higher=None, unit="share", needs_branch=True, applies=_exchangeable,
+        edit_response, higher=None, unit="share", needs_map=False, needs_branch=True, applies=_exchangeable,
         figures=("edit_response_erased", "edit_response_inverted", "edit_response_exchanged"),
     ),
     "insertion": _curve("Area under the probability while salient pixels come first", "insertion", "probability",

@@ -31,22 +31,28 @@ class Answers(NamedTuple):
 def balanced_accuracy(answers: Answers, weights: Array) -> Array:
     """Mean over the classes of the share of their samples that is answered right."""
     right, labelled, _ = _counts(answers, weights, np.unique(answers.labels))
-    return _mean(_ratio(right, labelled))
+    return _mean(ratio(right, labelled))
 
 
 def sensitivity(answers: Answers, weights: Array) -> Array:
     """Share of the samples of label 1 answered so; of more than two classes their mean."""
     right, labelled, _ = _counts(answers, weights, _positives(answers))
-    return _mean(_ratio(right, labelled))
+    return _mean(ratio(right, labelled))
 
 
 def specificity(answers: Answers, weights: Array) -> Array:
     """Share of the other samples not answered as label 1; of more than two classes their mean."""
     right, labelled, predicted = _counts(answers, weights, _positives(answers))
     negatives = weights.sum(axis=1, keepdims=True) - labelled
-    shares = _ratio(negatives - (predicted - right), negatives)
+    shares = ratio(negatives - (predicted - right), negatives)
     occurs = (labelled > 0) | (answers.probabilities.shape[1] == 2)
     return _mean(np.where(occurs, shares, np.nan))
+
+
+def hits(answers: Answers, label: int) -> Array | None:
+    """Return whether each sample of a label is answered so (n,), NaN for the others; None of more than two classes."""
+    two = answers.probabilities.shape[1] == 2
+    return np.where(answers.labels == label, answers.predictions == label, np.nan) if two else None
 
 
 def f1(answers: Answers, weights: Array) -> Array:
@@ -55,7 +61,7 @@ def f1(answers: Answers, weights: Array) -> Array:
     2 TP / (2 TP + FP + FN).
     """
     right, labelled, predicted = _counts(answers, weights, _positives(answers))
-    return _mean(np.where(labelled > 0, _ratio(2 * right, labelled + predicted), np.nan))
+    return _mean(np.where(labelled > 0, ratio(2 * right, labelled + predicted), np.nan))
 
 
 def auroc(answers: Answers, weights: Array) -> Array:
@@ -97,13 +103,8 @@ def calibration_error(answers: Answers, weights: Array) -> Array:
     return found
 
 
-def no_figure(answers: Answers, weights: Array) -> Array:
-    """Table of the labels (rows) and the answers (columns)."""
-    return np.full(len(weights), np.nan)
-
-
 def confusion(answers: Answers) -> dict[str, Any]:
-    """Return how many samples of each class (rows) are answered as each class (columns), and the classes' names."""
+    """Table of the labels (rows) and the answers (columns): how many samples have them, and the classes' names."""
     count = answers.probabilities.shape[1]
     cells = np.bincount(answers.labels * count + answers.predictions, minlength=count**2)
     names = [name or number for number, name in enumerate(answers.classes)] or list(range(count))
@@ -138,15 +139,15 @@ def _area(scores: Array, positive: npt.NDArray[np.bool_], weights: Array) -> Arr
     below, upto = np.searchsorted(starts, below), np.searchsorted(starts, upto)
     own = weights[positive]
     wins = (own * (beaten[below] + beaten[upto])).sum(axis=0) / 2
-    return _ratio(wins, own.sum(axis=0) * beaten[-1])
+    return ratio(wins, own.sum(axis=0) * beaten[-1])
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    """Return part / whole, NaN where the whole is 0."""
+def ratio(part: Array, whole: Array) -> Array:
+    """Return part / whole, NaN where the whole is 0 or less."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
 
 
 def _mean(figures: Array) -> Array:
     """Return the mean over the classes (draws, classes) that have a figure."""
     there = ~np.isnan(figures)
-    return _ratio(np.where(there, figures, 0).sum(axis=1), there.sum(axis=1))
+    return ratio(np.where(there, figures, 0).sum(axis=1), there.sum(axis=1))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +15,9 @@ import numpy.typing as npt
 import torch
 
 from hkmap.engine.data import warn_of_small_map
-from hkmap.engine.runs import HeldOut, TrainedModel, named, pick_device
+from hkmap.engine.runs import TrainedModel, pick_device
 from hkmap.evaluation.evaluate import EvaluationOptions, Row
 from hkmap.evaluation.human import OF_PEOPLE, share_of_people
-from hkmap.evaluation.metrics import SetMetric
 from hkmap.evaluation.sets import Answers
 from hkmap.statistics import Interval, Resampling, interval, mean_intervals, wilson
 
@@ -80,7 +79,6 @@ def summarise(
     options: EvaluationOptions,
     device: torch.device | None = None,
     *,
-    held_out: HeldOut | None = None,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return each figure of `evaluate`'s rows, its interval, the number of its samples, and how it was measured.
@@ -94,8 +92,8 @@ def summarise(
     own = None if groups is None else [groups[number] for number in kept.numbers]
     resampling = Resampling(len(kept.numbers), groups=own, resamples=options.resamples, seed=options.seed)
     bands = {name: _band(scores, resampling) for name, scores in kept.curves.items()}
-    of_sets, tables = _of_sets(kept, options.of_sets(), resampling)
-    figures = _of_samples(kept, resampling) | of_sets
+    of_sets, tables = _of_sets(kept, options, resampling)
+    figures = _of_samples(kept, options, resampling) | of_sets
     _warn(model, {name: figure.value for name, figure in figures.items()}, kept.labels - {None})
     shown = {name: figure for name, figure in figures.items() if name != OWN or OWN in options.figures()}
     return {
@@ -105,10 +103,9 @@ def summarise(
         "counts": {name: figure.samples for name, figure in shown.items()},
         "curves": {name: band for name, band in bands.items() if band is not None},
         **tables,
-        **_of_people(kept, options),
+        **_of_people(kept, options, resampling),
         **({OWN: figures[OWN].value} if figures[OWN].samples else {}),
         "control": model.control,
-        **({} if held_out is None else named(held_out)),
         **({} if own is None else {"group": options.group, "groups": len(set(own))}),
         "settings": settings_of(model, options, device or pick_device("auto")),
     }
@@ -116,34 +113,27 @@ def summarise(
 
 def settings_of(model: TrainedModel, options: EvaluationOptions, device: torch.device) -> dict[str, Any]:
     """Return how something is measured, as the report says it."""
-    return {
-        "maps": options.maps,
-        "layer": options.layer,
-        "use_maps": options.use_maps,
-        "target": options.target,
-        "dtype": options.dtype,
-        "step": options.pixel_step(model.preprocessing.size),
-        "hold_attention": options.hold_attention,
-        "blur": options.blur,
-        "image_size": list(model.preprocessing.size),
-        "map_size": list(model.map_size),
-        "resamples": options.resamples,
-        "seed": options.seed,
-        "device": device.type,
-    }
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("metrics", "batch_size", "group")}
+    size = model.preprocessing.size
+    found = {"image_size": list(size), "map_size": list(model.map_size), "device": device.type}
+    return {**chosen, "step": options.pixel_step(size), **found}
 
 
-def _of_samples(kept: _Kept, resampling: Resampling) -> dict[str, Figure]:
+def _of_samples(kept: _Kept, options: EvaluationOptions, resampling: Resampling) -> dict[str, Figure]:
     """Return the mean of each column."""
+    shares = {name for name, metric in options.figures().items() if metric.unit == "share"}
     columns = np.array(list(kept.values.values())).T            # (n, figures)
-    found = {}
-    for name, column, ends in zip(kept.values, columns.T, mean_intervals(columns, resampling), strict=True):
-        there = ~np.isnan(column)
-        values, units = column[there], resampling.units()[there]
-        if ends is not None and np.isin(values, (0, 1)).all():
-            ends = _share_interval(values, ends, len(np.unique(units)))
-        found[name] = Figure(math.fsum(values) / len(values) if len(values) else None, ends, len(values))
-    return found
+    means = zip(kept.values, columns.T, mean_intervals(columns, resampling), strict=True)
+    return {name: _mean(column, ends, resampling, share=name in shares) for name, column, ends in means}
+
+
+def _mean(column: Array, ends: Interval | None, resampling: Resampling, *, share: bool) -> Figure:
+    """Return the mean of a column (n,), NaN where a record has none; ``ends`` are those of a bootstrap."""
+    there = ~np.isnan(column)
+    values, units = column[there], resampling.units()[there]
+    if ends is not None and share and np.isin(values, (0, 1)).all():
+        ends = _share_interval(values, ends, len(np.unique(units)))
+    return Figure(math.fsum(values) / len(values) if len(values) else None, ends, len(values))
 
 
 def _share_interval(values: Array, bootstrapped: Interval, units: int) -> Interval:
@@ -159,32 +149,49 @@ def _share_interval(values: Array, bootstrapped: Interval, units: int) -> Interv
 
 
 def _of_sets(
-    kept: _Kept, metrics: dict[str, SetMetric], resampling: Resampling
+    kept: _Kept, options: EvaluationOptions, resampling: Resampling
 ) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Return the figures of all samples with a label together, and what is a table instead."""
     figures, tables = {}, {}
     answers, count = kept.all_answers(), len(kept.places)
     groups = None if resampling.groups is None else [resampling.groups[place] for place in kept.places]
-    for name, metric in metrics.items():
-        if metric.table is not None:
-            tables[name] = metric.table(answers) if count else None
-            continue
-        figures[name] = Figure(None, None, 0)
-        value = float(metric.measure(answers, np.ones((1, count)))[0]) if count else math.nan
-        if not math.isnan(value):
+    for name, metric in options.of_sets().items():
+        if metric.table:
+            tables[name] = metric.measure(answers) if count else None
+        else:
             drawn = replace(resampling, count=count, groups=groups)
-            figures[name] = Figure(value, interval(partial(metric.measure, answers), drawn), count)
+            hits = metric.hits(answers) if metric.hits and count else None
+            figures[name] = _drawn(partial(metric.measure, answers), drawn) if hits is None else _mean(
+                hits, mean_intervals(hits[:, None], drawn)[0], drawn, share=True
+            )
     return figures, tables
 
 
-def _of_people(kept: _Kept, options: EvaluationOptions) -> dict[str, dict[str, float | None]]:
+def _of_people(kept: _Kept, options: EvaluationOptions, resampling: Resampling) -> dict[str, dict[str, Any]]:
     """Return each figure against the human map as a share of the annotators' agreement, where there are annotators."""
     columns = {name: np.array(column) for name, column in kept.values.items()}
     shares = {
-        name: share_of_people(columns[name], columns[name + OF_PEOPLE], higher=metric.higher)
+        name: _drawn(
+            partial(share_of_people, columns[name], columns[name + OF_PEOPLE], higher=metric.higher), resampling
+        )
         for name, metric in options.of_samples().items() if name + OF_PEOPLE in columns
     }
-    return {"share_of_people": shares} if shares else {}
+    return {} if not shares else {
+        "share_of_people": {name: share.value for name, share in shares.items()},
+        "share_of_people_intervals": {name: share.interval for name, share in shares.items()},
+    }
+
+
+def _drawn(measure: Callable[[Array], Array], resampling: Resampling) -> Figure:
+    """Return a figure of all records together; ``measure`` takes weights as `interval` has it.
+
+    Where all draws are alike, as of an AUROC of 1, they tell nothing of how sure it is: it has no interval.
+    """
+    value = float(measure(np.ones((1, resampling.count)))[0]) if resampling.count else math.nan
+    if math.isnan(value):
+        return Figure(None, None, 0)
+    ends = interval(measure, resampling)
+    return Figure(value, None if ends is None or ends[0] == ends[1] else ends, resampling.count)
 
 
 def _band(scores: array[float], resampling: Resampling) -> dict[str, Any] | None:

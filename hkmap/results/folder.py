@@ -20,7 +20,7 @@ import torch
 
 from hkmap.engine.checkpoints import CONTROL, LONGEST_SIDE, PREPROCESSING, TEXT, Kind, whole
 from hkmap.engine.data import Numbers
-from hkmap.engine.folders import read_config, run_info, text_of
+from hkmap.engine.folders import read_config, run_info
 from hkmap.engine.ranks import current, of_first
 from hkmap.engine.runs import TrainedModel, model_file
 from hkmap.errors import OutputError, RunError
@@ -29,7 +29,7 @@ from hkmap.evaluation.summary import settings_of
 from hkmap.files.atomic import locked, refuse_existing
 from hkmap.files.opening import file_content, open_file
 from hkmap.networks.outside import Foreign, digest_of
-from hkmap.records import Record, dump_record, parse_record, refuse_constant
+from hkmap.records import Record, dump_record, parse_record, refuse_constant, text_of
 from hkmap.report.tables import table
 from hkmap.shards.folds import ids_of
 from hkmap.shards.sequence import ShardSequence

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hkmap.engine.controls import told
-from hkmap.engine.folders import FORMER_FILES, read_info, text_of
+from hkmap.engine.folders import FORMER_FILES, read_info
 from hkmap.engine.runs import BEST, LAST
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
@@ -23,6 +23,7 @@ from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
 from hkmap.evaluation.summary import OWN
 from hkmap.files.opening import file_content
+from hkmap.records import text_of
 from hkmap.report.charts import Band, Panel, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
