@@ -382,7 +382,7 @@ def test_an_arm_without_a_match_or_with_two_ways_of_training_is_refused(tmp_path
     )
     (tmp_path / "empty").mkdir()
     assert "has no results" in refusal([word, f"{tmp_path}/empty"])
-    assert f'two arms are called "{word}"' in refusal([word, word])
+    assert f'two arms are called "{word}"; give each a name of its own, as NAME=RUN' in refusal([word, word])
     write_results(tmp_path / "xx", {"top1": [1]}, seed=1, control="shuffled", learnt=True)
     message = refusal([f"{tmp_path}/x*", word])
     assert message.startswith(f"{tmp_path}/xx: was trained on other maps than {tmp_path}/x in the same arm")

@@ -160,6 +160,12 @@ def test_report_writes_a_page_that_needs_nothing_else(hk: Callable[..., Any], th
     assert Path("report.html").read_bytes() == content      # the same results give the same page
 
 
+def test_all_that_a_chart_draws_is_in_the_page_s_colours(three: list[Path]) -> None:
+    charts = re.findall(rb"<svg.*?</svg>", page(three), re.DOTALL)
+    assert charts
+    assert not [found for chart in charts for found in re.findall(rb": (#[0-9a-f]{6})", chart)]
+
+
 def test_the_page_says_what_was_measured(three: list[Path]) -> None:
     text = Page(page(three)).text
     for said in (

@@ -114,7 +114,7 @@ def _panel(name: str, reports: Sequence[dict[str, Any]]) -> Panel:
     better = {True: " (higher is better)", False: " (lower is better)", None: ""}[_higher(name)]
     return Panel(
         f"{name.replace('_', ', ')}{better}", changed,
-        "share of right answers" if measure == "accuracy" else "probability of the class",
+        "share answered as the class" if measure == "accuracy" else "probability of the class",
         [_band(report.get("curves", {}).get(name), report["settings"]) for report in reports],
     )
 
