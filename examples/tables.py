@@ -18,8 +18,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from hkmap.errors import HkmapError, RunError
-from hkmap.results.comparison import OF_CURVES
-from hkmap.results.folder import REPORT, Results, read_results, same_data
+from hkmap.results.folder import OF_CURVES, REPORT, Results, read_results, same_data, unlike
 
 METHODS = ("plain", "CAM", "Grad-CAM", "+ABN", "+ABN, mining", "proposed", "sham")
 MAPS = {"cam": "CAM", "gradcam": "Grad-CAM"}
@@ -161,10 +160,8 @@ def by_row(found: Sequence[Found], table: Table) -> dict[Row, list[Results]]:
     every = [one for several in rows.values() for one in several]
     if every:
         same_data(every)
-    for name in OF_CURVES if "insertion" in table.figures else ():
-        if len(given := {str(one.header["settings"].get(name)) for one in every}) > 1:
-            both = ", ".join(sorted(given))
-            raise RunError(f"{every[0].path}: the {name} is not that of all rows ({both}); evaluate all with the same")
+    for name, given in unlike(every, OF_CURVES if "insertion" in table.figures else ()).items():
+        raise RunError(f"{every[0].path}: the {name} is not that of all rows ({given}); evaluate all with the same")
     return rows
 
 

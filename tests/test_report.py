@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -106,7 +107,8 @@ def results(
     }
     written = {
         "samples": count, "metrics": {"top1": 0.25, "mse": None, "mse_of_zeros": 0.125, "insertion": 0.5},
-        "intervals": {"top1": [0.125, 0.375], "mse": None, "mse_of_zeros": None, "insertion": [0.4, 0.6]},
+        "intervals": {"top1": [0.125, 0.375], "mse": None, "mse_of_zeros": None, "insertion": [0.4, 0.6],
+                      "attention_mean": [0.25, 0.75]},
         "counts": {"top1": count, "mse": 0, "mse_of_zeros": 2, "insertion": count}, "attention_mean": 0.5,
         "curves": {"insertion": {"mean": [0.1, 0.2, 0.4], "low": [0.0, 0.1, 0.3], "high": [0.2, 0.3, 0.5]}},
         "control": control, "settings": settings, **report,
@@ -126,7 +128,10 @@ def three(here: Path) -> list[Path]:
     """A network, one that learnt human maps, and a sham control."""
     source = shard(here / "test.h5", 5)
     results(here / "none" / "eval", source, BEFORE)
-    results(here / "human" / "eval", source, AFTER)
+    run = {"path": "runs/x", "seed": 3, "control": "none", "arch": "resnet8+abn", "maps_learnt": True}
+    weights = {"weights": hashlib.sha256(b"weights").hexdigest()}
+    results(here / "human" / "eval", source, AFTER, header={"run": run | weights})
+    (here / "human" / "best.safetensors").write_bytes(b"weights")
     results(here / "sham" / "eval", source, [0.5, 0.5, 0.5, 0.5, 1.0], control="shuffled")
     (here / "human" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in NEW))
     return [Path("none"), Path("human"), Path("sham")]
@@ -174,7 +179,7 @@ def test_the_page_says_what_was_measured(three: list[Path]) -> None:
         "top1 ↑ The label is the answer 0.2500 [0.1250, 0.3750] 0.2500",
         "mse ↓ Mean square difference between the attention map and the human map applies to no record",
         "mse_of_zeros Given with mse 0.1250 on 2 records",
-        "attention_mean Mean of the network's own maps; near 0 it looks nowhere 0.5000",
+        "attention_mean Mean of the network's own attention map, near 0 where it is dark 0.5000 [0.2500, 0.7500]",
         "sham sham control",
         "hkmap compare none human sham",
         "sham control: this network was trained on the maps of other images",
@@ -187,19 +192,43 @@ def test_the_page_says_what_was_measured(three: list[Path]) -> None:
         assert said in text
 
 
+def test_a_run_that_was_trained_again_has_no_learning_curves(three: list[Path]) -> None:
+    Path("human/best.safetensors").write_bytes(b"others")
+    assert "Learning curves" not in Page(page(three)).text
+
+
+def test_curves_that_cannot_be_compared_are_told(here: Path) -> None:
+    source = shard(here / "test.h5", 2)
+    sizes = {"step": 128, "image_size": [16, 16], "map_size": [4, 4]}
+    runs = [results(here / blur, source, [0.5, 0.75], header={"settings": sizes | {"blur": blur}})
+            for blur in ("rise", "zeros")]
+    said = "The blur is not that of all runs (rise, zeros), so their curves cannot be compared."
+    assert said in Page(page(runs)).text
+    assert "cannot be compared" not in Page(page(runs[:1])).text
+
+
 def test_one_run_is_told_of_as_one(here: Path) -> None:
     source = shard(here / "test.h5", 4)
     alone = results(here / "alone", source, [0.25, 1.0, 0.75, 0.5], share_of_people={"iou": 0.875},
+                    share_of_people_intervals={"iou": [0.75, 1.0]}, metrics={"iou": 0.25, "iou_of_people": 0.375},
+                    counts={"iou": 4, "iou_of_people": 4}, intervals={},
                     only={"what": "misclassified", "baseline": None, "records": 4, "of": 9}, curves={})
     read = Page(page([alone]))
     assert (
         "How often the network is right, and how honest its maps are, measured on 4 records of 2 classes, those of 9 "
         "that the network itself misclassifies."
     ) in read.text
-    assert "iou ↑ As a share of how well people agree with each other; 1: as well as they do 0.8750" in read.text
+    said = "As a share of how well people agree with each other; 1: as well as they do"
+    assert f"iou, share of people ↑ {said} 0.8750 [0.7500, 1.0000]" in read.text
+    assert "iou_of_people The same, of the annotators among each other 0.3750" in read.text
     for absent in ("hkmap compare", "sham", "Learning curves", "Insertion and deletion"):
         assert absent not in read.text
     assert shown(read) == {"Most confident": ["r1", "r0"], "Least confident": ["r3", "r2"]}      # r0 and r2: .75 each
+
+
+def test_one_record(here: Path) -> None:
+    text = Page(page([results(here / "alone", shard(here / "test.h5", 1), [0.25])])).text
+    assert "measured on one record of 1 class." in text
 
 
 def shown(read: Page) -> dict[str, list[str]]:
@@ -280,6 +309,15 @@ def test_names_are_text_everywhere(hk: Callable[..., Any], here: Path) -> None:
     for text in ("<b>&", "$y$", "<img src=x onerror=alert(1)>", "a&b.h5", "\\ud800"):
         assert text in read.text
     assert b"<script" not in content
+
+
+def test_a_confusion_has_rows_of_labels_and_columns_of_answers(here: Path) -> None:
+    source = shard(here / "test.h5", 4)
+    read = Page(page([results(here / "a", source, [0.75] * 4, labels=[0, 0, 0, 1], answers=[0, 0, 1, 0],
+                              names=("cat", "dog"))]))
+    assert "a cat dog cat 2 1 dog 1 " in read.text[read.text.index("Confusion"):]
+    shares = [cell["style"].partition(";")[0] for cell in read.all("td") if "style" in cell]
+    assert shares == ["--share: 66%", "--share: 33%", "--share: 100%", "--share: 0%"]
 
 
 def test_many_classes_get_a_table_of_their_confusions(here: Path) -> None:

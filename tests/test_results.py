@@ -20,6 +20,7 @@ from hkmap.results.folder import Results, read_results, same_data
 from hkmap.shards.reader import ShardReader
 from hkmap.shards.writer import ShardWriter
 
+COLUMNS = ["top1", "mse", "mse_of_zeros", "insertion"]
 METRICS = ["--metric", "top1,mse,insertion", "--step", 64, "--batch-size", 4, "--device", "cpu"]
 
 
@@ -182,9 +183,7 @@ def test_an_evaluation_that_goes_on_is_to_the_bit_one_that_was_not_broken_off(hk
     assert hk(*command).exit_code == 0
     whole, report = (out / "records.jsonl").read_bytes(), (out / "eval.json").read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
-    cuts = {0, 1, ends[0] - 1, *ends[::2], *(end - 1 for end in ends[4:6]), *(end + 9 for end in ends[7:9])}
-    cuts |= set(random.Random(0).sample(range(len(whole)), 9))
-    for cut in sorted(cuts):
+    for cut in (0, ends[0] - 1, ends[0], ends[3], ends[5] - 1, ends[8] + 9, ends[-1]):
         (out / "records.jsonl").write_bytes(whole[:cut])
         (out / "eval.json").unlink()
         done = hk(*command, "--resume")
@@ -237,6 +236,15 @@ def test_it_goes_on_with_the_same_options_alone(hk, results, more, said):
     assert "give the same options to go on, or use --overwrite" in done.stderr
 
 
+def test_it_goes_on_with_the_same_layer_alone(hk, given):
+    run, shard, out = given
+    command = ("eval", shard, "--from", run, "--metric", "mse", "--maps", "gradcam", "--out", out, "--layer")
+    assert hk(*command, "extractor.layer2").exit_code == 0
+    done = hk(*command, "extractor.layer1", "--resume")
+    said = "settings.layer is 'extractor.layer1', the evaluation to go on with had 'extractor.layer2'"
+    assert (done.exit_code, said in done.stderr) == (1, True), done.stderr
+
+
 def test_it_goes_on_with_the_same_files_alone(hk, given, results, make_shard):
     run, shard, _ = given
     command, _ = results
@@ -275,7 +283,7 @@ def test_a_table_has_a_row_per_record(hk, given, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
     columns = ["id", "label", "class", "prediction", "predicted_class", "confidence", "correct", "attention_mean"]
     for row, kept in zip(rows, read_results(tmp_path / "results").rows, strict=True):
-        assert list(row) == [*columns, "top1", "mse", "mse_of_zeros", "insertion"]
+        assert list(row) == [*columns, *COLUMNS]
         assert row == {**{name: kept[name] for name in columns if name != "correct"}, **kept["values"],
                        "correct": kept["label"] == kept["prediction"]}
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
@@ -356,44 +364,48 @@ def test_records_that_are_missing_are_said(results):
         read_results(out)
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"hkmap_results": 2}, "results of version 2, expected 1; use the hkmap that wrote them"),
-    ({"hkmap_results": "1"}, "does not begin with a header of results"),
-    ({"run": {}}, "does not begin with a header of results"),
-    ({"classes": KeyError}, "does not begin with a header of results"),
-])
-def test_another_header_is_refused(results, values, said):
+def test_another_header_is_refused(results):
     _, out = results
-    change(out, 0, **values)
-    with pytest.raises(RunError, match=said):
-        read_results(out)
+    whole, none = (out / "records.jsonl").read_bytes(), "does not begin with a header of results"
+    for values, said in (
+        ({"hkmap_results": 2}, "results of version 2, expected 1; use the hkmap that wrote them"),
+        ({"hkmap_results": "1"}, none), ({"run": {}}, none), ({"classes": KeyError}, none), ({"settings": {}}, none),
+        ({"settings": {"step": 0, "image_size": [16, 16], "map_size": [8, 8]}}, none),
+        ({"settings": {"step": 8, "image_size": [16, 16], "map_size": [8]}}, none),
+        ({"preprocessing": {"height": 16, "width": 16}}, none),
+    ):
+        change(out, 0, **values)
+        with pytest.raises(RunError, match=said):
+            read_results(out)
+        (out / "records.jsonl").write_bytes(whole)
 
 
-@pytest.mark.parametrize("values", [
-    {"label": 3}, {"label": -1}, {"label": True}, {"prediction": None}, {"prediction": 1.0}, {"id": 7},
-    {"id": KeyError}, {"values": {"top1": 1.0}}, {"values": {"top1": "1"}}, {"probabilities": [0.5, 0.5]},
-    {"probabilities": [0.5, 0.5, 1.5]}, {"confidence": 1e999}, {"attention_mean": float("nan")}, {"curves": []},
-    {"curves": {"insertion": [1.0]}}, {"map": [[0.0], [0.0, 1.0]]}, {"map": []}, {"keys": {"a": []}},
-], ids=str)
-def test_a_record_that_does_not_fit_the_header_is_refused_with_its_line(results, values):
+def test_a_record_that_does_not_fit_the_header_is_refused_with_its_line(results):
     _, out = results
-    change(out, 4, **values)
-    with pytest.raises(RunError, match=r"records.jsonl line 5: no record that fits the header; run `hkmap eval` again"):
-        read_results(out)
+    whole = (out / "records.jsonl").read_bytes()
+    for values in (
+        {"label": 3}, {"label": -1}, {"label": True}, {"prediction": None}, {"prediction": 1.0}, {"id": 7},
+        {"id": KeyError}, {"values": {"top1": 1.0}}, {"values": {"top1": "1"}}, {"probabilities": [0.5, 0.5]},
+        {"probabilities": [0.5, 0.5, 1.5]}, {"probabilities": KeyError}, {"confidence": 1e999},
+        {"attention_mean": float("nan")}, {"curves": []}, {"curves": {"insertion": [1.0]}},
+        {"curves": {"insertion": [0.5, "1"]}}, {"values": dict.fromkeys(COLUMNS, 10**400)},
+        {"map": [[0.0], [0.0, 1.0]]}, {"map": []}, {"keys": {"a": []}},
+    ):
+        change(out, 4, **values)
+        with pytest.raises(RunError, match=r"jsonl line 5: no record that fits the header; run `hkmap eval` again"):
+            read_results(out)
+        (out / "records.jsonl").write_bytes(whole)
 
 
-@pytest.mark.parametrize("values", [{"samples": 9}, {"samples": None}, {"metrics": {"top1": "1"}}, {"counts": []}])
-def test_a_report_of_other_records_is_refused(results, values):
+def test_a_report_of_other_records_is_refused(results):
     _, out = results
-    report = {**json.loads((out / "eval.json").read_text()), **values}
+    report = json.loads((out / "eval.json").read_text())
+    for values in ({"samples": 9}, {"samples": None}, {"settings": {}}, {"metrics": {"top1": "1"}}, {"counts": []}):
+        (out / "eval.json").write_text(json.dumps({**report, **values}))
+        with pytest.raises(RunError, match=r"eval.json: no report of the 10 records beside it"):
+            read_results(out)
     (out / "eval.json").write_text(json.dumps(report))
-    with pytest.raises(RunError, match=r"eval.json: no report of the 10 records beside it"):
-        read_results(out)
-
-
-def test_a_record_that_is_there_twice_is_refused(results):
-    _, out = results
-    change(out, 4, id="a.h5-0")
+    change(out, 4, id="a.h5-0")         # a record that is there twice
     with pytest.raises(RunError, match="no report of the 10 records"):
         read_results(out)
 
@@ -425,9 +437,9 @@ def test_damaged_files_are_refused_in_a_sentence_or_read(results):
 # the same data
 
 
-def of(*rows, path="there"):
+def of(*rows, path="there", digest="0"):
     kept = [{"id": name, "label": label, "class": known} for name, label, known in rows]
-    return Results(path, {}, {}, kept)
+    return Results(path, {}, {"shards": [{"path": "s.h5", "sha256": digest}]}, kept)
 
 
 SOME = (("a", 0, "cat"), ("b", 1, "dog"), ("c", None, None))
@@ -449,6 +461,11 @@ def test_results_of_other_data_are_not_compared(rows, said):
 
 def test_a_class_without_a_name_is_not_another_one():
     same_data([of(*SOME), of(("a", 0, None), *SOME[1:]), of(*SOME)])
+
+
+def test_other_shards_with_the_same_ids_are_told(caplog):
+    same_data([of(*SOME, path="here"), of(*SOME), of(*SOME, digest="1")])
+    assert "there: the shards are not those of here, though the ids are the same" in caplog.text
 
 
 # the paper's section 3

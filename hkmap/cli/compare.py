@@ -37,15 +37,16 @@ def compare(arms: tuple[str, ...], form: str, **options: object) -> None:
     \b
     difference  of each record, averaged over the seeds; seeds are paired by
                 the runs' seeds, or by the order of the names
-    interval    95 %, bootstrap: records (or groups) are drawn anew, and with
-                several seeds the seeds too, so it speaks of other seeds as well
+    interval    95 %: a bootstrap of the records (or groups), and with several
+                seeds Student's t of the seeds too: it speaks of other seeds
     p           permutation test that flips the signs of records (or groups); it
                 speaks of these networks only
-    p_holm      p after Holm's correction for all comparisons of the call
+    p_seeds     with several seeds the p that belongs to the interval
+    p_holm      the larger p, after Holm's correction for all comparisons
     found       the interval excludes 0, and p_holm is below 0.05
 
-    Figures of all records together, such as auroc, have no p. A figure is compared on the records that have it in all
-    results. Prints one JSON object; its `sentences` say what was found.
+    Figures of all records together, such as auroc, have no p of records. A figure is compared on the records that have
+    it in all results. Prints one JSON object; its `sentences` say what was found.
 
     \b
     Example:

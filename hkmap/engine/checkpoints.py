@@ -394,17 +394,19 @@ _FOLD: Schema = {
     "fold": Kind("I/K", lambda value: re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", str(value)) is not None),
     "fold_seed": whole(0, 2**32 - 1), "group": _or_none(TEXT), "digest": TEXT,
 }
+CONTROL = Kind(f"one of {', '.join(CONTROLS)}, or shams with + between them", is_control)
+PREPROCESSING: Schema = {
+    "height": whole(1, LONGEST_SIDE), "width": whole(1, LONGEST_SIDE), "fit": TEXT,
+    "mean": _numbers(3, 0, 1), "std": _numbers(3, 1e-6, 1e6),
+}
 _MODEL: Schema = {
     "architecture": {
         "name": TEXT, "classes": whole(1, MOST_CLASSES), "stem": TEXT, "width": whole(1, MOST_CHANNELS),
         "gate": TEXT,
     },
-    "preprocessing": {
-        "height": whole(1, LONGEST_SIDE), "width": whole(1, LONGEST_SIDE), "fit": TEXT,
-        "mean": _numbers(3, 0, 1), "std": _numbers(3, 1e-6, 1e6),
-    },
+    "preprocessing": PREPROCESSING,
     "class_names": Kind("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.test, value))),
-    "control": Kind(f"one of {', '.join(CONTROLS)}, or shams with + between them", is_control),
+    "control": CONTROL,
     "fold": _or_none(_DICT),
     "weights": _TENSORS,
 }

@@ -1,4 +1,4 @@
-"""Charts of evaluations: insertion and deletion curves with bands, reliability diagrams, confusions."""
+"""Charts of evaluations: insertion and deletion curves with bands, reliability diagrams."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from hkmap.report.learning import COLOURS, dress, name_runs
 
 Array = npt.NDArray[np.float64]
 ABREAST = 2             # panels of curves at most
-MOST_WRITTEN = 12       # classes whose counts are written into their cells
-_LONGEST = 18           # characters of a class's name
 
 
 class Band(NamedTuple):
@@ -103,33 +101,6 @@ def reliability_figure(bins: Bins, title: str, colour: str) -> Any:
     return figure
 
 
-def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], title: str, colour: str) -> Any:
-    """Return a matplotlib figure of counts (K, K) of labels, in rows, and answers; a row's shares are its shades."""
-    from matplotlib.colors import to_rgba
-
-    from hkmap.report.lettering import spelt
-
-    few = len(names) <= MOST_WRITTEN
-    figure, [axes] = _panelled(1, below=1.2, scale=1 if few else 1.5)
-    shades = np.empty((*counts.shape, 4))
-    shades[...] = to_rgba(colour)
-    shades[..., 3] = 0.85 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.pcolormesh(shades)
-    for (row, column), count in np.ndenumerate(counts):
-        if count and few:
-            axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", fontsize=8)
-    dress(axes, title, "answer", "label")
-    labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in map(spelt, names)]
-    places = np.arange(len(names)) + 0.5
-    axes.set_xticks(places, labels, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(places, labels, fontsize=8, parse_math=False)
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.set_aspect("equal")
-    axes.invert_yaxis()
-    return figure
-
-
 def figure_bytes(figure: Any, ending: str) -> bytes:
     """Return a figure as the content of a png, svg or pdf file, without a date; all letters of an SVG are paths."""
     from io import BytesIO
@@ -143,14 +114,13 @@ def figure_bytes(figure: Any, ending: str) -> bytes:
     return content.getvalue()
 
 
-def _panelled(count: int, *, below: float = 0.0, scale: float = 1.0) -> tuple[Any, list[Any]]:
+def _panelled(count: int, *, below: float = 0.0) -> tuple[Any, list[Any]]:
     """Return a figure with ``count`` panels, and inches of height for what is written ``below`` them."""
     from matplotlib.figure import Figure  # a quarter of a second, and only here
 
     down = math.ceil(count / ABREAST)
     across = math.ceil(count / down)
-    size = 4.2 * across * scale, (3.2 * down + below) * scale
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure(figsize=(4.2 * across, 3.2 * down + below), dpi=100, layout="constrained")
     cells = [*figure.subplots(down, across, squeeze=False).flat]
     for axes in cells[count:]:
         axes.remove()

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 COLUMNS = ("figure", "arm", "mean", "against", "its mean", "difference", "95 % interval", "p (Holm)", "seeds", "found")
+_PLAIN = ("figure", "arm", "against", "records", "seeds", "mean", "mean_against", "difference", "p", "p_seeds",
+          "p_holm", "better_seeds", "found")      # columns of CSV
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
           ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}}
 
@@ -33,8 +35,8 @@ def verdict(entry: Entry) -> str:
     arm, against, figure = entry["arm"], entry["against"], entry["figure"]
     sure = "" if entry["p_holm"] is None else f" ({_p(entry['p_holm'])} after Holm)"
     if not entry["found"]:
-        here = entry["seeds"] > 1 and (entry["p_holm"] or 1) < SIGNIFICANT
-        but = "; these networks differ, but those of other seeds may not" if here else ""
+        here = entry["p"] is not None and entry["p"] < SIGNIFICANT <= (entry["p_seeds"] or 0)
+        but = f"; these networks differ ({_p(entry['p'])}), but those of other seeds may not" if here else ""
         return (f"No difference was found between {arm} and {against} in {figure}: {arm} - {against} = {_apart(entry)}"
                 f"{sure}{but}.")
     higher, up = entry["higher_is_better"], entry["difference"] > 0
@@ -72,16 +74,15 @@ def shams(comparison: Mapping[str, Any]) -> list[str]:
 def reading(comparison: Mapping[str, Any]) -> str:
     """Say what the intervals and p speak of."""
     entries, unit = comparison["comparisons"], "records" if comparison["group"] is None else "groups"
-    tests = sum(entry["p"] is not None for entry in entries)
-    several = entries[0]["seeds"] > 1
-    draws = f"{unit} and seeds, so that intervals speak of other {unit} and of other seeds" if several else (
-        f"{unit} alone, so that intervals say nothing about other seeds")
-    said = f"95 % intervals: a bootstrap of {draws}. A difference is found where its interval excludes 0"
+    tests = sum(entry["p_holm"] is not None for entry in entries)
+    if entries[0]["seeds"] > 1:
+        said = f"95 % intervals and p are of {unit} and seeds, so that they speak of other {unit} and of other seeds"
+    else:
+        said = f"95 % intervals: a bootstrap of {unit} alone, so that they say nothing about other seeds"
+    said += ". A difference is found where its interval excludes 0"
     if tests:
-        said += (f" and p is below {SIGNIFICANT} after Holm's correction for {tests} test{'s' * (tests > 1)}; p flips "
-                 f"the signs of {unit}, and speaks of these networks")
-    without = list(dict.fromkeys(entry["figure"] for entry in entries if entry["p"] is None))
-    if without:
+        said += f" and p is below {SIGNIFICANT} after Holm's correction for {tests} test{'s' * (tests > 1)}"
+    if without := list(dict.fromkeys(entry["figure"] for entry in entries if entry["p_holm"] is None)):
         said += f". A figure of all records together ({', '.join(without)}) has no signs to flip and so no p"
     return f"{said}. The intervals are not corrected for the number of comparisons."
 
@@ -93,18 +94,19 @@ def table_rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def csv_text(comparison: Mapping[str, Any]) -> str:
     """Return CSV with a header and a line per comparison and figure; what does not exist is empty."""
-    names = ["figure", "arm", "against", "records", "seeds", "mean", "mean_against", "difference", "low", "high", "p",
-             "p_holm", "better_seeds", "found", "worst_group", "worst_records", "worst_difference", "worst_low",
-             "worst_high"]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
+    rows = []
     for entry in comparison["comparisons"]:
-        row = {**entry, **_ends(entry, "")}
-        if worst := row.pop("worst_group"):
-            row |= {"worst_group": worst["name"], "worst_records": worst["records"],
-                    "worst_difference": worst["difference"], **_ends(worst, "worst_")}
-        writer.writerow(row)
+        worst = entry["worst_group"] or dict.fromkeys(("name", "records", "difference", "interval"))
+        (low, high), (worst_low, worst_high) = (one["interval"] or (None, None) for one in (entry, worst))
+        rows.append({
+            **{name: entry[name] for name in _PLAIN}, "low": low, "high": high, "worst_group": worst["name"],
+            "worst_records": worst["records"], "worst_difference": worst["difference"], "worst_low": worst_low,
+            "worst_high": worst_high,
+        })
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
 
 
@@ -152,11 +154,6 @@ def _apart(entry: Entry) -> str:
     places = _places(entry)
     ends = "" if entry["interval"] is None else " [{:+.{p}f}, {:+.{p}f}]".format(*entry["interval"], p=places)
     return f"{entry['difference']:+.{places}f}{ends}"
-
-
-def _ends(entry: Entry, prefix: str) -> dict[str, float | None]:
-    low, high = entry["interval"] or (None, None)
-    return {f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _p(p: float) -> str:

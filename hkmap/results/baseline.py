@@ -53,7 +53,14 @@ def asked(model: TrainedModel, shards: ShardSequence, device: torch.device, batc
 
 
 def looked_up(results: Results, shards: ShardSequence) -> Predict:
-    """Return what looks records up by their ids; it raises RunError where results lack one, or label it otherwise."""
+    """Return what looks records up by their ids; it raises RunError where results lack one, or label it otherwise.
+
+    Raises RunError for results with human maps, as what is asked is what a network misclassifies with its own.
+    """
+    if results.header["settings"].get("use_maps"):
+        raise RunError(
+            f"{results.path}: the baseline answered with human maps in place of its own; evaluate it without --use-maps"
+        )
     rows, ids = {row["id"]: row for row in results.rows}, ids_of(shards)
 
     def predict(numbers: Numbers) -> Numbers:

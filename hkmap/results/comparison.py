@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +21,21 @@ from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS, Metric, SetMetric
 from hkmap.evaluation.sets import Answers
 from hkmap.report.verdicts import SIGNIFICANT
-from hkmap.results.folder import Results, read_results, same_data
-from hkmap.statistics import COVERAGE, Resampling, holm, interval, sign_flip
+from hkmap.results.folder import OF_CURVES, Results, read_results, same_data, unlike
+from hkmap.statistics import COVERAGE, Interval, Resampling, holm, interval, sign_flip
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
-#: How often each record counts (draws, n) → an arm's figure in each draw (draws, seeds).
+#: How often each record counts (draws, n) → a figure in each draw, of each seed (draws, seeds).
 OfDraws = Callable[[Array], Array]
 
 FEWEST = 5              # records of a group that can be the worst
 MOST_DRAWS = 0.8        # of the draws must have a figure
-OF_DATA = ("_of_zeros", "_of_people")       # end the names of figures that no network has a part in
-OF_CURVES = ("step", "blur", "target")      # settings without which curves cannot be compared
+LEAST_P = 1e-12         # over seeds
+OF_DATA = "_of_zeros"   # ends the names of figures that no network has a part in
 TOLD = ("maps", "layer", "use_maps", "hold_attention", "dtype", "image_size", "map_size")   # a difference is a warning
+
+HUMAN = ("none", True)      # what taught an arm, where human maps did
 
 logger = logging.getLogger("hkmap")
 
@@ -50,13 +52,9 @@ class Arm:
         return [found.header["run"] for found in self.results]
 
     @property
-    def control(self) -> str:
-        return str(self.runs[0]["control"])
-
-    @property
-    def learnt(self) -> bool:
-        """Whether it learnt from human maps, not from a sham's."""
-        return self.control == "none" and bool(self.runs[0]["maps_learnt"])
+    def taught(self) -> tuple[str, bool | None]:
+        """Which control it is, "none" for no sham, and whether it learnt maps, human ones or a sham's."""
+        return _taught(self.results[0])
 
 
 @dataclass(frozen=True)
@@ -75,16 +73,16 @@ class ComparisonOptions:
 
 
 class Figure(NamedTuple):
-    """A figure of all arms: on which records it is compared, and what it is for each arm by name.
+    """A figure of all arms: on which records (n,) it is compared, and what it is for each arm by name.
 
-    ``values`` (seeds, n) are of the n records; a figure of all records together has none.
+    ``values`` (seeds, n) are of these records; a figure of all records together has none.
     """
 
     name: str
     higher: bool | None
-    records: Indices                    # (n,)
-    arms: dict[str, OfDraws]
-    values: dict[str, Array] | None
+    records: Indices
+    arms: Mapping[str, OfDraws]
+    values: Mapping[str, Array] | None
 
 
 # arms
@@ -104,22 +102,29 @@ def find_arms(words: Sequence[str]) -> list[Arm]:
 
 
 def _arm(word: str) -> Arm:
-    given, equals, pattern = word.partition("=")
-    if not equals or os.path.isdir(word):
-        given, pattern = "", word
-    name = given or pattern.replace("*", "").rstrip("-_/") or pattern
-    paths = [pattern] if os.path.isdir(pattern) else sorted(glob(pattern))      # noqa: PTH207  (see find_shards)
-    folders = [Path(path) for path in paths if os.path.isdir(path)]
+    name, pattern = "", word
+    if not (folders := _folders(word)) and "=" in word:
+        name, _, pattern = word.partition("=")
+        folders = _folders(pattern)
     if not folders:
         raise RunError(f"{pattern}: matches no folder; expected run folders or folders of `hkmap eval --out`")
-    arm = Arm(name, tuple(map(read_results, folders)))
-    for found, run in zip(arm.results, arm.runs, strict=True):
-        if (run["control"], run["maps_learnt"]) != (arm.control, arm.runs[0]["maps_learnt"]):
+    arm = Arm(name or pattern.replace("*", "").rstrip("-_/") or pattern, tuple(map(read_results, folders)))
+    for found in arm.results:
+        if _taught(found) != arm.taught:
             raise RunError(
-                f'{found.path}: was trained on other maps than {arm.results[0].path} in the same arm "{name}"; '
+                f'{found.path}: was trained on other maps than {arm.results[0].path} in the same arm "{arm.name}"; '
                 "compare them as two arms"
             )
     return arm
+
+
+def _taught(found: Results) -> tuple[str, bool | None]:
+    return found.header["run"]["control"], found.header["run"]["maps_learnt"]
+
+
+def _folders(pattern: str) -> list[Path]:
+    paths = [pattern] if os.path.isdir(pattern) else sorted(glob(pattern))      # noqa: PTH207  (see find_shards)
+    return [Path(path) for path in paths if os.path.isdir(path)]
 
 
 def _paired(arms: list[Arm]) -> list[Arm]:
@@ -131,13 +136,14 @@ def _paired(arms: list[Arm]) -> list[Arm]:
             raise RunError(f'the arm "{arm.name}" has {counts}; expected one per seed in each arm')
     if not by_seed(arms):
         return arms
-    ordered = [Arm(arm.name, tuple(sorted(arm.results, key=_seed))) for arm in arms]
-    for arm in ordered:
-        if (own := list(map(_seed, arm.results))) != (others := list(map(_seed, ordered[0].results))):
-            seeds = f"of the seeds {_listed(own)}, {first.name} of {_listed(others)}"
-            if len(own) > 1:
-                raise RunError(f'the arm "{arm.name}" is {seeds}; expected the same seeds in each arm')
-            logger.warning('the arm "%s" is %s; part of a difference may be the seed', arm.name, seeds)
+    ordered = [Arm(arm.name, tuple(sorted(arm.results, key=lambda found: found.header["run"]["seed"]))) for arm in arms]
+    seeds = [[run["seed"] for run in arm.runs] for arm in ordered]
+    for arm, own in zip(ordered, seeds, strict=True):
+        said = f'the arm "{arm.name}" is of the seeds {_listed(own)}, {first.name} of {_listed(seeds[0])}'
+        if own != seeds[0] and len(own) > 1:
+            raise RunError(f"{said}; expected the same seeds in each arm")
+        if own != seeds[0]:
+            logger.warning("%s; part of a difference may be the seed", said)
     return ordered
 
 
@@ -145,11 +151,6 @@ def by_seed(arms: Sequence[Arm]) -> bool:
     """Return whether results are paired by the seeds of their runs: all have one, and none of an arm the same."""
     seeds = [[run["seed"] for run in arm.runs] for arm in arms]
     return all(None not in own and len(set(own)) == len(own) for own in seeds)
-
-
-def _seed(found: Results) -> int:
-    seed: int = found.header["run"]["seed"]
-    return seed
 
 
 def _listed(items: Sequence[Any]) -> str:
@@ -162,87 +163,72 @@ def pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     What learnt human maps comes before what did not; else the first arm comes last.
     """
     first, *others = arms
-    humans, shams = [arm for arm in arms if arm.learnt], [arm for arm in arms if arm.control != "none"]
+    humans, shams = [arm for arm in arms if arm.taught == HUMAN], [arm for arm in arms if arm.taught[0] != "none"]
     asked = [*((arm, first) for arm in others), *product(humans, shams)]
-    turned = [(two, one) if two.learnt and not one.learnt else (one, two) for one, two in asked]
-    return list(dict.fromkeys(turned))
+    return list(dict.fromkeys((two, one) if two in humans and one not in humans else (one, two) for one, two in asked))
 
 
 # figures
 
 
-def metrics_of(arms: Sequence[Arm]) -> dict[str, Metric]:
-    """Return the metric of each figure that results may have."""
-    names = dict.fromkeys(name for arm in arms for found in arm.results for name in found.header["metrics"])
+def figures_of(results: Sequence[Results]) -> dict[str, Metric]:
+    """Return the metric of each figure that the results have and that networks have a part in, in order."""
     owners: dict[str, Metric] = {}
-    for name in names:
-        metric = METRICS[name]
-        for figure in metric.figures or (name,):
-            owners |= {figure: metric, figure + BEFORE: metric}
-    return owners
+    for name in dict.fromkeys(name for found in results for name in found.header["metrics"]):
+        for figure in METRICS[name].figures or (name,):
+            owners |= {figure: METRICS[name], figure + BEFORE: METRICS[name]}
+    names = dict.fromkeys(name for found in results for name in found.report["metrics"])
+    return {name: owners[name] for name in names if name in owners and not name.endswith(OF_DATA)}
 
 
-def chosen_figures(arms: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
-    """Return the figures to compare, in the order of the first results.
+def chosen_figures(results: Sequence[Results], metrics: Sequence[str]) -> dict[str, Metric]:
+    """Return the figures to compare, with their metrics.
 
     Raises ChoiceError for an unknown name, and RunError where some results lack a chosen figure.
     """
-    results, metric_of = [found for arm in arms for found in arm.results], metrics_of(arms)
-    names = dict.fromkeys(name for found in results for name in found.report["metrics"])
-    known = dict.fromkeys(name for name in names if name in metric_of and not name.endswith(OF_DATA))
+    known = figures_of(results)
     lacking = {name: found for found in results for name in known if name not in found.report["metrics"]}
-    if metrics:
-        measured = (name for found in results for name in found.header["metrics"])
-        Choices("figure", dict.fromkeys((*known, *measured))).check(*metrics)
-        chosen = [(name,) if name in known else METRICS[name].figures for name in metrics]
-        known = {name: None for name in chain.from_iterable(chosen) if name in known}
-        for name in known:
-            if name in lacking:
-                raise RunError(f"{lacking[name].path}: has no {name}; evaluate with --metric {name}, as other arms did")
-        return list(known)
-    if lacking:
-        logger.warning("not all arms have %s, which is not compared", _listed(list(lacking)))
-    return [name for name in known if name not in lacking]
+    if not metrics:
+        if lacking:
+            logger.warning("not all arms have %s, which is not compared", _listed(list(lacking)))
+        return {name: metric for name, metric in known.items() if name not in lacking}
+    several = {name: METRICS[name].figures for found in results for name in found.header["metrics"]}
+    Choices("figure", dict.fromkeys([*known, *(name for name, figures in several.items() if figures)])).check(*metrics)
+    names = dict.fromkeys(one for name in metrics for one in ([name] if name in known else several[name]))
+    for name in names:
+        if name in lacking:
+            raise RunError(f"{lacking[name].path}: has no {name}; evaluate with --metric {name}, as other arms did")
+    return {name: known[name] for name in names if name in known}
 
 
-def check_settings(arms: Sequence[Arm], figures: Sequence[str]) -> None:
+def check_settings(results: Sequence[Results], figures: Sequence[str]) -> None:
     """Raise RunError where curves were measured in different ways; warn of other differences."""
-    first, *others = (found for arm in arms for found in arm.results)
-    curves = [name for name in figures if any(name in row["curves"] for row in first.rows)]
-    for found, name in product(others, OF_CURVES if curves else ()):
-        one, two = (each.header["settings"].get(name) for each in (first, found))
-        if one != two:
-            raise RunError(
-                f"{found.path}: {curves[0]} has the {name} {two}, in {first.path} {one}; evaluate both with the same, "
-                "or choose other figures by --metric"
-            )
-    for name in TOLD:
-        given = dict.fromkeys(str(found.header["settings"].get(name)) for found in (first, *others))
-        if len(given) > 1:
-            logger.warning("the results differ in %s (%s), which may be part of a difference", name, _listed([*given]))
+    curves = [name for name in figures if any(name in row["curves"] for row in results[0].rows)]
+    for name, values in unlike(results, OF_CURVES if curves else ()).items():
+        raise RunError(
+            f"{results[0].path}: the {name} of {curves[0]} is not that of all results ({values}); evaluate all with "
+            "the same, or choose other figures by --metric"
+        )
+    for name, values in unlike(results, TOLD).items():
+        logger.warning("the results differ in %s (%s), which may be part of a difference", name, values)
 
 
 def read_figure(arms: Sequence[Arm], name: str, metric: Metric) -> Figure | None:
     """Return a figure of all arms, on the records that have it in all; None where it is of none."""
-    higher = metric.higher
     if isinstance(metric, SetMetric):
-        rows = arms[0].results[0].rows
-        records = np.array([at for at, row in enumerate(rows) if row["label"] is not None], np.intp)
-        found = Figure(name, higher, records, {arm.name: _of_set(arm, metric, records) for arm in arms}, None)
-        ones = np.ones((1, len(records)))
-        there = len(records) and all(np.isfinite(of_draws(ones)).all() for of_draws in found.arms.values())
-        return found if there else None
-    every = {arm.name: _values(arm, name) for arm in arms}
+        labels = [row["label"] for row in arms[0].results[0].rows]
+        records = np.array([at for at, label in enumerate(labels) if label is not None], np.intp)
+        of_sets, ones = {arm.name: _of_set(arm, metric, records) for arm in arms}, np.ones((1, len(records)))
+        there = len(records) and all(np.isfinite(of_draws(ones)).all() for of_draws in of_sets.values())
+        return Figure(name, metric.higher, records, of_sets, None) if there else None
+    every = {
+        arm.name: np.array([[row["values"].get(name) for row in found.rows] for found in arm.results], np.float64)
+        for arm in arms
+    }
     records = np.flatnonzero(~np.isnan(np.concatenate([*every.values()])).any(axis=0))
     values = {arm: own[:, records] for arm, own in every.items()}
-    if not len(records):
-        return None
-    return Figure(name, higher, records, {arm: _mean(own) for arm, own in values.items()}, values)
-
-
-def _values(arm: Arm, name: str) -> Array:
-    """Return the values (seeds, n) of all records, NaN where a record has none."""
-    return np.array([[row["values"].get(name) for row in found.rows] for found in arm.results], np.float64)
+    means = {arm: _mean(own) for arm, own in values.items()}
+    return Figure(name, metric.higher, records, means, values) if len(records) else None
 
 
 def _mean(values: Array) -> OfDraws:
@@ -254,7 +240,7 @@ def _of_set(arm: Arm, metric: SetMetric, records: Indices) -> OfDraws:
     for found in arm.results:
         rows = [found.rows[at] for at in records]
         labels, predictions = (np.array([row[key] for row in rows], np.int64) for key in ("label", "prediction"))
-        answers.append(Answers(labels, predictions, np.array([row["probabilities"] for row in rows])))
+        answers.append(Answers(labels, predictions, np.array([row["probabilities"] for row in rows], np.float64)))
     return lambda weights: np.stack([metric.measure(own, weights) for own in answers], axis=1)
 
 
@@ -273,26 +259,26 @@ def names_under(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
 def compare(arms: Sequence[Arm], options: ComparisonOptions) -> dict[str, Any]:
     """Compare arms in each figure, record by record and seed by seed; return what `hkmap compare` prints.
 
-    A difference is "found" where its interval excludes 0 and its p, after Holm's correction over all comparisons of the
-    call, is below SIGNIFICANT. Raises RunError for results of other records, or measured in other ways.
+    Raises RunError for results of other records, or measured in other ways.
     """
-    same_data([found for arm in arms for found in arm.results])
-    names, owners = chosen_figures(arms, options.metrics), metrics_of(arms)
-    check_settings(arms, names)
-    read = {name: read_figure(arms, name, owners[name]) for name in names}
+    results = [found for arm in arms for found in arm.results]
+    same_data(results)
+    chosen = chosen_figures(results, options.metrics)
+    check_settings(results, [*chosen])
+    read = {name: read_figure(arms, name, metric) for name, metric in chosen.items()}
     if left_out := [name for name, figure in read.items() if figure is None]:
         logger.warning("%s applies to no record of all arms, and is not compared", _listed(left_out))
     figures = [figure for figure in read.values() if figure is not None]
     if not figures:
-        raise RunError(f"{arms[0].results[0].path}: has no figure that all arms have; evaluate with the same --metric")
-    rows = arms[0].results[0].rows
+        raise RunError(f"{results[0].path}: has no figure that all arms have; evaluate with the same --metric")
+    rows = results[0].rows
     groups, parts = (None if key is None else names_under(rows, key) for key in (options.group, options.by))
     entries = [compared(figure, *pair, groups, parts, options) for figure, pair in product(figures, pairs(arms))]
-    _judge(entries)
+    judge(entries)
     return {
         "arms": [
             {"name": arm.name, "runs": [run["path"] for run in arm.runs], "seeds": [run["seed"] for run in arm.runs],
-             "control": arm.control, "maps_learnt": arm.runs[0]["maps_learnt"]} for arm in arms
+             "control": arm.taught[0], "maps_learnt": arm.taught[1]} for arm in arms
         ],
         "paired_by": "seed" if by_seed(arms) else "name",
         "samples": len(rows),
@@ -312,14 +298,15 @@ def compared(
     means, others = one(ones)[0], two(ones)[0]          # (seeds,)
     own = None if groups is None else [groups[at] for at in figure.records]
     differences = None if figure.values is None else figure.values[arm.name] - figure.values[against.name]
+    ends, p_seeds = sureness(lambda weights: one(weights) - two(weights), len(figure.records), own, options)
     sign = -1 if figure.higher is False else 1
     return {
         "figure": figure.name, "higher_is_better": figure.higher, "arm": arm.name, "against": against.name,
         "records": len(figure.records), "seeds": len(means),
         "mean": float(means.mean()), "mean_against": float(others.mean()),
-        "difference": float((means - others).mean()),
-        "interval": crossed_interval(lambda weights: one(weights) - two(weights), len(figure.records), own, options),
+        "difference": float((means - others).mean()), "interval": ends,
         "p": None if differences is None else sign_flip(differences.mean(axis=0), groups=own, seed=options.seed),
+        "p_seeds": p_seeds,
         "per_seed": (means - others).tolist(),
         "better_seeds": None if figure.higher is None else int(np.count_nonzero(sign * (means - others) > 0)),
         "worst_group": None if parts is None or differences is None or figure.higher is None else worst_group(
@@ -328,33 +315,40 @@ def compared(
     }
 
 
-def crossed_interval(
+def sureness(
     of_draws: OfDraws, count: int, groups: Sequence[str] | None, options: ComparisonOptions
-) -> tuple[float, float] | None:
-    """Return the bootstrap interval of a mean over seeds, which draws ``count`` records, and seeds too if several.
+) -> tuple[Interval | None, float | None]:
+    """Return the interval of a difference of ``count`` records, and with several seeds a p that speaks of others too.
 
-    Both are drawn on their own and crossed (the pigeonhole bootstrap of Owen, Annals of Applied Statistics 1, 2007),
-    which is rather too wide than too narrow. Draws of few seeds are too narrow; their weights are spread until they
-    have the width of Student's t. None of a single record or group, and where many draws have no figure.
+    Of one seed it is a bootstrap of the records. Of several it has the half width sqrt(t1² v1 + t2² v2): v1 is the
+    variance of the mean over the seeds, v2 that of its bootstrap over the records, and t1 and t2 are Student's t of
+    seeds - 1 and records - 1. It holds at least what it says (Banerjee, Sankhya 22, 1960); what is chance of a record
+    and a seed together is counted twice, so it is rather too wide. No interval of a single record or group, or where
+    many draws have no figure.
     """
-    from scipy.special import ndtri, stdtrit
+    from scipy.optimize import brentq
+    from scipy.special import stdtrit
 
     resampling = Resampling(count, groups=groups, resamples=options.resamples, seed=options.seed)
-    seeds = of_draws(np.ones((1, count))).shape[1]
-    if seeds == 1:
-        return interval(lambda weights: of_draws(weights)[:, 0], resampling)
-    tails, random = (1 - COVERAGE) / 2, np.random.default_rng((options.seed, 1))
-    spread = math.sqrt(seeds / (seeds - 1)) * stdtrit(seeds - 1, tails) / ndtri(tails)
-    drawn = []
-    for weights in resampling.weights():
-        often = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights))
-        drawn.append((of_draws(weights) * (1 + spread * (often - 1))).mean(axis=1))
-    figures = np.concatenate(drawn)
-    there = figures[~np.isnan(figures)]
-    if resampling.units().max() == 0 or len(there) < MOST_DRAWS * len(figures):
-        return None
-    low, high = np.quantile(there, [tails, 1 - tails]).tolist()
-    return low, high
+    figures, units = of_draws(np.ones((1, count)))[0], int(resampling.units().max()) + 1
+    if len(figures) == 1:
+        return interval(lambda weights: of_draws(weights)[:, 0], resampling), None
+    drawn = np.concatenate([of_draws(weights).mean(axis=1) for weights in resampling.weights()])
+    there = drawn[~np.isnan(drawn)]
+    if units == 1 or len(there) < MOST_DRAWS * len(drawn):
+        return None, None
+    freedom = np.array([len(figures), units]) - 1
+    variances = np.array([figures.var(ddof=1) / len(figures), there.var() * units / (units - 1)])
+
+    def half_width(p: float) -> float:
+        return math.sqrt(stdtrit(freedom, p / 2) ** 2 @ variances)
+
+    mean, half = float(figures.mean()), half_width(1 - COVERAGE)
+    if mean == 0 or half_width(LEAST_P) < abs(mean):
+        return (mean - half, mean + half), 1.0 if mean == 0 else LEAST_P
+    return (mean - half, mean + half), math.exp(
+        brentq(lambda power: half_width(math.exp(power)) - abs(mean), math.log(LEAST_P), 0)
+    )
 
 
 def worst_group(
@@ -371,16 +365,18 @@ def worst_group(
     own = None if groups is None else [groups[at] for at in places]
     return {
         "name": names[worst], "records": len(places), "difference": float(means[worst]),
-        "interval": crossed_interval(_mean(differences[:, places]), len(places), own, options),
+        "interval": sureness(_mean(differences[:, places]), len(places), own, options)[0],
     }
 
 
-def _judge(comparisons: list[dict[str, Any]]) -> None:
-    """Add Holm's p and whether a difference was found."""
-    tested = [entry for entry in comparisons if entry["p"] is not None]
-    corrected = dict(zip(map(id, tested), holm([entry["p"] for entry in tested]), strict=True))
-    for entry in comparisons:
-        entry["p_holm"] = p = corrected.get(id(entry))
+def judge(comparisons: list[dict[str, Any]]) -> None:
+    """Add whether a difference was found: its interval excludes 0, and p_holm is below SIGNIFICANT.
+
+    That is the larger p, of these networks or of other seeds, after Holm's correction for all comparisons.
+    """
+    larger = [max((p for p in (entry["p"], entry["p_seeds"]) if p is not None), default=None) for entry in comparisons]
+    corrected = iter(holm([p for p in larger if p is not None]))
+    for entry, tested in zip(comparisons, larger, strict=True):
+        entry["p_holm"] = p = None if tested is None else next(corrected)
         ends = entry["interval"]
-        apart = ends is not None and not ends[0] <= 0 <= ends[1]
-        entry["found"] = apart and (p is None or p < SIGNIFICANT)
+        entry["found"] = ends is not None and not ends[0] <= 0 <= ends[1] and (p is None or p < SIGNIFICANT)

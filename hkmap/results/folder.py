@@ -7,16 +7,18 @@ report, which comes last: without it the evaluation is not finished.
 from __future__ import annotations
 
 import json
-import math
+import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from hkmap.engine.checkpoints import CONTROL, LONGEST_SIDE, PREPROCESSING, TEXT, Kind, whole
 from hkmap.engine.data import Numbers
 from hkmap.engine.folders import read_config, run_info
 from hkmap.engine.ranks import current, of_first
@@ -35,13 +37,19 @@ from hkmap.shards.sequence import ShardSequence
 RECORDS, REPORT = "records.jsonl", "eval.json"
 INSIDE = "eval"         # the folder of results that a run folder stands for
 VERSION = 1
+OF_CURVES = ("step", "blur", "target")      # settings without which curves cannot be compared
 _KNOWN = frozenset({"id", "label", "class", "image", "map", "certainty"})      # keys of a record
 _AT_ONCE = 256          # rows of a table
+
+logger = logging.getLogger("hkmap")
 
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation that is finished: its report, its header and its records, in the order of the shards."""
+    """An evaluation that is finished: its report, its header and its records, in the order of the shards.
+
+    A row is what `line_of` keeps, with arrays of probabilities (K,), of each curve (n + 1,) and of the map (h, w).
+    """
 
     path: Path
     report: dict[str, Any]
@@ -80,7 +88,7 @@ def header_of(
         },
         "shards": info["files"]["shards"], "classes": list(model.class_names),
         "preprocessing": asdict(model.preprocessing), "metrics": list(options.metrics),
-        "settings": settings_of(model, options, device),
+        "settings": {**settings_of(model, options, device), "layer": options.layer},
         "batches": {"size": options.images_at_once, "processes": current().ranks},
         **more,
         "session": info["sessions"][0],
@@ -92,26 +100,31 @@ def line_of(row: Row, model: TrainedModel, record: Record) -> dict[str, Any]:
 
     All numbers are exact, but for those of the map, which are rounded to 4 decimals.
     """
-    names = model.class_names
     return {
-        "id": row.id, "number": row.number,
-        "label": row.label, "class": None if row.label is None else names[row.label] or None,
-        "prediction": row.prediction, "predicted_class": names[row.prediction] or None,
-        "confidence": float(row.probabilities[row.prediction]), "attention_mean": row.attention,
-        "values": row.values,
+        "number": row.number, **answer_of(row, model), "values": row.values,
         "probabilities": [float(text) for text in row.probabilities.astype(str)],      # the shortest of a float32
         "curves": row.curves,
         "map": None if row.map is None else [[round(value, 4) for value in line] for line in row.map.tolist()],
-        "keys": {key: value for key, value in record.items() if key not in _KNOWN and _fits(value, (str, float, bool))},
+        "keys": {key: value for key, value in record.items() if key not in _KNOWN and _fits(value, _SIMPLE)},
     }
 
 
-def row_of(line: dict[str, Any]) -> Row:
+def answer_of(row: Row, model: TrainedModel) -> dict[str, Any]:
+    """Return the answer to a record, with the names of the classes."""
+    names = model.class_names
+    return {
+        "id": row.id, "label": row.label, "class": None if row.label is None else names[row.label] or None,
+        "prediction": row.prediction, "predicted_class": names[row.prediction] or None,
+        "confidence": float(row.probabilities[row.prediction]), "attention_mean": row.attention,
+    }
+
+
+def row_of(kept: dict[str, Any]) -> Row:
     """Return the row that `line_of` kept."""
+    curves = {name: scores.tolist() for name, scores in kept["curves"].items()}
     return Row(
-        line["number"], line["id"], line["label"], line["prediction"], np.array(line["probabilities"], np.float32),
-        line["attention_mean"], None if line["map"] is None else np.array(line["map"], np.float32),
-        line["values"], line["curves"],
+        kept["number"], kept["id"], kept["label"], kept["prediction"], kept["probabilities"], kept["attention_mean"],
+        kept["map"], kept["values"], curves,
     )
 
 
@@ -166,8 +179,8 @@ def kept(folder: Path, header: dict[str, Any], ids: Sequence[str]) -> Kept:
             raise RunError(f"{folder}: {differs}; give the same options to go on, or use --overwrite")
         ends = [len(first)]
         for identifier, text in zip(ids, file, strict=False):
-            line = _json(text) if text.endswith(b"\n") else None
-            if line is None or not _is_record(line, before):
+            line = _record(text, before) if text.endswith(b"\n") else None
+            if line is None:
                 break
             if line["id"] != identifier:
                 raise RunError(
@@ -191,7 +204,7 @@ def written(
     """
     if begun.records:
         with open_file(folder / RECORDS) as file:
-            yield from (row_of(json.loads(text)) for text in islice(file, 1, begun.records + 1))
+            yield from (row_of(_record(text, header)) for text in islice(file, 1, begun.records + 1))
     rows = iter(rows)
     first = list(islice(rows, 1))
     with locked(folder / RECORDS), (folder / RECORDS).open("ab") as file:
@@ -216,14 +229,11 @@ def tabled(rows: Iterable[Row], path: Path, model: TrainedModel, *, overwrite: b
     }
     with table(path, columns, overwrite=overwrite) as write:
         while some:
-            lines = (line_of(row, model, {}) for row in some)
-            write([{**line, "correct": _correct(line), **line["values"]} for line in lines])
+            right = [None if row.label is None else row.label == row.prediction for row in some]
+            write([{**answer_of(row, model), **row.values, "correct": one}
+                   for row, one in zip(some, right, strict=True)])
             yield from some
             some = list(islice(rows, _AT_ONCE))
-
-
-def _correct(line: dict[str, Any]) -> bool | None:
-    return None if line["label"] is None else line["label"] == line["prediction"]
 
 
 # what is read
@@ -248,23 +258,29 @@ def results_folder(path: Path) -> Path:
 
 def read_results(path: Path) -> Results:
     """Read the results in a folder, or in a run folder; raise RunError where they are missing or damaged."""
-    folder = results_folder(path)
+    folder, again = results_folder(path), "run `hkmap eval` again"
+    rows: list[dict[str, Any]] = []
     try:
         report = _json(file_content(folder / REPORT))
-        first, *lines = file_content(folder / RECORDS).removesuffix(b"\n").split(b"\n")
+        with open_file(folder / RECORDS) as file:
+            header = _header(folder, file.readline())
+            for number, text in enumerate(file, start=2):
+                row = _record(text, header)
+                if row is None or row["values"].keys() != (rows or [row])[0]["values"].keys():
+                    raise RunError(f"{folder / RECORDS} line {number}: no record that fits the header; {again}")
+                rows.append(row)
     except OSError as error:
-        raise RunError(f"{folder / RECORDS}: {error.strerror}; run `hkmap eval` again") from error
-    header, rows = _header(folder, first), [_json(line) for line in lines]
-    for number, row in enumerate(rows, start=2):
-        if not _is_record(row, header) or row["values"].keys() != rows[0]["values"].keys():
-            raise RunError(f"{folder / RECORDS} line {number}: no record that fits the header; run `hkmap eval` again")
+        raise RunError(f"{folder / RECORDS}: {error.strerror}; {again}") from error
     if not _fits(report, _REPORT) or report["samples"] != len(rows) or len({row["id"] for row in rows}) != len(rows):
-        raise RunError(f"{folder / REPORT}: no report of the {len(rows)} records beside it; run `hkmap eval` again")
+        raise RunError(f"{folder / REPORT}: no report of the {len(rows)} records beside it; {again}")
     return Results(folder, report, header, rows)
 
 
 def same_data(results: Sequence[Results]) -> None:
-    """Raise RunError unless all results are of the same records, in the same order, with the same labels."""
+    """Raise RunError unless all results are of the same records, in the same order, with the same labels.
+
+    Warns where the shards hold something else all the same, such as other images or maps under the same ids.
+    """
     first, *others = results
     for other in others:
         for one, two in ((first, other), (other, first)):
@@ -286,22 +302,36 @@ def same_data(results: Sequence[Results]) -> None:
                     f'{other.path}: the labels of record "{ours["id"]}" here and in {first.path} are {told}; evaluate '
                     "both on the same shards"
                 )
+    digests = [[shard["sha256"] for shard in found.header["shards"]] for found in results]
+    if apart := [found.path for found, own in zip(results, digests, strict=True) if own != digests[0]]:
+        logger.warning("%s: the shards are not those of %s, though the ids are the same", apart[0], first.path)
+
+
+def unlike(results: Sequence[Results], names: Sequence[str]) -> dict[str, str]:
+    """Return which of the settings ``names`` are not the same in all results, and what they are."""
+    given = {name: dict.fromkeys(str(found.header["settings"].get(name)) for found in results) for name in names}
+    return {name: ", ".join(values) for name, values in given.items() if len(values) > 1}
 
 
 # whether it fits
 
+_NUMBER = Kind("a finite number", lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max)
+_SHARE = Kind("a number from 0 to 1", lambda value: _NUMBER.test(value) and 0 <= value <= 1)
+_BOOL = Kind("true or false", lambda value: isinstance(value, bool))
+_COUNT, _SIDE, _SIMPLE = whole(0, 2**62), whole(1, LONGEST_SIDE), (TEXT, _NUMBER, _BOOL)
+_SIZE = Kind("height and width", lambda value: isinstance(value, list) and [*map(_SIDE.test, value)] == [True, True])
+_SETTINGS = {"step": whole(1, LONGEST_SIDE**2), "image_size": _SIZE, "map_size": _SIZE}
 #: What JSON must have, as `_fits` reads it; it may have more.
 _HEADER = {
-    "hkmap_results": int,
-    "run": {"path": str, "control": str, "arch": str, "seed": (int, None), "maps_learnt": (bool, None)},
-    "shards": [{"path": str, "sha256": str}], "classes": [str], "settings": {}, "metrics": [str], "preprocessing": {},
+    "hkmap_results": _COUNT, "shards": [{"path": TEXT, "sha256": TEXT}], "classes": [TEXT], "metrics": [TEXT],
+    "run": {"path": TEXT, "control": CONTROL, "arch": TEXT, "seed": (_COUNT, None), "maps_learnt": (_BOOL, None)},
+    "settings": _SETTINGS, "preprocessing": PREPROCESSING,
 }
-_REPORT = {"samples": int, "metrics": {str: (float, None)}, "counts": {str: int}}
+_REPORT = {"samples": _COUNT, "metrics": {str: (_NUMBER, None)}, "counts": {str: _COUNT}, "settings": _SETTINGS}
 _RECORD = {
-    "id": str, "number": int, "label": (int, None), "class": (str, None), "prediction": int,
-    "predicted_class": (str, None), "confidence": float, "attention_mean": (float, None),
-    "values": {str: (float, None)}, "probabilities": [float], "curves": {str: [float]}, "map": ([[float]], None),
-    "keys": {str: (str, float, bool)},
+    "id": TEXT, "number": _COUNT, "label": (_COUNT, None), "class": (TEXT, None), "prediction": _COUNT,
+    "predicted_class": (TEXT, None), "confidence": _SHARE, "attention_mean": (_NUMBER, None),
+    "values": {str: (_NUMBER, None)}, "curves": {}, "keys": {str: _SIMPLE},
 }
 
 
@@ -314,33 +344,47 @@ def _json(text: bytes) -> Any:
 
 
 def _fits(value: Any, shape: Any) -> bool:
-    """Whether a value of JSON has a shape: a type, a tuple of choices, a list of one shape, or a dict by name.
+    """Whether a value of JSON has a shape: a Kind, None, a tuple of choices, a list of one shape, or a dict by name.
 
-    A dict with the one name ``str`` is of any names. float is any finite number, int a number from 0.
+    A dict with the one name ``str`` is of any names.
     """
     if isinstance(shape, tuple):
         return any(_fits(value, one) for one in shape)
     if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
+        return isinstance(value, list) and all(_fits(item, one) for item, one in product(value, shape))
     if isinstance(shape, dict):
         named = dict.fromkeys(value, shape[str]) if isinstance(value, dict) and str in shape else shape
         return isinstance(value, dict) and all(name in value and _fits(value[name], one) for name, one in named.items())
-    if shape is float:
-        return type(value) in (int, float) and abs(value) < math.inf
-    return value is None if shape is None else type(value) is shape and (shape is not int or value >= 0)
+    return value is None if shape is None else shape.test(value)
 
 
-def _is_record(line: Any, header: dict[str, Any]) -> bool:
-    """Whether a line is a record's, beside such a header."""
-    if not _fits(line, _RECORD):
-        return False
-    classes, widths = len(header["classes"]), {len(row) for row in ([[0.0]] if line["map"] is None else line["map"])}
-    return (
-        max(line["prediction"], line["label"] or 0) < classes == len(line["probabilities"])
-        and all(0 <= share <= 1 for share in (line["confidence"], *line["probabilities"]))
-        and all(len(scores) > 1 for scores in line["curves"].values())
-        and len(widths) == 1 and 0 not in widths
-    )
+def _array(value: Any, *, axes: int) -> Any:
+    """Return finite numbers in lists of equal length as an array, None where it is something else."""
+    try:
+        found = np.array(value)
+    except ValueError:
+        return None
+    fits = found.dtype.kind in "if" and found.ndim == axes and found.size and np.isfinite(found).all()
+    return found.astype(np.float64) if fits else None
+
+
+def _record(text: bytes, header: dict[str, Any]) -> Any:
+    """Return the row of a line, None where it is no record beside such a header."""
+    row = _json(text)
+    if not _fits(row, _RECORD) or not row.keys() >= {"probabilities", "map"}:
+        return None
+    shares = _array(row["probabilities"], axes=1)
+    shown = None if row["map"] is None else _array(row["map"], axes=2)
+    curves = {name: _array(scores, axes=1) for name, scores in row["curves"].items()}
+    if shares is None or (shown is None) != (row["map"] is None) or any(scores is None for scores in curves.values()):
+        return None
+    classes = len(header["classes"])
+    if len(shares) != classes or max(row["prediction"], row["label"] or 0) >= classes:
+        return None
+    if shares.min() < 0 or shares.max() > 1 or any(len(scores) < 2 for scores in curves.values()):
+        return None
+    row |= {"probabilities": np.float32(shares), "curves": curves, "map": None if shown is None else np.float32(shown)}
+    return row
 
 
 def _header(folder: Path, text: bytes) -> dict[str, Any]:

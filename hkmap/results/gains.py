@@ -54,14 +54,25 @@ def sheet(results: Sequence[Results], names: Sequence[str], shams: Sequence[bool
     image cannot be read from the shards that were measured, no record is shown.
     """
     after = max([number for number, sham in enumerate(shams) if number and not sham], default=len(results) - 1)
-    values, headings, said = _order(results, names, after)
+    first, last = results[0].rows, results[after].rows
+    if after:
+        said = f"Sorted by how much p(label), the probability of the label, changed from {names[0]} to {names[after]}."
+        headings, labelled = ["Largest gains", "Largest losses"], [at for at, row in enumerate(last) if _has_label(row)]
+        values = {at: _of_label(last[at]) - _of_label(first[at]) for at in labelled}
+    else:
+        said = "The records of whose answer the network is most and least sure."
+        headings, values = ["Most confident", "Least confident"], {at: row["confidence"] for at, row in enumerate(last)}
     shown = [*dict.fromkeys((0, after, *(number for number, sham in enumerate(shams) if sham)))]
+    halves = []
     try:
         examples = {number: _examples(results[number]) for number in shown}
-        halves = [
-            (heading, [_shown(results, names, place, examples, values[place] if after else None) for place in places])
-            for heading, places in zip(headings, ends(values, signed=bool(after)), strict=True)
-        ]
+        for heading, places in zip(headings, ends(values, signed=bool(after)), strict=True):
+            records = []
+            for at in places:
+                rows = {names[number]: (results[number].rows[at], examples[number]) for number in shown}
+                label = _called(first[at]["class"], first[at]["label"])
+                records.append(Shown(first[at]["id"], label, values[at] if after else None, list(_tiles(rows))))
+            halves.append((heading, records))
     except (HkmapError, OSError) as error:
         return Sheet([], f"No records are shown: {error}.")
     return Sheet([half for half in halves if half[1]], said)
@@ -81,22 +92,16 @@ def ends(values: Mapping[int, float], *, signed: bool) -> tuple[list[int], list[
     return order[:middle][:MOST], lowest[::-1][:MOST]
 
 
-def _order(results: Sequence[Results], names: Sequence[str], after: int) -> tuple[dict[int, float], list[str], str]:
-    """Return what orders the records, by their places, the headings of both ends, and how it is explained."""
-    last = results[after].rows
-    if not after:
-        said = "The records of whose answer the network is most and least sure."
-        return {place: row["confidence"] for place, row in enumerate(last)}, ["Most confident", "Least confident"], said
-    change = {
-        place: _of_label(row) - _of_label(results[0].rows[place])
-        for place, row in enumerate(last) if row["label"] is not None
-    }
-    said = f"Sorted by how much p(label), the probability of the label, changed from {names[0]} to {names[after]}."
-    return change, ["Largest gains", "Largest losses"], said
+def _has_label(row: Mapping[str, Any]) -> bool:
+    return row["label"] is not None
 
 
 def _of_label(row: Mapping[str, Any]) -> float:
     return float(row["probabilities"][row["label"]])
+
+
+def _called(name: str | None, label: int | None) -> str:
+    return name or ("no label" if label is None else f"label {label}")
 
 
 def _examples(found: Results) -> ShardExamples:
@@ -110,38 +115,21 @@ def _examples(found: Results) -> ShardExamples:
             raise RunError(f"{reader.path} is not what was measured, as its digest differs; evaluate again")
     kept = found.header["preprocessing"]
     seen = Preprocessing(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
-    height, width = found.report["settings"]["map_size"]
+    height, width = found.header["settings"]["map_size"]
     return ShardExamples(shards, seen, (height, width))
 
 
-def _shown(
-    results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples],
-    change: float | None,
-) -> Shown:
-    row = results[0].rows[place]
-    label = "no label" if row["label"] is None else _called(row["class"], row["label"])
-    return Shown(row["id"], label, change, list(_tiles(results, names, place, examples)))
-
-
-def _called(name: str | None, label: int) -> str:
-    return name or f"label {label}"
-
-
-def _tiles(
-    results: Sequence[Results], names: Sequence[str], place: int, examples: Mapping[int, ShardExamples]
-) -> Iterator[Tile]:
-    """Yield the image, the human map over it, and for each network of ``examples`` its own map and answer."""
-    seen = {number: one.example(results[number].rows[place]["number"]) for number, one in examples.items()}
-    first = next(iter(seen.values()))
+def _tiles(rows: Mapping[str, tuple[Mapping[str, Any], ShardExamples]]) -> Iterator[Tile]:
+    """Yield a record's image, the human map over it, and by the names of the networks their own maps and answers."""
+    seen = {name: (row, examples.example(row["number"])) for name, (row, examples) in rows.items()}
+    _, first = next(iter(seen.values()))
     yield Tile("image", tile(first.image), [])
     yield _mapped("human map", first.image, first.map if first.certainty.any() else None, [])
-    for number, example in seen.items():
-        row = results[number].rows[place]
-        values = None if row["map"] is None else np.array(row["map"], np.float32)
+    for name, (row, example) in seen.items():
         said = [_called(row["predicted_class"], row["prediction"])]
-        said += [] if row["label"] is None else [f"p(label) {_of_label(row):.3f}"]
-        right = None if row["label"] is None else row["label"] == row["prediction"]
-        yield _mapped(names[number], example.image, values, said, right)
+        said += [f"p(label) {_of_label(row):.3f}"] if _has_label(row) else []
+        right = row["label"] == row["prediction"] if _has_label(row) else None
+        yield _mapped(name, example.image, row["map"], said, right)
 
 
 def _mapped(name: str, image: Pixels, values: Map | None, said: list[str], right: bool | None = None) -> Tile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from collections import Counter
@@ -14,21 +15,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hkmap.engine.controls import told
-from hkmap.engine.folders import read_info
+from hkmap.engine.folders import FORMER_FILES, read_info
+from hkmap.engine.runs import BEST, LAST
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
+from hkmap.evaluation.human import OF_PEOPLE
 from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
+from hkmap.evaluation.summary import OWN
+from hkmap.files.opening import file_content
 from hkmap.records import text_of
-from hkmap.report.charts import Band, Panel, confusion_figure, curves_figure, reliability, reliability_figure, shares_of
+from hkmap.report.charts import Band, Panel, curves_figure, reliability, reliability_figure, shares_of
 from hkmap.report.learning import COLOURS, Curves, curves_of, learning_figure, read_log
 from hkmap.report.page import drawing, rendered
-from hkmap.results.folder import INSIDE, Results, read_results, same_data
+from hkmap.results.folder import INSIDE, OF_CURVES, Results, read_results, same_data, unlike
 from hkmap.results.gains import sheet
 
-MOST_CLASSES = 30       # of a confusion matrix that is drawn
+MOST_CLASSES = 20       # of a confusion matrix
 LONGEST = 70            # characters of the runs' names in the title
 MOST_CONFUSIONS = 20    # that a table names where there are more
+SHARES = "share_of_people"      # of a report
+ARROWS = {True: "↑", False: "↓", None: ""}      # which way is better
 _ANSWER = ("label", "prediction", "probabilities")      # of a row
 
 
@@ -58,10 +65,14 @@ class Run:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder of the training, where there still is one."""
-        inside, said = self.results.path, self.about.get("path")
-        folders = ([inside.parent] if inside.name == INSIDE else []) + ([Path(said)] if said else [])
-        return next((folder for folder in folders if os.path.exists(folder / "log.jsonl")), None)
+        """The folder of the training, where it still has the weights that were measured."""
+        inside, measured = self.results.path, self.about.get("weights")
+        folders = [Path(self.about["path"]), *([inside.parent] if inside.name == INSIDE else [])]
+        files = (folder / name for folder in folders for name in (BEST, LAST, *FORMER_FILES))
+        return next((
+            file.parent for file in files if os.path.exists(file) and os.path.exists(file.parent / "log.jsonl")
+            and hashlib.sha256(file_content(file)).hexdigest() == measured
+        ), None)
 
     @cached_property
     def answers(self) -> Answers:
@@ -71,13 +82,16 @@ class Run:
         return Answers(labels, answers, shares)
 
 
+Cell = tuple[float, list[float] | None, int | None]     # a value, its interval, and of how many records it is
+
+
 class Figure(NamedTuple):
-    """A line of the table: a figure, what it is, which way is better, and for each run its value and interval."""
+    """A line of the table: a figure, what it is, which way is better, and for each run what it is there."""
 
     name: str
     what: str
     better: str
-    cells: list[tuple[float, list[float] | None, int | None] | None]
+    cells: list[Cell | None]
 
 
 def page(paths: Sequence[Path]) -> bytes:
@@ -89,12 +103,15 @@ def page(paths: Sequence[Path]) -> bytes:
     shams = [run.sham is not None for run in runs]
     shards = [(shard["path"], shard["sha256"]) for run in runs for shard in run.results.header["shards"]]
     panels = curve_panels([run.results.report for run in runs])
+    names = ", ".join(run.name for run in runs)
     return rendered(
-        title=_title(runs), said=_said(runs), runs=runs, samples=len(runs[0].results.rows),
+        title=f"Evaluation of {names if len(names) <= LONGEST else f'{len(runs)} networks'}",
+        said=_said(runs), runs=runs, samples=len(runs[0].results.rows),
         shards=list(dict.fromkeys(shards)),
         facts=list(_facts(runs)), figures=list(_figures(runs)), learning=_learning(runs),
         curves=[(panel.title, drawing(curves_figure([panel], shams), f"curve{number}"))
                 for number, panel in enumerate(panels)],
+        unlike=unlike([run.results for run in runs], OF_CURVES),
         banded=any(band and band.low is not None for panel in panels for band in panel.bands),
         reliability=list(_reliability(runs)), **_confusions(runs),
         sheet=sheet([run.results for run in runs], [run.name for run in runs], shams),
@@ -138,16 +155,12 @@ def _runs(paths: Sequence[Path]) -> list[Run]:
     return [Run(*each, number) for number, each in enumerate(zip(results, texts, names, strict=True), start=1)]
 
 
-def _title(runs: Sequence[Run]) -> str:
-    names = ", ".join(run.name for run in runs)
-    return f"Evaluation of {names if len(names) <= LONGEST else f'{len(runs)} networks'}"
-
-
 def _said(runs: Sequence[Run]) -> str:
     """Return a sentence about what was measured on how many records."""
     report, labels = runs[0].results.report, {row["label"] for row in runs[0].results.rows} - {None}
     who, whose = ("each network is", "their maps are") if len(runs) > 1 else ("the network is", "its maps are")
-    said = f"How often {who} right, and how honest {whose}, measured on {report['samples']:,} records"
+    records = "one record" if report["samples"] == 1 else f"{report['samples']:,} records"
+    said = f"How often {who} right, and how honest {whose}, measured on {records}"
     said += f" of {len(labels)} {'class' if len(labels) == 1 else 'classes'}" if labels else ""
     if only := report.get("only"):
         said += f", those of {only['of']:,} that {only['baseline'] or 'the network itself'} misclassifies"
@@ -156,21 +169,21 @@ def _said(runs: Sequence[Run]) -> str:
 
 def _facts(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     """Yield what is known of how the networks were made and measured, and the words for each run."""
-    yield "network", [str(run.about.get("arch") or "not known") for run in runs]
-    human = [run.sham or ("human maps" if run.about.get("maps_learnt") else "no human maps") for run in runs]
-    yield "learnt", human
-    yield "training seed", [_words(run.about.get("seed")) for run in runs]
-    yield "run", [_words(run.about.get("path") or run.path) for run in runs]
+    yield "network", [run.about["arch"] for run in runs]
+    yield "learnt", [run.sham or ("human maps" if run.about["maps_learnt"] else "no human maps") for run in runs]
+    yield "training seed", [_words(run.about["seed"]) for run in runs]
+    yield "run", [run.about["path"] for run in runs]
     yield "trained", [_session(read_info(run.folder)["sessions"] if run.folder else []) for run in runs]
     yield "evaluated", [_session([run.results.header.get("session")]) for run in runs]
-    kept = [{**run.results.header["preprocessing"], **run.results.report["settings"]} for run in runs]
+    kept = [{**run.results.header["preprocessing"], **run.results.header["settings"]} for run in runs]
     for name in dict.fromkeys(name for settings in kept for name in settings if name not in ("height", "width")):
         yield name.replace("_", " "), [_words(settings.get(name)) for settings in kept]
 
 
 def _session(sessions: Sequence[dict[str, Any] | None]) -> str:
     """Return in words when, on what and by which versions the last session went on."""
-    if not sessions or not (last := sessions[-1]):
+    last = sessions[-1] if sessions else None
+    if not isinstance(last, dict):
         return "not known"
     versions = ", ".join(f"{name} {last[name]}" for name in ("hkmap", "torch", "numpy", "opencv") if name in last)
     return f"{str(last.get('started'))[:10]}, on {last.get('device')}, by {versions}"
@@ -183,36 +196,36 @@ def _words(value: object) -> str:
 
 
 def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
-    """Yield the lines of the table, one for each figure that is a number in any run."""
+    """Yield the lines of the table: the figures, and those that are shares of what people agree."""
     reports = [run.results.report for run in runs]
-    for name in dict.fromkeys(name for report in reports for name in report["metrics"]):
-        cells = [_cell(report, name) for report in reports]
-        yield Figure(name, _what(name, runs), {True: "↑", False: "↓", None: ""}[_higher(name)], cells)
-    if any("attention_mean" in report for report in reports) and "attention_mean" not in reports[0]["metrics"]:
-        means = [report.get("attention_mean") for report in reports]
-        cells = [None if mean is None else (mean, None, None) for mean in means]
-        yield Figure("attention_mean", "Mean of the network's own maps; near 0 it looks nowhere", "", cells)
-    shares = [report.get("share_of_people") or {} for report in reports]
-    for name in dict.fromkeys(name for found in shares for name in found):
-        cells = [None if found.get(name) is None else (found[name], None, None) for found in shares]
-        yield Figure(name, "As a share of how well people agree with each other; 1: as well as they do", "↑", cells)
+    values = [report["metrics"] | {name: report[name] for name in (OWN,) if name in report} for report in reports]
+    for name in dict.fromkeys(name for own in values for name in own):
+        cells = [
+            _cell(own.get(name), report.get("intervals", {}).get(name), report["counts"].get(name))
+            for own, report in zip(values, reports, strict=True)
+        ]
+        yield Figure(name, _what(name, runs), ARROWS[_higher(name)], cells)
+    shares, ends = ([report.get(key) or {} for report in reports] for key in (SHARES, f"{SHARES}_intervals"))
+    for name in dict.fromkeys(name for own in shares for name in own):
+        said = "As a share of how well people agree with each other; 1: as well as they do"
+        cells = [_cell(own.get(name), low_high.get(name)) for own, low_high in zip(shares, ends, strict=True)]
+        yield Figure(f"{name}, {SHARES.replace('_', ' ')}", said, ARROWS[True], cells)
+
+
+def _cell(value: float | None, ends: list[float] | None = None, count: int | None = None) -> Cell | None:
+    return None if value is None else (value, ends, count)
 
 
 def _what(figure: str, runs: Sequence[Run]) -> str:
     """Return what is known of a figure: its metric's own words, or which metric it comes with."""
     if figure.endswith(BEFORE):
         return "The same, with the network's own maps"
+    if figure.endswith(OF_PEOPLE):
+        return "The same, of the annotators among each other"
     if figure in METRICS:
         return METRICS[figure].what
     chosen = [name for run in runs for name in run.results.header["metrics"] if name in METRICS]
     return next((f"Given with {name}" for name in chosen if figure in METRICS[name].figures), "")
-
-
-def _cell(report: dict[str, Any], name: str) -> tuple[float, list[float] | None, int | None] | None:
-    value = report["metrics"].get(name)
-    if value is None:
-        return None
-    return value, report.get("intervals", {}).get(name), report.get("counts", {}).get(name)
 
 
 def _higher(figure: str) -> bool | None:
@@ -241,17 +254,21 @@ def _reliability(runs: Sequence[Run]) -> Iterator[tuple[str, float, Any]]:
 
 
 def _confusions(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the ``matrices`` of the runs by name, or where they were too large the most frequent ``confusions``."""
-    told = [run.answers[:2] for run in runs]
-    there = sorted({label for pair in told for labels in pair for label in labels.tolist()})
+    """Return the ``matrices`` of the runs, or where they were too large the most frequent ``confusions``.
+
+    A matrix has for each class in ``classes``, as a label, how often each was the answer: counts, and shares in %.
+    """
+    there = sorted({label for run in runs for labels in run.answers[:2] for label in labels.tolist()})
     if not there or len(there) > MOST_CLASSES:
         return {"matrices": [], "confusions": _most_frequent(runs)}
     names, matrices = [_class_names(runs)[label] for label in there], []
-    for run, (labels, answers) in zip(runs, told, strict=True):
+    for run in runs:
+        labels, answers = run.answers[:2]
         counts = np.zeros((len(there), len(there)), np.int64)
         np.add.at(counts, (np.searchsorted(there, labels), np.searchsorted(there, answers)), 1)
-        matrices.append((run.name, drawing(confusion_figure(counts, names, "", run.colour), f"confusion{run.number}")))
-    return {"matrices": matrices, "confusions": []}
+        shares = 100 * counts // np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        matrices.append((run, list(zip(names, counts.tolist(), shares.tolist(), strict=True))))
+    return {"classes": names, "matrices": matrices, "confusions": []}
 
 
 def _most_frequent(runs: Sequence[Run]) -> list[tuple[str, str, list[int]]]:
@@ -265,6 +282,5 @@ def _most_frequent(runs: Sequence[Run]) -> list[tuple[str, str, list[int]]]:
 
 def _class_names(runs: Sequence[Run]) -> dict[int, str]:
     """Return the names of all labels and answers."""
-    rows, keys = [row for run in runs for row in run.results.rows], {"prediction": "predicted_class", "label": "class"}
-    found = {row[key]: row[name] for key, name in keys.items() for row in rows}
-    return {label: name or f"label {label}" for label, name in found.items()}
+    classes = [found for run in runs for found in enumerate(run.results.header["classes"])]
+    return {label: name or f"label {label}" for label, name in classes}
