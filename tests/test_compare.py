@@ -171,6 +171,14 @@ def test_networks_that_differ_by_their_seed_alone_are_said_to(tmp_path: Path) ->
     assert sentences(found)[0].endswith("; these networks differ (p < 0.001), but those of other seeds may not.")
 
 
+def test_an_interval_that_excludes_0_without_a_find_is_explained(tmp_path: Path) -> None:
+    found = compare(find_arms(write_arms(tmp_path, {"none": 1.0, "human": 1.2}, seeds=2)), FAST)
+    (entry,) = found["comparisons"]
+    entry |= {"interval": (0.1, 0.3), "p": 0.001, "p_seeds": 0.02, "p_holm": 0.2, "found": False}
+    said = "; the interval excludes 0, but p after the correction is not below 0.05."
+    assert sentences(found)[0].endswith(f"(p = 0.200 after Holm){said}")
+
+
 # the numbers
 
 
