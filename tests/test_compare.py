@@ -171,6 +171,14 @@ def test_networks_that_differ_by_their_seed_alone_are_said_to(tmp_path: Path) ->
     assert sentences(found)[0].endswith("; these networks differ (p < 0.001), but those of other seeds may not.")
 
 
+def test_an_interval_that_excludes_0_without_a_find_is_explained(tmp_path: Path) -> None:
+    found = compare(find_arms(write_arms(tmp_path, {"none": 1.0, "human": 1.2}, seeds=2)), FAST)
+    (entry,) = found["comparisons"]
+    entry |= {"interval": (0.1, 0.3), "p": 0.001, "p_seeds": 0.02, "p_holm": 0.2, "found": False}
+    said = "; the interval excludes 0, but p after the correction is not below 0.05."
+    assert sentences(found)[0].endswith(f"(p = 0.200 after Holm){said}")
+
+
 # the numbers
 
 
@@ -404,7 +412,7 @@ def test_an_arm_without_a_match_or_with_two_ways_of_training_is_refused(tmp_path
     )
     (tmp_path / "empty").mkdir()
     assert "has no results" in refusal([word, f"{tmp_path}/empty"])
-    assert f'two arms are called "{word}"' in refusal([word, word])
+    assert f'two arms are called "{word}"; give each a name of its own, as NAME=RUN' in refusal([word, word])
     write_results(tmp_path / "xx", {"top1": [1]}, seed=1, control="shuffled", learnt=True)
     message = refusal([f"{tmp_path}/x*", word])
     assert message.startswith(f"{tmp_path}/xx: was trained on other maps than {tmp_path}/x in the same arm")

@@ -162,6 +162,20 @@ def test_the_class_that_is_explained(hk, run):
     assert areas(hk("eval", *options, "--layer", "extractor.layer1")) != predicted
 
 
+def test_a_record_without_label_has_no_curve_of_it(hk, run, tmp_path):
+    folder, shard = run
+    records = hk("unpack", shard, "--out", tmp_path / "bare").records
+    for record in records[:3]:
+        del record["label"], record["class"]
+    (tmp_path / "names").write_text("class 0\nclass 1\nclass 2\n")
+    assert hk("pack", tmp_path / "bare.h5", "--classes", tmp_path / "names", stdin=records).exit_code == 0
+    counts = [
+        hk("eval", tmp_path / "bare.h5", "--from", folder, *CURVES, "--target", target).records[0]["counts"]
+        for target in ("predicted", "label")
+    ]
+    assert counts == [{"insertion": 10, "deletion": 10}, {"insertion": 7, "deletion": 7}]
+
+
 def test_an_evaluation_goes_on_with_the_same_layer_alone(hk, run, tmp_path):
     folder, shard = run
     options = ["eval", shard, "--from", folder, "--metric", "mse", "--maps", "gradcam", "--out", tmp_path / "results"]
@@ -324,6 +338,8 @@ def test_a_key_that_a_record_lacks(hk, run, saved, tmp_path):
     assert hk("pack", tmp_path / "own.h5", stdin=records).exit_code == 0
     result = hk("eval", tmp_path / "own.h5", "--from", folder, *CURVES, "--maps", "looked")
     assert 'own.h5#4: record "test.h5-4" has no key "looked"; expected a map reference in each' in result.stderr
+    refused = hk("eval", tmp_path / "own.h5", "--from", folder, *CURVES, "--maps", "class")      # a key of no maps
+    assert "maps 'class' are unknown; expected one of attention," in refused.stderr
     unknown = hk("eval", tmp_path / "own.h5", "--from", folder, *CURVES, "--maps", "lookd")
     assert unknown.exit_code == 1
     assert (

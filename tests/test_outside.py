@@ -239,6 +239,7 @@ BAD = [
     ("def make(depth): pass", "{}:make", "the factory failed (TypeError: make() missing 1 required positional"),
     ("def make(): raise SystemExit(0)", "{}:make", "the factory failed (SystemExit: 0)"),
     ("def make(): pass", "{}:make", "{}:make: returned None; expected a torch.nn.Module"),
+    ("def make(): return 3", "{}:make", "{}:make: returned an int; expected a torch.nn.Module"),
     ("def make(): return Network", "{}:make", "{}:make: returned a class; expected a torch.nn.Module"),
     ("def make(): return nn.Conv2d(4, 2, 3)", "{}:make",
      "failed on images of float32 (2, 3, 16, 16) (RuntimeError: Given groups=1, weight of size [2, 4, 3, 3], expected "
@@ -248,7 +249,11 @@ BAD = [
     ("def make(): return lambda images: torch.zeros(1, 3)", "{}:make", "gave float32 (1, 3) for 2 images"),
     ("def make(): return lambda images: torch.zeros(2, 0)", "{}:make", "gave float32 (2, 0) for 2 images"),
     ("def make(): return lambda images: torch.zeros(2, 3).long()", "{}:make", "gave int64 (2, 3) for 2 images"),
-    ("def make(): return lambda images: {{'logit': 1}}", "{}:make", "gave None for 2 images; expected logits"),
+    ("def make(): return lambda images: {{'logit': 1}}", "{}:make", "gave a dict of logit for 2 images; expected"),
+    ("def make(): return lambda images: {{}}", "{}:make", "gave a dict for 2 images; expected logits"),
+    ("def make(): return lambda images: images.mean((2, 3)).softmax(1)", "{}:make",
+     "{}:make: gives probabilities, which add up to 1; expected logits: omit the softmax at the end, or give the "
+     "logarithm of its result"),
     ("def make(): return lambda images: [[[0, 1]] * 2] * 3", "{}:make", "gave a list for 2 images; expected logits"),
     ("def make(): return lambda images: (images, images, images)", "{}:make", "gave a tuple for 2 images; expected"),
     ("def make(): return Network(5)", "{}:make",

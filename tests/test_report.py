@@ -165,6 +165,12 @@ def test_report_writes_a_page_that_needs_nothing_else(hk: Callable[..., Any], th
     assert Path("report.html").read_bytes() == content      # the same results give the same page
 
 
+def test_all_that_a_chart_draws_is_in_the_page_s_colours(three: list[Path]) -> None:
+    charts = re.findall(rb"<svg.*?</svg>", page(three), re.DOTALL)
+    assert charts
+    assert not [found for chart in charts for found in re.findall(rb": (#[0-9a-f]{6})", chart)]
+
+
 def test_the_page_says_what_was_measured(three: list[Path]) -> None:
     text = Page(page(three)).text
     for said in (
@@ -204,16 +210,25 @@ def test_curves_that_cannot_be_compared_are_told(here: Path) -> None:
 def test_one_run_is_told_of_as_one(here: Path) -> None:
     source = shard(here / "test.h5", 4)
     alone = results(here / "alone", source, [0.25, 1.0, 0.75, 0.5], share_of_people={"iou": 0.875},
+                    share_of_people_intervals={"iou": [0.75, 1.0]}, metrics={"iou": 0.25, "iou_of_people": 0.375},
+                    counts={"iou": 4, "iou_of_people": 4}, intervals={},
                     only={"what": "misclassified", "baseline": None, "records": 4, "of": 9}, curves={})
     read = Page(page([alone]))
     assert (
         "How often the network is right, and how honest its maps are, measured on 4 records of 2 classes, those of 9 "
         "that the network itself misclassifies."
     ) in read.text
-    assert "iou ↑ As a share of how well people agree with each other; 1: as well as they do 0.8750" in read.text
+    said = "As a share of how well people agree with each other; 1: as well as they do"
+    assert f"iou, share of people ↑ {said} 0.8750 [0.7500, 1.0000]" in read.text
+    assert "iou_of_people The same, of the annotators among each other 0.3750" in read.text
     for absent in ("hkmap compare", "sham", "Learning curves", "Insertion and deletion"):
         assert absent not in read.text
     assert shown(read) == {"Most confident": ["r1", "r0"], "Least confident": ["r3", "r2"]}      # r0 and r2: .75 each
+
+
+def test_one_record(here: Path) -> None:
+    text = Page(page([results(here / "alone", shard(here / "test.h5", 1), [0.25])])).text
+    assert "measured on one record of 1 class." in text
 
 
 def shown(read: Page) -> dict[str, list[str]]:

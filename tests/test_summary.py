@@ -226,7 +226,7 @@ def test_eval_groups_the_intervals_of_a_fold(hk, grouped):
 def test_eval_refuses_what_has_no_group(hk, grouped):
     refused = hk("eval", grouped / "a.h5", "--from", grouped / "run", "--metric", "top1", "--group", "patient")
     assert refused.exit_code == 1
-    assert "patient is None; expected a text or a number in each record to group by" in refused.stderr
+    assert 'record "a.h5-0": has no key "patient" to group by; it has id, image, label' in refused.stderr
 
 
 def test_a_seed_of_folds_without_a_fold(hk, grouped):

@@ -23,7 +23,8 @@ def _names(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
               help="Also show in which group by this key, such as class, an arm does worst. As it is picked for that, "
                    "its interval is not corrected.")
 @click.option("--format", "form", type=click.Choice(["json", "table", "csv", "latex"]), default="json",
-              help="What goes to stdout. Sentences go to stderr, and so does the table if it is not chosen.")
+              help="What goes to stdout; latex needs \\usepackage{booktabs}. Sentences go to stderr, and so does the "
+                   "table if it is not chosen.")
 @click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, help="Determines the draws.")
 def compare(arms: tuple[str, ...], form: str, **options: object) -> None:

@@ -97,8 +97,8 @@ class Outputs:
                  help="What insertion begins with: rise, the image blurred as RISE does; gaussian, by a true Gaussian "
                       "of 5 pixels; or zeros, the mean colour, with which deletion ends."),
     click.option("--target", type=click.Choice(["predicted", "label"]),
-                 help="The class whose curves are drawn: the one predicted for the whole image, or the label.  "
-                      "[default: predicted; with --only label]"),
+                 help="The class whose curves are drawn: the one predicted for the whole image, or the label, of "
+                      "records that have one.  [default: predicted; with --only label]"),
     named_option("--dtype", table="dtypes", default="float32",
                  help="The type of number that insertion and deletion compute with; bfloat16 is about twice as fast "
                       "where the device has units for it."),

@@ -22,7 +22,16 @@ from hkmap.evaluation.curves import BLURS, Frames, auc
 from hkmap.evaluation.explain import HUMAN, NONE, Asked, Explain, explainer, maps_of_batch
 from hkmap.evaluation.fast import DTYPES
 from hkmap.evaluation.human import OF_PEOPLE, maps_of_people
-from hkmap.evaluation.metrics import METRICS, Answered, SampleMetric, SetMetric, attention_mean, everywhere, has_map
+from hkmap.evaluation.metrics import (
+    METRICS,
+    Answered,
+    SampleMetric,
+    SetMetric,
+    attention_mean,
+    everywhere,
+    has_label,
+    has_map,
+)
 from hkmap.maps.check import Map
 from hkmap.networks.classifier import place
 from hkmap.shards.folds import ids_of
@@ -40,13 +49,13 @@ class EvaluationOptions:
     ``metrics`` are names in METRICS. ``maps`` says which maps are measured, as `explain.explainer` takes it, and
     ``layer`` of which CAM and Grad-CAM are. ``use_maps`` replaces the predicted map by the human one where there is
     one; what can be told of the answers alone is then told of those before too. ``target`` is the class whose curves
-    are drawn, "predicted" for the whole image or the "label". ``step`` is how many pixels insertion and deletion change
-    at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS. ``hold_attention`` uses the
-    whole image's map for every frame, else the network makes a new one. ``batch_size`` is the number of images in a
-    forward pass; None is 32, and of frames of insertion and deletion what `Frames` says. ``dtype``, a name in DTYPES,
-    is of these frames, and ``compile`` compiles the network that answers them. Intervals are by ``resamples`` draws,
-    which the ``seed`` determines, of records, or of all records with the same value under the key ``group``. Raises
-    ChoiceError for an unknown metric, blur or type of number.
+    are drawn, "predicted" for the whole image or the "label", of samples that have one. ``step`` is how many pixels
+    insertion and deletion change at a time (None: a 28th of the image, 1,792 at 224 x 224), ``blur`` a name in BLURS.
+    ``hold_attention`` uses the whole image's map for every frame, else the network makes a new one. ``batch_size`` is
+    the number of images in a forward pass; None is 32, and of frames of insertion and deletion what `Frames` says.
+    ``dtype``, a name in DTYPES, is of these frames, and ``compile`` compiles the network that answers them. Intervals
+    are by ``resamples`` draws, which the ``seed`` determines, of records, or of all records with the same value under
+    the key ``group``. Raises ChoiceError for an unknown metric, blur or type of number.
     """
 
     metrics: tuple[str, ...]
@@ -279,6 +288,8 @@ def _figures(
         for name, metric in options.of_samples().items():
             found, applies = metric.measure(answers), metric.applies(answers)
             mapped = _mapped(answers, options) if metric.needs_map else everywhere(answers)
+            if metric.curve and options.target == "label":
+                mapped = mapped & has_label(answers)
             figures = {name: found} if isinstance(found, Tensor) else dict(found)
             if options.use_maps and metric.of_answer is not None:
                 figures[name + BEFORE] = metric.of_answer(answers.before, answers.batch.labels.clamp(min=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -159,6 +160,7 @@ def maps_of_batch(explain: Explain, asked: Asked) -> Tensor:
 # maps in files
 
 _Find = Callable[[str, int], str]       # a record's id and number → the reference of its map
+_MAP = re.compile(r"\.(npy|png)$|\.h5#", re.IGNORECASE)      # what names one
 
 
 def _finder(name: str, shards: ShardSequence) -> _Find:
@@ -168,9 +170,9 @@ def _finder(name: str, shards: ShardSequence) -> _Find:
     if path.suffix == ".h5" and path.is_file():
         return partial(_in_rows, path, _rows_of(path))
     first: Record = shards.read(0).record if len(shards) else {}
-    if isinstance(first.get(name), str):
+    keys = [key for key, value in first.items() if key != "image" and _MAP.search(str(value))]
+    if name in keys:
         return partial(_in_record, name, shards)
-    keys = [key for key, value in first.items() if key != "image" and str(value).endswith((".npy", ".png"))]
     near = get_close_matches(name, [*EXPLANATIONS, *keys], 1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     raise ChoiceError(

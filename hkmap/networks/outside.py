@@ -135,7 +135,9 @@ def classifier(network: Network, name: str, image_size: tuple[int, int]) -> tupl
     with torch.no_grad(), _explained(f"{name}: failed on {what}", remedy):
         place(module, _CPU).eval()
         module.register_forward_hook(partial(_as_output, name))
-        return module, module(images)
+        output = module(images)
+        _refuse_probabilities(name, output.logits)
+        return module, output
 
 
 def _as_output(name: str, module: nn.Module, given: tuple[Tensor, ...], answer: object) -> Output:
@@ -149,12 +151,19 @@ def _as_output(name: str, module: nn.Module, given: tuple[Tensor, ...], answer: 
     return answer if isinstance(answer, Output) else Output(logits, None, attention)
 
 
+def _refuse_probabilities(name: str, logits: Tensor) -> None:
+    """Raise RunError for answers to random images that are probabilities: a second softmax would flatten them."""
+    if logits.shape[1] > 1 and (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        raise RunError(f"{name}: gives probabilities, which add up to 1; expected logits: omit the softmax at the end, "
+                       "or give the logarithm of its result")
+
+
 def _parts(answer: Any) -> tuple[Any, Any]:
     """Return the logits and the attention of an answer, which may be anything."""
     if isinstance(answer, Output):
         return answer.logits, answer.attention
     if isinstance(answer, Mapping):
-        return answer.get("logits"), answer.get("attention")
+        return answer.get("logits", answer), answer.get("attention")
     if isinstance(answer, tuple | list) and len(answer) in (1, 2):
         return answer[0], answer[1] if len(answer) == 2 else None
     return answer, None
@@ -175,7 +184,9 @@ def _shown(value: object) -> str:
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, type):
         return "a class"
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    keys = f" of {', '.join(map(str, list(value)[:5]))}" if isinstance(value, Mapping) and value else ""
+    return "None" if value is None else f"a{'n' * (name[0] in 'aeiouAEIOU')} {name}{keys}"
 
 
 # ONNX

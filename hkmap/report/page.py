@@ -22,7 +22,8 @@ DARK_COLOURS = ("#4fa8e0", "#f08a3c", "#2fc79a", "#dd9cbf", "#f0b840", "#8fd3f7"
 #: What charts are drawn in → what the page makes of it, in the light and in the dark.
 _INKS = {
     **{colour: f"var(--run{number})" for number, colour in enumerate(COLOURS)},
-    "#ffffff": "var(--paper)", "#4d4d4d": "currentColor", "#e5e5e5": "var(--rule)", "#e6e6e6": "var(--rule)",
+    "#ffffff": "var(--paper)", "#4c4c4c": "currentColor", "#4d4d4d": "currentColor",
+    "#e5e5e5": "var(--rule)", "#e6e6e6": "var(--rule)",
 }
 
 

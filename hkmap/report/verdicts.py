@@ -35,10 +35,8 @@ def verdict(entry: Entry) -> str:
     arm, against, figure = entry["arm"], entry["against"], entry["figure"]
     sure = "" if entry["p_holm"] is None else f" ({_p(entry['p_holm'])} after Holm)"
     if not entry["found"]:
-        here = entry["p"] is not None and entry["p"] < SIGNIFICANT <= (entry["p_seeds"] or 0)
-        but = f"; these networks differ ({_p(entry['p'])}), but those of other seeds may not" if here else ""
         return (f"No difference was found between {arm} and {against} in {figure}: {arm} - {against} = {_apart(entry)}"
-                f"{sure}{but}.")
+                f"{sure}{_but(entry)}.")
     higher, up = entry["higher_is_better"], entry["difference"] > 0
     how = ("higher" if up else "lower") if higher is None else ("better" if up == higher else "worse")
     places = _places(entry)
@@ -46,6 +44,16 @@ def verdict(entry: Entry) -> str:
     by = f"{abs(entry['difference']):.{places}f} [{low:.{places}f}, {high:.{places}f}]"
     seeds = "" if entry["seeds"] == 1 or higher is None else f", {arm} is better with {_of_seeds(entry)} seeds"
     return f"{arm} is {how} than {against} in {figure} by {by}{sure}{seeds}."
+
+
+def _but(entry: Entry) -> str:
+    """Say what seems to show a difference that was not found."""
+    if entry["p"] is not None and entry["p"] < SIGNIFICANT <= (entry["p_seeds"] or 0):
+        return f"; these networks differ ({_p(entry['p'])}), but those of other seeds may not"
+    ends = entry["interval"]
+    if ends is not None and not ends[0] <= 0 <= ends[1]:
+        return f"; the interval excludes 0, but p after the correction is not below {SIGNIFICANT}"
+    return ""
 
 
 def shams(comparison: Mapping[str, Any]) -> list[str]:

@@ -97,7 +97,7 @@ def find_arms(words: Sequence[str]) -> list[Arm]:
     arms = [_arm(word) for word in words]
     names = [arm.name for arm in arms]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise RunError(f'two arms are called "{repeated[0]}"; give each its own name as NAME={repeated[0]}')
+        raise RunError(f'two arms are called "{repeated[0]}"; give each a name of its own, as NAME=RUN')
     return _paired(arms)
 
 

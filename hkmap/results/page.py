@@ -19,6 +19,7 @@ from hkmap.engine.folders import FORMER_FILES, read_info
 from hkmap.engine.runs import BEST, LAST
 from hkmap.errors import RunError
 from hkmap.evaluation.evaluate import BEFORE
+from hkmap.evaluation.human import OF_PEOPLE
 from hkmap.evaluation.metrics import METRICS
 from hkmap.evaluation.sets import BINS, Answers, calibration_error
 from hkmap.evaluation.summary import OWN
@@ -33,6 +34,7 @@ from hkmap.results.gains import sheet
 MOST_CLASSES = 20       # of a confusion matrix
 LONGEST = 70            # characters of the runs' names in the title
 MOST_CONFUSIONS = 20    # that a table names where there are more
+SHARES = "share_of_people"      # of a report
 ARROWS = {True: "↑", False: "↓", None: ""}      # which way is better
 _ANSWER = ("label", "prediction", "probabilities")      # of a row
 
@@ -129,7 +131,7 @@ def _panel(name: str, reports: Sequence[dict[str, Any]]) -> Panel:
     better = {True: " (higher is better)", False: " (lower is better)", None: ""}[_higher(name)]
     return Panel(
         f"{name.replace('_', ', ')}{better}", changed,
-        "share of right answers" if measure == "accuracy" else "probability of the class",
+        "share answered as the class" if measure == "accuracy" else "probability of the class",
         [_band(report.get("curves", {}).get(name), report["settings"]) for report in reports],
     )
 
@@ -157,7 +159,8 @@ def _said(runs: Sequence[Run]) -> str:
     """Return a sentence about what was measured on how many records."""
     report, labels = runs[0].results.report, {row["label"] for row in runs[0].results.rows} - {None}
     who, whose = ("each network is", "their maps are") if len(runs) > 1 else ("the network is", "its maps are")
-    said = f"How often {who} right, and how honest {whose}, measured on {report['samples']:,} records"
+    records = "one record" if report["samples"] == 1 else f"{report['samples']:,} records"
+    said = f"How often {who} right, and how honest {whose}, measured on {records}"
     said += f" of {len(labels)} {'class' if len(labels) == 1 else 'classes'}" if labels else ""
     if only := report.get("only"):
         said += f", those of {only['of']:,} that {only['baseline'] or 'the network itself'} misclassifies"
@@ -202,10 +205,11 @@ def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
             for own, report in zip(values, reports, strict=True)
         ]
         yield Figure(name, _what(name, runs), ARROWS[_higher(name)], cells)
-    shares = [report.get("share_of_people") or {} for report in reports]
+    shares, ends = ([report.get(key) or {} for report in reports] for key in (SHARES, f"{SHARES}_intervals"))
     for name in dict.fromkeys(name for own in shares for name in own):
         said = "As a share of how well people agree with each other; 1: as well as they do"
-        yield Figure(name, said, ARROWS[True], [_cell(own.get(name)) for own in shares])
+        cells = [_cell(own.get(name), low_high.get(name)) for own, low_high in zip(shares, ends, strict=True)]
+        yield Figure(f"{name}, {SHARES.replace('_', ' ')}", said, ARROWS[True], cells)
 
 
 def _cell(value: float | None, ends: list[float] | None = None, count: int | None = None) -> Cell | None:
@@ -216,6 +220,8 @@ def _what(figure: str, runs: Sequence[Run]) -> str:
     """Return what is known of a figure: its metric's own words, or which metric it comes with."""
     if figure.endswith(BEFORE):
         return "The same, with the network's own maps"
+    if figure.endswith(OF_PEOPLE):
+        return "The same, of the annotators among each other"
     if figure in METRICS:
         return METRICS[figure].what
     chosen = [name for run in runs for name in run.results.header["metrics"] if name in METRICS]

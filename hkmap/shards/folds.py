@@ -237,6 +237,9 @@ def _warn_of_far(parts: Numbers, shares: Mapping[str, Fraction]) -> None:
 
 def _group(record: Record, key: str) -> str:
     value = record.get(key)
+    if key not in record:
+        keys = ", ".join(name for name, other in record.items() if isinstance(other, str | int | float))
+        raise RecordError(f'record "{record["id"]}": has no key "{key}" to group by; it has {keys}')
     # 7 and "7" are one patient in two tables; to hold them for two would put him on both sides
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
         raise RecordError(
