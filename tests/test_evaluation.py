@@ -139,6 +139,17 @@ def test_predict_skips_a_bad_image_and_counts_it(hk, run, tmp_path):
     assert 'no key "image" with a path' in skipped.stderr
 
 
+def test_an_evaluation_on_what_was_learnt_is_told(hk, run, make_shard, tmp_path):
+    folder, shard = run
+    (tmp_path / "other-name.h5").write_bytes(shard.read_bytes())
+    unseen = make_shard("unseen.h5", 9, classes=3)
+    said = "the network learnt from this shard, so its figures say little of other images"
+    for weights in (folder, folder / "last.safetensors"):
+        seen = hk("eval", tmp_path / "other-name.h5", "--from", weights, "--metric", "top1")
+        assert f"other-name.h5: {said}" in " ".join(seen.stderr.split())
+    assert "learnt from" not in hk("eval", unseen, "--from", folder, "--metric", "top1").stderr
+
+
 def test_a_metric_that_applies_to_no_sample_is_null(hk, make_shard, tmp_path):
     shard = make_shard("bare.h5", 6, maps=0)
     hk("train", shard, "--arch", "resnet8+abn", *SMALL, "--out", tmp_path / "run")

@@ -172,13 +172,15 @@ def _measured(
 
     ``about`` is what the report and the results say of the choice of records.
     """
-    from hkmap.engine.folders import write_json
+    from hkmap.engine.folders import warn_of_training_data, write_json
     from hkmap.engine.ranks import current
     from hkmap.evaluation.evaluate import evaluate
     from hkmap.evaluation.summary import summarise
     from hkmap.results.folder import REPORT, header_of, kept_rows, tabled
     from hkmap.shards.folds import groups_of
 
+    if "fold" not in about:
+        warn_of_training_data(source, shards)
     groups = groups_of(shards, options.group, False)
     out, table, resume = outputs.out, outputs.per_record, outputs.resume
     measure = partial(evaluate, model, shards, options, device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -33,6 +34,8 @@ from hkmap.files.opening import file_content, open_file
 from hkmap.records import text_of
 from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.images import few
+
+logger = logging.getLogger("hkmap")
 
 #: What runs used before their config.toml named it.
 FORMER_OPTIONS = {
@@ -184,6 +187,18 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path}: not a JSON file ({type(error).__name__}); copy it again, or remove it") from error
     check_values(path, info, _INFO)
     return info
+
+
+def warn_of_training_data(run: Path, shards: ShardSequence) -> None:
+    """Warn where a run, a folder or a file of weights in it, learnt from one of the shards, by any name."""
+    folder = run if run.is_dir() else run.parent
+    known = {file["sha256"] for file in read_info(folder)["files"].get("shards", [])}
+    for shard in shards.shards:
+        if shard.digest in known:
+            logger.warning(
+                "%s: the network learnt from this shard, so its figures say little of other images; evaluate it on "
+                "shards that it has not seen", shard.path,
+            )
 
 
 def _named_files(value: Any) -> bool:

@@ -57,7 +57,7 @@ def _but(entry: Entry) -> str:
 
 
 def shams(comparison: Mapping[str, Any]) -> list[str]:
-    """Say where a sham control does as well as human maps, or that there is none."""
+    """Say where human maps were not found to do better than a sham control, or that there is none."""
     arms = {arm["name"]: arm for arm in comparison["arms"]}
     humans = [name for name, arm in arms.items() if arm["maps_learnt"] and arm["control"] == "none"]
     if humans and all(arm["control"] == "none" for arm in arms.values()):
@@ -70,10 +70,10 @@ def shams(comparison: Mapping[str, Any]) -> list[str]:
             continue
         up = entry["difference"] > 0
         if not (entry["found"] and up == higher):
-            does = "better than" if entry["found"] else "as well as"
+            does = "does better" if entry["found"] else "was not found to do worse"
             said.append(
-                f"The sham control ({entry['against']}) does {does} the human maps in {entry['figure']}: "
-                f"{entry['arm']} - {entry['against']} {_apart(entry)}; so nothing shows that the gain comes from where "
+                f"The sham control ({entry['against']}) {does} than the human maps in {entry['figure']}: "
+                f"{entry['arm']} - {entry['against']} {_apart(entry)}; so nothing shows that a gain comes from where "
                 "people looked."
             )
     return said
