@@ -121,7 +121,8 @@ def test_without_an_effect_nothing_is_found_and_the_sham_is_told(tmp_path: Path)
     assert len(said) == 1
     assert re.fullmatch(
         r"The sham control \(shuffled\) was not found to do worse than the human maps in log_loss: "
-        r"human - shuffled [+-]0\.\d+ \[-0\.\d+, \+0\.\d+\]; so nothing shows that a gain comes from where people looked\.", said[0]
+        r"human - shuffled [+-]0\.\d+ \[-0\.\d+, \+0\.\d+\]; "
+        r"so nothing shows that a gain comes from where people looked\.", said[0]
     )
 
 
