@@ -197,10 +197,12 @@ def from_json(value: Any, place: str) -> Stroke:
         raise RecordError(f"{place}: {shown(value)}, expected a stroke such as {_EXAMPLE}")
     if extra := value.keys() - Stroke.__dataclass_fields__.keys():
         raise RecordError(f'{place}: has "{min(extra)}", which a stroke has not; expected one such as {_EXAMPLE}')
-    TOOLS.check(value.get("tool"))      # type: ignore[arg-type]
+    if "tool" not in value:
+        raise RecordError(f"{place}: has no tool; expected a stroke such as {_EXAMPLE}")
     for name, (fits, expected) in _EXPECTED.items():
         if name in value and not fits(value[name]):
             raise RecordError(f"{place}: {name} is {shown(value[name])}; expected {expected}")
+    TOOLS.check(value["tool"])
     stroke = Stroke(**{**value, "points": tuple((x, y) for x, y in value.get("points", ()))})
     if stroke.outline and len(stroke.points) < 3:
         raise RecordError(f"{place}: an outline of {len(stroke.points)} points; expected three or more")
@@ -222,6 +224,7 @@ def _is_line(value: Any) -> bool:
 
 _EXAMPLE = '{"tool": "add", "points": [[12, 30], [14, 31]], "radius": 8}'
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "tool": (lambda value: isinstance(value, str), "the name of a tool"),
     "points": (_is_line, f"up to {MOST_POINTS:,} pairs [x, y], in pixels of the image"),
     "radius": (_number(0, 1e6), "a number of pixels of the image, above 0"),
     "strength": (_number(0, 1), "a number from 0 to 1"),
