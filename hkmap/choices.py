@@ -26,6 +26,7 @@ TABLES = {
     "poolings": "hkmap.maps.masks:POOLINGS",
     "normalisations": "hkmap.maps.resize:NORMALISATIONS",
     "similarities": "hkmap.maps.similarity:SIMILARITIES",
+    "tools": "hkmap.maps.strokes:TOOLS",
     "colours": "hkmap.report.colouring:COLOURS",
     "findings": "hkmap.report.oddities:ODDITIES",
     "architectures": "hkmap.networks.architectures:ARCHITECTURES",

@@ -44,6 +44,7 @@ SECTIONS = {
         "masks2map": "Draw maps of masks and polygons.",
         "certainty": "Compute how well each cell of a map is known.",
         "crop": "Crop or pad images, with everything that belongs to them.",
+        "edit": "Edit maps by strokes.",
         "resize": "Resize maps.",
     },
     "Shards": {
