@@ -258,6 +258,13 @@ def test_a_map_no_closer_than_zeros_is_told(caplog, values, told):
     assert bool(caplog.text) == bool(told)
 
 
+@pytest.mark.parametrize(("metric", "told"), [("top5", True), ("top5_error", True), ("top1", False)])
+def test_five_of_three_classes_are_told(caplog, metric, told):
+    rows = [row_of("a", 1, 1, 0.4, {metric: 1.0}, {}), row_of("b", 0, 1, 0.4, {metric: 1.0}, {})]
+    summarise(rows, untrained(), EvaluationOptions((metric,)), CPU)
+    assert ("of 3 classes the label is always among the five likeliest" in caplog.text) == told
+
+
 def test_one_class_is_told(caplog):
     rows = [row_of("a", 1, 1, 0.4, {"top1": 1.0}, {}), row_of("b", None, 1, 0.4, {"top1": None}, {})]
     summarise(rows, untrained(), EvaluationOptions(("top1",)), CPU)

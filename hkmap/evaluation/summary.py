@@ -210,6 +210,8 @@ def _warn(model: TrainedModel, means: dict[str, float | None], labels: set[int |
     warn_of_small_map(model)
     if len(labels) == 1 and means.keys() & {"top1", "top5"}:
         logger.warning("all labels are the same, so top1 and top5 do not tell a good network from a constant answer")
+    if len(model.class_names) <= 5 and means.keys() & {"top5", "top5_error"}:
+        logger.warning("of %d classes the label is always among the five likeliest", len(model.class_names))
     own, mse, of_zeros = (means.get(name) for name in ("attention_mean", "mse", "mse_of_zeros"))
     if own is not None and own < DARK and model.architecture.gate == "product":
         logger.warning(
