@@ -161,7 +161,7 @@ def onnx_model(
             )
         told = described_by_export(Path(path), graph.metadata)
         return other_model(
-            graph, str(path), _preprocessing(told["preprocessing"]), told["class_names"], control=told["control"]
+            graph, str(path), kept_preprocessing(told["preprocessing"]), told["class_names"], control=told["control"]
         )
     if graph.size[0] not in (height, None) or graph.size[1] not in (width, None):
         taken = f"{graph.size[1] or width}x{graph.size[0] or height}"
@@ -192,7 +192,8 @@ def load_model(path: str | Path) -> TrainedModel:
     file = model_file(path)
     content = read_model(file)
     try:
-        architecture, preprocessing = Architecture(**content["architecture"]), _preprocessing(content["preprocessing"])
+        architecture = Architecture(**content["architecture"])
+        preprocessing = kept_preprocessing(content["preprocessing"])
         check_weights(file, content["weights"], on_meta(architecture).state_dict())
         network = build(architecture)
     except ChoiceError as error:
@@ -212,7 +213,8 @@ def model_file(path: str | Path) -> Path:
     return file
 
 
-def _preprocessing(kept: dict[str, Any]) -> Preprocessing:
+def kept_preprocessing(kept: dict[str, Any]) -> Preprocessing:
+    """Return a preprocessing as JSON keeps it."""
     return Preprocessing(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
 
 

@@ -58,9 +58,9 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield a Prediction for each record, in order; ``use_maps`` replaces the predicted map by the record's own.
 
-    ``explain`` gives a map of each answer, as `explain.explainer` returns it.
-    An error of a record goes to ``rejects``; None raises it. ``device`` None is CUDA where there is one. Of several
-    ranks, which all get the same records, each predicts a part, and has the predictions of all.
+    ``explain`` gives a map of each answer, as `explain.explainer` returns it. An error of a record goes to ``rejects``;
+    None raises it. ``device`` None is CUDA where there is one. Of several ranks, which all get the same records, each
+    predicts a part, and has the predictions of all.
     """
     rejects, device = rejects or Rejects(), device or pick_device("auto")
     if use_maps and not has_branch(model.network):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -179,16 +179,6 @@ def _spread(cells: Any, shape: tuple[int, ...]) -> Layer:
 
 
 # strokes as JSON
-
-
-def to_json(stroke: Stroke) -> dict[str, Any]:
-    """Return a stroke as a JSON object, without what does not concern it."""
-    found = asdict(stroke)
-    if not stroke.points:
-        return {"tool": stroke.tool, "strength": stroke.strength}
-    found["points"] = [[round(x, 3), round(y, 3)] for x, y in stroke.points]
-    omitted = ("radius", "softness") if stroke.outline else ("outline",)
-    return {name: value for name, value in found.items() if name not in omitted}
 
 
 def from_json(value: Any, place: str) -> Stroke:

@@ -244,12 +244,13 @@ def results_folder(path: Path) -> Path:
 
     Raises RunError where there is none, or none that is finished.
     """
-    for name in (REPORT, RECORDS):
-        for folder in (path, path / INSIDE):
-            if (folder / name).exists() and name == REPORT:
-                return folder
-            if (folder / name).exists():
-                raise RunError(f"{folder}: the evaluation is not finished; go on with its `hkmap eval` and --resume")
+    folders = path, path / INSIDE
+    for folder in folders:
+        if (folder / REPORT).exists():
+            return folder
+    for folder in folders:
+        if (folder / RECORDS).exists():
+            raise RunError(f"{folder}: the evaluation is not finished; go on with its `hkmap eval` and --resume")
     raise RunError(
         f"{path}: has no results; expected a folder of `hkmap eval SHARD --from RUN --out {path / INSIDE}`, "
         "or a run folder with one inside"

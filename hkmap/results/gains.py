@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hkmap.engine.data import ShardExamples
-from hkmap.engine.inputs import Preprocessing
+from hkmap.engine.runs import kept_preprocessing
 from hkmap.errors import HkmapError, RunError
 from hkmap.files.images import Pixels
 from hkmap.maps.check import Map
@@ -113,10 +113,8 @@ def _examples(found: Results) -> ShardExamples:
     for reader, shard in zip(shards.shards, found.header["shards"], strict=True):
         if reader.digest != shard["sha256"]:
             raise RunError(f"{reader.path} is not what was measured, as its digest differs; evaluate again")
-    kept = found.header["preprocessing"]
-    seen = Preprocessing(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
     height, width = found.header["settings"]["map_size"]
-    return ShardExamples(shards, seen, (height, width))
+    return ShardExamples(shards, kept_preprocessing(found.header["preprocessing"]), (height, width))
 
 
 def _tiles(rows: Mapping[str, tuple[Mapping[str, Any], ShardExamples]]) -> Iterator[Tile]:
