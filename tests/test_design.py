@@ -30,7 +30,7 @@ SOURCES = [
 # because it names its tables by strings.
 LAYERS = (
     "hkmap", "errors", "choices", "statistics", "records", "parallel", "maps", "files", "shards", "stream", "sources",
-    "report", "networks", "engine", "evaluation", "results", "training", "cli", "__main__",
+    "report", "networks", "engine", "evaluation", "results", "training", "editor", "cli", "__main__",
 )
 MOST_MODULES = 14       # of a package, but for those of LISTS, whose modules are alike
 LISTS = ("cli", "sources")

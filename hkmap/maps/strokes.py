@@ -27,7 +27,6 @@ Frame = tuple[int, int]                 # (width, height) in pixels of the image
 Point = tuple[float, float]
 
 FINE = 224              # pixels of the layer's shorter side, at least
-WITHIN = 4              # pixels of a cell's side, at least
 MOST_POINTS = 100_000   # of a stroke
 
 
@@ -83,10 +82,12 @@ class Painting:
 
     def painted(self, stroke: Stroke) -> Painting:
         """Return the painting with one more stroke; this one stays as it is."""
+        return self._blended(stroke, _shares(stroke, self.frame, self.scale.shape))
+
+    def _blended(self, stroke: Stroke, share: Layer) -> Painting:
         tool = TOOLS[stroke.tool]
         names = ("certainty_scale", "certainty_offset") if tool.of_certainty else ("scale", "offset")
         scale, offset = (getattr(self, name) for name in names)
-        share = _shares(stroke, self.frame, scale.shape)
         blend = 1 + share * np.float32(tool.scale - 1)
         return replace(self, **{names[0]: blend * scale, names[1]: blend * offset + share * np.float32(tool.offset)})
 
@@ -117,9 +118,36 @@ class Painting:
         return means
 
 
+class Trail:
+    """A brush under way on a painting: each move costs as much as its new points, however long the stroke is."""
+
+    def __init__(self, painting: Painting, stroke: Stroke) -> None:
+        self.stroke = replace(stroke, points=())
+        self._under = painting
+        self._found: Layer = np.zeros_like(painting.scale)
+        self.move(stroke.points)
+
+    def move(self, points: tuple[Point, ...]) -> None:
+        """Go on along more points."""
+        if points:
+            last = self.stroke.points[-1:]
+            _follow(self._found, replace(self.stroke, points=last + points), self._under.frame)
+            self.stroke = replace(self.stroke, points=self.stroke.points + points)
+
+    def painting(self) -> Painting:
+        """Return the painting with the stroke as it is now: equal to ``painted(stroke)``."""
+        return self._under._blended(self.stroke, _smooth(self._found, self.stroke.strength))
+
+
+def layer_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the layer that a map of ``size`` (height, width) is painted on."""
+    height, width = size
+    return height * max(1, math.ceil(FINE / height)), width * max(1, math.ceil(FINE / width))
+
+
 def blank(size: tuple[int, int], frame: Frame) -> Painting:
     """Return a painting without a stroke for a map of ``size`` (height, width) of an image of ``frame``."""
-    fine = tuple(cells * max(WITHIN, math.ceil(FINE / cells)) for cells in size)
+    fine = layer_size(size)
     ones, zeros = np.ones(fine, np.float32), np.zeros(fine, np.float32)
     return Painting(size, frame, ones, zeros, ones, zeros)
 
@@ -140,14 +168,23 @@ def _shares(stroke: Stroke, frame: Frame, shape: tuple[int, ...]) -> Layer:
         covered = coverage(stroke.points, frame, (shape[0], shape[1]))
         return (stroke.strength * covered).astype(np.float32)
     found = np.zeros(shape, np.float32)
-    steps = frame[0] / shape[1], frame[1] / shape[0]        # of a pixel of the layer, across and down
+    _follow(found, stroke, frame)
+    return _smooth(found, stroke.strength)
+
+
+def _smooth(found: Layer, strength: float) -> Layer:
+    return np.float32(strength) * found * found * (3 - 2 * found)        # smooth at both ends
+
+
+def _follow(found: Layer, stroke: Stroke, frame: Frame) -> None:
+    """Raise ``found`` along a brush's points."""
+    steps = frame[0] / found.shape[1], frame[1] / found.shape[0]        # of a pixel of the layer, across and down
     fall = max(stroke.radius * stroke.softness, *steps)     # a hard edge is one pixel wide
     reach = max(stroke.radius, max(steps))                  # no dab falls between the middles of pixels
     starts = np.array(stroke.points, np.float64)
     ends = starts[1:] if len(starts) > 1 else starts
     for start, end in zip(starts, ends, strict=False):
         _cover(found, start, end, steps, (reach, fall))
-    return np.float32(stroke.strength) * found * found * (3 - 2 * found)        # smooth at both ends
 
 
 def _cover(found: Layer, start: Any, end: Any, steps: Point, brush: Point) -> None:
@@ -179,6 +216,15 @@ def _spread(cells: Any, shape: tuple[int, ...]) -> Layer:
 
 
 # strokes as JSON
+
+
+def to_json(stroke: Stroke) -> dict[str, Any]:
+    """Return the JSON object of a stroke, without what says nothing of it."""
+    kept: dict[str, Any] = {"tool": stroke.tool, "strength": stroke.strength}
+    if not stroke.points:
+        return kept
+    kept["points"] = [list(point) for point in stroke.points]
+    return kept | ({"outline": True} if stroke.outline else {"radius": stroke.radius, "softness": stroke.softness})
 
 
 def from_json(value: Any, place: str) -> Stroke:

@@ -1,0 +1,270 @@
+"""Editing without a browser: people, records, a network, and what is kept of it all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hkmap.editor.folder import WorkFolder
+from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
+from hkmap.editor.work import CONFIRMED, Work
+from hkmap.errors import RecordError
+from hkmap.files.images import Pixels
+from hkmap.files.maps import Drawn, open_writer, save_drawn
+from hkmap.maps.certainty import Weighted, change_weighted
+from hkmap.maps.resize import resize_map
+from hkmap.maps.strokes import Frame, Painting, Stroke, blank
+from hkmap.records import Record, label_of, reference_of, without_maps
+from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
+
+HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
+MOST_IMAGES = 4         # whose features are kept
+MOST_EARLIER = 20       # paintings that undo need not paint again
+
+
+@dataclass(frozen=True)
+class Open:
+    """A record as it lies before a person: their work, the map that it starts from, and the painting on it."""
+
+    work: Work
+    base: Weighted
+    painting: Painting
+    earlier: tuple[Painting, ...] = ()      # before the last strokes, for undo
+
+    @property
+    def edited(self) -> Weighted:
+        return self.painting.of(self.base)
+
+
+class EditSession:
+    """The edits of records by people, each change kept in ``out`` before it counts.
+
+    Records are named by their number, from 0. With a ``network`` there are answers, and maps may start from its own;
+    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Threads may share a
+    session; ``network`` serves one at a time.
+
+        session = EditSession(records, Path("edited"), network=LiveNetwork(load_model("run/"), device))
+        session.paint(0, "ana", Stroke("add", ((120, 80),), radius=20))
+        session.guesses(0, session.open(0, "ana").edited)
+    """
+
+    def __init__(
+        self, records: Sequence[Record], out: Path, *, network: LiveNetwork | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        identifiers = {record["id"] for record in records}
+        if len(identifiers) < len(records):
+            raise RecordError("two records have the same id, and each has one map; make the ids unique")
+        self.records = list(records)
+        self.folder = WorkFolder(out)
+        self.network = network
+        self.size = size or (network.model.map_size if network else (14, 14))
+        self._changing, self._answering = threading.RLock(), threading.RLock()
+        self._seen = lru_cache(MOST_IMAGES)(self._see)
+        self._open: dict[tuple[int, str], Open] = {}
+
+    # a record
+
+    def starts(self, number: int) -> list[str]:
+        """Return what the strokes of a record may start from, the usual one first."""
+        record = self.records[number]
+        there = {
+            HUMAN: reference_of(record, HUMAN) is not None,
+            PREDICTED: self.network is not None or reference_of(record, PREDICTED) is not None,
+        }
+        return [start for start in STARTS if there.get(start, True)]
+
+    def work(self, number: int, user: str) -> Work:
+        """Return a person's work on a record; that of somebody who did nothing is untouched."""
+        kept = self._open.get((number, user))
+        if kept is not None:
+            return kept.work
+        return self.folder.read(user, self.records[number]["id"]) or Work(self.starts(number)[0])
+
+    def open(self, number: int, user: str) -> Open:
+        """Return a record as a person left it; raise HkmapError where a file of it cannot be read."""
+        with self._changing:
+            if (number, user) not in self._open:
+                work = self.work(number, user)
+                self._open[number, user] = self._replayed(number, work)
+                while len(self._open) > 4 * MOST_IMAGES:
+                    self._open.pop(next(iter(self._open)))
+            return self._open[number, user]
+
+    def image(self, number: int) -> Pixels:
+        """Return a record's image (H, W, 3) RGB, as displayed."""
+        record = self.records[number]
+        reference = reference_of(record, "image")
+        if reference is None:
+            raise RecordError(f'record "{record["id"]}": no key "image" with a path; the editor needs an image')
+        return read_image(reference)
+
+    def base(self, number: int, start: str) -> Weighted:
+        """Return the map that strokes start from; the network's own is kept from then on."""
+        record = self.records[number]
+        if start == EMPTY:
+            return Weighted(np.zeros(self.size, np.float32), None)
+        reference = reference_of(record, start)
+        if reference is not None:
+            values = load_map(reference)
+            return Weighted(values, load_certainty_of(record, values) if start == HUMAN else None)
+        if start != PREDICTED or self.network is None:
+            raise RecordError(f'record "{record["id"]}": has no map under "{start}", from which its strokes start')
+        kept = self.folder.start_map(record["id"])
+        return Weighted(self.seen(number).attention if kept is None else kept, None)
+
+    # changes, each kept before it counts
+
+    def paint(self, number: int, user: str, stroke: Stroke) -> Open:
+        return self._change(number, user, lambda work: work.painted(stroke))
+
+    def undo(self, number: int, user: str) -> Open:
+        return self._change(number, user, Work.undo)
+
+    def redo(self, number: int, user: str) -> Open:
+        return self._change(number, user, Work.redo)
+
+    def reset(self, number: int, user: str) -> Open:
+        return self._change(number, user, Work.reset)
+
+    def start(self, number: int, user: str, start: str) -> Open:
+        """Let the strokes start from another map of `starts`."""
+        return self._change(number, user, lambda work: work.started(start))
+
+    def mark(self, number: int, user: str, state: str) -> Open:
+        """Mark a record as confirmed, skipped, or edited, which takes either back."""
+        found = self._change(number, user, lambda work: work.marked(state))
+        if state == CONFIRMED:
+            self.save(number)
+        return found
+
+    def _change(self, number: int, user: str, change: Callable[[Work], Work]) -> Open:
+        with self._changing:
+            before = self.open(number, user)
+            work = change(before.work)
+            if work is before.work:
+                return before
+            record = self.records[number]
+            if work.start == PREDICTED and reference_of(record, PREDICTED) is None:
+                base = before.base if before.work.start == PREDICTED else self.base(number, PREDICTED)
+                self.folder.keep_start(record["id"], base.map)
+            self.folder.write(user, record["id"], work)
+            after = self._stepped(number, before, work)
+            self._open[number, user] = after
+            return after
+
+    def _stepped(self, number: int, before: Open, work: Work) -> Open:
+        if work.start != before.work.start:
+            return self._replayed(number, work)
+        if work.strokes == before.work.strokes:
+            return replace(before, work=work)
+        if work.strokes[:-1] == before.work.strokes:
+            earlier = (*before.earlier, before.painting)[-MOST_EARLIER:]
+            return replace(before, work=work, painting=before.painting.painted(work.strokes[-1]), earlier=earlier)
+        if work.strokes == before.work.strokes[:-1] and before.earlier:
+            return replace(before, work=work, painting=before.earlier[-1], earlier=before.earlier[:-1])
+        return self._replayed(number, work)
+
+    def _replayed(self, number: int, work: Work) -> Open:
+        base = self.base(number, work.start)
+        painting = blank((base.map.shape[0], base.map.shape[1]), self.frame(number))
+        for stroke in work.strokes:
+            painting = painting.painted(stroke)
+        return Open(work, base, painting)
+
+    def frame(self, number: int) -> Frame:
+        """Return (width, height) of the image that a record's strokes are in the pixels of."""
+        return image_frame(self.records[number])
+
+    # answers
+
+    def seen(self, number: int) -> Seen:
+        """Return what the network makes of a record's image, computed once."""
+        with self._answering:
+            return self._seen(number)
+
+    def guesses(self, number: int, edited: Weighted) -> list[Guess]:
+        """Return the likeliest classes with an edited map, and the true one; none without a network."""
+        if self.network is None:
+            return []
+        with self._answering:
+            seen = self._seen(number)
+            label = label_of(self.records[number])
+            return self.network.guesses(seen, self.network.answer(seen, edited), label)
+
+    def _see(self, number: int) -> Seen:
+        assert self.network is not None
+        return self.network.see(self.image(number), f'record "{self.records[number]["id"]}"')
+
+    # the end
+
+    def save(self, number: int) -> Record:
+        """Save the finished maps of a record, and return the record with them; one that nobody finished, as it is.
+
+        With several people in the folder the map is the mean of theirs, over what each of them knows.
+        """
+        record, people = self.records[number], self.folder.people()
+        works = {user: work for user in people if (work := self.work(number, user)).finished}
+        if not works:
+            return record
+        edited = {user: self._replayed(number, work).edited for user, work in works.items()}
+        joint = mean_of(list(edited.values()))
+        each = {user: own.map for user, own in edited.items()} if len(people) > 1 else None
+        with open_writer(self.folder.out, overwrite=True) as maps:
+            drawn = Drawn(without_maps(record), joint.map, joint.certainty, each)
+            saved = save_drawn(maps, drawn)
+        about = {user: self._about(record, user, work) for user, work in works.items()}
+        if len(people) == 1:
+            return {**saved, **about[people[0]], "edited_by": people[0]}
+        told = {key: {user: one[key] for user, one in about.items()} for key in ("edited_at", "edited_from", "strokes")}
+        return {**saved, **told, "edited_by": list(works)}
+
+    def records_out(self) -> Iterator[Record]:
+        """Save all finished maps, and yield the records in order with them and what the network answers now.
+
+        A record that nobody finished is yielded as it is.
+        """
+        for number, record in enumerate(self.records):
+            saved = self.save(number)
+            yield saved if saved is record or self.network is None else {**saved, **self._answers(number, saved)}
+
+    def _about(self, record: Record, user: str, work: Work) -> dict[str, str | None]:
+        start = reference_of(record, work.start) if work.start != EMPTY else EMPTY
+        return {
+            "edited_at": work.at, "edited_from": start or self.folder.start_reference(record["id"]),
+            "strokes": f"{self.folder.path(user, record['id'])}#0",
+        }
+
+    def _answers(self, number: int, saved: Record) -> Record:
+        assert self.network is not None
+        values = load_map(saved["map"])
+        now = Weighted(values, load_certainty_of(saved, values))
+        with self._answering:
+            seen = self._seen(number)
+            before, after = map(self._told, (seen.before, self.network.answer(seen, now)))
+        return {**before, **{f"edited_{key}": value for key, value in after.items()}}
+
+    def _told(self, found: Probabilities) -> dict[str, Any]:
+        assert self.network is not None
+        label = int(found.argmax())
+        name = self.network.model.class_names[label]
+        return {"prediction": label, "confidence": float(found.max()), **({"predicted_class": name} if name else {})}
+
+
+def mean_of(maps: Sequence[Weighted]) -> Weighted:
+    """Return the mean of several people's maps, over what each of them knows; the smallest gives the size."""
+    size = min((one.map.shape for one in maps), key=lambda shape: shape[0] * shape[1])
+    seen = [change_weighted(one, partial(resize_map, size=size)) for one in maps]
+    if len(seen) == 1:
+        return seen[0]
+    weights = np.stack([np.ones(size, np.float32) if one.certainty is None else one.certainty for one in seen])
+    total = weights.sum(0)
+    mean = (weights * [one.map for one in seen]).sum(0) / np.where(total > 0, total, 1)
+    told = any(one.certainty is not None for one in seen)
+    return Weighted(np.clip(mean, 0, 1).astype(np.float32), weights.mean(0) if told else None)

@@ -1,0 +1,102 @@
+"""What one person has done to the map of one record: strokes, what undo took back, and how far the work is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from hkmap.errors import RecordError
+from hkmap.maps.strokes import Stroke, from_json, to_json
+from hkmap.records import mismatch, shown
+
+UNTOUCHED, EDITED, CONFIRMED, SKIPPED = STATES = ("untouched", "edited", "confirmed", "skipped")
+MOST_STROKES = 10_000       # of a record
+
+
+@dataclass(frozen=True)
+class Work:
+    """A person's work on a map; each change gives a new one, whose ``revision`` is one higher.
+
+    The strokes start from the record's map under the key ``start``, or from zeros. ``undone`` are the strokes that redo
+    brings back, the last first. ``at`` is when it was changed, in UTC.
+    """
+
+    start: str
+    strokes: tuple[Stroke, ...] = ()
+    undone: tuple[Stroke, ...] = ()
+    state: str = UNTOUCHED
+    revision: int = 0
+    at: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether its map counts: it was painted or confirmed, and not skipped."""
+        return self.state in (EDITED, CONFIRMED)
+
+    def painted(self, stroke: Stroke) -> Work:
+        if len(self.strokes) >= MOST_STROKES:
+            raise RecordError(f"over {MOST_STROKES:,} strokes on one map; confirm it, or reset it and paint again")
+        return self._changed(EDITED, strokes=(*self.strokes, stroke), undone=())
+
+    def undo(self) -> Work:
+        """Take back the last stroke, if there is one."""
+        if not self.strokes:
+            return self
+        return self._changed(EDITED, strokes=self.strokes[:-1], undone=(*self.undone, self.strokes[-1]))
+
+    def redo(self) -> Work:
+        """Bring back the stroke that was taken back last, if there is one."""
+        if not self.undone:
+            return self
+        return self._changed(EDITED, strokes=(*self.strokes, self.undone[-1]), undone=self.undone[:-1])
+
+    def reset(self) -> Work:
+        """Take back all strokes; redo brings them back one by one."""
+        return self._changed(EDITED, strokes=(), undone=(*self.undone, *reversed(self.strokes)))
+
+    def started(self, start: str) -> Work:
+        """Paint the same strokes on another map."""
+        return self if start == self.start else self._changed(EDITED, start=start)
+
+    def marked(self, state: str) -> Work:
+        """Say that the map is right (confirmed), that it cannot be told (skipped), or take that back (edited)."""
+        return self._changed(state)
+
+    def _changed(self, state: str, **changes: Any) -> Work:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(self, state=state, revision=self.revision + 1, at=now, **changes)
+
+
+def to_line(work: Work, identifier: str, user: str) -> dict[str, Any]:
+    """Return the line of a script for `hkmap edit --script` that has a person's work on a record."""
+    return {
+        "id": identifier, "edited_by": user, "edited_at": work.at, "state": work.state, "start": work.start,
+        "strokes": [to_json(stroke) for stroke in work.strokes], "undone": [to_json(stroke) for stroke in work.undone],
+        "revision": work.revision,
+    }
+
+
+def from_line(line: Mapping[str, Any], place: str) -> Work:
+    """Return what `to_line` wrote at ``place``; raise RecordError for what it did not."""
+    for name, (fits, expected) in _EXPECTED.items():
+        if not fits(line.get(name)):
+            raise RecordError(f"{place}: {name} {mismatch(line.get(name), expected)}")
+    strokes, undone = (
+        tuple(from_json(one, f"{place}, {name} {number}") for number, one in enumerate(line[name], start=1))
+        for name in ("strokes", "undone")
+    )
+    if line["state"] not in STATES:
+        raise RecordError(f"{place}: state is {shown(line['state'])}; expected one of {', '.join(STATES)}")
+    return Work(line["start"], strokes, undone, line["state"], line["revision"], line["edited_at"])
+
+
+_EXPECTED: dict[str, tuple[Any, str]] = {
+    "start": (lambda value: isinstance(value, str), "the key of a map, or empty"),
+    "state": (lambda value: isinstance(value, str), "a text"),
+    "strokes": (lambda value: isinstance(value, list), "a list of strokes"),
+    "undone": (lambda value: isinstance(value, list), "a list of strokes"),
+    "revision": (lambda value: type(value) is int and value >= 0, "a number of changes"),
+    "edited_at": (lambda value: value is None or isinstance(value, str), "a time"),
+}
