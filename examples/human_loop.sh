@@ -15,7 +15,6 @@ DIGITS=${DIGITS:---train 600 --test 1197}
 PART=${PART:-head -n 800}
 NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 32}
 EPOCHS=${EPOCHS:-15}
-SELECT=${SELECT:---only misclassified --sort confidence}
 MAPS=${MAPS:---map-loss kl --gamma 5}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}     # the network is so small that a second thread waits more than it helps
 here=$(cd "$(dirname "$0")" && pwd)
@@ -42,8 +41,8 @@ for seed in $SEEDS; do
     d=$OUT/seed$seed
     # 1. Train on labels. 2. Collect the attention of misclassified training samples. 3. A person edits it.
     step "hkmap train $OUT/train.h5 $NETWORK --epochs $EPOCHS --seed $seed --out $d/run"
-    step "hkmap unpack $OUT/train.h5 | hkmap predict --from $d/run --out $d/attention/ > $d/train.jsonl"
-    step "hkmap select $SELECT $d/train.jsonl > $d/wrong.jsonl"
+    step "hkmap unpack $OUT/train.h5 | hkmap predict --from $d/run --out $d/attention/ | tee $d/train.jsonl \\
+    | hkmap select --only misclassified --sort confidence > $d/wrong.jsonl"
     edited wrong edited
 
     # 4. Fine-tune the branches, with the edited maps of these and with all labels; the extractor stays as it is.
@@ -58,16 +57,17 @@ for seed in $SEEDS; do
         step "hkmap eval $OUT/test.h5 --from $d/run-$arm --metric top1,log_loss,mse --out $d/run-$arm/eval"
     done
 
-    # Section 3, without training: edited maps take the place of the attention of misclassified test samples. The sham
-    # is a person who paints on each image what another one needs.
+    # Section 3, without training: edited maps in place of the network's own, on misclassified test samples. The sham is
+    # a person who paints on each image what another one needs.
     step "hkmap unpack $OUT/test.h5 | hkmap predict --from $d/run --out $d/attention-test/ \\
     | hkmap select --only misclassified > $d/wrong-test.jsonl"
     edited wrong-test right
     edited wrong-test blind --blind
-    for hand in right blind; do
-        step "hkmap eval $d/$hand.h5 --from $d/run --metric error,top5_error,log_loss --use-maps > $d/$hand.json"
-    done
+    look="hkmap eval --from $d/run --metric error,top5_error,log_loss"
+    step "$look $d/right.h5 --out $d/own"
+    step "$look $d/right.h5 --use-maps --out $d/right"
+    step "$look $d/blind.h5 --use-maps --out $d/blind"
+    step "hkmap compare edited=$d/right own=$d/own blind=$d/blind --format table"
 done
-step "python $here/human_loop_table.py $OUT"
 step "hkmap compare 'labels=$OUT/seed*/run-labels' 'edited=$OUT/seed*/run-edited' 'shuffled=$OUT/seed*/run-shuffled' \\
-    'random=$OUT/seed*/run-random' --metric top1,log_loss --format table"
+    'random=$OUT/seed*/run-random' --metric top1,log_loss,mse --format table"
