@@ -329,6 +329,6 @@ def _refuse_maps_within(out: Path, records: Sequence[Record]) -> None:
         for folder, record in folders.items():
             if folder.resolve() == out.resolve():
                 raise OutputError(
-                    f'record "{record["id"]}": its {key} {record[key]} lies in {out}, where the finished maps go; '
+                    f'record "{record["id"]}": its {key} {record[key]} lies in {out}, where finished maps go; '
                     "choose another folder for them, or give the records as they were before they were edited"
                 )
