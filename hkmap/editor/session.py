@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hkmap.editor.folder import WorkFolder
-from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
 from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, UNTOUCHED, Work
 from hkmap.errors import OutputError, RecordError
 from hkmap.files.images import Pixels
@@ -23,6 +22,9 @@ from hkmap.maps.resize import resize_map
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
 from hkmap.records import Record, label_of, reference_of, without_maps
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
+
+if TYPE_CHECKING:       # a painter of maps needs no torch
+    from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
 
 HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
 MOST_IMAGES = 32        # whose features and paintings are kept, so that a lab of people can work at once
