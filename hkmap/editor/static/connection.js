@@ -183,15 +183,17 @@ export class Connection {
     }
 
     #saved(message) {
+        const [change] = this.queue;
+        if (!change || change.n !== message.n || change.revision >= message.revision) return;
         this.#asked.shift();
         this.queue.shift();
         this.full = null;
-        this.#listener.saved(message, this.queue.some((change) => change.n === message.n));
+        this.#listener.saved(message, this.queue.some(({ n }) => n === message.n));
         this.#next();
     }
 
     #trouble(message) {
-        const sent = this.#asked[0];
+        const sent = this.#asked[0], isOpening = sent?.do === "open" && sent.n === message.n;
         if (message.what === "disk") {
             this.#asked.shift();
             this.full = message.text;
@@ -199,14 +201,21 @@ export class Connection {
             this.#listener.status();
             return;
         }
-        if (sent) this.#asked.shift();
-        if (sent && sent.do !== "open") {       // a change that the editor cannot make, and those after it
-            this.queue = this.queue.filter((change) => change.n !== sent.n);
-            this.#ask({do: "open", n: sent.n});
+        if (message.what === "record" && isOpening) {
+            this.#asked.shift();
+            this.#reopen(sent.n);
+        } else if (message.what === "message" && sent && !isOpening) {
+            this.#refused(sent);
         }
-        this.#listener.trouble(message, sent?.do === "open");
-        if (sent?.do === "open") this.#reopen(sent.n);
+        this.#listener.trouble(message, isOpening);
         this.#next();
+    }
+
+    /** The editor cannot make a change, so those after it on the record are void too. */
+    #refused(change) {
+        this.#asked.shift();
+        this.queue = this.queue.filter(({ n }) => n !== change.n);
+        this.#ask({ do: "open", n: change.n });
     }
 
     #answer({n, tick, top}) {
