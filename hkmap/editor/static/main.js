@@ -72,7 +72,7 @@ class Page {
         this.tools.cancel();
         this.#number = number;
         this.painting = this.#opened = this.#image = null;
-        this.view.show(null, null, {});
+        this.view.show(null, null, { frame: [1, 1] });
         history.replaceState(null, "", `#n=${number}`);
         document.title = `${this.record.id} · ${this.#listing.title ?? "hkmap edit"}`;
         part("id").textContent = this.record.id;
@@ -122,12 +122,12 @@ class Page {
         });
         this.painting.load(strokes, undone);
         if (!known) this.controls.fit(frame);
-        this.#lay();
+        this.#lay(known !== null);
     }
 
     /** Lay the painting on the image, once both are here. */
-    #lay() {
-        if (this.#image && this.painting) this.view.show(this.#image, this.painting, { frame: this.#opened.frame });
+    #lay(keep = false) {
+        if (this.#image && this.painting) this.view.show(this.#image, this.painting, { frame: this.#opened.frame, keep });
         this.#show();
     }
 
@@ -136,8 +136,8 @@ class Page {
         part("absent").hidden = false;
     }
 
-    #trouble({ n, text }, opening) {
-        if (n === this.#number && opening) this.#absent(text);
+    #trouble({ n, what, text }, opening) {
+        if (n === this.#number && what === "record" && (opening || !this.#image)) this.#absent(text);
         else this.#notice(text);
     }
 
