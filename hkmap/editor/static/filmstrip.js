@@ -130,7 +130,7 @@ export class Filmstrip {
 
     #counts() {
         const at = this.numbers.indexOf(this.current), left = this.numbers.filter((n) => isLeft(this.#records[n])).length;
-        this.#parts.count.textContent = `${at < 0 ? "–" : at + 1} of ${this.numbers.length}`;
+        this.#parts.count.textContent = `${at + 1} of ${this.numbers.length}`;
         this.#parts.remaining.textContent = left ? `${left} to do` : "nothing left to do";
     }
 

@@ -24,6 +24,7 @@ class Page {
     #number = null;
     #opened = null;
     #image = null;
+    #missing = false;           // whether the image is to be asked for again
     #images = new Map();
     #drawing = false;
     #noticeTimer;
@@ -69,7 +70,7 @@ class Page {
     }
 
     go(number) {
-        if (number === null || number === this.#number) return;
+        if (number === null || number === this.#number || this.#drawing) return;
         this.tools.cancel();
         this.#number = number;
         this.painting = this.#opened = this.#image = null;
@@ -89,8 +90,9 @@ class Page {
     async #fetchImage(number) {
         const image = await this.#loaded(number).catch((error) => error);
         if (number !== this.#number) return;
-        if (image instanceof Error) this.#absent(image.message);
-        else this.#image = image;
+        this.#missing = image instanceof TypeError;         // nobody answers
+        if (image instanceof ImageBitmap) this.#image = image;
+        else if (!this.#missing) this.#absent(image.message);
         this.#lay();
         const next = this.filmstrip.neighbour(1);
         if (next !== null) this.#loaded(next).catch(() => {});
@@ -113,6 +115,7 @@ class Page {
         if (!waiting.length) this.#learn(message.n, { state: message.state });
         if (message.n !== this.#number) return;
         if (conflict) this.#notice("This record was changed in another window: that is what you see now.");
+        if (this.#missing) this.#fetchImage(message.n);
         const known = this.#opened;
         this.#opened = message;
         if (known?.start === message.start && same(this.painting, strokes, undone)) return;
@@ -218,14 +221,14 @@ class Page {
     }
 
     #confirm() {
-        if (!this.painting) return;
+        if (!this.#ready || this.#drawing) return;
         if (this.record.state !== "confirmed") this.#changed({ do: "mark", state: "confirmed" }, "confirmed");
         this.#goOn();
     }
 
     #skip() {
-        if (!this.painting) return this.go(this.filmstrip.neighbour(1));
-        if (this.record.state !== "skipped") this.#changed({ do: "mark", state: "skipped" }, "skipped");
+        if (this.#drawing) return;
+        if (this.painting && this.record.state !== "skipped") this.#changed({ do: "mark", state: "skipped" }, "skipped");
         this.#goOn();
     }
 
@@ -257,7 +260,7 @@ class Page {
         part("redo").disabled = !painting?.undone.length;
         part("reset").disabled = !painting?.strokes.length;
         for (const id of ["fill", "invert"]) part(id).disabled = !painting;
-        part("confirm").disabled = !this.painting;
+        part("confirm").disabled = !painting;
         part("confirm").textContent = state === "confirmed" ? "Confirmed" : "Confirm";
         part("skip").textContent = state === "skipped" ? "Skipped" : "Skip";
         for (const [id, mark] of [["confirm", "confirmed"], ["skip", "skipped"]]) {
