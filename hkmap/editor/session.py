@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hkmap.editor.folder import WorkFolder
 from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
-from hkmap.editor.work import CONFIRMED, Work
+from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, Work
 from hkmap.errors import RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.maps import Drawn, open_writer, save_drawn
@@ -40,6 +40,17 @@ class Open:
     @property
     def edited(self) -> Weighted:
         return self.painting.of(self.base)
+
+
+class Person(NamedTuple):
+    """How far a person is: records by state, the strokes on them, and when they last changed one."""
+
+    user: str
+    confirmed: int
+    edited: int
+    skipped: int
+    strokes: int
+    changed: str | None
 
 
 class EditSession:
@@ -182,6 +193,20 @@ class EditSession:
         """Return (width, height) of the image that a record's strokes are in the pixels of."""
         return image_frame(self.records[number])
 
+    # people
+
+    def table(self) -> list[Person]:
+        """Return how far each person is who has worked in the folder, by name."""
+        rows = []
+        for user in self.folder.people():
+            works = [self.work(number, user) for number in range(len(self.records))]
+            states = [work.state for work in works]
+            times = [work.at for work in works if work.at is not None]
+            confirmed, edited, skipped = map(states.count, (CONFIRMED, EDITED, SKIPPED))
+            strokes, changed = sum(len(work.strokes) for work in works), max(times, default=None)
+            rows.append(Person(user, confirmed, edited, skipped, strokes, changed))
+        return rows
+
     # answers
 
     def seen(self, number: int) -> Seen:
@@ -193,10 +218,14 @@ class EditSession:
         """Return the likeliest classes with an edited map, and the true one; none without a network."""
         if self.network is None:
             return []
+        now = self.answer(number, edited)
+        return self.network.guesses(self.seen(number), now, label_of(self.records[number]))
+
+    def answer(self, number: int, edited: Weighted) -> Probabilities:
+        """Return the probabilities (K,) that the network gives with an edited map."""
+        assert self.network is not None, "without a network there are no answers"
         with self._answering:
-            seen = self._seen(number)
-            label = label_of(self.records[number])
-            return self.network.guesses(seen, self.network.answer(seen, edited), label)
+            return self.network.answer(self._seen(number), edited)
 
     def _see(self, number: int) -> Seen:
         assert self.network is not None
@@ -242,12 +271,9 @@ class EditSession:
         }
 
     def _answers(self, number: int, saved: Record) -> Record:
-        assert self.network is not None
         values = load_map(saved["map"])
-        now = Weighted(values, load_certainty_of(saved, values))
-        with self._answering:
-            seen = self._seen(number)
-            before, after = map(self._told, (seen.before, self.network.answer(seen, now)))
+        now = self.answer(number, Weighted(values, load_certainty_of(saved, values)))
+        before, after = map(self._told, (self.seen(number).before, now))
         return {**before, **{f"edited_{key}": value for key, value in after.items()}}
 
     def _told(self, found: Probabilities) -> dict[str, Any]:
