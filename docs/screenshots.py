@@ -43,7 +43,7 @@ for split in train test; do
         | hkmap bubbles2map --bandwidth radius --size 32 --out maps-$split \
         | hkmap resize --size 16 --normalise max --out maps16-$split > $split.jsonl
 done
-hkmap pack train.jsonl train.h5
+hkmap pack train.h5 train.jsonl
 hkmap train train.h5 --arch resnet8+abn --stem small --width 16 --gate product --image-size 32 --epochs 15 --out run
 hkmap predict test.jsonl --from run --out attention \
     | hkmap select --only misclassified --sort confidence > wrong.jsonl
