@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import torch
 from browser import launched
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from served_editor import Served
 
 from hkmap.editor.work import Work, to_line
@@ -203,7 +203,7 @@ def start(browser: Browser, folder: Path, network: str, sizes: Sizes) -> dict[st
 def main(*, quick: bool) -> None:
     sizes = QUICK if quick else FULL
     first = next(iter(sizes.networks))
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright, launched(playwright) as browser:
+    with tempfile.TemporaryDirectory() as name, launched() as browser:
         folder = Path(name)
         print(json.dumps({
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "

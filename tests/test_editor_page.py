@@ -111,7 +111,8 @@ def look(page: Any) -> None:
 def until(page: Any, condition: Callable[[], Any]) -> Any:
     """Wait until a condition holds, and return what it gave."""
     for _ in range(1500):
-        if found := condition():
+        found = condition()
+        if found is not None and found is not False:
             return found
         page.wait_for_timeout(20)
     raise AssertionError("a condition never held")
@@ -167,14 +168,10 @@ def drag(page: Any, *places: tuple[float, float], button: str = "left", lift: bo
 
 
 def assert_shown(page: Any, editor: Served, number: int) -> None:
-    """The page shows the map that the strokes on the disk make of the record's."""
+    """The page shows the map that the strokes on the disk make of the record's, or of the network's."""
     work, record = work_on(editor, number), record_of(editor, number)
-    if work.start == "empty":
-        base = np.zeros_like(load_map(str(editor.folder / "edited" / "start" / f"{file_name(record['id'])}.npy")))
-    elif work.start == "map":
-        base = load_map(record["map"])
-    else:
-        base = load_map(str(editor.folder / "edited" / "start" / f"{file_name(record['id'])}.npy"))
+    own = editor.folder / "edited" / "start" / f"{file_name(record['id'])}.npy"
+    base = load_map(record["map"] if work.start == "map" else str(own))
     expected = paint(work.strokes, Weighted(base, None), FRAME).map
     shown = page.evaluate("Array.from(window.editor.painting.cells().map)")
     np.testing.assert_allclose(np.reshape(shown, expected.shape), expected, atol=1e-5)
@@ -357,7 +354,7 @@ def test_filters_say_what_remains(editor: Served, chromium: Any) -> None:
         page.locator("#filter-class").select_option(label=CLASSES[1])
         until(page, lambda: page.locator("#filmstrip .frame").count() == 3)
         page.locator("#filter-class").select_option(index=0)
-        page.locator("#filter").select_option(label="skipped")
+        page.locator("#filter").select_option(label="Skipped")
 
 
 def test_an_image_that_is_none_says_so_and_the_others_go_on(editor: Served, chromium: Any) -> None:

@@ -91,10 +91,10 @@ def test_what_is_imported_is_declared_and_nothing_else() -> None:
             elif isinstance(node, ast.ImportFrom):
                 imported.add((node.module or "").partition(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"hkmap"}
-    # tensorboard and wandb are imported by the name that --log gives, websockets by uvicorn
+    # tensorboard and wandb are imported by the name that --log gives
     extras = (None, "coco", "dask", "edit", "onnx", "parquet", "timm")
     declared = {requirement.name for extra in extras for requirement in requirements(extra)}
-    assert {PACKAGES.get(name, name) for name in foreign} | {"websockets"} == declared
+    assert {PACKAGES.get(name, name) for name in foreign} == declared
 
 
 def test_the_constraints_pin_every_dependency_within_its_range() -> None:
