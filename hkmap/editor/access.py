@@ -29,9 +29,9 @@ HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
-LEAST = 16      # characters of a secret that people choose
 _LINK = "open the link that `hkmap edit` has printed"
 
 
@@ -91,7 +91,7 @@ class Guard:
         connection = HTTPConnection(scope)
         answer = self._answer(connection)
         if answer is None:
-            await self.app(scope | {"user": self.access.person(connection)}, receive, _with_headers(send))
+            await self.app({**scope, "user": self.access.person(connection)}, receive, _with_headers(send))
         elif scope["type"] == "websocket":
             await WebSocket(scope, receive, send).close(1008)
         else:

@@ -35,6 +35,11 @@ class Message:
     start: str = ""
     state: str = ""
 
+    @property
+    def painted(self) -> Stroke:
+        assert self.stroke is not None
+        return self.stroke
+
 
 def read_message(text: str, count: int) -> Message:
     """Return what a text says about one of ``count`` records.

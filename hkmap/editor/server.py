@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 #: What a change does to a session.
 CHANGES: dict[str, Callable[[EditSession, str, Message], Open]] = {
-    "paint": lambda session, user, message: session.paint(message.number, user, message.stroke),
+    "paint": lambda session, user, message: session.paint(message.number, user, message.painted),
     "undo": lambda session, user, message: session.undo(message.number, user),
     "redo": lambda session, user, message: session.redo(message.number, user),
     "reset": lambda session, user, message: session.reset(message.number, user),

@@ -42,7 +42,7 @@ def listening(host: str, ports: tuple[int, ...]) -> socket.socket:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             listener = socket.socket(family, kind, protocol)
         except OSError as error:
-            raise OutputError(f"--host {host}: {error.strerror or error}; expected an address of this machine") from error
+            raise OutputError(f"{host}: {error.strerror or error}; expected an address of this machine") from error
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # a killed editor's is free at once
             listener.bind(address)

@@ -57,8 +57,9 @@ class EditSession:
     """The edits of records by people, each change kept in ``out`` before it counts.
 
     Records are named by their number, from 0. With a ``network`` there are answers, and maps may start from its own;
-    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Threads may share a
-    session; ``network`` serves one at a time.
+    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Strokes start from
+    the map of ``begin`` where a record has it, else from the first of STARTS that it has. Threads may share a session;
+    ``network`` serves one at a time.
 
         session = EditSession(records, Path("edited"), network=LiveNetwork(load_model("run/"), device))
         session.paint(0, "ana", Stroke("add", ((120, 80),), radius=20))
@@ -67,14 +68,14 @@ class EditSession:
 
     def __init__(
         self, records: Sequence[Record], out: Path, *, network: LiveNetwork | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | None = None, begin: str | None = None,
     ) -> None:
         identifiers = {record["id"] for record in records}
         if len(identifiers) < len(records):
             raise RecordError("two records have the same id, and each has one map; make the ids unique")
         self.records = list(records)
         self.folder = WorkFolder(out)
-        self.network = network
+        self.network, self.begin = network, begin
         self.size = size or (network.model.map_size if network else (14, 14))
         self._changing, self._answering = threading.RLock(), threading.RLock()
         self._seen = lru_cache(MOST_IMAGES)(self._see)
@@ -89,7 +90,8 @@ class EditSession:
             HUMAN: reference_of(record, HUMAN) is not None,
             PREDICTED: self.network is not None or reference_of(record, PREDICTED) is not None,
         }
-        return [start for start in STARTS if there.get(start, True)]
+        possible = [start for start in STARTS if there.get(start, True)]
+        return sorted(possible, key=lambda start: start != self.begin)
 
     def work(self, number: int, user: str) -> Work:
         """Return a person's work on a record; that of somebody who did nothing is untouched."""

@@ -78,7 +78,7 @@ function addCrossing(levels, one, other, row) {
     }
 }
 
-/** Add what is right of a piece of an edge, from x left to right, to the row's sums; drop is its height, with a sign. */
+/** Add what is right of a piece of an edge, from x left to right; drop is its height, with a sign. */
 function addPiece(sums, width, left, right, drop) {
     const low = Math.min(left, right), high = Math.max(left, right);
     if (low >= width) {

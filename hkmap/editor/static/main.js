@@ -1,6 +1,7 @@
 // The page: a record at a time under the brush, and what joins the canvas, the editor behind it and the controls.
 
 import { Answers } from "./answers.js";
+import { COLOURS } from "./colours.js";
 import { Connection, replayed } from "./connection.js";
 import { Controls, remember, remembered } from "./controls.js";
 import { Filmstrip, setState, STATES } from "./filmstrip.js";
@@ -9,7 +10,7 @@ import { decode, Painting } from "./layer.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 
-const STARTS = { attention: "Predicted map", map: "Human map", empty: "Empty map" };
+const STARTS = { attention: "Predicted", map: "Human", empty: "Empty" };
 const ZOOM = 1.25;
 const KEPT_IMAGES = 8;
 const NOTICE = 6000;            // milliseconds
@@ -72,7 +73,7 @@ class Page {
         this.tools.cancel();
         this.#number = number;
         this.painting = this.#opened = this.#image = null;
-        this.view.show(null, null, {});
+        this.view.show(null, null, { frame: [1, 1] });
         history.replaceState(null, "", `#n=${number}`);
         document.title = `${this.record.id} · ${this.#listing.title ?? "hkmap edit"}`;
         part("id").textContent = this.record.id;
@@ -122,12 +123,12 @@ class Page {
         });
         this.painting.load(strokes, undone);
         if (!known) this.controls.fit(frame);
-        this.#lay();
+        this.#lay(known !== null);
     }
 
     /** Lay the painting on the image, once both are here. */
-    #lay() {
-        if (this.#image && this.painting) this.view.show(this.#image, this.painting, { frame: this.#opened.frame });
+    #lay(keep = false) {
+        if (this.#image && this.painting) this.view.show(this.#image, this.painting, { frame: this.#opened.frame, keep });
         this.#show();
     }
 
@@ -136,8 +137,8 @@ class Page {
         part("absent").hidden = false;
     }
 
-    #trouble({ n, text }, opening) {
-        if (n === this.#number && opening) this.#absent(text);
+    #trouble({ n, what, text }, opening) {
+        if (n === this.#number && what === "record" && (opening || !this.#image)) this.#absent(text);
         else this.#notice(text);
     }
 
@@ -243,7 +244,9 @@ class Page {
     // what is seen
 
     #controlled() {
-        if (this.controls) this.view.set(this.controls.display);
+        if (!this.controls) return;         // while it is built
+        this.view.set(this.controls.display);
+        drawScale(part("scale"), this.controls.display.colours);
     }
 
     #show() {
@@ -301,7 +304,7 @@ class Page {
     }
 
     #finish() {
-        const counts = Object.keys(STATES).reverse().map((state) => {
+        const counts = ["confirmed", "edited", "skipped", "untouched"].map((state) => {
             return `${this.records.filter((record) => record.state === state).length} ${state}`;
         });
         part("summary").textContent = counts.join(", ");
@@ -382,6 +385,13 @@ function returnFocus() {
     };
     addEventListener("click", (event) => event.target.matches("select, input") || back(event));
     addEventListener("change", back);
+}
+
+/** Draw the colours from 0 to 1. */
+function drawScale(canvas, name) {
+    const context = canvas.getContext("2d"), pixels = context.createImageData(256, 1);
+    for (let at = 0; at < 256; at++) pixels.data.set([...COLOURS[name].subarray(3 * at, 3 * at + 3), 255], 4 * at);
+    context.putImageData(pixels, 0, 0);
 }
 
 /** Return whether a painting has these strokes; what the editor wrote may differ in form. */

@@ -31,6 +31,7 @@ export class View {
     /** Show an image under a painting (each may be null); with keep, where the last one was and not fitted. */
     show(image, painting, { frame, keep = false }) {
         Object.assign(this, { image, painting, frame });
+        this.stale.layer = null;                // that of the last painting
         if (painting) {
             const [height, width] = painting.layer;
             [this.layer.canvas.width, this.layer.canvas.height] = [width, height];
@@ -200,7 +201,7 @@ export class View {
         const [x, y, across, down] = this.box();
         context.save();
         if (rectangle) {
-            const [tall, wide] = this.painting.layer, [x0, y0, x1, y1] = rectangle;      // and a pixel around, as edges blend
+            const [tall, wide] = this.painting.layer, [x0, y0, x1, y1] = rectangle;     // and a pixel more: they blend
             const left = Math.floor(x + (x0 - 1) * across / wide), top = Math.floor(y + (y0 - 1) * down / tall);
             const right = Math.ceil(x + (x1 + 1) * across / wide), bottom = Math.ceil(y + (y1 + 1) * down / tall);
             context.beginPath();
@@ -238,14 +239,16 @@ export class View {
 function addCanvas(element, name) {
     const canvas = document.createElement("canvas");
     canvas.dataset.of = name;
-    Object.assign(canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%", pointerEvents: "none" });
+    const whole = { position: "absolute", inset: "0", width: "100%", height: "100%", pointerEvents: "none" };
+    Object.assign(canvas.style, whole);
     element.append(canvas);
     return canvas.getContext("2d");
 }
 
 /** The lowest and the highest value of a map; 0 and 1 where they are the same. */
 function rangeOf(map) {
-    const low = map.reduce((one, other) => Math.min(one, other)), high = map.reduce((one, other) => Math.max(one, other));
+    const low = map.reduce((one, other) => Math.min(one, other));
+    const high = map.reduce((one, other) => Math.max(one, other));
     return low < high ? [low, high] : [0, 1];
 }
 
@@ -272,9 +275,8 @@ function hatched(colour, known, phase) {
 
 function wholeCells([x0, y0, x1, y1], { size, layer }) {
     const [tall, wide] = [layer[0] / size[0], layer[1] / size[1]];
-    return [
-        Math.floor(x0 / wide) * wide, Math.floor(y0 / tall) * tall, Math.ceil(x1 / wide) * wide, Math.ceil(y1 / tall) * tall,
-    ];
+    const from = [Math.floor(x0 / wide) * wide, Math.floor(y0 / tall) * tall];
+    return [...from, Math.ceil(x1 / wide) * wide, Math.ceil(y1 / tall) * tall];
 }
 
 /** What a network is given: the cells, on the pixels of the layer. */
