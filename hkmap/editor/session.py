@@ -60,9 +60,10 @@ class EditSession:
     """The edits of records by people, each change kept in ``out`` before it counts.
 
     Records are named by their number, from 0. With a ``network`` there are answers, and maps may start from its own;
-    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Threads may share a
-    session; ``network`` serves one at a time. Raises RecordError for a damaged file in ``out``, and OutputError where a
-    finished map would take the place of one that it starts from.
+    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Strokes start from
+    the map of ``begin`` where a record has it, else from the first of STARTS that it has. Threads may share a session;
+    ``network`` serves one at a time. Raises RecordError for a damaged file in ``out``, and OutputError where a finished
+    map would take the place of one that it starts from.
 
         session = EditSession(records, Path("edited"), network=LiveNetwork(load_model("run/"), device))
         session.paint(0, "ana", Stroke("add", ((120, 80),), radius=20))
@@ -71,7 +72,7 @@ class EditSession:
 
     def __init__(
         self, records: Sequence[Record], out: Path, *, network: LiveNetwork | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | None = None, begin: str | None = None,
     ) -> None:
         if len({record["id"] for record in records}) < len(records):
             raise RecordError("two records have the same id, and each has one map; make the ids unique")
@@ -79,7 +80,7 @@ class EditSession:
         self.records = list(records)
         self.folder = WorkFolder(out)
         self._briefs = self.folder.briefs(record["id"] for record in records)
-        self.network = network
+        self.network, self.begin = network, begin
         self.size = size or (network.model.map_size if network else (14, 14))
         self._changing, self._answering = threading.RLock(), threading.RLock()
         self._seen = lru_cache(MOST_IMAGES)(self._see)
@@ -95,7 +96,8 @@ class EditSession:
             PREDICTED: reference_of(record, PREDICTED) is not None or self.network is not None
             or self.folder.has_start(record["id"]),
         }
-        return [start for start in STARTS if there.get(start, True)]
+        possible = [start for start in STARTS if there.get(start, True)]
+        return sorted(possible, key=lambda start: start != self.begin)
 
     def work(self, number: int, user: str) -> Work:
         """Return a person's work on a record; that of somebody who did nothing is untouched."""
