@@ -166,6 +166,7 @@ def _shares(stroke: Stroke, frame: Frame, shape: tuple[int, ...]) -> Layer:
         return np.full(shape, stroke.strength, np.float32)
     if stroke.outline:
         covered = coverage(stroke.points, frame, (shape[0], shape[1]))
+        covered[covered < 1e-9] = 0         # rounding leaves 1e-16, and an unknown pixel must not be a little known
         return (stroke.strength * covered).astype(np.float32)
     found = np.zeros(shape, np.float32)
     _follow(found, stroke, frame)
