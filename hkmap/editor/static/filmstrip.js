@@ -106,7 +106,7 @@ export class Filmstrip {
             const frame = target.closest(".frame");
             if (frame) this.#choose(Number(frame.dataset.n));
         });
-        new ResizeObserver(() => this.#draw()).observe(filmstrip);
+        new ResizeObserver(() => this.#reveal()).observe(filmstrip);
     }
 
     #refilter() {
@@ -131,7 +131,7 @@ export class Filmstrip {
     #counts() {
         const at = this.numbers.indexOf(this.current), left = this.numbers.filter((n) => isLeft(this.#records[n])).length;
         this.#parts.count.textContent = `${at + 1} of ${this.numbers.length}`;
-        this.#parts.remaining.textContent = left ? `${left} to do` : "nothing left to do";
+        this.#parts.remaining.textContent = left ? `${left} to do` : this.numbers.length ? "nothing left to do" : "";
     }
 
     // frames: only those in sight exist
@@ -151,7 +151,6 @@ export class Filmstrip {
 
     #draw() {
         const {filmstrip} = this.#parts;
-        this.#measure();
         const first = Math.max(0, Math.floor(filmstrip.scrollLeft / this.#width) - BESIDE);
         const count = Math.ceil(filmstrip.clientWidth / this.#width) + 2 * BESIDE;
         const wanted = this.numbers.slice(first, first + count);
