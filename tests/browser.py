@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,17 @@ class Files(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A running Chromium of Playwright."""
+@contextmanager
+def launched() -> Iterator[Any]:
+    """Yield a running Chromium of Playwright; raise FileNotFoundError where one of the two is missing.
+
+    Until it ends, asyncio has a loop that runs in this thread, so no test beside it can start one.
+    """
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None or importlib.util.find_spec("playwright") is None:
-        missing = "no chromium on the PATH" if program is None else "no playwright; pip install 'hkmap[dev]'"
-        (pytest.fail if os.environ.get("HKMAP_BROWSER") else pytest.skip)(missing)
+        raise FileNotFoundError(
+            "no chromium on the PATH" if program is None else "no playwright; pip install 'hkmap[dev]'"
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -57,7 +62,17 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A running Chromium."""
+    try:
+        with launched() as browser:
+            yield browser
+    except FileNotFoundError as missing:
+        (pytest.fail if os.environ.get("HKMAP_BROWSER") else pytest.skip)(str(missing))
+
+
+@pytest.fixture(scope="module")
 def static_server() -> Iterator[str]:
     """The address of a server of the editor's static files alone."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: Files(*given, directory=str(STATIC)))

@@ -22,7 +22,9 @@ from conftest import ROOT, Result
 from PIL import Image
 from test_compare import write_results
 
+from hkmap.maps.certainty import Weighted
 from hkmap.maps.check import Map
+from hkmap.maps.strokes import from_json, paint
 from hkmap.shards.reader import ShardReader
 from hkmap.stream.references import load_map
 
@@ -205,6 +207,55 @@ def test_demo(fast_shell: Shell, tmp_path: Path) -> None:
         assert found["control"] == ("shuffled" if arm == "shuffled" else "none")
     with Image.open(out / "sheet.png") as picture:
         picture.load()
+
+
+def test_human_loop(fast_shell: Shell, tmp_path: Path) -> None:
+    """Only misclassified training samples have a map; every label trains; no test image does."""
+    network = f"{NETWORK} --gate product"
+    result = run_example(fast_shell, "human_loop.sh", EPOCHS="1", DIGITS="--train 60 --test 40", PART="head -n 30",
+                         SEEDS="0", NETWORK=network, OUT="out")
+    seed = tmp_path / "out" / "seed0"
+    wrong, train = read_lines(seed / "wrong.jsonl"), read_lines(seed / "train.jsonl")
+    confidences = [record["confidence"] for record in wrong]
+    assert confidences == sorted(confidences)
+    assert {record["id"] for record in wrong} == {
+        record["id"] for record in train if record["prediction"] != record["label"]
+    }
+    edited, rest = (ShardReader(seed / f"{name}.h5") for name in ("edited", "rest"))
+    assert edited.has_map.all()
+    assert not rest.has_map.any()
+    assert sorted([*edited.ids, *rest.ids]) == sorted(record["id"] for record in train)
+    for place, record in enumerate(wrong):
+        assert (edited.read(place).map != load_map(str(tmp_path / record["attention"]))).any()
+
+    for arm, control in (("labels", "none"), ("edited", "none"), ("shuffled", "shuffled"), ("random", "random")):
+        found = json.loads((seed / f"run-{arm}" / "eval" / "eval.json").read_text())
+        assert found["control"] == control
+        assert found["counts"]["top1"] == 30
+    own, hand, blind = (json.loads((seed / name / "eval.json").read_text()) for name in ("own", "right", "blind"))
+    assert own["metrics"]["error"] == hand["metrics"]["error_before"] == 1
+    assert hand["samples"] == blind["samples"] == own["samples"]
+    for sentence in ("own and edited in error", "edited and labels in top1", "sham control (shuffled)"):
+        assert sentence in result.stderr
+
+
+def simulated(name: str) -> Any:
+    return runpy.run_path(str(EXAMPLES / "simulated_person.py"))[name]
+
+
+def test_the_simulated_person_erases_what_is_off_and_paints_along_it(tmp_path: Path) -> None:
+    """On an attention that is bright everywhere: dark far from the bubbles, bright at them; the seed is the hand."""
+    np.save(tmp_path / "bright.npy", np.full((16, 16), 0.7, np.float32))
+    record = {"id": "7", "size": [64, 32], "attention": str(tmp_path / "bright.npy")}
+    marked = [{"x": 44.0 + step, "y": 8.0 + step, "radius": 2.0} for step in range(0, 16, 2)]
+    strokes = simulated("strokes_of")(record, marked, seed=0)
+    base = Weighted(np.full((16, 16), 0.7, np.float32), None)
+    found = paint([from_json(stroke, "a stroke") for stroke in strokes], base, (64, 32)).map
+    assert found[:, :8].mean() < 0.15
+    assert np.mean([found[int(place["y"] / 2), int(place["x"] / 4)] for place in marked]) > 0.85
+    assert simulated("strokes_of")(record, marked, seed=0) == strokes
+    assert simulated("strokes_of")(record, marked, seed=1) != strokes
+    assert simulated("strokes_of")(record, [], seed=0) == []
 
 
 def few_birds(source: Path, target: Path, *, train: int, test: int) -> None:
