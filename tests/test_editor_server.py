@@ -88,6 +88,12 @@ def test_a_server_that_starts_again_knows_where_a_person_was(session):
     assert (listed["at"], listed["network"], listed["classes"]) == (2, None, [])
 
 
+def test_who_comes_first_begins_with_the_first_of_the_order(session):
+    with site(session, orders={"given": [0, 1, 2], "confidence": [2, 0, 1]}, order="confidence") as served:
+        listed = json.loads(served.get("/records.json")[2])
+    assert (listed["at"], listed["order"], listed["orders"]["confidence"]) == (2, "confidence", [2, 0, 1])
+
+
 # painting
 
 

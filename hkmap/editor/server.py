@@ -147,12 +147,12 @@ class Editor:
     def _listed(self, user: str) -> dict[str, Any]:
         session = self.session
         model = session.network.model if session.network else None
-        states = session.states(user)
+        states, at = session.states(user), self.at.get(user, session.last(user))
         return {
             "user": user, "title": session.folder.out.resolve().name,
             "classes": list(model.class_names) if model else [],
             "network": model.architecture.name if model else None, "order": self.order, "orders": dict(self.orders),
-            "at": self.at.get(user, session.last(user)),
+            "at": self.orders[self.order][0] if at is None else at,
             "records": [
                 {
                     "id": record["id"], "label": label_of(record), "class": record.get("class"),

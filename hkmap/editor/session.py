@@ -221,11 +221,11 @@ class EditSession:
         found = (self._briefs.get((user, record["id"])) for record in self.records)
         return [UNTOUCHED if brief is None else brief.state for brief in found]
 
-    def last(self, user: str) -> int:
-        """Return the number of the record that a person changed last, 0 where there is none."""
+    def last(self, user: str) -> int | None:
+        """Return the number of the record that a person changed last, if there is one."""
         found = (self._briefs.get((user, record["id"])) for record in self.records)
-        times = [brief.at or "" if brief else "" for brief in found]
-        return max(range(len(times)), key=times.__getitem__, default=0)
+        times = {number: brief.at for number, brief in enumerate(found) if brief is not None and brief.at}
+        return max(times, key=times.__getitem__, default=None)
 
     # answers
 
@@ -251,12 +251,12 @@ class EditSession:
         """Return what the network answers by itself, how surely, and what with a person's map as it lies; keep nothing.
         """
         assert self.network is not None, "without a network there are no answers"
-        work = self.work(number, user)
+        work, edited = self.work(number, user), None
+        if work.start != PREDICTED or self.folder.has_start(self.records[number]["id"]):
+            edited = self._opened(number, user, work).edited
         with self._answering:
             seen = self._see(number)
-            now = seen.before
-            if self.folder.has_start(self.records[number]["id"]) or work.start != PREDICTED:
-                now = self.network.answer(seen, self._opened(number, user, work).edited)
+            now = seen.before if edited is None else self.network.answer(seen, edited)
         label = int(seen.before.argmax())
         return {"prediction": label, "confidence": float(seen.before[label]), "now": int(now.argmax())}
 
