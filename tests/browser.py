@@ -21,8 +21,8 @@ import hkmap.editor
 
 STATIC = Path(hkmap.editor.__file__).parent / "static"
 QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]
 
 
@@ -39,7 +39,7 @@ class Files(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"<!doctype html><title>empty</title><body></body>")
 
-    def log_message(self, format: str, *arguments: Any) -> None:
+    def log_message(self, *arguments: Any) -> None:
         pass
 
 

@@ -75,8 +75,8 @@ def _people(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ..
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS",
               help="Where the page is served. For others in the network, such as 0.0.0.0, give --token too.")
 @click.option("--token", metavar="SECRET",
-              help="What the links' tokens are made of, from 16 characters; the environment variable is not seen by "
-                   "others on this machine.  [default: made up, and kept in --out]")
+              help="What the links' tokens are made of, from 16 characters; HKMAP_EDIT_TOKEN in the environment "
+                   "is seen by nobody else.  [default: made up, and kept in --out]")
 @click.option("--port", type=click.IntRange(1, 65535),
               help="The page's port.  [default: the one used last with --out, or a free one]")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")

@@ -172,7 +172,13 @@ class Editor:
         if self.session.open(message.number, user).work.revision != message.revision:
             return None
         self.finished.discard(user)
-        return CHANGES[message.do](self.session, user, message)
+        try:
+            return CHANGES[message.do](self.session, user, message)
+        except OSError:
+            after = self.session.open(message.number, user)
+            if after.work.revision == message.revision:
+                raise
+            return after        # it was kept, and only the finished map was not, which is made again at the end
 
 
 @dataclass

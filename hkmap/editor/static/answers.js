@@ -32,7 +32,7 @@ export class Answers {
     #row() {
         const element = this.#list.appendChild(document.createElement("li"));
         element.className = "answer";
-        const parts = {element};
+        const parts = { element };
         for (const name of ["name", "truth", "probability", "change", "bar"]) {
             parts[name] = element.appendChild(document.createElement("span"));
             parts[name].className = name;
@@ -45,7 +45,7 @@ export class Answers {
     }
 }
 
-function fill(row, {label, name, probability, before}, isTrue) {
+function fill(row, { label, name, probability, before }, isTrue) {
     row.element.dataset.label = label;
     row.element.classList.toggle("true", isTrue);
     row.name.textContent = name || `class ${label}`;

@@ -5,7 +5,7 @@ const LONGEST_PAUSE = 5000;         // between attempts to reconnect
 const PATIENCE = 30000;             // for a reply; then the connection is taken for lost
 
 /** Return the strokes, and what redo brings back, after changes that the editor does not know yet. */
-export function replayed({strokes, undone}, changes) {
+export function replayed({ strokes, undone }, changes) {
     let done = [...strokes], back = [...undone];
     for (const change of changes) {
         if (change.do === "paint") [done, back] = [[...done, change.stroke], []];
@@ -13,7 +13,7 @@ export function replayed({strokes, undone}, changes) {
         else if (change.do === "redo") done.push(back.pop());
         else if (change.do === "reset") [done, back] = [[], [...back, ...done.reverse()]];
     }
-    return {strokes: done, undone: back};
+    return { strokes: done, undone: back };
 }
 
 /**
@@ -47,20 +47,20 @@ export class Connection {
         this.number = number;
         this.#drawing = null;
         this.#shown = this.#tick + 1;       // answers to earlier draws are of another record
-        if (!this.#asked.some((sent) => sent.do === "open")) this.#ask({do: "open", n: number});
+        if (!this.#asked.some((sent) => sent.do === "open")) this.#ask({ do: "open", n: number });
     }
 
-    /** Keep a change of the open record, and send it when its turn comes. */
+    /** Keep a change of the record, and send it when its turn comes; its revision may be told later. */
     change(message) {
         const revision = this.#revisions.get(this.number);
         this.#drawing = null;
-        this.#revisions.set(this.number, revision + 1);
-        this.queue.push({...message, n: this.number, revision});
+        if (revision !== undefined) this.#revisions.set(this.number, revision + 1);
+        this.queue.push({ ...message, n: this.number, revision });
         this.#next();
     }
 
     begin(stroke) {
-        this.#drawing = {stroke, points: []};
+        this.#drawing = { stroke, points: [] };
         this.#shown = this.#tick + 1;
         this.#flush();
     }
@@ -70,12 +70,12 @@ export class Connection {
     }
 
     cancel() {
-        if (this.#drawing) this.#send({do: "lift", n: this.number});
+        if (this.#drawing) this.#send({ do: "lift", n: this.number });
         this.#drawing = null;
     }
 
     finish() {
-        this.#send({do: "done"});
+        this.#send({ do: "done" });
     }
 
     // what is sent
@@ -83,10 +83,10 @@ export class Connection {
     #flush() {      // once per frame: what the pointer did since the last
         const drawing = this.#drawing;
         if (!drawing) return;
-        const {stroke, points} = drawing;
+        const { stroke, points } = drawing;
         if (stroke || points.length) {
-            const begun = stroke ? {stroke: {...stroke, points: [...stroke.points, ...points]}} : {points};
-            this.#send({do: "draw", n: this.number, ...begun, tick: ++this.#tick});
+            const begun = stroke ? { stroke: { ...stroke, points: [...stroke.points, ...points] } } : { points };
+            this.#send({ do: "draw", n: this.number, ...begun, tick: ++this.#tick });
             drawing.stroke = null;
             drawing.points = [];
         }
@@ -94,7 +94,10 @@ export class Connection {
     }
 
     #next() {
-        if (this.queue.length && !this.#asked.length) this.#ask(this.queue[0]);
+        const [change] = this.queue;
+        if (change && !this.#asked.length) {
+            this.#ask(change.revision === undefined ? { do: "open", n: change.n } : change);
+        }
         this.#listener.status();
     }
 
@@ -126,7 +129,7 @@ export class Connection {
         this.#socket = socket;
         socket.onopen = () => socket === this.#socket && this.#joined();
         socket.onclose = () => this.#lost(socket);
-        socket.onmessage = ({data}) => socket === this.#socket && this.#receive(JSON.parse(data));
+        socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(JSON.parse(data));
     }
 
     #joined() {
@@ -134,8 +137,8 @@ export class Connection {
         this.#failures = 0;
         const others = new Set(this.queue.map((change) => change.n));
         others.delete(this.number);
-        for (const n of others) this.#ask({do: "open", n});
-        if (this.number !== null) this.#ask({do: "open", n: this.number});      // last: it is where the person is
+        for (const n of others) this.#ask({ do: "open", n });
+        if (this.number !== null) this.#ask({ do: "open", n: this.number });      // last: it is where the person is
         this.#listener.status();
     }
 
@@ -164,10 +167,11 @@ export class Connection {
     }
 
     #opened(message) {
-        const {n, revision} = message, head = this.#asked[0];
+        const { n, revision } = message, head = this.#asked[0];
         const refused = head && head.do !== "open" && head.n === n && head.revision !== revision;
         if (refused || head?.do === "open") this.#asked.shift();
-        let waiting = this.queue.filter((change) => change.n === n && change.revision >= revision);
+        let waiting = this.queue.filter((change) => change.n === n && !(change.revision < revision));
+        waiting.forEach((change, nth) => change.revision ??= revision + nth);
         const conflict = refused || (waiting.length > 0 && waiting[0].revision !== revision);
         if (conflict) waiting = [];
         this.queue = this.queue.filter((change) => change.n !== n || waiting.includes(change));
@@ -179,7 +183,7 @@ export class Connection {
 
     #reopen(opened) {       // the person went on while a record was being opened
         const opening = this.#asked.some((sent) => sent.do === "open");
-        if (this.number !== opened && !opening) this.#ask({do: "open", n: this.number});
+        if (this.number !== opened && !opening) this.#ask({ do: "open", n: this.number });
     }
 
     #saved(message) {
@@ -203,6 +207,7 @@ export class Connection {
         }
         if (message.what === "record" && isOpening) {
             this.#asked.shift();
+            this.queue = this.queue.filter((change) => change.n !== sent.n || change.revision !== undefined);
             this.#reopen(sent.n);
         } else if (message.what === "message" && sent && !isOpening) {
             this.#refused(sent);
@@ -218,7 +223,7 @@ export class Connection {
         this.#ask({ do: "open", n: change.n });
     }
 
-    #answer({n, tick, top}) {
+    #answer({ n, tick, top }) {
         if (tick === null) this.#listener.kept(n, top);
         const stale = tick === null ? this.#drawing !== null : tick < this.#shown;
         if (n !== this.number || stale) return;

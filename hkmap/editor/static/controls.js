@@ -1,7 +1,7 @@
 // The brush, and how the map is shown: the controls beside the image, remembered from visit to visit.
 
 const KEPT = "hkmap edit";
-const BRUSH = { tool: "add", shape: "brush", share: 0.06, strength: 1, softness: 0.5 };    // share: radius / shorter side
+const BRUSH = { tool: "add", shape: "brush", share: 0.06, strength: 1, softness: 0.5 };    // share: of the shorter side
 const DISPLAY = { opacity: 0.6, colours: "viridis", stretch: false, cells: false };
 const RANGES = ["radius", "strength", "softness", "opacity"];
 const STEP = 0.1;           // of a key, for what goes from 0 to 1
@@ -31,7 +31,7 @@ export class Controls {
     #changed;
     #side = 224;            // the image's shorter side, in pixels
 
-    /** `changed()` is called after each change of `brush` or `display`. */
+    /** `changed(names)` is called after each change of `brush` or `display`. */
     constructor(changed) {
         this.#changed = changed;
         for (const button of document.querySelectorAll("[data-tool]")) {
@@ -61,13 +61,13 @@ export class Controls {
     }
 
     set(changes) {
-        for (const [name, value] of Object.entries(changes)) (name in DISPLAY ? this.display : this.brush)[name] = value;
+        for (const name of Object.keys(changes)) (name in DISPLAY ? this.display : this.brush)[name] = changes[name];
         this.brush.share = this.brush.radius / this.#side;
         const { radius, ...brush } = this.brush;
         remember("brush", brush);
         remember("display", this.display);
         this.show();
-        this.#changed();
+        this.#changed(Object.keys(changes));
     }
 
     /** Make a value smaller (-1) or larger (1) by a key's step. */
@@ -97,8 +97,8 @@ export class Controls {
         for (const name of RANGES) {
             const value = brush[name] ?? display[name];
             document.getElementById(name).value = value;
-            const text = name === "radius" ? `${value < 10 ? value.toFixed(1) : Math.round(value)} px` : `${Math.round(100 * value)} %`;
-            document.querySelector(`output[for=${name}]`).value = text;
+            document.querySelector(`output[for=${name}]`).value = name === "radius"
+                ? `${value.toFixed(value < 10 ? 1 : 0)} px` : `${Math.round(100 * value)} %`;
         }
         for (const name of ["stretch", "cells"]) document.getElementById(name).checked = display[name];
         document.getElementById("colours").value = display.colours;

@@ -3,24 +3,24 @@
 const BESIDE = 4;           // frames beyond the edges that stand ready
 const SETTLED = 80;         // milliseconds that a frame stands still before its thumbnail is fetched
 
-export const STATES = {untouched: "Untouched", edited: "Edited", confirmed: "Confirmed", skipped: "Skipped"};
+export const STATES = { untouched: "Untouched", edited: "Edited", confirmed: "Confirmed", skipped: "Skipped" };
 const ORDERS = {
     given: "As given", confidence: "Least confident first", disagreement: "Attention far from the human map first",
     edit_response: "Answer moved most by the map first",
 };
 
 /** Return whether the network is known to be wrong about a record. */
-export function isWrong({label, now, prediction}) {
+export function isWrong({ label, now, prediction }) {
     const answer = now ?? prediction ?? null;
     return label >= 0 && answer !== null && answer !== label;
 }
 
 /** Return whether a record of a state is left to be done. */
-export const isLeft = ({state}) => state === "untouched" || state === "edited";
+export const isLeft = ({ state }) => state === "untouched" || state === "edited";
 
 /** Return whether a record is to be shown: `filter` is "all", "left", "wrong" or a state, `name` a class or "". */
 export function matches(record, filter, name) {
-    const fits = {all: true, left: isLeft(record), wrong: isWrong(record)}[filter] ?? record.state === filter;
+    const fits = { all: true, left: isLeft(record), wrong: isWrong(record) }[filter] ?? record.state === filter;
     return fits && (name === "" || record.class === name);
 }
 
@@ -35,9 +35,9 @@ export class Filmstrip {
     #width = 1;
 
     /** `choose(number)` is called for the frame that a person takes, and where what is shown changes. */
-    constructor({records, orders, order}, choose) {
+    constructor({ records, orders, order }, choose) {
         this.#records = records;
-        this.#orders = {given: records.map((_, number) => number), ...orders};
+        this.#orders = { given: records.map((_, number) => number), ...orders };
         this.#choose = choose;
         for (const id of ["filmstrip", "filter", "filter-class", "order", "count", "remaining", "nothing"]) {
             this.#parts[id] = document.getElementById(id);
@@ -79,38 +79,39 @@ export class Filmstrip {
     }
 
     #fillMenus(order) {
-        const records = this.#records, {filter, order: orders} = this.#parts;
+        const records = this.#records, { filter, order: orders } = this.#parts;
         for (const name of ["all", "left", ...Object.keys(STATES), "wrong"]) {
-            const text = {all: "All", left: "To do", wrong: "Still wrong"}[name] ?? STATES[name];
+            const text = { all: "All", left: "To do", wrong: "Still wrong" }[name] ?? STATES[name];
             filter.append(new Option(text, name));
         }
         const classes = [...new Set(records.map((record) => record.class ?? ""))].filter(Boolean);
-        classes.sort((one, other) => one.localeCompare(other, undefined, {numeric: true}));
-        this.#parts["filter-class"].append(new Option("all classes", ""), ...classes.map((name) => new Option(name, name)));
-        this.#parts["filter-class"].parentElement.hidden = classes.length < 2;
+        classes.sort((one, other) => one.localeCompare(other, undefined, { numeric: true }));
+        const menu = this.#parts["filter-class"];
+        menu.append(new Option("all classes", ""), ...classes.map((name) => new Option(name, name)));
+        menu.parentElement.hidden = classes.length < 2;
         for (const name of Object.keys(this.#orders)) orders.append(new Option(ORDERS[name] ?? name, name));
         orders.value = order in this.#orders ? order : "given";
         orders.parentElement.hidden = orders.length < 2;
     }
 
     #listen() {
-        const {filmstrip, filter, order} = this.#parts;
+        const { filmstrip, filter, order } = this.#parts;
         for (const menu of [filter, this.#parts["filter-class"], order]) menu.onchange = () => this.#refilter();
-        filmstrip.addEventListener("scroll", () => this.#draw(), {passive: true});
+        filmstrip.addEventListener("scroll", () => this.#draw(), { passive: true });
         filmstrip.addEventListener("wheel", (event) => {
             if (event.deltaX || event.ctrlKey) return;
             filmstrip.scrollLeft += event.deltaY;
             event.preventDefault();
-        }, {passive: false});
-        filmstrip.addEventListener("click", ({target}) => {
+        }, { passive: false });
+        filmstrip.addEventListener("click", ({ target }) => {
             const frame = target.closest(".frame");
             if (frame) this.#choose(Number(frame.dataset.n));
         });
-        new ResizeObserver(() => this.#draw()).observe(filmstrip);
+        new ResizeObserver(() => this.#reveal()).observe(filmstrip);
     }
 
     #refilter() {
-        const {filter, "filter-class": name} = this.#parts;
+        const { filter, "filter-class": name } = this.#parts;
         const fits = (number) => matches(this.#records[number], filter.value, name.value);
         const found = this.#orders[this.#parts.order.value].filter(fits);
         this.#parts.nothing.hidden = found.length > 0;
@@ -119,7 +120,7 @@ export class Filmstrip {
     }
 
     #list() {       // the current record stays, whether it matches or not
-        const {filter, "filter-class": name, order} = this.#parts;
+        const { filter, "filter-class": name, order } = this.#parts;
         const fits = (number) => matches(this.#records[number], filter.value, name.value);
         const found = this.#orders[order.value].filter(fits);
         this.#parts.nothing.hidden = found.length > 0;
@@ -129,29 +130,29 @@ export class Filmstrip {
     }
 
     #counts() {
-        const at = this.numbers.indexOf(this.current), left = this.numbers.filter((n) => isLeft(this.#records[n])).length;
-        this.#parts.count.textContent = `${at < 0 ? "–" : at + 1} of ${this.numbers.length}`;
-        this.#parts.remaining.textContent = left ? `${left} to do` : "nothing left to do";
+        const at = this.numbers.indexOf(this.current);
+        const left = this.numbers.filter((number) => isLeft(this.#records[number])).length;
+        this.#parts.count.textContent = `${at + 1} of ${this.numbers.length}`;
+        this.#parts.remaining.textContent = left ? `${left} to do` : this.numbers.length ? "nothing left to do" : "";
     }
 
     // frames: only those in sight exist
 
     #reveal() {
-        const {filmstrip} = this.#parts, at = this.numbers.indexOf(this.current);
+        const { filmstrip } = this.#parts, at = this.numbers.indexOf(this.current);
         this.#measure();
         filmstrip.scrollLeft = (at + 0.5) * this.#width - filmstrip.clientWidth / 2;
         this.#draw();
     }
 
     #measure() {
-        const {filmstrip} = this.#parts;
+        const { filmstrip } = this.#parts;
         this.#width = parseFloat(getComputedStyle(filmstrip).getPropertyValue("--frame")) || 1;
         filmstrip.firstElementChild.style.width = `${this.numbers.length * this.#width}px`;
     }
 
     #draw() {
-        const {filmstrip} = this.#parts;
-        this.#measure();
+        const { filmstrip } = this.#parts;
         const first = Math.max(0, Math.floor(filmstrip.scrollLeft / this.#width) - BESIDE);
         const count = Math.ceil(filmstrip.clientWidth / this.#width) + 2 * BESIDE;
         const wanted = this.numbers.slice(first, first + count);

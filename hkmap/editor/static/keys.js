@@ -1,6 +1,6 @@
 // Every key of the page: what it does, and how the help sheet calls it.
 
-/** Rows of [group, keys as `pressed` writes them, as the sheet shows them, what they do, the action's name, argument]. */
+/** Rows of [group, keys as `pressed` writes them, as the sheet shows them, what they do, an action, its argument]. */
 const KEYS = [
     ["Records", ["ArrowRight"], "→", "next", "next"],
     ["Records", ["ArrowLeft"], "←", "previous", "previous"],
@@ -53,7 +53,7 @@ export function pressed(event) {
 
 /** Say whether the element with the focus needs a key for itself. */
 function isTaken(element, key) {
-    if (element.closest("dialog")) return true;
+    if (document.querySelector("dialog[open], #closing:not([hidden])")) return true;
     if (element.matches("select, textarea, input:not([type=range], [type=checkbox])")) return key !== "Escape";
     if (element.matches("input[type=range]")) return /^(Arrow|Home|End|Page)/.test(key);
     return element.matches("button, input[type=checkbox]") && (key === " " || key === "Enter");
@@ -71,6 +71,15 @@ export function listen(actions) {
     });
     addEventListener("keyup", (event) => event.key === " " && actions.peek(false));
     addEventListener("blur", () => actions.peek(false));
+}
+
+/** Say the key of each button in its title. */
+export function writeTitles() {
+    for (const [, , shown, text, action, argument] of KEYS) {
+        const places = `#${action}, [data-${action}="${argument}"], [data-action=${action}]`;
+        const button = document.querySelector(`button:is(${places})`);
+        if (button) button.title = `${text[0].toUpperCase()}${text.slice(1)} (${shown})`;
+    }
 }
 
 /** Write the table into the help sheet. */

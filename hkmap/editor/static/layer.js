@@ -10,8 +10,6 @@ const TOOLS = {
     unknown: { scale: 0, offset: 0, layers: "knowledge" },
     known: { scale: 0, offset: 1, layers: "knowledge" },
 };
-const MOST_KEPT = 32e6;         // numbers that undo may keep, 128 MB; older strokes are painted again instead
-
 const round = Math.fround;
 
 /** The numbers of base64 of little-endian float32. */
@@ -38,6 +36,7 @@ export class Painting {
         Object.assign(this, { size, layer, frame, map, certainty });
         const count = layer[0] * layer[1];
         const affine = () => ({ scale: new Float32Array(count), offset: new Float32Array(count) });
+        this.mostKept = 32e6;                           // numbers for undo, 128 MB; beyond, strokes are painted again
         this.attention = affine();
         this.knowledge = affine();
         this.under = affine();                          // what a stroke under way lies on
@@ -82,7 +81,7 @@ export class Painting {
         this.lift();
         this.history.push(former);
         this.kept += former.scale.length * 2;
-        for (let nth = 0; this.kept > MOST_KEPT && nth < this.history.length - 1; nth++) {
+        for (let nth = 0; this.kept > this.mostKept && nth < this.history.length - 1; nth++) {
             this.forget(nth);
         }
         this.strokes.push(stroke);

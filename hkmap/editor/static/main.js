@@ -3,17 +3,17 @@
 import { Answers } from "./answers.js";
 import { COLOURS } from "./colours.js";
 import { Connection, replayed } from "./connection.js";
-import { Controls, remember, remembered } from "./controls.js";
+import { Controls } from "./controls.js";
 import { Filmstrip, setState, STATES } from "./filmstrip.js";
-import { listen, writeSheet } from "./keys.js";
+import { Images } from "./images.js";
+import { listen, writeSheet, writeTitles } from "./keys.js";
 import { decode, Painting } from "./layer.js";
+import { askDone, close, showHints, tell, tellAbsent, tellSaved } from "./notices.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 
 const STARTS = { attention: "Predicted", map: "Human", empty: "Empty" };
 const ZOOM = 1.25;
-const KEPT_IMAGES = 8;
-const NOTICE = 6000;            // milliseconds
 
 const part = (id) => document.getElementById(id);
 
@@ -24,19 +24,20 @@ class Page {
     #number = null;
     #opened = null;
     #image = null;
-    #images = new Map();
+    #missing = false;           // whether the image is to be asked for again
+    #images = new Images();
     #drawing = false;
-    #noticeTimer;
 
     constructor(listing) {
         this.#listing = listing;
         this.records = listing.records;
         this.records.forEach((record) => record.class ??= listing.classes[record.label] || null);
         this.view = new View(part("canvas"));
-        this.controls = new Controls(() => this.#controlled());
+        this.controls = new Controls((names) => this.#controlled(names));
         this.tools = new Tools(this.view, this.controls.brush, {
-            begin: (stroke) => this.#begin(stroke), move: (points) => this.#move(points), end: (stroke) => this.#end(stroke),
-            cancel: () => this.#cancel(), changed: (settings) => this.controls.set({ radius: settings.radius }),
+            begin: (stroke) => this.#begin(stroke), move: (points) => this.#move(points),
+            end: (stroke) => this.#end(stroke), cancel: () => this.#cancel(),
+            changed: ({ radius }) => this.controls.set({ radius }),
         });
         this.answers = new Answers(part("answers"));
         this.filmstrip = new Filmstrip(listing, (number) => this.go(number));
@@ -48,10 +49,10 @@ class Page {
             known: ({ n, prediction, confidence, now }) => this.#learn(n, { prediction, confidence, now }),
             saved: ({ n, state }, more) => more || this.#learn(n, { state }),
             trouble: (message, opening) => this.#trouble(message, opening),
-            status: () => this.#status(),
-            done: (message) => this.#close(message),
+            status: () => this.connection && tellSaved(this.connection),
+            done: (message) => close(message.waiting_for ?? []),
         });
-        this.#controlled();
+        this.#controlled(["colours"]);
         this.#wire();
         this.go(this.#first());
     }
@@ -69,7 +70,7 @@ class Page {
     }
 
     go(number) {
-        if (number === null || number === this.#number) return;
+        if (number === null || number === this.#number || this.#drawing) return;
         this.tools.cancel();
         this.#number = number;
         this.painting = this.#opened = this.#image = null;
@@ -78,7 +79,7 @@ class Page {
         document.title = `${this.record.id} · ${this.#listing.title ?? "hkmap edit"}`;
         part("id").textContent = this.record.id;
         part("class").textContent = this.record.class ?? "";
-        part("absent").hidden = true;
+        tellAbsent("");
         this.answers.show([], -1);
         this.filmstrip.go(number);
         this.connection.open(number);
@@ -87,24 +88,14 @@ class Page {
     }
 
     async #fetchImage(number) {
-        const image = await this.#loaded(number).catch((error) => error);
+        const image = await this.#images.get(number).catch((error) => error);
         if (number !== this.#number) return;
-        if (image instanceof Error) this.#absent(image.message);
-        else this.#image = image;
+        this.#missing = image instanceof TypeError;         // nobody answers
+        if (image instanceof ImageBitmap) this.#image = image;
+        else if (!this.#missing) tellAbsent(image.message);
         this.#lay();
         const next = this.filmstrip.neighbour(1);
-        if (next !== null) this.#loaded(next).catch(() => {});
-    }
-
-    /** Return a promise of an image; the last ones are kept. */
-    #loaded(number) {
-        const images = this.#images;
-        const found = images.get(number) ?? loadImage(number);
-        images.delete(number);
-        images.set(number, found);
-        found.catch(() => images.delete(number));
-        if (images.size > KEPT_IMAGES) images.delete(images.keys().next().value);
-        return found;
+        if (next !== null) this.#images.get(next).catch(() => {});
     }
 
     /** Take what the editor tells of a record, and what it does not know of it yet. */
@@ -112,7 +103,8 @@ class Page {
         const { strokes, undone } = replayed(message, waiting);
         if (!waiting.length) this.#learn(message.n, { state: message.state });
         if (message.n !== this.#number) return;
-        if (conflict) this.#notice("This record was changed in another window: that is what you see now.");
+        if (conflict) tell("This record was changed in another window: that is what you see now.");
+        if (this.#missing) this.#fetchImage(message.n);
         const known = this.#opened;
         this.#opened = message;
         if (known?.start === message.start && same(this.painting, strokes, undone)) return;
@@ -128,18 +120,13 @@ class Page {
 
     /** Lay the painting on the image, once both are here. */
     #lay(keep = false) {
-        if (this.#image && this.painting) this.view.show(this.#image, this.painting, { frame: this.#opened.frame, keep });
+        if (this.#ready) this.view.show(this.#image, this.painting, { frame: this.#opened.frame, keep });
         this.#show();
     }
 
-    #absent(text) {
-        part("absent").textContent = text;
-        part("absent").hidden = false;
-    }
-
     #trouble({ n, what, text }, opening) {
-        if (n === this.#number && what === "record" && (opening || !this.#image)) this.#absent(text);
-        else this.#notice(text);
+        if (n === this.#number && what === "record" && (opening || !this.#image)) tellAbsent(text);
+        else tell(text);
     }
 
     #learn(number, facts) {
@@ -183,7 +170,7 @@ class Page {
     }
 
     #paint(stroke) {
-        if (!this.#ready) return;
+        if (this.#drawing || !this.#ready) return;
         this.painting.apply(stroke);
         this.view.redraw();
         this.#changed({ do: "paint", stroke });
@@ -206,7 +193,7 @@ class Page {
         this.painting.reset();
         this.view.redraw();
         this.#changed({ do: "reset" });
-        this.#notice(count > 1 ? `${count} strokes taken back.` : "1 stroke taken back.", "Bring back", () => {
+        tell(count > 1 ? `${count} strokes taken back.` : "1 stroke taken back.", "Bring back", () => {
             if (number === this.#number) for (let nth = 0; nth < count; nth++) this.#step("redo");
         });
     }
@@ -218,21 +205,25 @@ class Page {
     }
 
     #confirm() {
-        if (!this.painting) return;
+        if (!this.#ready || this.#drawing) return;
         if (this.record.state !== "confirmed") this.#changed({ do: "mark", state: "confirmed" }, "confirmed");
         this.#goOn();
     }
 
     #skip() {
-        if (!this.painting) return this.go(this.filmstrip.neighbour(1));
+        if (this.#drawing) return;
         if (this.record.state !== "skipped") this.#changed({ do: "mark", state: "skipped" }, "skipped");
         this.#goOn();
     }
 
     #goOn() {
         const next = this.filmstrip.nextLeft();
-        if (next === null) this.#notice("Nothing is left to do here.", "Done", () => this.#finish());
+        if (next === null) tell("Nothing is left to do here.", "Done", () => this.#done());
         else this.go(next);
+    }
+
+    #done() {
+        askDone(this.records, () => this.connection.finish());
     }
 
     /** A click on the mark that a record has takes it back. */
@@ -243,10 +234,12 @@ class Page {
 
     // what is seen
 
-    #controlled() {
-        if (!this.controls) return;         // while it is built
-        this.view.set(this.controls.display);
-        drawScale(part("scale"), this.controls.display.colours);
+    #controlled(names) {
+        if (!this.tools) return;            // while they are built
+        const { display } = this.controls;
+        if (names.some((name) => name in display)) this.view.set(display);
+        if (names.includes("colours")) drawScale(part("scale"), display.colours);
+        this.tools.show();
     }
 
     #show() {
@@ -257,13 +250,11 @@ class Page {
         part("redo").disabled = !painting?.undone.length;
         part("reset").disabled = !painting?.strokes.length;
         for (const id of ["fill", "invert"]) part(id).disabled = !painting;
-        part("confirm").disabled = !this.painting;
+        part("confirm").disabled = !painting;
         part("confirm").textContent = state === "confirmed" ? "Confirmed" : "Confirm";
         part("skip").textContent = state === "skipped" ? "Skipped" : "Skip";
-        for (const [id, mark] of [["confirm", "confirmed"], ["skip", "skipped"]]) {
-            part(id).ariaPressed = String(state === mark);
-            part(id).title = state === mark ? "Take this back" : "";
-        }
+        part("confirm").ariaPressed = String(state === "confirmed");
+        part("skip").ariaPressed = String(state === "skipped");
         part("previous").disabled = this.filmstrip.neighbour(-1) === null;
         part("next").disabled = this.filmstrip.neighbour(1) === null;
         this.#showStarts();
@@ -272,49 +263,10 @@ class Page {
     #showStarts() {
         const menu = part("start"), starts = this.#opened?.starts ?? [];
         menu.disabled = starts.length < 2;
-        menu.replaceChildren(...starts.map((start) => new Option(STARTS[start] ?? start, start)));
+        if ([...menu.options].map((option) => option.value).join() !== starts.join()) {
+            menu.replaceChildren(...starts.map((start) => new Option(STARTS[start], start)));
+        }
         if (this.#opened?.start) menu.value = this.#opened.start;
-    }
-
-    #status() {
-        const { connected, full, queue } = this.connection ?? {};
-        if (connected === undefined) return;
-        const trouble = full && `Not saved: ${full}. Your strokes are kept here, and saving is tried again.`;
-        const apart = "Not connected: your strokes are kept here and are sent when the editor answers again.";
-        const text = connected ? trouble : apart;
-        part("banner").hidden = !text;
-        if (part("banner").textContent !== (text ?? "")) part("banner").textContent = text ?? "";
-        part("saved").textContent = queue.length === 0 ? "Saved" : text ? `${queue.length} not saved` : "Saving…";
-        part("unsent").textContent = queue.length ? "Some strokes are not saved yet." : "";
-        part("finish-now").disabled = queue.length > 0 || !connected;
-    }
-
-    #notice(text, label = "", act = null) {
-        const [words, button] = part("notice").children;
-        words.textContent = text;
-        button.hidden = !act;
-        button.textContent = label;
-        button.onclick = () => {
-            part("notice").hidden = true;
-            act();
-        };
-        part("notice").hidden = false;
-        clearTimeout(this.#noticeTimer);
-        this.#noticeTimer = setTimeout(() => part("notice").hidden = true, NOTICE);
-    }
-
-    #finish() {
-        const counts = ["confirmed", "edited", "skipped", "untouched"].map((state) => {
-            return `${this.records.filter((record) => record.state === state).length} ${state}`;
-        });
-        part("summary").textContent = counts.join(", ");
-        part("finish").returnValue = "";
-        part("finish").showModal();
-    }
-
-    #close({ waiting_for: others }) {
-        part("waiting").textContent = others?.length ? `The editor goes on until ${others.join(", ")} press Done too.` : "";
-        part("closing").hidden = false;
     }
 
     // what a person does
@@ -323,31 +275,29 @@ class Page {
         const actions = this.#actions();
         listen(actions);
         writeSheet(part("keys"));
+        writeTitles();
         for (const id of ["previous", "next", "undo", "redo", "reset", "fill", "invert", "help", "done"]) {
             part(id).onclick = () => actions[id]();
         }
-        for (const button of document.querySelectorAll("[data-action]")) button.onclick = () => actions[button.dataset.action]();
+        for (const button of document.querySelectorAll("[data-action]")) {
+            button.onclick = () => actions[button.dataset.action]();
+        }
         part("confirm").onclick = () => this.#mark("confirmed", actions.confirm);
         part("skip").onclick = () => this.#mark("skipped", actions.skip);
         part("start").onchange = () => this.#start(part("start").value);
         part("nothing").lastElementChild.onclick = () => this.filmstrip.showAll();
-        part("finish").onclose = () => part("finish").returnValue === "done" && this.connection.finish();
         addEventListener("hashchange", () => this.go(this.#first()));
-        this.#hint();
+        showHints();
         returnFocus();
     }
 
     #actions() {
         const { controls, filmstrip, view } = this;
-        const zoom = (factor) => {
-            const { left, top, width, height } = part("canvas").getBoundingClientRect();
-            view.zoom(factor, left + width / 2, top + height / 2);
-        };
         const whole = (tool) => this.#paint({ tool, strength: controls.brush.strength });
         return {
             next: () => this.go(filmstrip.neighbour(1)), previous: () => this.go(filmstrip.neighbour(-1)),
             first: () => this.go(filmstrip.numbers[0] ?? null), last: () => this.go(filmstrip.numbers.at(-1) ?? null),
-            confirm: () => this.#confirm(), skip: () => this.#skip(), done: () => this.#finish(),
+            confirm: () => this.#confirm(), skip: () => this.#skip(), done: () => this.#done(),
             undo: () => this.#step("undo"), redo: () => this.#step("redo"), reset: () => this.#reset(),
             fill: () => whole(controls.brush.tool), invert: () => whole("invert"),
             escape: () => this.tools.cancel(), start: (start) => this.#start(start),
@@ -356,7 +306,7 @@ class Page {
             softness: (step) => controls.step("softness", step), opacity: (step) => controls.step("opacity", step),
             peek: (held) => this.#peek(held), colours: () => controls.nextColours(),
             stretch: () => controls.toggle("stretch"), cells: () => controls.toggle("cells"),
-            zoomIn: () => zoom(ZOOM), zoomOut: () => zoom(1 / ZOOM), fit: () => view.fit(),
+            zoomIn: () => view.zoom(ZOOM), zoomOut: () => view.zoom(1 / ZOOM), fit: () => view.fit(),
             help: () => part("sheet").showModal(),
         };
     }
@@ -364,14 +314,6 @@ class Page {
     #peek(held) {
         this.view.set({ hidden: held });
         this.tools.space = held;
-    }
-
-    #hint() {
-        part("hints").hidden = remembered("hints", { read: false }).read;
-        part("hints").lastElementChild.onclick = () => {
-            part("hints").hidden = true;
-            remember("hints", { read: true });
-        };
     }
 }
 
@@ -381,7 +323,7 @@ function returnFocus() {
     addEventListener("pointerdown", () => pointing = true, true);
     addEventListener("keydown", () => pointing = false, true);
     const back = ({ target }) => {
-        if (pointing && !target.closest("dialog") && target.matches("button, button *, input, select")) part("canvas").focus();
+        if (pointing && target.closest("button, input, select") && !target.closest("dialog")) part("canvas").focus();
     };
     addEventListener("click", (event) => event.target.matches("select, input") || back(event));
     addEventListener("change", back);
@@ -401,12 +343,6 @@ function same(painting, strokes, undone) {
     return painting !== null && alike(painting.strokes, strokes) && alike(painting.undone, undone);
 }
 
-async function loadImage(number) {
-    const response = await fetch(`/image/${number}`);
-    if (!response.ok) throw new Error(await response.text());
-    return createImageBitmap(await response.blob());
-}
-
 async function begin() {
     const response = await fetch("/records.json");
     if (!response.ok) throw new Error(await response.text());
@@ -414,7 +350,6 @@ async function begin() {
 }
 
 begin().catch((error) => {
-    part("absent").textContent = `The editor cannot be shown: ${error.message}`;
-    part("absent").hidden = false;
+    tellAbsent(`The editor cannot be shown: ${error.message}`);
     throw error;
 });

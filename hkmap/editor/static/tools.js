@@ -247,21 +247,23 @@ export class Tools {
         }
     }
 
+    /** Tell the next points; a stroke that is full goes on as another from its last point. */
     pass(points) {
         const { stroke, waiting } = this.stroke, first = !stroke.points.length;
-        stroke.points.push(...points);
+        const fitting = points.slice(0, MOST_POINTS - stroke.points.length);
+        stroke.points.push(...fitting);
         if (waiting) {
             return;
         }
         if (first) {
-            this.listener.begin({ ...stroke, points });
+            this.listener.begin({ ...stroke, points: fitting });
         } else {
-            this.listener.move(points);
+            this.listener.move(fitting);
         }
-        if (stroke.points.length >= MOST_POINTS) {
+        if (stroke.points.length === MOST_POINTS) {
             this.listener.end(stroke);
             this.stroke.stroke = { ...stroke, points: [] };
-            this.pass([stroke.points.at(-1)]);
+            this.pass([stroke.points.at(-1), ...points.slice(fitting.length)]);
         }
     }
 

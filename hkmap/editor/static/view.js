@@ -6,7 +6,7 @@ import { union } from "./layer.js";
 const MARGIN = 12;              // around a fitted image, in pixels of the screen
 const LARGEST = 64;             // pixels of the screen per pixel of the image
 const CRISP = 4;                // from here on the image's pixels are shown as squares
-const STRIPES = 40;             // of the hatching across the longer side of the image
+const STRIPES = 30;             // of the hatching across the longer side of the image
 
 export class View {
     constructor(element) {
