@@ -380,6 +380,9 @@ def test_what_is_drawn_in_pieces_is_what_is_drawn_at_once(canvas, cells):
         painting.undo();
         view.redraw(painting.changed);
         await frame();
+        painting.apply({ tool: "add", outline: true, points: [[20, 20], [60, 20], [60, 60], [20, 60]] });
+        view.redraw(painting.changed);
+        await frame();
         const pieces = pixels();
         view.redraw();
         await frame();

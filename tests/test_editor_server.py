@@ -182,16 +182,6 @@ def test_a_full_disk_is_told_keeps_what_was_and_heals(served, session, monkeypat
     assert len(WorkFolder(session.folder.out).read("ana", "r0").strokes) == 2
 
 
-def test_a_mark_that_was_kept_counts_where_the_finished_map_was_not(served, session, monkeypatch):
-    def full(number):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(session, "save", full)
-    with served.page() as page:
-        saved = page.ask("mark", "saved", n=0, revision=0, state="confirmed")
-    assert (saved["revision"], saved["state"]) == (1, "confirmed")
-
-
 def test_a_change_that_cannot_be_made_is_refused_and_the_page_is_told_what_stands(served, session):
     with served.page() as page:
         page.say("start", n=1, revision=0, start="map")

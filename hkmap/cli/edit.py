@@ -142,9 +142,10 @@ def _on_a_page(
         from hkmap.editor.server import Editor
         from hkmap.editor.serving import listening, served
     except ImportError as error:
-        if error.name not in ("starlette", "uvicorn", "websockets"):
+        package = str(error.name).partition(".")[0]
+        if package not in ("starlette", "uvicorn", "websockets"):
             raise
-        raise RunError(f"the page needs {error.name}; pip install 'hkmap[edit]'") from error
+        raise RunError(f"the page needs {package}; pip install 'hkmap[edit]'") from error
     from hkmap.editor.session import EditSession
     from hkmap.files.atomic import locked
 

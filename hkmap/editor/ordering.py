@@ -13,7 +13,7 @@ from hkmap.errors import HkmapError
 from hkmap.maps.certainty import Weighted, change_weighted
 from hkmap.maps.resize import resize_map
 from hkmap.maps.similarity import iou
-from hkmap.records import reference_of
+from hkmap.records import attempt, reference_of
 
 Score = float | None        # None: a record of which it says nothing
 
@@ -66,17 +66,19 @@ ORDERS = Choices("order", {
 })
 
 
-def scores(session: EditSession, name: str, advance: Callable[[], object] = lambda: None) -> list[Score]:
-    """Return the score of each record in an order of ORDERS; ``advance`` is called after each.
+def scores(
+    session: EditSession, names: Sequence[str], advance: Callable[[], object] = lambda: None
+) -> dict[str, list[Score]]:
+    """Return the scores of all records in each order of ``names``; ``advance`` is called after each record.
 
-    None where a record lacks what the score is of, or cannot be read.
+    None where a record lacks what the score is of, or cannot be read: who comes to it is told why.
     """
-    found: list[Score] = []
-    for number in range(len(session.records)):
-        try:
-            found.append(ORDERS[name](session, number))
-        except HkmapError:
-            found.append(None)      # who comes to this record is told why
+    rows = {name: ORDERS[name] for name in names}
+    found: dict[str, list[Score]] = {name: [] for name in rows}
+    for number in range(len(session.records)):      # the network sees each image once, for all orders
+        for name, row in rows.items():
+            value = attempt(partial(row, session), number)
+            found[name].append(None if isinstance(value, HkmapError) else value)
         advance()
     return found
 
@@ -98,4 +100,5 @@ def orders(
     """Return the orders that were asked for, and those that the records tell at no cost, by name."""
     ORDERS.check(*asked)
     told = {"given", *asked} | ({"confidence"} if all("confidence" in record for record in session.records) else set())
-    return {name: order_by(name, scores(session, name, advance)) for name in ORDERS if name in told}
+    found = scores(session, [name for name in ORDERS if name in told], advance)
+    return {name: order_by(name, values) for name, values in found.items()}

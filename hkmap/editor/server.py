@@ -144,18 +144,17 @@ class Editor:
     def _listed(self, user: str) -> dict[str, Any]:
         session = self.session
         model = session.network.model if session.network else None
-        works = [session.work(number, user) for number in range(len(session.records))]
-        last = max(range(len(works)), key=lambda number: works[number].at or "", default=0)
+        states = session.states(user)
         return {
             "user": user, "title": session.folder.out.resolve().name,
             "classes": list(model.class_names) if model else [],
             "network": model.architecture.name if model else None, "order": self.order, "orders": dict(self.orders),
-            "at": self.at.get(user, last),
+            "at": self.at.get(user, session.last(user)),
             "records": [
                 {
                     "id": record["id"], "label": label_of(record), "class": record.get("class"),
                     "prediction": record.get("prediction"), "confidence": record.get("confidence"),
-                    "now": self.now.get((number, user)), "state": works[number].state,
+                    "now": self.now.get((number, user)), "state": states[number],
                 } for number, record in enumerate(session.records)
             ],
         }
@@ -172,13 +171,7 @@ class Editor:
         if self.session.open(message.number, user).work.revision != message.revision:
             return None
         self.finished.discard(user)
-        try:
-            return CHANGES[message.do](self.session, user, message)
-        except OSError:
-            after = self.session.open(message.number, user)
-            if after.work.revision == message.revision:
-                raise
-            return after        # it was kept, and only the finished map was not, which is made again at the end
+        return CHANGES[message.do](self.session, user, message)
 
 
 @dataclass

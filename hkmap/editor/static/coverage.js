@@ -10,7 +10,7 @@ export function coverOutline(points, frame, layer, touch) {
     const [height, width] = layer;
     const edges = edgesOf(points, width / frame[0], height / frame[1], height);
     const sums = new Float64Array(width + 2);
-    const last = Math.min(height, Math.ceil(Math.max(...edges.map((edge) => edge.bottom), 0)));
+    const last = Math.min(height, Math.ceil(edges.reduce((most, edge) => Math.max(most, edge.bottom), 0)));
     let active = [], next = 0;
     for (let row = Math.max(0, Math.floor(edges[0]?.top ?? 0)); row < last; row++) {
         active = active.filter((edge) => edge.bottom > row);

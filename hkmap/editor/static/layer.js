@@ -291,12 +291,14 @@ export class Painting {
     }
 
     around(points) {
-        const [height, width] = this.layer;
-        const sides = [[width, 0], [height, 1]].map(([count, axis]) => {
-            const places = points.map((point) => point[axis] * count / this.frame[axis]);
-            return [Math.max(0, Math.floor(Math.min(...places))), Math.min(count, Math.ceil(Math.max(...places)))];
-        });
-        const [[x0, x1], [y0, y1]] = sides;
+        const [height, width] = this.layer, across = width / this.frame[0], down = height / this.frame[1];
+        let [x0, y0, x1, y1] = [width, height, 0, 0];
+        for (const [x, y] of points) {
+            x0 = Math.min(x0, Math.max(0, Math.floor(x * across)));
+            y0 = Math.min(y0, Math.max(0, Math.floor(y * down)));
+            x1 = Math.max(x1, Math.min(width, Math.ceil(x * across)));
+            y1 = Math.max(y1, Math.min(height, Math.ceil(y * down)));
+        }
         return x0 < x1 && y0 < y1 ? [x0, y0, x1, y1] : null;
     }
 

@@ -190,7 +190,7 @@ export class View {
         context.clearRect(0, 0, context.canvas.width, context.canvas.height);
         if (this.image) {
             context.imageSmoothingEnabled = this.scale * this.dense < CRISP;
-            context.imageSmoothingQuality = "medium";
+            context.imageSmoothingQuality = this.scale * this.dense < 0.5 ? "medium" : "low";
             context.drawImage(this.image, ...this.box());
         }
     }
