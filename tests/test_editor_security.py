@@ -247,8 +247,8 @@ def test_bad_messages_end_at_most_their_own_page(served):
     with served.page() as steady:
         for sent, code in (("no JSON", 1008), (b"\x00\x01", 1008), ("x" * (MOST_BYTES + 1), 1009)):
             with served.page() as page:
-                page.socket.send(sent)
                 with pytest.raises(ConnectionClosedError) as closed:
+                    page.socket.send(sent)
                     page.hear("opened")
                 assert closed.value.rcvd.code == code
         trouble = steady.ask("delete", "trouble")
