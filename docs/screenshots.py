@@ -40,12 +40,12 @@ PREPARED = r"""
 set -euo pipefail
 for split in train test; do
     hkmap cub digits --bubbles digits/bubbles.csv --split $split --absolute \
-        | hkmap bubbles2map --bandwidth radius --size 32 --out maps-$split \
-        | hkmap resize --size 16 --normalise max --out maps16-$split > $split.jsonl
+        | hkmap bubbles2map --bandwidth radius --size 32 --out $PWD/maps-$split \
+        | hkmap resize --size 16 --normalise max --out $PWD/maps16-$split > $split.jsonl
 done
 hkmap pack train.h5 train.jsonl
 hkmap train train.h5 --arch resnet8+abn --stem small --width 16 --gate product --image-size 32 --epochs 15 --out run
-hkmap predict test.jsonl --from run --out attention \
+hkmap predict test.jsonl --from run --out $PWD/attention \
     | hkmap select --only misclassified --sort confidence > wrong.jsonl
 """
 
