@@ -101,9 +101,9 @@ class Site:
 
 
 @contextmanager
-def site(session: EditSession, users: tuple[str, ...] = ("ana",)) -> Iterator[Site]:
+def site(session: EditSession, users: tuple[str, ...] = ("ana",), **orders: Any) -> Iterator[Site]:
     """Serve a session as the command does."""
-    editor = Editor(session, users)
+    editor = Editor(session, users, **orders)
     access = Access(SECRET, users, session.folder.out, "127.0.0.1")
     listener = listening("127.0.0.1", (0,))
     with served(Guard(editor.app(), access), listener):

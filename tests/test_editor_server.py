@@ -21,6 +21,12 @@ from hkmap.maps.strokes import Stroke, paint
 from hkmap.stream.references import load_map
 
 
+@pytest.fixture(autouse=True)
+def no_foresight(monkeypatch):
+    """What nobody asks for is not computed, however slow a test is."""
+    monkeypatch.setattr("hkmap.editor.server.QUIET", 1000)
+
+
 @pytest.fixture
 def session(tmp_path):
     return EditSession(images(tmp_path), tmp_path / "out", network=network())
@@ -59,11 +65,33 @@ def test_the_list_says_what_there_is_and_how_far_each_person_is(served, session)
     assert {record["state"] for record in other["records"]} == {"untouched"}
 
 
+def test_a_quiet_page_is_told_what_the_network_answers_to_all_records(served, session, monkeypatch):
+    session.paint(1, "ana", Stroke("invert"))
+    monkeypatch.setattr("hkmap.editor.server.QUIET", 0)
+    with served.page() as page:
+        known = [page.hear("known") for _ in range(3)]
+    monkeypatch.undo()
+    for number, told in enumerate(known):
+        before, now = session.seen(number).before, session.answer(number, session.open(number, "ana").edited)
+        assert told == {"of": "known", "n": number, "prediction": before.argmax(), "now": now.argmax(),
+                        "confidence": pytest.approx(before.max(), abs=1e-6)}
+    listed = json.loads(served.get("/records.json")[2])["records"]
+    assert [{key: record[key] for key in ("prediction", "confidence", "now")} for record in listed] == [
+        {key: told[key] for key in ("prediction", "confidence", "now")} for told in known
+    ]
+
+
 def test_a_server_that_starts_again_knows_where_a_person_was(session):
     session.paint(2, "ana", Stroke("add"))
     with site(EditSession(session.records, session.folder.out)) as again:
         listed = json.loads(again.get("/records.json")[2])
     assert (listed["at"], listed["network"], listed["classes"]) == (2, None, [])
+
+
+def test_who_comes_first_begins_with_the_first_of_the_order(session):
+    with site(session, orders={"given": [0, 1, 2], "confidence": [2, 0, 1]}, order="confidence") as served:
+        listed = json.loads(served.get("/records.json")[2])
+    assert (listed["at"], listed["order"], listed["orders"]["confidence"]) == (2, "confidence", [2, 0, 1])
 
 
 # painting

@@ -9,6 +9,7 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Iterable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from hkmap.cli._options import ANYTHING, EXISTING, device_option, named_option, 
 from hkmap.cli._process import signals
 from hkmap.cli._stream import Records, emit, plain, read, say, show_table, track
 from hkmap.errors import RunError
-from hkmap.records import Rejects, dump_record
+from hkmap.records import Record, Rejects, dump_record, each, label_of
 
 if TYPE_CHECKING:
     from hkmap.editor.server import Editor
@@ -120,7 +121,10 @@ def edit(
         return
     _check(out, options, host, token)
     editing = {name: options[name] for name in ("source", "device", "order", "start")}
-    _on_a_page(list(read(stream, rejects)), out, users or (_login(),), size, (host, token, port, open_page), **editing)
+    listed = list(each(read(stream, rejects), _checked, rejects))
+    _on_a_page(
+        listed, out, users or (_login(),), size, host=host, token=token, port=port, open_page=open_page, **editing
+    )
 
 
 def _by_script(script: Path, size: tuple[int, int], **drawing: Any) -> None:
@@ -134,8 +138,8 @@ def _by_script(script: Path, size: tuple[int, int], **drawing: Any) -> None:
 
 
 def _on_a_page(
-    records: list[dict[str, Any]], out: Path, users: tuple[str, ...], size: tuple[int, int] | None,
-    where: tuple[str, str | None, int | None, bool], *, source: Path | None, device: str, order: str, start: str | None,
+    records: list[Record], out: Path, users: tuple[str, ...], size: tuple[int, int] | None, *, source: Path | None,
+    device: str, order: str, start: str | None, host: str, token: str | None, port: int | None, open_page: bool,
 ) -> None:
     try:
         from hkmap.editor.access import Access, Guard, keep, kept
@@ -149,7 +153,6 @@ def _on_a_page(
     from hkmap.editor.session import EditSession
     from hkmap.files.atomic import locked
 
-    host, token, port, open_page = where
     with locked(out / "strokes"):
         session = EditSession(records, out, network=_network(source, device), size=size, begin=start)
         editor = Editor(session, users, orders=_orders(session, order), order=order)
@@ -157,14 +160,13 @@ def _on_a_page(
         access = Access(token or secret, users, out, host)
         listener = listening(host, (port,) if port else (last, 0) if last else (0,))
         keep(out, secret, listener.getsockname()[1])
-        with served(Guard(editor.app(), access), listener) as thread:
+        with closing(editor), served(Guard(editor.app(), access), listener) as thread:
             links = [f"{_address(host, listener.getsockname()[1])}/?{access.query(user)}" for user in users]
             for user, link in zip(users, links, strict=True):
                 say(f"{user}: {link}" if len(users) > 1 else f"open {link}")
             if open_page:
                 _browse(links[0])
             _wait(editor, thread)
-        editor.close()
         _show(session.table())
         emit(session.records_out())
 
@@ -196,6 +198,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _checked(record: Record) -> Record:
+    label_of(record)
+    return record
 
 
 def _network(source: Path | None, device: str) -> Any:

@@ -10,8 +10,7 @@ import numpy as np
 from hkmap.choices import Choices
 from hkmap.editor.session import HUMAN, PREDICTED, EditSession
 from hkmap.errors import HkmapError
-from hkmap.maps.certainty import Weighted, change_weighted
-from hkmap.maps.resize import resize_map
+from hkmap.maps.certainty import Weighted, at_one_size
 from hkmap.maps.similarity import iou
 from hkmap.records import attempt, reference_of
 
@@ -40,11 +39,7 @@ def disagreement(session: EditSession, number: int) -> Score:
     if HUMAN not in session.starts(number) or PREDICTED not in session.starts(number):
         return None
     human, attention = session.base(number, HUMAN), session.base(number, PREDICTED)
-    size = min((human.map.shape, attention.map.shape), key=lambda shape: shape[0] * shape[1])
-    first, second = (
-        change_weighted(one, partial(resize_map, size=size)).map.reshape(1, -1).astype(np.float64)
-        for one in (human, attention)
-    )
+    first, second = (one.map.reshape(1, -1).astype(np.float64) for one in at_one_size([human, attention]))
     return 1 - float(iou(first, second)[0]) if first.any() else None
 
 

@@ -35,6 +35,7 @@ from hkmap.maps.strokes import MOST_POINTS, Trail, layer_size, to_json
 from hkmap.records import label_of, reference_of
 
 STATIC = Path(__file__).parent / "static"
+QUIET = 2.0         # seconds in which a page has said nothing, before what it has not asked for is computed
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_THUMBNAILS = 2000      # some kilobytes each
 Result = TypeVar("Result")
@@ -53,8 +54,8 @@ CHANGES: dict[str, Callable[[EditSession, str, Message], Open]] = {
 class Editor:
     """A session behind a page, for people whose names are ``users``; ``orders`` are its ways through the records.
 
-    ``files``, ``answers`` and ``pictures`` are one thread each: neither a painting nor what is kept of it waits for an
-    answer, or for a thumbnail. ``done`` is set when all people are.
+    ``files``, ``answers``, ``images`` and ``thumbnails`` are one thread each: no stroke waits for an answer, and no
+    image for thumbnails. ``done`` is set when all people are.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class Editor:
         self.finished: set[str] = set()
         self.connections: set[Connection] = set()
         self.at: dict[str, int] = {}
-        self.now: dict[tuple[int, str], int] = {}       # labels that the network answers with people's maps
-        self.files, self.answers, self.pictures = (
-            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "answers", "pictures")
-        )
+        self.known: dict[tuple[int, str], dict[str, Any]] = {}      # of records and people, as EditSession.outlook
+        self.files, self.answers, self.images, self.thumbnails = self._pools = [
+            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "answers", "images", "thumbnails")
+        ]
         self._static = {path.name: path for path in STATIC.iterdir() if path.suffix in TYPES}
         self._thumbnail = lru_cache(MOST_THUMBNAILS)(lambda number: thumbnail(session.image(number)))
 
@@ -84,7 +85,7 @@ class Editor:
 
     def close(self) -> None:
         """Wait for what is being kept."""
-        for pool in (self.files, self.answers, self.pictures):
+        for pool in self._pools:
             pool.shutdown(cancel_futures=True)
 
     # pages
@@ -100,10 +101,10 @@ class Editor:
         return Response(json.dumps(listed), media_type="application/json")
 
     async def image(self, request: Request) -> Response:
-        return await self._picture(request, self._image)
+        return await self._picture(request, self.images, self._image)
 
     async def thumbnail(self, request: Request) -> Response:
-        return await self._picture(request, lambda number: (self._thumbnail(number), "image/jpeg"))
+        return await self._picture(request, self.thumbnails, lambda number: (self._thumbnail(number), "image/jpeg"))
 
     async def live(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -123,13 +124,15 @@ class Editor:
             return PlainTextResponse("there is no such file", 404)
         return tagged(request, path.read_bytes(), TYPES[path.suffix])
 
-    async def _picture(self, request: Request, found: Callable[[int], tuple[bytes, str]]) -> Response:
+    async def _picture(
+        self, request: Request, pool: ThreadPoolExecutor, found: Callable[[int], tuple[bytes, str]]
+    ) -> Response:
         digits = request.path_params["number"]
         number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else -1
         if not 0 <= number < len(self.session.records):
             return PlainTextResponse("there is no record of this number", 404)
         try:
-            data, media_type = await within(self.pictures, partial(found, number))
+            data, media_type = await within(pool, partial(found, number))
         except (HkmapError, OSError) as error:
             return PlainTextResponse(str(error), 422)
         return tagged(request, data, media_type)
@@ -144,17 +147,18 @@ class Editor:
     def _listed(self, user: str) -> dict[str, Any]:
         session = self.session
         model = session.network.model if session.network else None
-        states = session.states(user)
+        states, at = session.states(user), self.at.get(user, session.last(user))
         return {
             "user": user, "title": session.folder.out.resolve().name,
             "classes": list(model.class_names) if model else [],
             "network": model.architecture.name if model else None, "order": self.order, "orders": dict(self.orders),
-            "at": self.at.get(user, session.last(user)),
+            "at": self.orders[self.order][0] if at is None else at,
             "records": [
                 {
                     "id": record["id"], "label": label_of(record), "class": record.get("class"),
-                    "prediction": record.get("prediction"), "confidence": record.get("confidence"),
-                    "now": self.now.get((number, user)), "state": states[number],
+                    "prediction": None, "confidence": None, "now": None, **self.known.get((number, user), {}),
+                    **{key: record[key] for key in ("prediction", "confidence") if key in record},
+                    "state": states[number],
                 } for number, record in enumerate(session.records)
             ],
         }
@@ -201,6 +205,7 @@ class Connection:
         self._drawing: Drawing | None = None
         self._wanted: tuple[int, Callable[[], tuple[int | None, Weighted]]] | None = None
         self._asked = asyncio.Event()
+        self._busy_until = asyncio.get_running_loop().time() + QUIET
         self._does = {
             "open": self._open, "draw": self._draw, "lift": self._lift, "done": self._done,
             **dict.fromkeys(CHANGES, self._change),
@@ -208,7 +213,7 @@ class Connection:
 
     async def run(self) -> None:
         """Listen and answer until the page goes."""
-        parts = {asyncio.create_task(self._listen()), asyncio.create_task(self._answer())}
+        parts = [asyncio.create_task(part()) for part in (self._listen, self._answer, self._foresee)]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             with suppress(WebSocketDisconnect):
@@ -233,6 +238,7 @@ class Connection:
                 await self.socket.close(1008, "expected JSON")
                 return
             else:
+                self._busy_until = asyncio.get_running_loop().time() + QUIET
                 await self._does[message.do](message)
 
     async def _open(self, message: Message) -> None:
@@ -287,15 +293,16 @@ class Connection:
             return
         await self.say(of="saved", n=message.number, revision=after.work.revision, state=after.work.state)
         if message.do == "start":
-            await self.say(**told(self.editor.session, message.number, after))
+            await self.say(**await within(self.editor.files, partial(told, self.editor.session, message.number, after)))
         self._want(message.number, after)
 
     async def _done(self, message: Message) -> None:
         editor = self.editor
         editor.finished.add(self.user)
         waiting = [user for user in editor.users if user not in editor.finished]
-        for connection in [self] if waiting else list(editor.connections):
-            await connection.say(of="done", waiting_for=waiting)
+        pages = [self] if waiting else editor.connections
+        said = [asyncio.create_task(page.say(of="done", waiting_for=waiting)) for page in pages]
+        await asyncio.wait(said, timeout=2)     # not for ever for a page that does not listen
         if not waiting:
             editor.done.set()
 
@@ -318,8 +325,21 @@ class Connection:
                 await self.say(of="trouble", n=number, what="record", text=str(error))
                 continue
             if guesses and tick is None:
-                editor.now[number, self.user] = guesses[0].label
+                editor.known.setdefault((number, self.user), {})["now"] = guesses[0].label
             await self.say(of="answer", n=number, tick=tick, top=[guess._asdict() for guess in guesses])
+
+    async def _foresee(self) -> None:
+        """Tell what the network answers to each record that nobody has asked about, while nothing else is asked."""
+        editor, loop = self.editor, asyncio.get_running_loop()
+        for number in range(len(editor.session.records) if editor.session.network else 0):
+            while (wait := self._busy_until - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            if "prediction" not in editor.known.setdefault((number, self.user), {}):
+                with suppress(HkmapError, OSError):     # told when it is opened
+                    found = await within(editor.answers, partial(editor.session.outlook, number, self.user))
+                    editor.known[number, self.user] |= found
+                    await self.say(of="known", n=number, **found)
+        await asyncio.Event().wait()
 
 
 async def within(pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:

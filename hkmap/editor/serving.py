@@ -65,7 +65,7 @@ def served(app: ASGIApp, listener: socket.socket) -> Iterator[threading.Thread]:
     options: dict[str, Any] = {
         "http": ImpatientProtocol, "ws": "auto", "loop": "asyncio", "lifespan": "off", "access_log": False,
         "log_config": None, "log_level": "error", "server_header": False, "ws_max_size": MOST_BYTES,
-        "timeout_graceful_shutdown": 2, "proxy_headers": False,
+        "ws_per_message_deflate": False, "timeout_graceful_shutdown": 2, "proxy_headers": False,
     }
     server = uvicorn.Server(uvicorn.Config(app, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)

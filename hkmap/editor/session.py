@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,13 +17,12 @@ from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, UNTOUCHED, Work
 from hkmap.errors import OutputError, RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.maps import Drawn, open_writer, save_drawn
-from hkmap.maps.certainty import Weighted, change_weighted
-from hkmap.maps.resize import resize_map
+from hkmap.maps.certainty import Weighted, at_one_size, mean_weighted
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
 from hkmap.records import Record, label_of, reference_of, without_maps
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
 
-if TYPE_CHECKING:       # a painter without a network needs no torch, which takes seconds to load
+if TYPE_CHECKING:       # a painter of maps needs no torch
     from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
 
 HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
@@ -222,11 +221,11 @@ class EditSession:
         found = (self._briefs.get((user, record["id"])) for record in self.records)
         return [UNTOUCHED if brief is None else brief.state for brief in found]
 
-    def last(self, user: str) -> int:
-        """Return the number of the record that a person changed last, 0 where there is none."""
+    def last(self, user: str) -> int | None:
+        """Return the number of the record that a person changed last, if there is one."""
         found = (self._briefs.get((user, record["id"])) for record in self.records)
-        times = [brief.at or "" if brief else "" for brief in found]
-        return max(range(len(times)), key=times.__getitem__, default=0)
+        times = {number: brief.at for number, brief in enumerate(found) if brief is not None and brief.at}
+        return max(times, key=times.__getitem__, default=None)
 
     # answers
 
@@ -248,6 +247,19 @@ class EditSession:
         with self._answering:
             return self.network.answer(self._seen(number), edited)
 
+    def outlook(self, number: int, user: str) -> dict[str, Any]:
+        """Return what the network answers by itself, how surely, and what with a person's map as it lies; keep nothing.
+        """
+        assert self.network is not None, "without a network there are no answers"
+        work, edited = self.work(number, user), None
+        if work.start != PREDICTED or self.folder.has_start(self.records[number]["id"]):
+            edited = self._opened(number, user, work).edited
+        with self._answering:
+            seen = self._see(number)
+            now = seen.before if edited is None else self.network.answer(seen, edited)
+        label = int(seen.before.argmax())
+        return {"prediction": label, "confidence": float(seen.before[label]), "now": int(now.argmax())}
+
     def _see(self, number: int) -> Seen:
         assert self.network is not None
         return self.network.see(self.image(number), f'record "{self.records[number]["id"]}"')
@@ -268,7 +280,7 @@ class EditSession:
             return record
         edited = at_one_size([self._opened(number, user, work).edited for user, work in works.items()])
         several = len(people) > 1
-        joint = mean_of(edited)
+        joint = mean_weighted(edited)
         each = {user: own.map for user, own in zip(works, edited, strict=True)} if several else None
         with open_writer(self.folder.out, overwrite=True) as maps:
             saved = save_drawn(maps, Drawn(without_maps(record), joint.map, joint.certainty, each))
@@ -312,24 +324,6 @@ class EditSession:
         label = int(found.argmax())
         name = self.network.model.class_names[label]
         return {"prediction": label, "confidence": float(found.max()), **({"predicted_class": name} if name else {})}
-
-
-def at_one_size(maps: Sequence[Weighted]) -> list[Weighted]:
-    """Return the maps at the size of the smallest, averaged over areas."""
-    size = min((one.map.shape for one in maps), key=lambda shape: shape[0] * shape[1])
-    change = partial(resize_map, size=size)
-    return [one if one.map.shape == size else change_weighted(one, change) for one in maps]
-
-
-def mean_of(maps: Sequence[Weighted]) -> Weighted:
-    """Return the mean of several people's maps of one size, over what each of them knows."""
-    if len(maps) == 1:
-        return maps[0]
-    weights = np.stack([np.ones_like(one.map) if one.certainty is None else one.certainty for one in maps])
-    total = weights.sum(0)
-    mean = (weights * [one.map for one in maps]).sum(0) / np.where(total > 0, total, 1)
-    told = any(one.certainty is not None for one in maps)
-    return Weighted(np.clip(mean, 0, 1).astype(np.float32), weights.mean(0) if told else None)
 
 
 def _refuse_maps_within(out: Path, records: Sequence[Record]) -> None:
