@@ -73,7 +73,8 @@ def prepare(folder: Path) -> None:
 def strokes_for(record: dict[str, Any]) -> list[Stroke]:
     """Return what a person would paint: the decoy's corner away, and along the digit, from its top on."""
     corner = [(float(ENLARGED * x), float(ENLARGED * y)) for y in range(0, PATCH + 2, 3) for x in (0, PATCH)]
-    image = cv2.resize(cv2.imread(record["image"], cv2.IMREAD_GRAYSCALE), (CANVAS, CANVAS), interpolation=cv2.INTER_AREA)
+    grey = cv2.imread(record["image"], cv2.IMREAD_GRAYSCALE)
+    image = cv2.resize(grey, (CANVAS, CANVAS), interpolation=cv2.INTER_AREA)
     looked_at = cv2.resize(load_map(record["map"]), (CANVAS, CANVAS)) > 0.2
     ink = [(ENLARGED * (x + 0.5), ENLARGED * (y + 0.5)) for y, x in np.argwhere((image > 110) & looked_at)[::2]]
     way = [ink.pop(0)]
