@@ -8,6 +8,7 @@ pictures show one that it gets right once a person has removed the decoy from it
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -29,7 +30,9 @@ from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import Stroke, paint
 from hkmap.stream.references import load_map
 
-COLOURS = 64        # of a picture, which keep it small
+ENLARGED = 8        # the images, so that a picture shows digits and not pixels
+SIDE = ENLARGED * CANVAS
+COLOURS = 256       # of a picture, which keep it small
 SCENES: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
@@ -51,16 +54,33 @@ hkmap predict test.jsonl --from run --out $PWD/attention \
 
 
 def prepare(folder: Path) -> None:
-    decoy_digits.write(folder / "digits", 0, 600, 400)
+    """Write the images, the records that a network gets wrong, and the network."""
+    digits = folder / "digits"
+    decoy_digits.write(digits, 0, 600, 400)
+    for path in digits.glob("images/*/*.png"):
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+    with open(digits / "bubbles.csv") as file:
+        rows = list(csv.DictReader(file))
+    with open(digits / "bubbles.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {name: ENLARGED * float(row[name]) for name in ("x", "y", "radius")})
+    (digits / "classes.txt").write_text("".join(f"{label + 1} digit {label}\n" for label in range(10)))
     subprocess.run(["bash", "-c", PREPARED], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
 def strokes_for(record: dict[str, Any]) -> list[Stroke]:
-    """Return what a person would paint: the decoy's corner away, and the digit, from the left to the right."""
-    human = cv2.resize(load_map(record["map"]), (CANVAS, CANVAS))
-    corner = Stroke("remove", ((1, 1), (PATCH, 1), (1, PATCH), (PATCH, PATCH)), radius=5)
-    columns = np.flatnonzero(human.max(0) > 0.4)[::2]
-    return [corner, Stroke("add", tuple((float(x), float(human[:, x].argmax())) for x in columns), radius=4)]
+    """Return what a person would paint: the decoy's corner away, and along the digit, from its top on."""
+    corner = [(float(ENLARGED * x), float(ENLARGED * y)) for y in range(0, PATCH + 2, 3) for x in (0, PATCH)]
+    grey = cv2.imread(record["image"], cv2.IMREAD_GRAYSCALE)
+    image = cv2.resize(grey, (CANVAS, CANVAS), interpolation=cv2.INTER_AREA)
+    looked_at = cv2.resize(load_map(record["map"]), (CANVAS, CANVAS)) > 0.2
+    ink = [(ENLARGED * (x + 0.5), ENLARGED * (y + 0.5)) for y, x in np.argwhere((image > 110) & looked_at)[::2]]
+    way = [ink.pop(0)]
+    while ink:
+        way.append(ink.pop(int(np.hypot(*(np.array(ink) - way[-1]).T).argmin())))
+    return [Stroke("remove", tuple(corner), radius=24), Stroke("add", tuple(way), radius=12)]
 
 
 def corrected(folder: Path) -> int:
@@ -71,7 +91,7 @@ def corrected(folder: Path) -> int:
 
     def mended(number: int) -> float:
         record, seen = records[number], session.seen(number)
-        after = network.answer(seen, paint(strokes_for(record), Weighted(seen.attention, None), (CANVAS, CANVAS)))
+        after = network.answer(seen, paint(strokes_for(record), Weighted(seen.attention, None), (SIDE, SIDE)))
         return float(after[record["label"]] - seen.before[record["label"]])
 
     return max(range(len(records)), key=mended)
@@ -79,14 +99,12 @@ def corrected(folder: Path) -> int:
 
 def show(page: Any, strokes: list[Stroke]) -> None:
     """Paint the strokes with the mouse; the last button stays down, as the answers follow."""
-    box = page.evaluate("""() => {
-        const {painting, view} = window.editor;
-        return [view.toImage(0, 0), view.toImage(100, 100)];
-    }""")
-    scale = 100 / (box[1][0] - box[0][0])
+    (left, top), (right, _) = page.evaluate("[editor.view.toImage(0, 0), editor.view.toImage(100, 100)]")
+    scale = 100 / (right - left)
     for stroke in strokes:
         page.keyboard.press({"add": "a", "remove": "r"}[stroke.tool])
-        places = [((x - box[0][0]) * scale, (y - box[0][1]) * scale) for x, y in stroke.points]
+        page.evaluate("(radius) => editor.controls.set({radius})", stroke.radius)
+        places = [((x - left) * scale, (y - top) * scale) for x, y in stroke.points]
         page.mouse.move(*places[0])
         page.mouse.down()
         for place in places[1:]:
@@ -116,6 +134,8 @@ def main(out: Path) -> None:
             with Served(folder, "wrong.jsonl", *given) as editor:
                 page = chromium.new_page(**options)
                 page.goto(f"{editor.link}#n={number}")
+                page.locator("#opacity").fill("0.35")
+                page.locator("#hints button").click()
                 page.locator("#answers .answer").first.wait_for()
                 show(page, strokes_for(record))
                 write_small(page.screenshot(), out / f"{scene}.png")

@@ -5,9 +5,9 @@
 #   bash examples/human_loop.sh                      three seeds, a few minutes
 #   SEEDS="0 1 2 3 4" bash examples/human_loop.sh    five
 #
-# Everything is written below OUT. All seeds have the same images, so that they can be compared; the seed is the
-# network's and the person's. Images of the test's part of the digits that PART leaves out took no part in anything:
-# PART="tail -n +801" measures on them instead, for choosing settings without looking at the test images.
+# Everything is written below OUT. All seeds have the same images, so that they can be compared; a seed is the network's
+# and the person's. PART says which test images are measured: the first 800 or, with PART="tail -n +801", the others, on
+# which the settings were chosen.
 set -euo pipefail
 OUT=${OUT:-runs/human_loop}
 SEEDS=${SEEDS:-0 1 2}
@@ -15,7 +15,7 @@ DIGITS=${DIGITS:---train 600 --test 1197}
 PART=${PART:-head -n 800}
 NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 16 --gate product --image-size 32}
 EPOCHS=${EPOCHS:-15}
-MAPS=${MAPS:---map-loss kl --gamma 5}
+MAPS=${MAPS:---gamma 60}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}     # the network is so small that a second thread waits more than it helps
 here=$(cd "$(dirname "$0")" && pwd)
 [ ! -e "$OUT" ] || { echo "$OUT: exists already; remove it, or choose another OUT" >&2; exit 2; }
@@ -47,7 +47,7 @@ for seed in $SEEDS; do
 
     # 4. Fine-tune the branches, with the edited maps of these and with all labels; the extractor stays as it is.
     step "hkmap select --only correct $d/train.jsonl | hkmap pack $d/rest.h5"
-    finetune="hkmap finetune $d/edited.h5 $d/rest.h5 --from $d/run --epochs $EPOCHS --seed $seed"
+    finetune="hkmap finetune $d/edited.h5 $d/rest.h5 --from $d/run --cache-features --epochs $EPOCHS --seed $seed"
     step "$finetune --gamma 0 --out $d/run-labels"
     step "$finetune $MAPS --out $d/run-edited"
     for sham in shuffled random; do

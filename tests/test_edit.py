@@ -119,8 +119,8 @@ def test_strokes_whose_record_does_not_come_are_told(edit):
 def editing(folder, *options, stdin=None):
     """Run `hkmap edit` in a folder; yield the process, its server, and what it has said so far."""
     command = [sys.executable, "-m", "hkmap", "edit", "--out", "out", "--user", "ana", *options]
-    own = {"PYTHONPATH": os.pathsep.join(sys.path), "HKMAP_EDIT_TOKEN": SECRET}
-    own["BROWSER"] = "sh -c 'echo open $0 > opened' %s"
+    browser = "sh -c 'echo open $0 > opened' %s"
+    own = {"PYTHONPATH": os.pathsep.join(sys.path), "HKMAP_EDIT_TOKEN": SECRET, "BROWSER": browser}
     environment = {**os.environ, **own}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:

@@ -14,16 +14,23 @@ def listening(host: str, ports: tuple[int, ...]) -> socket.socket:
     """Return a socket at the first of ``ports`` that is free, 0 for any; raise OutputError where none is."""
     for port in ports:
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            listener = socket.socket(family, kind, protocol)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # a killed editor's is free at once
-            listener.bind(address)
-            listener.listen(BACKLOG)
+            return _bound(host, port)
         except OSError as error:
             failed = error
-        else:
-            return listener
     raise OutputError(f"{host} port {ports[-1]}: {failed.strerror}; choose another --port or --host, or omit them")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # a killed editor's is free at once
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def base_address(host: str, port: int) -> str:
