@@ -50,6 +50,7 @@ TABLES = {
     "blurs": "hkmap.evaluation.curves:BLURS",
     "dtypes": "hkmap.evaluation.fast:DTYPES",
     "metrics": "hkmap.evaluation.metrics:METRICS",
+    "orders": "hkmap.editor.ordering:ORDERS",
 }
 
 

@@ -1,12 +1,24 @@
-"""`hkmap edit`: strokes of a script become maps, and who painted what stays with the record."""
+"""`hkmap edit`: strokes of a script, or of people on a page, become maps, and who painted what stays with the record.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from conftest import lines
+from editor_client import DAB as BRUSH
+from editor_client import SECRET, images, site_of
 
+import hkmap.editor
+from hkmap.files.atomic import locked
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import Stroke, paint
 from hkmap.stream.references import load_certainty, load_map
@@ -98,3 +110,140 @@ def test_strokes_whose_record_does_not_come_are_told(edit):
     assert some.exit_code == 0
     assert "has strokes for 1 records that did not come" in " ".join(some.stderr.split())
     assert edit({"id": "7", "strokes": []}, options=("--on-error", "skip")).exit_code == 1
+
+
+# the page
+
+
+@contextmanager
+def editing(folder, *options, stdin=None):
+    """Run `hkmap edit` in a folder; yield the process, its server, and what it has said so far."""
+    command = [sys.executable, "-m", "hkmap", "edit", "--out", "out", "--user", "ana", *options]
+    browser = "sh -c 'echo open $0 > opened' %s"
+    own = {"PYTHONPATH": os.pathsep.join(sys.path), "HKMAP_EDIT_TOKEN": SECRET, "BROWSER": browser}
+    environment = {**os.environ, **own}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:
+        run.stdin.write(lines(stdin or []))
+        run.stdin.close()
+        said = run.stderr.readline()
+        try:
+            yield run, site_of(said.split()[-1], folder / "out"), said
+        finally:
+            run.kill()
+
+
+def ended(run):
+    """Return the exit code, the records and what was said of a run that ends."""
+    out, said = run.stdout.read(), run.stderr.read()
+    return run.wait(60), [json.loads(line) for line in out.splitlines()], said
+
+
+def test_people_edit_on_a_page_until_they_are_done_and_the_page_finds_the_editor_again(tmp_path):
+    records = images(tmp_path)
+    with editing(tmp_path, "-q", stdin=records) as (run, found, said):
+        assert said.startswith("open http://127.0.0.1:")
+        assert "ana" in said
+        with found.page() as page:
+            page.ask("open", "opened", n=0)
+            page.ask("paint", "saved", n=0, revision=0, stroke=BRUSH)
+            page.ask("mark", "saved", n=1, revision=0, state="skipped")
+        run.send_signal(signal.SIGINT)
+        code, first, told = ended(run)
+    assert (code, told) == (0, "")
+    base = Weighted(np.load(tmp_path / "human.npy"), None)
+    wanted = paint([Stroke("add", ((12.0, 9.0),), 6.0)], base, (32, 24)).map
+    assert np.array_equal(np.load(tmp_path / first[0]["map"]), wanted)
+    assert (first[0]["edited_by"], first[0]["strokes"]) == ("ana", "out/strokes/ana/r0.jsonl#0")
+    assert first[1:] == records[1:]
+
+    os.mkfifo(tmp_path / "opened")
+    with editing(tmp_path, "--open", stdin=records) as (run, again, said):
+        assert (tmp_path / "opened").read_text() == said
+        assert again.address == found.address
+        with again.page() as page:
+            assert page.ask("open", "opened", n=0)["revision"] == 1
+            page.ask("undo", "saved", n=0, revision=1)
+            page.ask("mark", "saved", n=0, revision=2, state="confirmed")
+            assert page.ask("done", "done")["waiting_for"] == []
+        code, second, told = ended(run)
+    assert code == 0
+    assert np.array_equal(np.load(tmp_path / second[0]["map"]), base.map)
+    assert "last change" in told
+    assert [word for word in told.split() if word.isdigit()] == ["1", "0", "1", "0"]
+
+
+def test_a_shard_is_edited_with_a_network_and_a_stop_keeps_the_work(hk, tmp_path, make_shard):
+    small = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--epochs", 1)
+    assert hk("train", make_shard("train.h5", 4), *small, "--out", tmp_path / "run").exit_code == 0
+    options = ("train.h5", "--from", "run", "--order", "edit_response", "--start", "attention", "--user", "ben")
+    with editing(tmp_path, *options) as (run, found, said):
+        assert said.startswith("ana: http://127.0.0.1:")
+        listed = json.loads(found.get("/records.json")[2])
+        assert (listed["order"], sorted(listed["orders"]["edit_response"])) == ("edit_response", [0, 1, 2, 3])
+        with found.page() as page:
+            assert page.ask("open", "opened", n=3)["start"] == "attention"
+            assert len(page.hear("answer")["top"]) == 2
+            page.ask("paint", "saved", n=3, revision=0, stroke=BRUSH)
+            run.send_signal(signal.SIGTERM)
+            code, records, told = ended(run)
+    assert (code, records) == (143, [{"error": "terminated"}])
+    assert told.splitlines()[-1] == "terminated"
+    kept = json.loads((tmp_path / "out/strokes/ana/train.h5-3.jsonl").read_text())
+    assert (kept["start"], kept["strokes"]) == ("attention", [BRUSH])
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (("--script", "s.jsonl", "--user", "ana"), "--user is for the page; omit it, or --script."),
+    (("--script", "s.jsonl", "--from", "."), "--from is for the page"),
+    (("--jobs", 2), "--jobs belongs to --script."), (("--overwrite",), "--overwrite belongs to --script."),
+    (("--device", "cpu"), "--device is where the network of --from answers"),
+    (("--token", "short"), "--token has 5 characters; expected 16 or more, such as --token "),
+    (("--host", "0.0.0.0"), "--host 0.0.0.0 lets others reach the page; give a secret too, such as --token "),
+    (("--user", "a", "--user", "a"), "a name comes twice"), (("--user", " "), "expected a name of 1 to 100 letters"),
+    (("--user", "\x1b[2J"), "expected a name"), (("--order", "size"), "order 'size' is unknown"),
+    (("--out", "maps.h5"), "--out maps.h5: expected a folder, for strokes and maps"),
+    (("--out", "s.jsonl"), "--out s.jsonl: expected a folder"),
+])
+def test_options_that_do_not_belong_together_are_refused(hk, here, options, told):
+    (here / "s.jsonl").write_text('{"id": "0", "strokes": []}\n')
+    own = () if "--out" in options else ("--out", "out")
+    made = hk("edit", *own, *options, stdin=[{"id": "0"}])
+    assert made.exit_code == 2
+    assert told in " ".join(made.stderr.split())
+    assert not (here / "out").exists()
+
+
+def test_a_port_that_is_taken_is_one_sentence(hk, here):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        made = hk("edit", "--out", "out", "--port", port, stdin=images(here))
+    assert made.exit_code == 1
+    told = f"127.0.0.1 port {port}: Address already in use; choose another --port or --host, or omit them"
+    assert told in made.stderr
+
+
+def test_an_address_of_another_machine_is_one_sentence(hk, here):
+    made = hk("edit", "--out", "out", "--host", "203.0.113.1", "--token", SECRET, stdin=images(here))
+    assert made.exit_code == 1
+    assert "203.0.113.1 port 0: Cannot assign requested address; choose another" in made.stderr
+
+
+def test_a_second_editor_of_a_folder_is_refused(hk, here):
+    with locked(here / "out" / "strokes"):
+        made = hk("edit", "--out", "out", stdin=images(here))
+    assert made.exit_code == 1
+    assert "out/strokes: another run is writing it; wait for its end, or choose another name" in made.stderr
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "websockets"])
+def test_without_its_packages_the_page_says_what_to_install(hk, here, monkeypatch, package):
+    for name in [name for name in sys.modules if name.partition(".")[0] in (package, "uvicorn")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("access", "server", "serving"):
+        monkeypatch.delattr(hkmap.editor, name, raising=False)
+        monkeypatch.delitem(sys.modules, f"hkmap.editor.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    made = hk("edit", "--out", "out", stdin=images(here))
+    assert made.exit_code == 1
+    assert f"the page needs {package}; pip install 'hkmap[edit]'" in made.stderr

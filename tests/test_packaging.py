@@ -92,8 +92,9 @@ def test_what_is_imported_is_declared_and_nothing_else() -> None:
                 imported.add((node.module or "").partition(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"hkmap"}
     # tensorboard and wandb are imported by the name that --log gives
-    declared = [one for extra in (None, "coco", "dask", "onnx", "parquet", "timm") for one in requirements(extra)]
-    assert {PACKAGES.get(name, name) for name in foreign} == {requirement.name for requirement in declared}
+    extras = (None, "coco", "dask", "edit", "onnx", "parquet", "timm")
+    declared = {requirement.name for extra in extras for requirement in requirements(extra)}
+    assert {PACKAGES.get(name, name) for name in foreign} == declared
 
 
 def test_the_constraints_pin_every_dependency_within_its_range() -> None:
@@ -139,7 +140,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     paths = (path for path in (ROOT / "hkmap").rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     assert held == {str(path.relative_to(ROOT)) for path in paths}
-    assert "hkmap/py.typed" in held
+    assert {"hkmap/py.typed", "hkmap/editor/static/index.html"} <= held
 
 
 def test_the_wheel_says_what_it_needs(wheel: Path) -> None:

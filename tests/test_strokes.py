@@ -172,3 +172,12 @@ def test_what_is_no_stroke_is_a_sentence(value, told):
 def test_an_unknown_tool_is_named():
     with pytest.raises(ChoiceError, match="tool 'ad' is unknown; did you mean 'add'"):
         from_json({"tool": "ad"}, "here")
+
+
+def test_an_outline_changes_nothing_outside_it():
+    base = Weighted(a_map(), np.zeros((14, 14), np.float32))
+    outline = Stroke("known", ((3.1, 2.7), (107.3, 5.2), (99.9, 110.4), (150.7, 61.3), (11.3, 88.8)), outline=True)
+    edited = paint([outline], base, FRAME)
+    assert edited.certainty[8:].max() == 0 == edited.map[8:].max()
+    assert (edited.certainty[:, 10:] == 0).all()
+    assert (edited.map[edited.certainty == 0] == 0).all()

@@ -69,9 +69,8 @@ def _jobs(value: Any) -> int:
     return int(value)
 
 
-#: RECORDS and the options for output, workers and errors.
-drawing_options = composed(
-    records_argument,
+#: The options for output, workers and errors.
+working_options = composed(
     map_output_options(),
     click.option("--jobs", type=_jobs, metavar="N",
                  help="Draw in N threads, 1 to 128, or -1 for one per core; the output is the same. With --backend "
@@ -83,6 +82,9 @@ drawing_options = composed(
                  help="With --backend dask: the scheduler's address, such as tcp://host:8786."),
     error_options,
 )
+
+#: RECORDS and the `working_options`.
+drawing_options = composed(records_argument, working_options)
 
 
 def empty_option(default: str, what: str) -> Decorator:

@@ -7,17 +7,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from hkmap.editor.work import Work, from_line, to_line
+from hkmap.editor.work import Brief, Work, brief_of, from_line, to_line
 from hkmap.errors import OutputError, RecordError
 from hkmap.files.atomic import remove_leftovers, replacing
 from hkmap.files.maps import load_map_file, npy_bytes
 from hkmap.files.opening import file_content
 from hkmap.files.references import file_name
 from hkmap.maps.check import Map
-from hkmap.records import dump_record, parse_record
+from hkmap.records import Record, dump_record, parse_record
 
 
 class WorkFolder:
@@ -28,25 +29,30 @@ class WorkFolder:
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out}: a file; expected a folder for maps and strokes")
         self.out = out
-        for folder in (out / "strokes").glob("*"):
+        for folder in (out, out / "start", *(out / "strokes").glob("*")):
             if folder.is_dir():
-                remove_leftovers(folder, r".*")     # of a killed editor
+                remove_leftovers(folder, r".*\.(npy|jsonl)")        # of a killed editor
 
     def path(self, user: str, identifier: str) -> Path:
-        """Return where a person's work on a record is, or will be."""
+        """Return where a person's work on a record is, or will be; raise OutputError for a name that no folder has."""
+        check_person(user)
         return self.out / "strokes" / file_name(user) / f"{file_name(identifier)}.jsonl"
 
     def read(self, user: str, identifier: str) -> Work | None:
-        """Return a person's work on a record, None where there is none; raise RecordError for another file."""
+        """Return a person's work on a record, None where there is none; raise RecordError for a damaged file."""
         path = self.path(user, identifier)
-        try:
-            content = file_content(path)
-        except FileNotFoundError:
-            return None
-        line = parse_record(content, str(path))
-        if line["id"] != identifier:
-            raise RecordError(f'{path}: is of record "{line["id"]}", expected "{identifier}"; give the file its name')
-        return from_line(line, str(path))
+        line = _line(path, identifier)
+        return None if line is None else from_line(line, str(path))
+
+    def briefs(self, identifiers: Iterable[str]) -> dict[tuple[str, str], Brief]:
+        """Return how far all work on some records is, by person and record; raise RecordError for a damaged file."""
+        names = {f"{file_name(identifier)}.jsonl": identifier for identifier in identifiers}
+        found = {}
+        for user in self.people():
+            for path in sorted((self.out / "strokes" / file_name(user)).glob("*.jsonl")):
+                if (identifier := names.get(path.name)) and (line := _line(path, identifier)):
+                    found[user, identifier] = brief_of(line, str(path))
+        return found
 
     def write(self, user: str, identifier: str, work: Work) -> None:
         """Keep a person's work on a record: all of it, or, where this fails, what was there before."""
@@ -59,18 +65,39 @@ class WorkFolder:
 
     def start_map(self, identifier: str) -> Map | None:
         """Return the network's map that was kept for a record."""
-        path = self._start(identifier)
-        return load_map_file(path) if path.exists() else None
+        return load_map_file(self._start(identifier)) if self.has_start(identifier) else None
 
     def keep_start(self, identifier: str, values: Map) -> None:
         """Keep the network's map that a record's strokes start from."""
-        path = self._start(identifier)
-        if not path.exists():
-            with replacing(path) as beside:
+        if not self.has_start(identifier):
+            with replacing(self._start(identifier)) as beside:
                 beside.write_bytes(npy_bytes(values))
+
+    def has_start(self, identifier: str) -> bool:
+        return self._start(identifier).exists()
 
     def start_reference(self, identifier: str) -> str:
         return str(self._start(identifier))
 
     def _start(self, identifier: str) -> Path:
         return self.out / "start" / f"{file_name(identifier)}.npy"
+
+
+def _line(path: Path, identifier: str) -> Record | None:
+    """Return the line of a file of work, None where there is none; raise RecordError for one of something else."""
+    try:
+        line = parse_record(file_content(path), str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}; expected the strokes of a person") from error
+    if line["id"] != identifier:
+        raise RecordError(f'{path}: is of record "{line["id"]}", expected "{identifier}"; give the file its name')
+    return line
+
+
+def check_person(user: str) -> None:
+    """Raise OutputError for a name that cannot be that of a folder and be read off it again."""
+    whole = user.encode(errors="ignore").decode() == user
+    if not whole or user in ("", ".", "..") or unquote(file_name(user)) != user:
+        raise OutputError(f'the person {user!a}: no folder has this name; expected a shorter or plainer one')

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hkmap.editor.folder import WorkFolder
-from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
-from hkmap.editor.work import CONFIRMED, Work
-from hkmap.errors import RecordError
+from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, UNTOUCHED, Work
+from hkmap.errors import OutputError, RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.maps import Drawn, open_writer, save_drawn
-from hkmap.maps.certainty import Weighted, change_weighted
-from hkmap.maps.resize import resize_map
+from hkmap.maps.certainty import Weighted, at_one_size, mean_weighted
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
 from hkmap.records import Record, label_of, reference_of, without_maps
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
 
+if TYPE_CHECKING:       # a painter of maps needs no torch
+    from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
+
 HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
-MOST_IMAGES = 4         # whose features are kept
+MOST_IMAGES = 32        # whose features and paintings are kept, so that a lab of people can work at once
 MOST_EARLIER = 20       # paintings that undo need not paint again
 
 
@@ -42,12 +44,25 @@ class Open:
         return self.painting.of(self.base)
 
 
+class Person(NamedTuple):
+    """How far a person is: records by state, the strokes on them, and when they last changed one."""
+
+    user: str
+    confirmed: int
+    edited: int
+    skipped: int
+    strokes: int
+    changed: str | None
+
+
 class EditSession:
     """The edits of records by people, each change kept in ``out`` before it counts.
 
     Records are named by their number, from 0. With a ``network`` there are answers, and maps may start from its own;
-    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Threads may share a
-    session; ``network`` serves one at a time.
+    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Strokes start from
+    the map of ``begin`` where a record has it, else from the first of STARTS that it has. Threads may share a session;
+    ``network`` serves one at a time. Raises RecordError for a damaged file in ``out``, and OutputError where a finished
+    map would take the place of one that it starts from.
 
         session = EditSession(records, Path("edited"), network=LiveNetwork(load_model("run/"), device))
         session.paint(0, "ana", Stroke("add", ((120, 80),), radius=20))
@@ -56,14 +71,15 @@ class EditSession:
 
     def __init__(
         self, records: Sequence[Record], out: Path, *, network: LiveNetwork | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | None = None, begin: str | None = None,
     ) -> None:
-        identifiers = {record["id"] for record in records}
-        if len(identifiers) < len(records):
+        if len({record["id"] for record in records}) < len(records):
             raise RecordError("two records have the same id, and each has one map; make the ids unique")
+        _refuse_maps_within(out, records)
         self.records = list(records)
         self.folder = WorkFolder(out)
-        self.network = network
+        self._briefs = self.folder.briefs(record["id"] for record in records)
+        self.network, self.begin = network, begin
         self.size = size or (network.model.map_size if network else (14, 14))
         self._changing, self._answering = threading.RLock(), threading.RLock()
         self._seen = lru_cache(MOST_IMAGES)(self._see)
@@ -76,9 +92,11 @@ class EditSession:
         record = self.records[number]
         there = {
             HUMAN: reference_of(record, HUMAN) is not None,
-            PREDICTED: self.network is not None or reference_of(record, PREDICTED) is not None,
+            PREDICTED: reference_of(record, PREDICTED) is not None or self.network is not None
+            or self.folder.has_start(record["id"]),
         }
-        return [start for start in STARTS if there.get(start, True)]
+        possible = [start for start in STARTS if there.get(start, True)]
+        return sorted(possible, key=lambda start: start != self.begin)
 
     def work(self, number: int, user: str) -> Work:
         """Return a person's work on a record; that of somebody who did nothing is untouched."""
@@ -90,12 +108,11 @@ class EditSession:
     def open(self, number: int, user: str) -> Open:
         """Return a record as a person left it; raise HkmapError where a file of it cannot be read."""
         with self._changing:
-            if (number, user) not in self._open:
-                work = self.work(number, user)
-                self._open[number, user] = self._replayed(number, work)
-                while len(self._open) > 4 * MOST_IMAGES:
-                    self._open.pop(next(iter(self._open)))
-            return self._open[number, user]
+            found = self._open.pop((number, user), None) or self._replayed(number, self.work(number, user))
+            self._open[number, user] = found        # the last is the one used last
+            if len(self._open) > MOST_IMAGES:
+                self._open.pop(next(iter(self._open)))
+            return found
 
     def image(self, number: int) -> Pixels:
         """Return a record's image (H, W, 3) RGB, as displayed."""
@@ -108,14 +125,14 @@ class EditSession:
     def base(self, number: int, start: str) -> Weighted:
         """Return the map that strokes start from; the network's own is kept from then on."""
         record = self.records[number]
+        if start not in self.starts(number):
+            raise RecordError(f'record "{record["id"]}": has no map under "{start}", from which its strokes start')
         if start == EMPTY:
             return Weighted(np.zeros(self.size, np.float32), None)
         reference = reference_of(record, start)
         if reference is not None:
             values = load_map(reference)
             return Weighted(values, load_certainty_of(record, values) if start == HUMAN else None)
-        if start != PREDICTED or self.network is None:
-            raise RecordError(f'record "{record["id"]}": has no map under "{start}", from which its strokes start')
         kept = self.folder.start_map(record["id"])
         return Weighted(self.seen(number).attention if kept is None else kept, None)
 
@@ -138,11 +155,12 @@ class EditSession:
         return self._change(number, user, lambda work: work.started(start))
 
     def mark(self, number: int, user: str, state: str) -> Open:
-        """Mark a record as confirmed, skipped, or edited, which takes either back."""
-        found = self._change(number, user, lambda work: work.marked(state))
-        if state == CONFIRMED:
-            self.save(number)
-        return found
+        """Mark a record as confirmed, which saves its map, as skipped, or as edited, which takes either back."""
+        with self._changing:
+            work = self.open(number, user).work.marked(state)
+            if state == CONFIRMED:
+                self.save(number, {user: work})
+            return self._change(number, user, lambda _: work)
 
     def _change(self, number: int, user: str, change: Callable[[Work], Work]) -> Open:
         with self._changing:
@@ -150,13 +168,15 @@ class EditSession:
             work = change(before.work)
             if work is before.work:
                 return before
+            if work.state == EDITED and not work.strokes and work.start == self.starts(number)[0]:
+                work = replace(work, state=UNTOUCHED)       # all is taken back
+            after = self._stepped(number, before, work)
             record = self.records[number]
             if work.start == PREDICTED and reference_of(record, PREDICTED) is None:
-                base = before.base if before.work.start == PREDICTED else self.base(number, PREDICTED)
-                self.folder.keep_start(record["id"], base.map)
+                self.folder.keep_start(record["id"], after.base.map)
             self.folder.write(user, record["id"], work)
-            after = self._stepped(number, before, work)
             self._open[number, user] = after
+            self._briefs[user, record["id"]] = work.brief
             return after
 
     def _stepped(self, number: int, before: Open, work: Work) -> Open:
@@ -174,13 +194,38 @@ class EditSession:
     def _replayed(self, number: int, work: Work) -> Open:
         base = self.base(number, work.start)
         painting = blank((base.map.shape[0], base.map.shape[1]), self.frame(number))
+        earlier: deque[Painting] = deque(maxlen=MOST_EARLIER)
         for stroke in work.strokes:
+            earlier.append(painting)
             painting = painting.painted(stroke)
-        return Open(work, base, painting)
+        return Open(work, base, painting, tuple(earlier))
 
     def frame(self, number: int) -> Frame:
         """Return (width, height) of the image that a record's strokes are in the pixels of."""
         return image_frame(self.records[number])
+
+    # people
+
+    def table(self) -> list[Person]:
+        """Return how far each person is who has worked in the folder, by name."""
+        rows = []
+        for user in self.folder.people():
+            briefs = [brief for (person, _), brief in list(self._briefs.items()) if person == user]
+            confirmed, edited, skipped = map([brief.state for brief in briefs].count, (CONFIRMED, EDITED, SKIPPED))
+            changed = max((brief.at for brief in briefs if brief.at is not None), default=None)
+            rows.append(Person(user, confirmed, edited, skipped, sum(brief.strokes for brief in briefs), changed))
+        return rows
+
+    def states(self, user: str) -> list[str]:
+        """Return the states of a person's work on the records, in order."""
+        found = (self._briefs.get((user, record["id"])) for record in self.records)
+        return [UNTOUCHED if brief is None else brief.state for brief in found]
+
+    def last(self, user: str) -> int | None:
+        """Return the number of the record that a person changed last, if there is one."""
+        found = (self._briefs.get((user, record["id"])) for record in self.records)
+        times = {number: brief.at for number, brief in enumerate(found) if brief is not None and brief.at}
+        return max(times, key=times.__getitem__, default=None)
 
     # answers
 
@@ -193,10 +238,27 @@ class EditSession:
         """Return the likeliest classes with an edited map, and the true one; none without a network."""
         if self.network is None:
             return []
+        now = self.answer(number, edited)
+        return self.network.guesses(self.seen(number), now, label_of(self.records[number]))
+
+    def answer(self, number: int, edited: Weighted) -> Probabilities:
+        """Return the probabilities (K,) that the network gives with an edited map."""
+        assert self.network is not None, "without a network there are no answers"
         with self._answering:
-            seen = self._seen(number)
-            label = label_of(self.records[number])
-            return self.network.guesses(seen, self.network.answer(seen, edited), label)
+            return self.network.answer(self._seen(number), edited)
+
+    def outlook(self, number: int, user: str) -> dict[str, Any]:
+        """Return what the network answers by itself, how surely, and what with a person's map as it lies; keep nothing.
+        """
+        assert self.network is not None, "without a network there are no answers"
+        work, edited = self.work(number, user), None
+        if work.start != PREDICTED or self.folder.has_start(self.records[number]["id"]):
+            edited = self._opened(number, user, work).edited
+        with self._answering:
+            seen = self._see(number)
+            now = seen.before if edited is None else self.network.answer(seen, edited)
+        label = int(seen.before.argmax())
+        return {"prediction": label, "confidence": float(seen.before[label]), "now": int(now.argmax())}
 
     def _see(self, number: int) -> Seen:
         assert self.network is not None
@@ -204,26 +266,36 @@ class EditSession:
 
     # the end
 
-    def save(self, number: int) -> Record:
+    def save(self, number: int, sooner: Mapping[str, Work] | None = None) -> Record:
         """Save the finished maps of a record, and return the record with them; one that nobody finished, as it is.
 
-        With several people in the folder the map is the mean of theirs, over what each of them knows.
+        With several people in the folder the map is the mean of theirs, over what each of them knows. ``sooner`` is
+        work that is about to be kept, by person.
         """
-        record, people = self.records[number], self.folder.people()
-        works = {user: work for user in people if (work := self.work(number, user)).finished}
+        record, coming = self.records[number], sooner or {}
+        people = sorted({*self.folder.people(), *coming})
+        found = {user: coming.get(user) or self.work(number, user) for user in people}
+        works = {user: work for user, work in found.items() if work.finished}
         if not works:
             return record
-        edited = {user: self._replayed(number, work).edited for user, work in works.items()}
-        joint = mean_of(list(edited.values()))
-        each = {user: own.map for user, own in edited.items()} if len(people) > 1 else None
+        edited = at_one_size([self._opened(number, user, work).edited for user, work in works.items()])
+        several = len(people) > 1
+        joint = mean_weighted(edited)
+        each = {user: own.map for user, own in zip(works, edited, strict=True)} if several else None
         with open_writer(self.folder.out, overwrite=True) as maps:
-            drawn = Drawn(without_maps(record), joint.map, joint.certainty, each)
-            saved = save_drawn(maps, drawn)
+            saved = save_drawn(maps, Drawn(without_maps(record), joint.map, joint.certainty, each))
         about = {user: self._about(record, user, work) for user, work in works.items()}
-        if len(people) == 1:
+        if any(work.start == PREDICTED for work in works.values()) and reference_of(record, PREDICTED) is None:
+            saved[PREDICTED] = self.folder.start_reference(record["id"])
+        if not several:
             return {**saved, **about[people[0]], "edited_by": people[0]}
         told = {key: {user: one[key] for user, one in about.items()} for key in ("edited_at", "edited_from", "strokes")}
         return {**saved, **told, "edited_by": list(works)}
+
+    def _opened(self, number: int, user: str, work: Work) -> Open:
+        kept = self._open.get((number, user))
+        same = kept is not None and kept.work.strokes == work.strokes and kept.work.start == work.start
+        return kept if kept is not None and same else self._replayed(number, work)
 
     def records_out(self) -> Iterator[Record]:
         """Save all finished maps, and yield the records in order with them and what the network answers now.
@@ -242,12 +314,9 @@ class EditSession:
         }
 
     def _answers(self, number: int, saved: Record) -> Record:
-        assert self.network is not None
         values = load_map(saved["map"])
-        now = Weighted(values, load_certainty_of(saved, values))
-        with self._answering:
-            seen = self._seen(number)
-            before, after = map(self._told, (seen.before, self.network.answer(seen, now)))
+        now = self.answer(number, Weighted(values, load_certainty_of(saved, values)))
+        before, after = map(self._told, (self.seen(number).before, now))
         return {**before, **{f"edited_{key}": value for key, value in after.items()}}
 
     def _told(self, found: Probabilities) -> dict[str, Any]:
@@ -257,14 +326,13 @@ class EditSession:
         return {"prediction": label, "confidence": float(found.max()), **({"predicted_class": name} if name else {})}
 
 
-def mean_of(maps: Sequence[Weighted]) -> Weighted:
-    """Return the mean of several people's maps, over what each of them knows; the smallest gives the size."""
-    size = min((one.map.shape for one in maps), key=lambda shape: shape[0] * shape[1])
-    seen = [change_weighted(one, partial(resize_map, size=size)) for one in maps]
-    if len(seen) == 1:
-        return seen[0]
-    weights = np.stack([np.ones(size, np.float32) if one.certainty is None else one.certainty for one in seen])
-    total = weights.sum(0)
-    mean = (weights * [one.map for one in seen]).sum(0) / np.where(total > 0, total, 1)
-    told = any(one.certainty is not None for one in seen)
-    return Weighted(np.clip(mean, 0, 1).astype(np.float32), weights.mean(0) if told else None)
+def _refuse_maps_within(out: Path, records: Sequence[Record]) -> None:
+    """Raise OutputError where a finished map would take the place of one that strokes start from."""
+    for key in (HUMAN, PREDICTED):
+        folders = {Path(record[key]).parent: record for record in records if isinstance(record.get(key), str)}
+        for folder, record in folders.items():
+            if folder.resolve() == out.resolve():
+                raise OutputError(
+                    f'record "{record["id"]}": its {key} {record[key]} lies in {out}, where finished maps go; '
+                    "choose another folder for them, or give the records as they were before they were edited"
+                )

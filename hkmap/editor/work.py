@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from hkmap.errors import RecordError
 from hkmap.maps.strokes import Stroke, from_json, to_json
 from hkmap.records import mismatch, shown
+from hkmap.stream.editing import UNFINISHED
 
-UNTOUCHED, EDITED, CONFIRMED, SKIPPED = STATES = ("untouched", "edited", "confirmed", "skipped")
+UNTOUCHED, SKIPPED = UNFINISHED
+EDITED, CONFIRMED = FINISHED = ("edited", "confirmed")
+STATES = (*UNFINISHED, *FINISHED)
 MOST_STROKES = 10_000       # of a record
+
+
+class Brief(NamedTuple):
+    """How far a person's work on a record is: its state, its number of strokes, and when it was changed, in UTC."""
+
+    state: str
+    strokes: int
+    at: str | None
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,13 @@ class Work:
     at: str | None = None
 
     @property
+    def brief(self) -> Brief:
+        return Brief(self.state, len(self.strokes), self.at)
+
+    @property
     def finished(self) -> bool:
         """Whether its map counts: it was painted or confirmed, and not skipped."""
-        return self.state in (EDITED, CONFIRMED)
+        return self.state in FINISHED
 
     def painted(self, stroke: Stroke) -> Work:
         if len(self.strokes) >= MOST_STROKES:
@@ -62,6 +77,8 @@ class Work:
 
     def marked(self, state: str) -> Work:
         """Say that the map is right (confirmed), that it cannot be told (skipped), or take that back (edited)."""
+        if state == UNTOUCHED or state not in STATES:
+            raise RecordError(f"state is {shown(state)}; expected {EDITED}, {CONFIRMED} or {SKIPPED}")
         return self._changed(state)
 
     def _changed(self, state: str, **changes: Any) -> Work:
@@ -80,21 +97,25 @@ def to_line(work: Work, identifier: str, user: str) -> dict[str, Any]:
 
 def from_line(line: Mapping[str, Any], place: str) -> Work:
     """Return what `to_line` wrote at ``place``; raise RecordError for what it did not."""
-    for name, (fits, expected) in _EXPECTED.items():
-        if not fits(line.get(name)):
-            raise RecordError(f"{place}: {name} {mismatch(line.get(name), expected)}")
+    brief = brief_of(line, place)
     strokes, undone = (
         tuple(from_json(one, f"{place}, {name} {number}") for number, one in enumerate(line[name], start=1))
         for name in ("strokes", "undone")
     )
-    if line["state"] not in STATES:
-        raise RecordError(f"{place}: state is {shown(line['state'])}; expected one of {', '.join(STATES)}")
-    return Work(line["start"], strokes, undone, line["state"], line["revision"], line["edited_at"])
+    return Work(line["start"], strokes, undone, brief.state, line["revision"], brief.at)
+
+
+def brief_of(line: Mapping[str, Any], place: str) -> Brief:
+    """Return how far the work of a line at ``place`` is, without a look at its strokes; raise RecordError."""
+    for name, (fits, expected) in _EXPECTED.items():
+        if not fits(line.get(name)):
+            raise RecordError(f"{place}: {name} {mismatch(line.get(name), expected)}")
+    return Brief(line["state"], len(line["strokes"]), line["edited_at"])
 
 
 _EXPECTED: dict[str, tuple[Any, str]] = {
     "start": (lambda value: isinstance(value, str), "the key of a map, or empty"),
-    "state": (lambda value: isinstance(value, str), "a text"),
+    "state": (lambda value: value in STATES, f"one of {', '.join(STATES)}"),
     "strokes": (lambda value: isinstance(value, list), "a list of strokes"),
     "undone": (lambda value: isinstance(value, list), "a list of strokes"),
     "revision": (lambda value: type(value) is int and value >= 0, "a number of changes"),

@@ -142,7 +142,7 @@ class Ready(NamedTuple):
 class Frames:
     """How the frames of an evaluation's curves are made and answered: ``step`` pixels change at a time.
 
-    ``batch_size`` frames are in a forward pass; None is 16 on the CPU, and on CUDA as many as fit. ``blur`` is a name
+    ``batch_size`` frames are in a forward pass; None is 16 on the CPU, on CUDA half of what fits. ``blur`` is a name
     in BLURS. A copy of the network answers them, which is prepared when the first curve is drawn: for numbers of the
     ``dtype``, a row of DTYPES, and ``compiled`` or not.
     """

@@ -83,15 +83,18 @@ def folded(network: nn.Module, images: Tensor) -> Any:
 
 
 def frames_that_fit(forward: Callable[[int], object]) -> int:
-    """Return how many frames a forward pass on CUDA takes: doubled while ``forward`` of so many finds the memory."""
+    """Return how many frames a forward pass on CUDA takes: doubled while ``forward`` of twice as many has the memory.
+
+    The other half is for the frames as they are made, and for what the allocator cannot join.
+    """
     count = AT_ONCE
     while count < MOST_AT_ONCE:
         try:
-            forward(2 * count)
+            forward(4 * count)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
             break
         count *= 2
+    torch.cuda.empty_cache()
     return count
 
 

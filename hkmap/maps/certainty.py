@@ -5,7 +5,8 @@ A cell of certainty 0 is always 0 in the map too: nothing is known there, so no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,30 @@ def normalise_weighted(weighted: Weighted, how: Normalisation) -> Weighted:
     if known.any():
         normalised[known] = normalise_map(values[known], how)
     return Weighted(normalised, certainty)
+
+
+def at_one_size(maps: Sequence[Weighted]) -> list[Weighted]:
+    """Return the maps at the size of the smallest, averaged over areas; one of this size as it is."""
+    size = min((one.map.shape for one in maps), key=lambda shape: shape[0] * shape[1])
+    change = partial(resize_map, size=size)
+    return [one if one.map.shape == size else change_weighted(one, change) for one in maps]
+
+
+def mean_weighted(maps: Sequence[Weighted]) -> Weighted:
+    """Return the mean of maps of one size over what each of them knows, and of their certainty; one map as it is.
+
+    >>> one, other = Weighted(np.float32([[1, 1]]), None), Weighted(np.float32([[0, 0]]), np.float32([[1, 0]]))
+    >>> [values.tolist() for values in mean_weighted([one, other])]
+    [[[0.5, 1.0]], [[1.0, 0.5]]]
+    """
+    if len(maps) == 1:
+        return maps[0]
+    weights = np.stack([np.ones_like(one.map) if one.certainty is None else one.certainty for one in maps])
+    values = np.stack([one.map for one in maps])
+    total = weights.sum(0)
+    mean = np.clip((weights * values).sum(0) / np.where(total > 0, total, 1), values.min(0), values.max(0))
+    told = any(one.certainty is not None for one in maps)
+    return Weighted(mean, weights.mean(0) if told else None)
 
 
 def _settled(values: npt.NDArray[np.floating], certainty: npt.NDArray[np.floating]) -> tuple[Map, Map]:

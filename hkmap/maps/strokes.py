@@ -9,7 +9,7 @@ stroke smaller than a cell changes it by its area.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hkmap.choices import Choices
-from hkmap.errors import RecordError
+from hkmap.errors import ChoiceError, RecordError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.polygons import coverage
 from hkmap.records import shown
@@ -166,6 +166,7 @@ def _shares(stroke: Stroke, frame: Frame, shape: tuple[int, ...]) -> Layer:
         return np.full(shape, stroke.strength, np.float32)
     if stroke.outline:
         covered = coverage(stroke.points, frame, (shape[0], shape[1]))
+        covered[covered < 1e-9] = 0         # rounding leaves 1e-16, and an unknown pixel must not be a little known
         return (stroke.strength * covered).astype(np.float32)
     found = np.zeros(shape, np.float32)
     _follow(found, stroke, frame)
@@ -229,6 +230,16 @@ def to_json(stroke: Stroke) -> dict[str, Any]:
 
 def from_json(value: Any, place: str) -> Stroke:
     """Return the stroke of a JSON object; ``place`` names it in the RecordError where it is none."""
+    _check_fields(value, place)
+    stroke = Stroke(**{**value, "points": tuple((x, y) for x, y in value.get("points", ()))})
+    if stroke.outline and len(stroke.points) < 3:
+        raise RecordError(f"{place}: an outline of {len(stroke.points)} points; expected three or more")
+    if stroke.points and not stroke.outline and stroke.radius <= 0:
+        raise RecordError(f"{place}: a brush without a radius; expected a radius above 0, in pixels of the image")
+    return stroke
+
+
+def _check_fields(value: Any, place: str) -> None:
     if not isinstance(value, dict):
         raise RecordError(f"{place}: {shown(value)}, expected a stroke such as {_EXAMPLE}")
     if extra := value.keys() - Stroke.__dataclass_fields__.keys():
@@ -238,13 +249,8 @@ def from_json(value: Any, place: str) -> Stroke:
     for name, (fits, expected) in _EXPECTED.items():
         if name in value and not fits(value[name]):
             raise RecordError(f"{place}: {name} is {shown(value[name])}; expected {expected}")
-    TOOLS.check(value["tool"])
-    stroke = Stroke(**{**value, "points": tuple((x, y) for x, y in value.get("points", ()))})
-    if stroke.outline and len(stroke.points) < 3:
-        raise RecordError(f"{place}: an outline of {len(stroke.points)} points; expected three or more")
-    if stroke.points and not stroke.outline and stroke.radius <= 0:
-        raise RecordError(f"{place}: a brush without a radius; expected a radius above 0, in pixels of the image")
-    return stroke
+    if value["tool"] not in TOOLS:
+        raise ChoiceError(f"{place}: {TOOLS.unknown(value['tool'])}")
 
 
 def _number(low: float, high: float) -> Callable[[Any], bool]:
@@ -253,7 +259,7 @@ def _number(low: float, high: float) -> Callable[[Any], bool]:
 
 def _is_line(value: Any) -> bool:
     coordinate = _number(-1e6, 1e6)
-    return isinstance(value, Sequence) and len(value) <= MOST_POINTS and all(
+    return isinstance(value, list) and len(value) <= MOST_POINTS and all(
         isinstance(point, list) and len(point) == 2 and all(map(coordinate, point)) for point in value
     )
 

@@ -15,12 +15,13 @@ from hkmap.files.maps import Drawn
 from hkmap.files.opening import open_file
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import Stroke, from_json, paint
-from hkmap.records import Record, mismatch, parse_record, reference_of
+from hkmap.records import Record, mismatch, parse_record, reference_of, without_maps
 from hkmap.stream.references import image_frame, load_certainty_of, load_map
 
 logger = logging.getLogger("hkmap")
 
 EMPTY = "empty"         # what strokes start from where it is no map of the record
+UNFINISHED = ("untouched", "skipped")      # an editor's word for a record whose map does not count
 ABOUT = ("edited_by", "edited_at")      # what a script may say of who edited, and when
 
 
@@ -41,7 +42,8 @@ class Edit:
 def read_script(path: Path) -> dict[str, Edit]:
     """Read a script, a JSON object per line: {"id", "strokes": [...]}, and "start", "edited_by", "edited_at".
 
-    Return the edits by the records' ids; raise RecordError, with its line, for what is none, or for an id twice.
+    Return the edits by the records' ids, without those whose "state" is UNFINISHED. Raise RecordError, with its line,
+    for what is none, or for an id twice.
     """
     edits: dict[str, Edit] = {}
     with open_file(path) as file:
@@ -50,7 +52,8 @@ def read_script(path: Path) -> dict[str, Edit]:
             edit = parse_record(line, place)
             if edit["id"] in edits:
                 raise RecordError(f'{place}: record "{edit["id"]}" comes a second time; expected one line per record')
-            edits[edit["id"]] = _edit(edit, f"{path}#{row}", place)
+            if edit.get("state") not in UNFINISHED:
+                edits[edit["id"]] = _edit(edit, f"{path}#{row}", place)
     return edits
 
 
@@ -64,7 +67,7 @@ def edited(record: Record, edits: dict[str, Edit], size: tuple[int, int]) -> Dra
         return record
     base = _base(record, edit.start, size)
     found = paint(edit.strokes, base, image_frame(record))
-    return Drawn({**record, "strokes": edit.reference, **dict(edit.about)}, found.map, found.certainty)
+    return Drawn({**without_maps(record), "strokes": edit.reference, **dict(edit.about)}, found.map, found.certainty)
 
 
 def watched(items: Iterable[Any], edits: dict[str, Edit], script: Path) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import resource
 import shlex
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 import pytest
 
 from hkmap.cli.main import OURS, load
+from hkmap.editor.messages import read_message
+from hkmap.errors import HkmapError
 
 pytestmark = pytest.mark.soak
 
@@ -59,6 +62,13 @@ FILTERS = (
     "agreement", "pack OUT.h5", "pack OUT.h5 --store pixels --size 4",
     "show --cell 32 --map map --map attention --out OUT.png",
 )
+_BRUSH = {"tool": "add", "points": [[1, 2], [3, 4]], "radius": 5, "strength": 0.5, "softness": 1}
+MESSAGES: list[dict[str, Any]] = [
+    {"do": "open", "n": 0}, {"do": "draw", "n": 1, "tick": 3, "stroke": _BRUSH}, {"do": "lift", "n": 2}, {"do": "done"},
+    {"do": "draw", "n": 1, "tick": 4, "points": [[1, 2]]}, {"do": "paint", "n": 0, "revision": 0, "stroke": _BRUSH},
+    {"do": "undo", "n": 0, "revision": 1}, {"do": "start", "n": 0, "revision": 1, "start": "empty"},
+    {"do": "mark", "n": 0, "revision": 1, "state": "skipped"},
+]
 TABLES = {
     "bubbles.csv": "image,x,y,radius,user,weight,label\nx.png,3,4,5,u,1,a\nx.png,9,9,2,v,0.5,b\n",
     "boxes.csv": "filename;x;y;width;height\nx.png;1;2;3;4\n", "points.jsonl": '{"image": "x", "x": 1, "y": 2}\n',
@@ -146,6 +156,21 @@ def test_records(run: Callable[..., None], tmp_path: Path, seed: int) -> None:
         command = dice.choice(FILTERS).replace("OUT", f"out-{number % 9}")
         overwrite = [] if command.split()[0] in ("sample", "check", "agreement") else ["--overwrite"]
         run([*shlex.split(command), *overwrite], line + b"\n")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_messages_of_pages(seed: int) -> None:
+    dice = random.Random(seed)
+    for _ in range(20 * EACH):
+        message = dice.choice(MESSAGES)
+        for _ in range(dice.choice([1, 1, 2, 3])):
+            message = changed_value(message, dice)
+        text = json.dumps(message).encode()
+        if dice.random() < 0.3:
+            text = changed_bytes(text, dice)
+        with suppress(HkmapError, ValueError):
+            read = read_message(text.decode(errors="replace"), 3)
+            assert -1 <= read.number < 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
