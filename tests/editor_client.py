@@ -17,9 +17,10 @@ import torch
 from websockets.sync.client import ClientConnection, connect
 
 from hkmap.editor.access import Access, Guard
+from hkmap.editor.addresses import listening
 from hkmap.editor.live import LiveNetwork
 from hkmap.editor.server import Editor
-from hkmap.editor.serving import listening, served
+from hkmap.editor.serving import served
 from hkmap.editor.session import EditSession
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import TrainedModel

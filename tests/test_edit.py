@@ -119,7 +119,8 @@ def test_strokes_whose_record_does_not_come_are_told(edit):
 def editing(folder, *options, stdin=None):
     """Run `hkmap edit` in a folder; yield the process, its server, and what it has said so far."""
     command = [sys.executable, "-m", "hkmap", "edit", "--out", "out", "--user", "ana", *options]
-    own = {"PYTHONPATH": os.pathsep.join(sys.path), "HKMAP_EDIT_TOKEN": SECRET, "BROWSER": "sh -c 'echo $0 > opened' %s"}
+    browser = "sh -c 'echo open $0 > opened' %s"
+    own = {"PYTHONPATH": os.pathsep.join(sys.path), "HKMAP_EDIT_TOKEN": SECRET, "BROWSER": browser}
     environment = {**os.environ, **own}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:
@@ -158,7 +159,7 @@ def test_people_edit_on_a_page_until_they_are_done_and_the_page_finds_the_editor
 
     os.mkfifo(tmp_path / "opened")
     with editing(tmp_path, "--open", stdin=records) as (run, again, said):
-        assert f"open {(tmp_path / 'opened').read_text()}" == said
+        assert (tmp_path / "opened").read_text() == said
         assert again.address == found.address
         with again.page() as page:
             assert page.ask("open", "opened", n=0)["revision"] == 1

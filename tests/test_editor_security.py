@@ -46,10 +46,10 @@ def test_a_link_becomes_a_cookie_and_its_token_leaves_the_address(served):
 
 @pytest.mark.parametrize("cookie", [
     "", "{name}=", "{name}=ana", "{name}=ana.", "{name}=ana.{ben}", "{name}=mallory.{ana}", "{name}=.{ana}",
-    "x=ana.{ana}", "{name}=ana.{ana}0", "{name}=ana.%E9", "{name}=%ff.%00",
+    "x=ana.{ana}", "{name}=ana.{ana}0", "{name}=mallory.{mallory}", "{name}=ana.%E9", "{name}=%ff.%00",
 ])
 def test_without_its_token_nobody_gets_anything(served, cookie):
-    tokens = {user: served.access.token(user) for user in ("ana", "ben")}
+    tokens = {user: served.access.token(user) for user in ("ana", "ben", "mallory")}      # mallory was here before
     headers = {"Cookie": cookie.format(name=served.access.cookie, **tokens)}
     for path in ("/", "/records.json", "/image/0", "/thumbnail/0", "/static/index.html", "/nothing"):
         status, _, body = served.get(path, headers, user=None)
@@ -251,7 +251,8 @@ def test_bad_messages_end_at_most_their_own_page(served):
                     page.socket.send(sent)
                 with pytest.raises(ConnectionClosedError) as closed:
                     page.hear("opened")
-                assert closed.value.rcvd.code == code
+                lost = code == 1009 and closed.value.rcvd is None       # where the rest of the message was on its way
+                assert lost or closed.value.rcvd.code == code
         trouble = steady.ask("delete", "trouble")
         assert (trouble["n"], trouble["what"]) == (None, "message")
         assert steady.ask("open", "opened", n=0)["revision"] == 0

@@ -144,12 +144,13 @@ def _on_a_page(
     try:
         from hkmap.editor.access import Access, Guard, keep, kept
         from hkmap.editor.server import Editor
-        from hkmap.editor.serving import listening, served
+        from hkmap.editor.serving import served
     except ImportError as error:
         package = str(error.name).partition(".")[0]
         if package not in ("starlette", "uvicorn", "websockets"):
             raise
         raise RunError(f"the page needs {package}; pip install 'hkmap[edit]'") from error
+    from hkmap.editor.addresses import base_address, listening
     from hkmap.editor.session import EditSession
     from hkmap.files.atomic import locked
 
@@ -161,7 +162,7 @@ def _on_a_page(
         listener = listening(host, (port,) if port else (last, 0) if last else (0,))
         keep(out, secret, listener.getsockname()[1])
         with closing(editor), served(Guard(editor.app(), access), listener) as thread:
-            links = [f"{_address(host, listener.getsockname()[1])}/?{access.query(user)}" for user in users]
+            links = [f"{base_address(host, listener.getsockname()[1])}/?{access.query(user)}" for user in users]
             for user, link in zip(users, links, strict=True):
                 say(f"{user}: {link}" if len(users) > 1 else f"open {link}")
             if open_page:
@@ -180,6 +181,8 @@ def _refuse(names: Iterable[str], why: str) -> None:
 
 
 def _check(out: Path, options: dict[str, Any], host: str, token: str | None) -> None:
+    from hkmap.editor.addresses import is_loopback
+
     if out.suffix == ".h5" or out.is_file():
         raise click.UsageError(f"--out {out}: expected a folder, for strokes and maps; `hkmap pack` joins them.")
     if options["device"] != "auto" and options["source"] is None:
@@ -187,17 +190,8 @@ def _check(out: Path, options: dict[str, Any], host: str, token: str | None) -> 
     proposal = f"such as --token {secrets.token_urlsafe(24)}"
     if token is not None and len(token) < 16:
         raise click.UsageError(f"--token has {len(token)} characters; expected 16 or more, {proposal}.")
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise click.UsageError(f"--host {host} lets others reach the page; give a secret too, {proposal}.")
-
-
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _checked(record: Record) -> Record:
@@ -229,14 +223,6 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):      # a user without a name
         return "me"
-
-
-def _address(host: str, port: int) -> str:
-    """Return where a browser finds the page."""
-    import socket
-
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def _browse(link: str) -> None:

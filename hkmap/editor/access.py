@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import json
 import os
 import secrets
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
@@ -23,6 +21,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
+
+from hkmap.editor.addresses import is_address, own_names
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -137,27 +137,6 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sent
-
-
-# names of this machine
-
-
-def is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def own_names(host: str) -> frozenset[str]:
-    """Return the names by which people may reach a server that listens at ``host``."""
-    others = () if is_loopback(host) else (host, socket.gethostname(), socket.getfqdn())
-    return frozenset(name.lower() for name in ("localhost", *others))
 
 
 # what outlives the editor

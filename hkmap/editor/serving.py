@@ -16,11 +16,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hkmap.editor.messages import MOST_BYTES
-from hkmap.errors import OutputError
 
 PATIENCE = 30.0         # seconds in which a connection has to ask for something
 MOST_FILES = 65_536     # open at once, connections too
-BACKLOG = 2048
 
 
 class ImpatientProtocol(H11Protocol):
@@ -33,26 +31,6 @@ class ImpatientProtocol(H11Protocol):
     def _give_up(self) -> None:
         if self.cycle is None and self.transport.get_protocol() is self:      # else it has become a WebSocket
             self.transport.close()
-
-
-def listening(host: str, ports: tuple[int, ...]) -> socket.socket:
-    """Return a socket at the first of ``ports`` that is free, 0 for any; raise OutputError where none is."""
-    for port in ports:
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            listener = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise OutputError(f"{host}: {error.strerror or error}; expected an address of this machine") from error
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # a killed editor's is free at once
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            why = error
-        else:
-            return listener
-    raise OutputError(f"{host} port {ports[-1]}: {why.strerror}; choose another --port or --host, or omit them")
 
 
 @contextmanager
