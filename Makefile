@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz check lines wheel-check docs bench gpu-check clean
+.PHONY: help demo test soak fuzz check lines wheel-check docs screenshots bench gpu-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,12 +37,16 @@ docs: .venv/.developing  ## write docs/commands.md anew from --help
 	$(BIN)/python docs/generate_commands.py > docs/commands.md.part
 	mv docs/commands.md.part docs/commands.md
 
+screenshots: .venv/.developing  ## take the pictures of the editor anew; needs chromium
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=.:tests:examples $(BIN)/python docs/screenshots.py docs/editor
+
 bench: .venv/.developing  ## time the kernels against their peers and floors; prints JSON
 	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/python benchmarks/maps.py
 	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/python benchmarks/shards.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/evaluation.py
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/editor.py
 
 gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU against CUDA, and one small run; prints JSON
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py
