@@ -30,8 +30,8 @@ SIX = {
     "vit_tiny_patch16_224": 64,
 }
 six = pytest.mark.parametrize("name", SIX)
-#: Norms over the channels of each place after the cut, in timm's layouts and kinds, and a transformer of few blocks.
-NORMS_FIRST = ("test_convnext", "convnext_zepto_rms", "poolformerv2_s12", "test_vit")
+#: Norms over the channels of each place after the cut, a transformer of few blocks, a convolution over channels.
+OTHERS = ("test_convnext", "convnext_zepto_rms", "poolformerv2_s12", "test_vit", "eca_resnext26ts")
 
 
 @cache
@@ -87,7 +87,7 @@ def test_a_map_of_zeros_gives_the_plain_networks_answer(name):
     assert (hidden - hidden[:1]).abs().max() < (expected - expected[:1]).abs().max()
 
 
-@pytest.mark.parametrize("name", [*SIX, *NORMS_FIRST])
+@pytest.mark.parametrize("name", [*SIX, *OTHERS])
 def test_the_answer_depends_on_the_map(name):
     network, _ = ours(name, "+abn")
     one, other = torch.rand(2, 4, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
