@@ -121,11 +121,6 @@ KINDS = re.compile(
 AROUND = {"LICENSE", "README.md", "pyproject.toml", "MANIFEST.in", "setup.cfg", "PKG-INFO"}
 
 
-def package_files() -> set[str]:
-    paths = (path for path in (ROOT / "hkmap").rglob("*") if path.is_file() and path.parent.name != "__pycache__")
-    return {str(path.relative_to(ROOT)) for path in paths}
-
-
 def run_python(*arguments: object, folder: Path | None = None) -> None:
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -155,6 +150,11 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.iterdir())
 
 
+def contents(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
 def metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -163,9 +163,9 @@ def metadata(wheel: Path) -> Message:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == package_files()
+    held = contents(wheel)
+    paths = (path for path in (ROOT / "hkmap").rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    assert held == {str(path.relative_to(ROOT)) for path in paths}
     assert "hkmap/py.typed" in held
 
 
@@ -180,14 +180,14 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     assert set(found.get_all("Provides-Extra", [])) == {*PROJECT["project"]["optional-dependencies"]}
 
 
-def test_the_package_has_no_other_kind_of_file() -> None:
-    assert not {name for name in package_files() if not KINDS.fullmatch(name)}
+def test_the_package_has_no_other_kind_of_file(wheel: Path) -> None:
+    assert {name for name in contents(wheel) if not KINDS.fullmatch(name)} == set()
 
 
-def test_the_sdist_holds_the_package_and_what_builds_it(sdist: Path) -> None:
+def test_the_sdist_holds_the_package_and_what_builds_it(sdist: Path, wheel: Path) -> None:
     with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
-    assert {name for name in names if not name.startswith("hkmap.egg-info/")} == package_files() | AROUND
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert {name for name in names if not name.startswith("hkmap.egg-info/")} == contents(wheel) | AROUND
     assert {"hkmap/report/page.html", "hkmap/training/recipes/cub-scratch.toml"} <= names
 
 
