@@ -28,7 +28,7 @@ def list_choices(name: str | None) -> None:
       hkmap list
       hkmap list metrics | jq -r .name
     """
-    rows = list(_tables()) if name is None else [
+    rows = list(tables()) if name is None else [
         {"name": row, "doc": doc, "origin": origin(table(name), row), **table(name).figures(row)}
         for row, doc in table(name).describe().items()
     ]
@@ -52,7 +52,7 @@ def _words(row: dict[str, Any]) -> Iterator[str]:
         yield f" (from {row['origin']})"
 
 
-def _tables() -> Iterator[dict[str, str]]:
+def tables() -> Iterator[dict[str, str]]:
     """Yield every table with its options, without importing it."""
     options = [
         (option.type.table, f"{command} {max(option.opts, key=len)}")
