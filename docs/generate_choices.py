@@ -20,7 +20,7 @@ def rows(choices: Choices[Any]) -> Iterator[str]:
     """Yield our rows in Markdown; what other packages add depends on the machine."""
     for name, doc in choices.describe().items():
         if origin(choices, name) == "hkmap" and not name.startswith(PREFIX):
-            source = choices.figures(name).get("source")
+            source = getattr(choices[name], "source", "") if name in choices else ""
             text = f"{doc} ({source})" if source else doc
             yield f"| `{name}` | {text.replace('|', chr(92) + '|')} |"
 

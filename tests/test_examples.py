@@ -120,6 +120,27 @@ def value_at_head(values: Map, record: Record) -> float:
     return float(np.mean([values[cell] for cell in cells]))
 
 
+def test_the_start_page(fast_shell: Shell, tmp_path: Path) -> None:
+    """Its two last blocks run as they stand, on few small images."""
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    _, first, own = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert fast_shell(first.replace("examples/", f"{EXAMPLES}/")).exit_code == 0
+    assert Image.open(tmp_path / "first.png").width > 100
+    for number in range(10):
+        image = np.full((32, 32), 20, np.uint8)
+        image[4:12, 4 + 16 * (number % 2) : 12 + 16 * (number % 2)] = 200 + number
+        folder = tmp_path / "photos" / ("benign", "malignant")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+        Image.fromarray((image > 100).astype(np.uint8) * 255).save(folder / f"{number}_mask.png")
+    small = {"ARCH": "resnet8+abn", "STEM": "small", "WIDTH": "4", "IMAGE_SIZE": "32", "EPOCHS": "1"}
+    few = {f"HKMAP_TRAIN_{name}": value for name, value in small.items()} | {"HKMAP_FINETUNE_EPOCHS": "1"}
+    result = fast_shell(own, **few)
+    assert result.exit_code == 0, result.stderr[-3000:]
+    assert '"control": "shuffled"' in result.stdout
+    assert Image.open(tmp_path / "looked.png").width > 100
+
+
 def test_cub_gaze(fast_shell: Shell, hk: Callable[..., Result], tmp_path: Path, data_root: Path) -> None:
     run_example(fast_shell, "cub_gaze.sh", HKMAP_DATA=str(data_root.resolve()), EVERY="15", **SMALL)
     out = tmp_path / "out"
