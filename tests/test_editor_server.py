@@ -225,7 +225,7 @@ def test_strokes_under_way_have_an_end(served, monkeypatch):
         page.ask("draw", "answer", n=0, tick=1, points=[[1, 1]] * 9)
         trouble = page.ask("draw", "trouble", n=0, tick=2, points=[[1, 1]])
     assert (trouble["what"], trouble["text"]) == (
-        "message", "the stroke under way: over 10 points; release it, and begin another"
+        "record", "the stroke under way: over 10 points; release it, and begin another"
     )
 
 

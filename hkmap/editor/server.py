@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from hkmap.editor.messages import Message, read_message
 from hkmap.editor.pictures import picture, thumbnail
@@ -35,7 +35,7 @@ from hkmap.maps.strokes import MOST_POINTS, Trail, layer_size, to_json
 from hkmap.records import label_of, reference_of
 
 STATIC = Path(__file__).parent / "static"
-QUIET = 2.0         # seconds in which a page has said nothing, before what it has not asked for is computed
+QUIET = 2.0         # seconds in which no page has said anything, before what nobody has asked for is computed
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_THUMBNAILS = 2000      # some kilobytes each
 Result = TypeVar("Result")
@@ -68,6 +68,7 @@ class Editor:
         self.finished: set[str] = set()
         self.connections: set[Connection] = set()
         self.at: dict[str, int] = {}
+        self.busy_until = 0.0       # on the clock of the loop
         self.known: dict[tuple[int, str], dict[str, Any]] = {}      # of records and people, as EditSession.outlook
         self.files, self.answers, self.images, self.thumbnails = self._pools = [
             ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "answers", "images", "thumbnails")
@@ -205,7 +206,7 @@ class Connection:
         self._drawing: Drawing | None = None
         self._wanted: tuple[int, Callable[[], tuple[int | None, Weighted]]] | None = None
         self._asked = asyncio.Event()
-        self._busy_until = asyncio.get_running_loop().time() + QUIET
+        self._heard()
         self._does = {
             "open": self._open, "draw": self._draw, "lift": self._lift, "done": self._done,
             **dict.fromkeys(CHANGES, self._change),
@@ -229,17 +230,21 @@ class Connection:
             await self.socket.send_text(json.dumps(what))
 
     async def _listen(self) -> None:
-        while True:
+        while self.socket.application_state is WebSocketState.CONNECTED:        # until it was found gone
             try:
                 message = read_message(await self.socket.receive_text(), len(self.editor.session.records))
             except HkmapError as error:
                 await self.say(of="trouble", n=None, what="message", text=str(error))
             except (ValueError, KeyError):      # no JSON, no text
-                await self.socket.close(1008, "expected JSON")
+                with suppress(WebSocketDisconnect, RuntimeError):
+                    await self.socket.close(1008, "expected JSON")
                 return
             else:
-                self._busy_until = asyncio.get_running_loop().time() + QUIET
+                self._heard()
                 await self._does[message.do](message)
+
+    def _heard(self) -> None:
+        self.editor.busy_until = asyncio.get_running_loop().time() + QUIET
 
     async def _open(self, message: Message) -> None:
         self._drawing = None
@@ -256,8 +261,8 @@ class Connection:
             return
         try:
             await within(self.editor.files, partial(self._drawn, message))
-        except (HkmapError, OSError) as error:
-            await self.say(of="trouble", n=message.number, what="message", text=str(error))
+        except (HkmapError, OSError) as error:      # no "message": that would be a change refused
+            await self.say(of="trouble", n=message.number, what="record", text=str(error))
             return
         if self._drawing is not None:
             self._wanted = self._drawing.number, self._drawing.now
@@ -329,10 +334,10 @@ class Connection:
             await self.say(of="answer", n=number, tick=tick, top=[guess._asdict() for guess in guesses])
 
     async def _foresee(self) -> None:
-        """Tell what the network answers to each record that nobody has asked about, while nothing else is asked."""
+        """Tell what the network answers to each record that nobody has asked about, while no page asks for anything."""
         editor, loop = self.editor, asyncio.get_running_loop()
         for number in range(len(editor.session.records) if editor.session.network else 0):
-            while (wait := self._busy_until - loop.time()) > 0:
+            while (wait := editor.busy_until - loop.time()) > 0:
                 await asyncio.sleep(wait)
             if "prediction" not in editor.known.setdefault((number, self.user), {}):
                 with suppress(HkmapError, OSError):     # told when it is opened

@@ -26,8 +26,9 @@ if TYPE_CHECKING:       # a painter of maps needs no torch
     from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
 
 HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
-MOST_IMAGES = 32        # whose features and paintings are kept, so that a lab of people can work at once
-MOST_EARLIER = 20       # paintings that undo need not paint again
+MOST_IMAGES = 32        # whose features are kept, so that a lab of people can work at once
+MOST_NUMBERS = 1 << 26  # of all paintings that are kept, 256 MB
+MOST_EARLIER = 20       # paintings of a record that undo need not paint again, if they are small
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Open:
     @property
     def edited(self) -> Weighted:
         return self.painting.of(self.base)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds: a stroke changes two of a painting's four layers."""
+        return self.painting.scale.size * (4 + 2 * len(self.earlier))
 
 
 class Person(NamedTuple):
@@ -108,11 +114,8 @@ class EditSession:
     def open(self, number: int, user: str) -> Open:
         """Return a record as a person left it; raise HkmapError where a file of it cannot be read."""
         with self._changing:
-            found = self._open.pop((number, user), None) or self._replayed(number, self.work(number, user))
-            self._open[number, user] = found        # the last is the one used last
-            if len(self._open) > MOST_IMAGES:
-                self._open.pop(next(iter(self._open)))
-            return found
+            found = self._open.get((number, user)) or self._replayed(number, self.work(number, user))
+            return self._keep(number, user, found)
 
     def image(self, number: int) -> Pixels:
         """Return a record's image (H, W, 3) RGB, as displayed."""
@@ -166,8 +169,6 @@ class EditSession:
         with self._changing:
             before = self.open(number, user)
             work = change(before.work)
-            if work is before.work:
-                return before
             if work.state == EDITED and not work.strokes and work.start == self.starts(number)[0]:
                 work = replace(work, state=UNTOUCHED)       # all is taken back
             after = self._stepped(number, before, work)
@@ -175,9 +176,16 @@ class EditSession:
             if work.start == PREDICTED and reference_of(record, PREDICTED) is None:
                 self.folder.keep_start(record["id"], after.base.map)
             self.folder.write(user, record["id"], work)
-            self._open[number, user] = after
+            self._keep(number, user, after)
             self._briefs[user, record["id"]] = work.brief
             return after
+
+    def _keep(self, number: int, user: str, found: Open) -> Open:
+        self._open.pop((number, user), None)
+        self._open[number, user] = found        # the last is the one used last
+        while len(self._open) > 1 and sum(one.numbers for one in self._open.values()) > MOST_NUMBERS:
+            self._open.pop(next(iter(self._open)))
+        return found
 
     def _stepped(self, number: int, before: Open, work: Work) -> Open:
         if work.start != before.work.start:
@@ -185,8 +193,9 @@ class EditSession:
         if work.strokes == before.work.strokes:
             return replace(before, work=work)
         if work.strokes[:-1] == before.work.strokes:
-            earlier = (*before.earlier, before.painting)[-MOST_EARLIER:]
-            return replace(before, work=work, painting=before.painting.painted(work.strokes[-1]), earlier=earlier)
+            painting = before.painting.painted(work.strokes[-1])
+            earlier = (*before.earlier, before.painting)[-_most_earlier(painting):]
+            return replace(before, work=work, painting=painting, earlier=earlier)
         if work.strokes == before.work.strokes[:-1] and before.earlier:
             return replace(before, work=work, painting=before.earlier[-1], earlier=before.earlier[:-1])
         return self._replayed(number, work)
@@ -194,7 +203,7 @@ class EditSession:
     def _replayed(self, number: int, work: Work) -> Open:
         base = self.base(number, work.start)
         painting = blank((base.map.shape[0], base.map.shape[1]), self.frame(number))
-        earlier: deque[Painting] = deque(maxlen=MOST_EARLIER)
+        earlier: deque[Painting] = deque(maxlen=_most_earlier(painting))
         for stroke in work.strokes:
             earlier.append(painting)
             painting = painting.painted(stroke)
@@ -324,6 +333,10 @@ class EditSession:
         label = int(found.argmax())
         name = self.network.model.class_names[label]
         return {"prediction": label, "confidence": float(found.max()), **({"predicted_class": name} if name else {})}
+
+
+def _most_earlier(painting: Painting) -> int:
+    return max(1, min(MOST_EARLIER, MOST_NUMBERS // 8 // painting.scale.size))
 
 
 def _refuse_maps_within(out: Path, records: Sequence[Record]) -> None:
