@@ -214,6 +214,12 @@ def test_options_that_do_not_belong_together_are_refused(hk, here, options, told
     assert not (here / "out").exists()
 
 
+def test_where_all_records_were_skipped_no_page_opens(hk, here):
+    made = hk("edit", "--out", "out", "--on-error", "skip", stdin=[{"id": "0", "label": "cat"}])
+    assert made.exit_code == 1
+    assert "no record is left to edit: all were skipped; expected one or more" in made.stderr
+
+
 def test_a_port_that_is_taken_is_one_sentence(hk, here):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

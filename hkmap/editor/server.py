@@ -32,7 +32,7 @@ from hkmap.editor.session import EditSession, Open
 from hkmap.errors import HkmapError, OutputError, RecordError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import MOST_POINTS, Trail, layer_size, to_json
-from hkmap.records import label_of, reference_of
+from hkmap.records import label_of
 
 STATIC = Path(__file__).parent / "static"
 QUIET = 2.0         # seconds in which no page has said anything, before what nobody has asked for is computed
@@ -102,7 +102,7 @@ class Editor:
         return Response(json.dumps(listed), media_type="application/json")
 
     async def image(self, request: Request) -> Response:
-        return await self._picture(request, self.images, self._image)
+        return await self._picture(request, self.images, lambda number: picture(self.session.image_reference(number)))
 
     async def thumbnail(self, request: Request) -> Response:
         return await self._picture(request, self.thumbnails, lambda number: (self._thumbnail(number), "image/jpeg"))
@@ -137,13 +137,6 @@ class Editor:
         except (HkmapError, OSError) as error:
             return PlainTextResponse(str(error), 422)
         return tagged(request, data, media_type)
-
-    def _image(self, number: int) -> tuple[bytes, str]:
-        record = self.session.records[number]
-        reference = reference_of(record, "image")
-        if reference is None:
-            raise RecordError(f'record "{record["id"]}": no key "image" with a path; the editor needs an image')
-        return picture(reference)
 
     def _listed(self, user: str) -> dict[str, Any]:
         session = self.session

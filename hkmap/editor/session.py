@@ -10,8 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from hkmap.editor.folder import WorkFolder
 from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, UNTOUCHED, Work
 from hkmap.errors import OutputError, RecordError
@@ -20,12 +18,13 @@ from hkmap.files.maps import Drawn, open_writer, save_drawn
 from hkmap.maps.certainty import Weighted, at_one_size, mean_weighted
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
 from hkmap.records import Record, label_of, reference_of, without_maps
+from hkmap.stream.editing import EMPTY, HUMAN, PREDICTED, base_of, no_start
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
 
 if TYPE_CHECKING:       # a painter of maps needs no torch
     from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
 
-HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
+STARTS = (HUMAN, PREDICTED, EMPTY)
 MOST_IMAGES = 32        # whose features are kept, so that a lab of people can work at once
 MOST_NUMBERS = 1 << 26  # of all paintings that are kept, 256 MB
 MOST_EARLIER = 20       # paintings of a record that undo need not paint again, if they are small
@@ -117,25 +116,24 @@ class EditSession:
             found = self._open.get((number, user)) or self._replayed(number, self.work(number, user))
             return self._keep(number, user, found)
 
-    def image(self, number: int) -> Pixels:
-        """Return a record's image (H, W, 3) RGB, as displayed."""
+    def image_reference(self, number: int) -> str:
         record = self.records[number]
         reference = reference_of(record, "image")
         if reference is None:
             raise RecordError(f'record "{record["id"]}": no key "image" with a path; the editor needs an image')
-        return read_image(reference)
+        return reference
+
+    def image(self, number: int) -> Pixels:
+        """Return a record's image (H, W, 3) RGB, as displayed."""
+        return read_image(self.image_reference(number))
 
     def base(self, number: int, start: str) -> Weighted:
         """Return the map that strokes start from; the network's own is kept from then on."""
         record = self.records[number]
         if start not in self.starts(number):
-            raise RecordError(f'record "{record["id"]}": has no map under "{start}", from which its strokes start')
-        if start == EMPTY:
-            return Weighted(np.zeros(self.size, np.float32), None)
-        reference = reference_of(record, start)
-        if reference is not None:
-            values = load_map(reference)
-            return Weighted(values, load_certainty_of(record, values) if start == HUMAN else None)
+            raise no_start(record, start)
+        if start != PREDICTED or reference_of(record, PREDICTED) is not None:
+            return base_of(record, start, self.size)
         kept = self.folder.start_map(record["id"])
         return Weighted(self.seen(number).attention if kept is None else kept, None)
 

@@ -111,22 +111,22 @@ export class Filmstrip {
     }
 
     #refilter() {
-        const { filter, "filter-class": name } = this.#parts;
-        const fits = (number) => matches(this.#records[number], filter.value, name.value);
-        const found = this.#orders[this.#parts.order.value].filter(fits);
-        this.#parts.nothing.hidden = found.length > 0;
+        const found = this.#matching();
         if (found.length && !found.includes(this.current)) this.#choose(found[0]);
         else this.go(this.current);
     }
 
     #list() {       // the current record stays, whether it matches or not
+        const found = this.#matching();
+        this.#parts.nothing.hidden = found.length > 0;
+        this.numbers = found.length ? this.#matching(this.current) : [];
+        this.#counts();
+    }
+
+    #matching(also = null) {
         const { filter, "filter-class": name, order } = this.#parts;
         const fits = (number) => matches(this.#records[number], filter.value, name.value);
-        const found = this.#orders[order.value].filter(fits);
-        this.#parts.nothing.hidden = found.length > 0;
-        this.numbers = found.length
-            ? this.#orders[order.value].filter((number) => number === this.current || fits(number)) : [];
-        this.#counts();
+        return this.#orders[order.value].filter((number) => number === also || fits(number));
     }
 
     #counts() {
