@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hkmap.editor.live import LiveNetwork
-from hkmap.editor.ordering import ORDERS, order_by, orders, scores
+from hkmap.editor.ordering import ORDERS, orders, scores
 from hkmap.editor.session import EditSession
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import new_model
@@ -115,11 +115,6 @@ def test_orders_go_from_what_most_needs_a_person(session):
         assert made[name][: len(told)] == sorted(told, key=lambda number: sign * found[name][number])
         assert made[name][len(told) :] == [number for number in range(6) if found[name][number] is None]
         assert made[name].index(0) < made[name].index(5)        # which tie
-
-
-def test_ties_and_records_without_a_score_keep_their_order():
-    assert order_by("confidence", [0.5, None, 0.5, 0.1, None]) == [3, 0, 2, 1, 4]
-    assert order_by("disagreement", [0.5, None, 0.5, 0.1, None, 0.0]) == [0, 2, 3, 5, 1, 4]
 
 
 def test_only_what_is_asked_for_is_computed_once_per_image(session, monkeypatch):

@@ -81,6 +81,12 @@ def test_a_quiet_page_is_told_what_the_network_answers_to_all_records(served, se
     ]
 
 
+def test_a_class_is_a_text_for_the_page(tmp_path):
+    with site(EditSession([{"id": "0", "class": 5}, {"id": "1", "class": None}], tmp_path / "out")) as served:
+        listed = json.loads(served.get("/records.json")[2])["records"]
+    assert [record["class"] for record in listed] == ["5", None]
+
+
 def test_a_server_that_starts_again_knows_where_a_person_was(session):
     session.paint(2, "ana", Stroke("add"))
     with site(EditSession(session.records, session.folder.out)) as again:

@@ -32,7 +32,7 @@ from hkmap.editor.session import EditSession, Open
 from hkmap.errors import HkmapError, OutputError, RecordError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import MOST_POINTS, Trail, layer_size, to_json
-from hkmap.records import label_of
+from hkmap.records import Record, label_of
 
 STATIC = Path(__file__).parent / "static"
 QUIET = 2.0         # seconds in which no page has said anything, before what nobody has asked for is computed
@@ -149,10 +149,9 @@ class Editor:
             "at": self.orders[self.order][0] if at is None else at,
             "records": [
                 {
-                    "id": record["id"], "label": label_of(record), "class": record.get("class"),
-                    "prediction": None, "confidence": None, "now": None, **self.known.get((number, user), {}),
+                    **named(record), "state": states[number], "prediction": None, "confidence": None, "now": None,
+                    **self.known.get((number, user), {}),
                     **{key: record[key] for key in ("prediction", "confidence") if key in record},
-                    "state": states[number],
                 } for number, record in enumerate(session.records)
             ],
         }
@@ -352,11 +351,16 @@ def tagged(request: Request, data: bytes, media_type: str) -> Response:
     return Response(data, media_type=media_type, headers=headers)
 
 
+def named(record: Record) -> dict[str, Any]:
+    name = record.get("class")
+    return {"id": record["id"], "label": label_of(record), "class": None if name is None else str(name)}
+
+
 def told(session: EditSession, number: int, opened: Open) -> dict[str, Any]:
     """Return what a page needs to show a record and to paint on it by itself."""
     base, work, record = opened.base, opened.work, session.records[number]
     return {
-        "of": "opened", "n": number, "id": record["id"], "label": label_of(record), "class": record.get("class"),
+        "of": "opened", "n": number, **named(record),
         "revision": work.revision, "state": work.state, "start": work.start, "starts": session.starts(number),
         "strokes": [to_json(stroke) for stroke in work.strokes], "undone": [to_json(stroke) for stroke in work.undone],
         "size": list(base.map.shape), "layer": list(layer_size((base.map.shape[0], base.map.shape[1]))),

@@ -98,7 +98,7 @@ class EditSession:
         there = {
             HUMAN: reference_of(record, HUMAN) is not None,
             PREDICTED: reference_of(record, PREDICTED) is not None or self.network is not None
-            or self.folder.has_start(record["id"]),
+            or self.folder.start_path(record["id"]).exists(),
         }
         possible = [start for start in STARTS if there.get(start, True)]
         return sorted(possible, key=lambda start: start != self.begin)
@@ -259,7 +259,7 @@ class EditSession:
         """
         assert self.network is not None, "without a network there are no answers"
         work, edited = self.work(number, user), None
-        if work.start != PREDICTED or self.folder.has_start(self.records[number]["id"]):
+        if work.start != PREDICTED or self.folder.start_path(self.records[number]["id"]).exists():
             edited = self._opened(number, user, work).edited
         with self._answering:
             seen = self._see(number)
@@ -293,7 +293,7 @@ class EditSession:
             saved = save_drawn(maps, Drawn(without_maps(record), joint.map, joint.certainty, each))
         about = {user: self._about(record, user, work) for user, work in works.items()}
         if any(work.start == PREDICTED for work in works.values()) and reference_of(record, PREDICTED) is None:
-            saved[PREDICTED] = self.folder.start_reference(record["id"])
+            saved[PREDICTED] = str(self.folder.start_path(record["id"]))
         if not several:
             return {**saved, **about[people[0]], "edited_by": people[0]}
         told = {key: {user: one[key] for user, one in about.items()} for key in ("edited_at", "edited_from", "strokes")}
@@ -316,7 +316,7 @@ class EditSession:
     def _about(self, record: Record, user: str, work: Work) -> dict[str, str | None]:
         start = reference_of(record, work.start) if work.start != EMPTY else EMPTY
         return {
-            "edited_at": work.at, "edited_from": start or self.folder.start_reference(record["id"]),
+            "edited_at": work.at, "edited_from": start or str(self.folder.start_path(record["id"])),
             "strokes": f"{self.folder.path(user, record['id'])}#0",
         }
 
