@@ -90,14 +90,16 @@ def edit(
 ) -> None:
     """Edit maps by hand on a page in the browser, while the network of --from answers each movement of the brush.
 
-    The page's link is printed. Done on the page, or Ctrl-C, saves the maps in --out and prints the records: map, and
-    certainty where somebody did not know, edited_by, edited_at, strokes; prediction is what the network answers by
-    itself, edited_prediction with the map. Records that nobody edited or confirmed pass unchanged. All strokes are kept
-    in --out at once, so the same command goes on where it was left, even after a crash.
+    The page's link is printed. Done on the page, or Ctrl-C, saves the maps in --out and prints the records, with map
+    (and certainty where somebody said "don't know"), edited_by, edited_at, edited_from and strokes; prediction is the
+    network's answer with its own map, edited_prediction with the edited one. Records that nobody edited or confirmed
+    pass unchanged. Each stroke is kept in --out at once, so the same command goes on where it was left, even after a
+    crash.
 
-    With --script nobody is asked: its lines are {"id": ID, "strokes": [STROKE, ...]}. Strokes start from the record's
-    map, or from zeros where it has none; "start" names another key, such as attention, or empty. "edited_by" and
-    "edited_at" are passed on, and the record says where its strokes are. A record without strokes passes unchanged.
+    With --script no page opens: the strokes come from lines of {"id": ID, "strokes": [STROKE, ...]}, such as those that
+    the page keeps in OUT/strokes/. Strokes start from the record's map, or from zeros where it has none; "start" names
+    another key, such as attention, or empty. "edited_by" and "edited_at" are passed on. A record without a line passes
+    unchanged.
 
     A STROKE is {"tool": "add", "points": [[x, y], ...], "radius": R}, with "strength" and "softness" from 0 to 1: a
     brush along points in pixels of the image. The tools are in `hkmap list tools`. With "outline": true the points are
