@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz check lines wheel-check docs bench gpu-check clean
+.PHONY: help demo test soak fuzz check lines wheel-check dist docs screenshots bench gpu-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,9 +33,17 @@ lines:  ## lines and modules beside their budgets; fails where there are too man
 wheel-check:  ## install the wheel on each Python found, in an empty environment, and run a pipe
 	PYTHON="$(PYTHON)" bash .ci/wheel-check
 
+dist: .venv/.developing  ## build the sdist and the wheel into dist/, and check them as an index does
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+
 docs: .venv/.developing  ## write docs/commands.md anew from --help
 	$(BIN)/python docs/generate_commands.py > docs/commands.md.part
 	mv docs/commands.md.part docs/commands.md
+
+screenshots: .venv/.developing  ## take the pictures of the editor anew; needs chromium
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=.:tests:examples $(BIN)/python docs/screenshots.py docs/editor
 
 bench: .venv/.developing  ## time the kernels against their peers and floors; prints JSON
 	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/python benchmarks/maps.py
@@ -43,6 +51,7 @@ bench: .venv/.developing  ## time the kernels against their peers and floors; pr
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/evaluation.py
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/editor.py
 
 gpu-check:  ## on a machine with CUDA, with its own PYTHON and torch: CPU against CUDA, and one small run; prints JSON
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py

@@ -1,7 +1,7 @@
 """Time the editor in Chromium, from the pointer's event to the painted answer; print JSON.
 
 The command runs in a process of its own, as people start it, with networks of random weights. A hand moves 60 times a
-second. `editor_probe.js` is in the page and takes the times; a frame counts when it is over. (`make bench-editor`)
+second. `editor_probe.js` is in the page and takes the times; a frame counts when it is over.
 
     PYTHONPATH=.:tests python benchmarks/editor.py [--quick]
 """

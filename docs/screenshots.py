@@ -9,6 +9,7 @@ pictures show one that it gets right once a person has removed the decoy from it
 from __future__ import annotations
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import decoy_digits
 import numpy as np
 from browser import launched
 from decoy_digits import CANVAS, PATCH
+from PIL import Image, ImageOps
 from served_editor import Served
 
 from hkmap.editor.live import LiveNetwork
@@ -32,12 +34,12 @@ from hkmap.stream.references import load_map
 
 ENLARGED = 8        # the images, so that a picture shows digits and not pixels
 SIDE = ENLARGED * CANVAS
-COLOURS = 256       # of a picture, which keep it small
+BITS = 6            # of a colour, which keep a picture small
 SCENES: dict[str, dict[str, Any]] = {
-    "light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
+    "light": {"viewport": {"width": 1200, "height": 750}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1200, "height": 750}, "color_scheme": "dark"},
     "small": {"viewport": {"width": 1024, "height": 640}, "color_scheme": "light"},
-    "tablet": {"viewport": {"width": 820, "height": 1180}, "color_scheme": "light", "has_touch": True},
+    "tablet": {"viewport": {"width": 768, "height": 1024}, "color_scheme": "light", "has_touch": True},
 }
 PREPARED = r"""
 set -euo pipefail
@@ -115,11 +117,9 @@ def show(page: Any, strokes: list[Stroke]) -> None:
 
 
 def write_small(picture: bytes, path: Path) -> None:
-    """Write a screenshot with few colours."""
-    from PIL import Image
-
-    image = Image.fromarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)[..., ::-1])
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    """Write a screenshot with fewer colours."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    ImageOps.posterize(image, BITS).save(path, optimize=True)
 
 
 def main(out: Path) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+pytest_plugins = ["browser"]
 pytestmark = pytest.mark.xdist_group("benchmarks")      # they run once
 JUDGED = {"value", "target", "met"}
 
 
 def quick(name: str) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if name != "HKMAP_DATA"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / name), "--quick"], capture_output=True, text=True, check=True,
         timeout=300, env={**environment, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
@@ -81,3 +83,13 @@ def test_curves_are_measured_too() -> None:
     assert {"float32_over_forward_passes", "rise_over_float32", "difference_of_areas"} <= set(judged)
     assert all(set(answer) == JUDGED for answer in (*judged.values(), evaluation["memory"]["growth"]))
     assert judged["difference_of_areas"]["met"]
+
+
+def test_the_page_is_measured_too(chromium: Any) -> None:
+    editor = quick("editor.py")
+    assert editor["sizes"] == "quick: the figures mean nothing"
+    answers, frames = editor["milliseconds_to_painted_answer"], editor["milliseconds_between_frames"]
+    judged = [*answers.values(), *(found[name] for found in frames.values() for name in ("idle", "dragging"))]
+    assert len(judged) == 5
+    assert all(set(answer) >= JUDGED for answer in judged)
+    assert all(answer["answered"] == answer["moves"] > 0 for answer in answers.values())
