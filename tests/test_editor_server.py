@@ -68,8 +68,14 @@ def test_the_list_says_what_there_is_and_how_far_each_person_is(served, session)
 def test_a_quiet_page_is_told_what_the_network_answers_to_all_records(served, session, monkeypatch):
     session.paint(1, "ana", Stroke("invert"))
     monkeypatch.setattr("hkmap.editor.server.QUIET", 0)
-    with served.page() as page:
+    asked, outlook, both = [], session.outlook, threading.Event()
+    monkeypatch.setattr(session, "outlook", lambda *which: (both.wait(30), asked.append(which), outlook(*which))[2])
+    with served.page() as page, served.page() as other:
+        other.ask("open", "opened", n=0)
+        both.set()
         known = [page.hear("known") for _ in range(3)]
+        assert [other.hear("known") for _ in range(3)] == known
+        assert asked == [(0, "ana"), (1, "ana"), (2, "ana")]
     monkeypatch.undo()
     for number, told in enumerate(known):
         before, now = session.seen(number).before, session.answer(number, session.open(number, "ana").edited)

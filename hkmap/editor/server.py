@@ -69,6 +69,7 @@ class Editor:
         self.connections: set[Connection] = set()
         self.at: dict[str, int] = {}
         self.busy_until = 0.0       # on the clock of the loop
+        self.foresight = asyncio.Lock()
         self.known: dict[tuple[int, str], dict[str, Any]] = {}      # of records and people, as EditSession.outlook
         self.files, self.answers, self.images, self.thumbnails = self._pools = [
             ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "answers", "images", "thumbnails")
@@ -326,17 +327,26 @@ class Connection:
             await self.say(of="answer", n=number, tick=tick, top=[guess._asdict() for guess in guesses])
 
     async def _foresee(self) -> None:
-        """Tell what the network answers to each record that nobody has asked about, while no page asks for anything."""
+        """Tell what the network answers to each record that nobody has asked about, while no page asks for anything.
+
+        Pages do so one at a time, so that an answer waits for one record at most.
+        """
         editor, loop = self.editor, asyncio.get_running_loop()
         for number in range(len(editor.session.records) if editor.session.network else 0):
-            while (wait := editor.busy_until - loop.time()) > 0:
-                await asyncio.sleep(wait)
-            if "prediction" not in editor.known.setdefault((number, self.user), {}):
-                with suppress(HkmapError, OSError):     # told when it is opened
-                    found = await within(editor.answers, partial(editor.session.outlook, number, self.user))
-                    editor.known[number, self.user] |= found
-                    await self.say(of="known", n=number, **found)
+            async with editor.foresight:
+                while (wait := editor.busy_until - loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                if "prediction" not in editor.known.setdefault((number, self.user), {}):
+                    await self._look_ahead(number)
         await asyncio.Event().wait()
+
+    async def _look_ahead(self, number: int) -> None:
+        editor, known = self.editor, self.editor.known[number, self.user]
+        with suppress(HkmapError, OSError):     # told when it is opened
+            found = await within(editor.answers, partial(editor.session.outlook, number, self.user))
+            known |= {**found, **known}         # what was answered since is newer
+            for page in [page for page in editor.connections if page.user == self.user]:
+                await page.say(of="known", n=number, **known)
 
 
 async def within(pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
