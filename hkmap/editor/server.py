@@ -159,10 +159,10 @@ class Editor:
 
     # what pages ask for, in the thread of the files
 
-    def opened(self, number: int, user: str) -> tuple[Open, dict[str, Any]]:
-        found = self.session.open(number, user)
+    def opened(self, number: int, user: str) -> dict[str, Any]:
+        found = told(self.session, number, self.session.open(number, user))
         self.at[user] = number
-        return found, told(self.session, number, found)
+        return found
 
     def changed(self, message: Message, user: str) -> Open | None:
         """Return what a change makes of a record; None where the page does not know of an earlier one."""
@@ -242,12 +242,12 @@ class Connection:
     async def _open(self, message: Message) -> None:
         self._drawing = None
         try:
-            opened, said = await within(self.editor.files, partial(self.editor.opened, message.number, self.user))
+            opened = await within(self.editor.files, partial(self.editor.opened, message.number, self.user))
         except (HkmapError, OSError) as error:
             await self.say(of="trouble", n=message.number, what="record", text=str(error))
             return
-        await self.say(**said)
-        self._want(message.number, opened)
+        await self.say(**opened)
+        self._want_kept(message.number)
 
     async def _draw(self, message: Message) -> None:
         if self.editor.session.network is None:
@@ -258,8 +258,7 @@ class Connection:
             await self.say(of="trouble", n=message.number, what="record", text=str(error))
             return
         if self._drawing is not None:
-            self._wanted = self._drawing.number, self._drawing.now
-            self._asked.set()
+            self._want(self._drawing.number, self._drawing.now)
 
     def _drawn(self, message: Message) -> None:
         if message.stroke is not None:
@@ -270,10 +269,7 @@ class Connection:
 
     async def _lift(self, message: Message) -> None:
         self._drawing = None
-        with suppress(HkmapError, OSError):     # told when it was opened
-            self._want(message.number, await within(
-                self.editor.files, partial(self.editor.session.open, message.number, self.user)
-            ))
+        self._want_kept(message.number)
 
     async def _change(self, message: Message) -> None:
         self._drawing = None
@@ -292,7 +288,7 @@ class Connection:
         await self.say(of="saved", n=message.number, revision=after.work.revision, state=after.work.state)
         if message.do == "start":
             await self.say(**await within(self.editor.files, partial(told, self.editor.session, message.number, after)))
-        self._want(message.number, after)
+        self._want_kept(message.number)
 
     async def _done(self, message: Message) -> None:
         editor = self.editor
@@ -304,9 +300,12 @@ class Connection:
         if not waiting:
             editor.done.set()
 
-    def _want(self, number: int, kept: Open) -> None:
-        self._wanted = number, lambda: (None, kept.edited)
+    def _want(self, number: int, edited: Callable[[], tuple[int | None, Weighted]]) -> None:
+        self._wanted = number, edited
         self._asked.set()
+
+    def _want_kept(self, number: int) -> None:
+        self._want(number, lambda: (None, self.editor.session.open(number, self.user).edited))
 
     async def _answer(self) -> None:
         """Answer the newest map that is wanted, again and again."""

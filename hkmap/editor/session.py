@@ -301,8 +301,9 @@ class EditSession:
 
     def _opened(self, number: int, user: str, work: Work) -> Open:
         kept = self._open.get((number, user))
-        same = kept is not None and kept.work.strokes == work.strokes and kept.work.start == work.start
-        return kept if kept is not None and same else self._replayed(number, work)
+        if kept is not None and (kept.work.start, kept.work.strokes) == (work.start, work.strokes):
+            return kept
+        return self._replayed(number, work)
 
     def records_out(self) -> Iterator[Record]:
         """Save all finished maps, and yield the records in order with them and what the network answers now.
