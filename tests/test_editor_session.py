@@ -364,7 +364,7 @@ def test_maps_are_not_written_over_those_that_they_start_from(session, folder, t
 
 @pytest.mark.parametrize("user", ["", ".", "..", "x" * 121, "鳥" * 14, "\udcff", "a" * 60 + "/" * 30])
 def test_a_person_whose_name_no_folder_can_have(session, user):
-    with pytest.raises(OutputError, match=r"the person .*: no folder has this name"):
+    with pytest.raises(OutputError, match=r"the person .*: no folder can have this name"):
         session().paint(0, user, ADD)
 
 
@@ -428,7 +428,7 @@ def test_what_is_no_change_is_refused_and_nothing_is_kept(session, folder, tmp_p
     assert MOST_STROKES > 1000
     for found in (editing, session()):
         assert found.open(0, "ana").work == before.work
-    with pytest.raises(RecordError, match="two records have the same id"):
+    with pytest.raises(RecordError, match='record "0": comes twice, and there is one map of each; make the ids unique'):
         session(record_of(folder), record_of(folder))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file: a file; expected a folder for maps and strokes"):

@@ -96,4 +96,4 @@ def check_person(user: str) -> None:
     """Raise OutputError for a name that cannot be that of a folder and be read off it again."""
     whole = user.encode(errors="ignore").decode() == user
     if not whole or user in ("", ".", "..") or unquote(file_name(user)) != user:
-        raise OutputError(f'the person {user!a}: no folder has this name; expected a shorter or plainer one')
+        raise OutputError(f"the person {user!a}: no folder can have this name; give a shorter or plainer --user")

@@ -26,6 +26,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from hkmap.editor.folder import check_person
 from hkmap.editor.messages import Message, read_message
 from hkmap.editor.pictures import picture, thumbnail
 from hkmap.editor.session import EditSession, Open
@@ -62,6 +63,8 @@ class Editor:
         self, session: EditSession, users: tuple[str, ...], *, orders: Mapping[str, list[int]] | None = None,
         order: str = "given",
     ) -> None:
+        for user in users:
+            check_person(user)
         self.session, self.users = session, users
         self.orders, self.order = orders or {"given": list(range(len(session.records)))}, order
         self.done = threading.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -78,8 +78,9 @@ class EditSession:
         self, records: Sequence[Record], out: Path, *, network: LiveNetwork | None = None,
         size: tuple[int, int] | None = None, begin: str | None = None,
     ) -> None:
-        if len({record["id"] for record in records}) < len(records):
-            raise RecordError("two records have the same id, and each has one map; make the ids unique")
+        twice = [identifier for identifier, times in Counter(record["id"] for record in records).items() if times > 1]
+        if twice:
+            raise RecordError(f'record "{twice[0]}": comes twice, and there is one map of each; make the ids unique')
         _refuse_maps_within(out, records)
         self.records = list(records)
         self.folder = WorkFolder(out)
