@@ -6,22 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from editor_client import network
 
-from hkmap.editor.live import LiveNetwork
 from hkmap.editor.ordering import ORDERS, orders, scores
 from hkmap.editor.session import EditSession
-from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.runs import new_model
 from hkmap.errors import ChoiceError
 from hkmap.evaluation.prediction import predict
 from hkmap.files.images import encode_png
-from hkmap.networks.backbone import Architecture
 
 
-@pytest.fixture(scope="module")
-def network():
-    architecture = Architecture("resnet8+abn", 3, stem="small", width=4)
-    return LiveNetwork(new_model(architecture, Preprocessing(16, 16), ("a", "b", "c"), 0), torch.device("cpu"))
+@pytest.fixture(scope="module", name="network")
+def shared_network():
+    return network()
 
 
 @pytest.fixture

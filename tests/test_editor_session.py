@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_shard
+from editor_client import network
 
 from hkmap.editor import session as sessions
-from hkmap.editor.live import LiveNetwork
 from hkmap.editor.session import MOST_EARLIER, EditSession
 from hkmap.editor.work import MOST_STROKES, Work
-from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.runs import new_model
 from hkmap.errors import HkmapError, MapError, OutputError, RecordError
 from hkmap.files.images import encode_png
 from hkmap.maps.strokes import Stroke
-from hkmap.networks.backbone import Architecture
 from hkmap.stream.references import load_certainty, load_map
 
 ADD = Stroke("add", ((60.0, 50.0), (90.0, 70.0)), radius=20.0)
@@ -42,12 +39,6 @@ def record_of(folder: Path, identifier: str = "0", size=(14, 14), frame=(128, 96
             np.save(folder / f"{identifier}-{key}.npy", values)
             record[key] = str(folder / f"{identifier}-{key}.npy")
     return record
-
-
-def network():
-    architecture = Architecture("resnet8+abn", 3, stem="small", width=4)
-    model = new_model(architecture, Preprocessing(16, 16), ("a", "b", "c"), 0)
-    return LiveNetwork(model, torch.device("cpu"))
 
 
 @pytest.fixture
