@@ -141,10 +141,9 @@ def latency(browser: Browser, folder: Path, network: str, sizes: Sizes) -> dict[
         page.evaluate("probe.moves.length = 0")
         for _ in range(sizes.strokes):
             drag(page, sizes.moves // sizes.strokes)
-            page.wait_for_function("probe.moves.every((move) => move.took || move.tick === null)", timeout=5000)
+            page.wait_for_function("probe.moves.every((move) => move.took)")
         moves = page.evaluate("probe.moves")
-    took = [move["took"] for move in moves if "took" in move]
-    return {**judged(took, sizes.networks[network]), "moves": len(moves), "answered": len(took)}
+    return {**judged([move["took"] for move in moves], sizes.networks[network]), "moves": len(moves)}
 
 
 def frames(browser: Browser, folder: Path, side: int, network: str | None, sizes: Sizes) -> dict[str, Any]:
@@ -170,9 +169,9 @@ def opening(browser: Browser, folder: Path, network: str, sizes: Sizes) -> dict[
         page.evaluate("probe.keys.length = 0")
         for _ in range(sizes.opened):
             page.keyboard.press("ArrowRight")
-            page.wait_for_function("probe.keys.at(-1).answered")
+            page.wait_for_function("probe.keys.at(-1).answer")
         keys = page.evaluate("probe.keys")
-    return {name: shares([key[name] for key in keys]) for name in ("opened", "answered")}
+    return {name: shares([key[name] for key in keys]) for name in ("opened", "answer")}
 
 
 def undoing(browser: Browser, folder: Path, sizes: Sizes) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 // and when frames began. Times are in milliseconds.
 const probe = {moves: [], keys: [], frames: []};
 let watching = false;
+let lifted = [];        // moves of a stroke that is whole, and has no answer yet
+let kept = [];          // those of them that the editor has kept: the next answer is to them
 
 const painted = (write) => requestAnimationFrame(() => {
     const channel = new MessageChannel();           // a task after the frame that the answer is in
@@ -17,23 +19,32 @@ class WatchedSocket extends WebSocket {
 
     send(text) {
         const {do: does, tick} = JSON.parse(text);
+        const waiting = probe.moves.filter((move) => !move.answered);
         if (does === "draw") {
-            probe.moves.filter((move) => move.tick === null).forEach((move) => { move.tick = tick; });
+            waiting.forEach((move) => { move.tick ??= tick; });
+        } else if (does === "paint") {
+            lifted = waiting;
         }
         super.send(text);
     }
 }
 
 function hear({of, tick}) {
-    const name = {opened: "opened", answer: "answered", saved: "saved"}[of];
-    if (of === "answer" && tick !== null) {
-        const answered = probe.moves.filter((move) => !move.answered && move.tick !== null && move.tick <= tick);
-        answered.forEach((move) => { move.answered = true; });
-        painted((now) => answered.forEach((move) => { move.took = now - move.at; }));
-    } else if (name && probe.keys.length) {
-        const key = probe.keys.at(-1);
-        painted((now) => { key[name] ??= now - key.at; });
+    if (of === "saved") {
+        kept = lifted;
+    } else if (of === "answer") {
+        answer(tick === null ? kept : probe.moves.filter((move) => move.tick !== null && move.tick <= tick));
     }
+    const key = probe.keys.at(-1);
+    if (key) {
+        painted((now) => { key[of] ??= now - key.at; });
+    }
+}
+
+function answer(moves) {
+    const answered = moves.filter((move) => !move.answered);
+    answered.forEach((move) => { move.answered = true; });
+    painted((now) => answered.forEach((move) => { move.took = now - move.at; }));
 }
 
 function frame(at) {

@@ -92,4 +92,4 @@ def test_the_page_is_measured_too(chromium: Any) -> None:
     judged = [*answers.values(), *(found[name] for found in frames.values() for name in ("idle", "dragging"))]
     assert len(judged) == 5
     assert all(set(answer) >= JUDGED for answer in judged)
-    assert all(answer["answered"] == answer["moves"] > 0 for answer in answers.values())
+    assert all(answer["moves"] > 0 for answer in answers.values())
