@@ -192,9 +192,11 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     scope: dict[str, object] = {}
+    threads = torch.get_num_threads()
     with torch.random.fork_rng():
         for number, cell in enumerate(code_cells()):
             exec(compile("".join(cell["source"]), f"tour.ipynb, code cell {number}", "exec"), scope)
+    torch.set_num_threads(threads)
     drawn = len(plt.get_fignums())
     plt.close("all")
     assert drawn == sum("image/png" in output.get("data", {}) for cell in code_cells() for output in cell["outputs"])
