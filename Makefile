@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz check lines wheel-check docs screenshots bench gpu-check clean
+.PHONY: help demo test soak fuzz check lines wheel-check dist docs screenshots bench gpu-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ lines:  ## lines and modules beside their budgets; fails where there are too man
 
 wheel-check:  ## install the wheel on each Python found, in an empty environment, and run a pipe
 	PYTHON="$(PYTHON)" bash .ci/wheel-check
+
+dist: .venv/.developing  ## build the sdist and the wheel into dist/, and check them as an index does
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
 
 docs: .venv/.developing  ## write docs/commands.md anew from --help
 	$(BIN)/python docs/generate_commands.py > docs/commands.md.part

@@ -2,7 +2,7 @@
 # The paper's loop on built-in data: train on labels, have a person edit the attention of what was misclassified,
 # fine-tune with the edited maps, and compare with labels alone and with a sham. The person is simulated.
 #
-#   bash examples/human_loop.sh                      three seeds, a few minutes
+#   bash examples/human_loop.sh                      three seeds
 #   SEEDS="0 1 2 3 4" bash examples/human_loop.sh    five
 #
 # Everything is written below OUT. All seeds have the same images, so that they can be compared; a seed is the network's

@@ -25,7 +25,6 @@ from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import (
     check_memory,
     load_model,
-    machine_memory,
     memory_errors,
     new_model,
     save_model,
@@ -437,7 +436,6 @@ def test_other_errors_pass_through():
     with pytest.raises(RuntimeError, match="shapes do not match"), memory_errors(SMALL, IMAGES, 4, device=CPU):
         raise RuntimeError("shapes do not match")
     check_memory(SMALL, IMAGES, 4, device=CPU, training=True)
-    assert machine_memory() > 2**28
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

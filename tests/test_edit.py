@@ -200,7 +200,7 @@ def test_a_shard_is_edited_with_a_network_and_a_stop_keeps_the_work(hk, tmp_path
     (("--device", "cpu"), "--device is where the network of --from answers"),
     (("--token", "short"), "--token has 5 characters; expected 16 or more, such as --token "),
     (("--host", "0.0.0.0"), "--host 0.0.0.0 lets others reach the page; give a secret too, such as --token "),
-    (("--user", "a", "--user", "a"), "a name comes twice"), (("--user", " "), "expected a name of 1 to 100 letters"),
+    (("--user", "a", "--user", "a"), "a name comes twice"), (("--user", " "), "expected a name that can be read"),
     (("--user", "\x1b[2J"), "expected a name"), (("--order", "size"), "order 'size' is unknown"),
     (("--out", "maps.h5"), "--out maps.h5: expected a folder, for strokes and maps"),
     (("--out", "s.jsonl"), "--out s.jsonl: expected a folder"),
@@ -212,6 +212,18 @@ def test_options_that_do_not_belong_together_are_refused(hk, here, options, told
     assert made.exit_code == 2
     assert told in " ".join(made.stderr.split())
     assert not (here / "out").exists()
+
+
+def test_a_person_whose_strokes_no_folder_could_keep_is_refused_at_once(hk, here):
+    made = hk("edit", "--out", "out", "--user", "..", stdin=images(here))
+    assert made.exit_code == 1
+    assert "the person '..': no folder can have this name; give a shorter or plainer --user" in made.stderr
+
+
+def test_where_all_records_were_skipped_no_page_opens(hk, here):
+    made = hk("edit", "--out", "out", "--on-error", "skip", stdin=[{"id": "0", "label": "cat"}])
+    assert made.exit_code == 1
+    assert "no record is left to edit: all were skipped; expected one or more" in made.stderr
 
 
 def test_a_port_that_is_taken_is_one_sentence(hk, here):

@@ -233,10 +233,10 @@ def test_a_stroke_may_leave_the_image_but_not_far_and_can_be_given_up(canvas):
     canvas.mouse.move(*at(canvas, 20, 20))
     canvas.mouse.down()
     canvas.mouse.move(*at(canvas, 50, 20))
-    assert canvas.evaluate("[tools.cancel(), tools.cancel()]") == [True, False]
+    canvas.evaluate("tools.cancel(); tools.cancel()")
     canvas.mouse.up()
     assert len(painted(canvas)) == 2
-    assert canvas.evaluate("log.at(-1)") == "cancel"
+    assert canvas.evaluate("log.slice(-2)") == ["begin", "cancel"]
 
 
 def test_a_very_long_stroke_goes_on_as_the_next(canvas):

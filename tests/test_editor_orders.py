@@ -6,22 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from editor_client import network
 
-from hkmap.editor.live import LiveNetwork
-from hkmap.editor.ordering import ORDERS, order_by, orders, scores
+from hkmap.editor.ordering import ORDERS, orders, scores
 from hkmap.editor.session import EditSession
-from hkmap.engine.inputs import Preprocessing
-from hkmap.engine.runs import new_model
 from hkmap.errors import ChoiceError
 from hkmap.evaluation.prediction import predict
 from hkmap.files.images import encode_png
-from hkmap.networks.backbone import Architecture
 
 
-@pytest.fixture(scope="module")
-def network():
-    architecture = Architecture("resnet8+abn", 3, stem="small", width=4)
-    return LiveNetwork(new_model(architecture, Preprocessing(16, 16), ("a", "b", "c"), 0), torch.device("cpu"))
+@pytest.fixture(scope="module", name="network")
+def shared_network():
+    return network()
 
 
 @pytest.fixture
@@ -115,11 +111,6 @@ def test_orders_go_from_what_most_needs_a_person(session):
         assert made[name][: len(told)] == sorted(told, key=lambda number: sign * found[name][number])
         assert made[name][len(told) :] == [number for number in range(6) if found[name][number] is None]
         assert made[name].index(0) < made[name].index(5)        # which tie
-
-
-def test_ties_and_records_without_a_score_keep_their_order():
-    assert order_by("confidence", [0.5, None, 0.5, 0.1, None]) == [3, 0, 2, 1, 4]
-    assert order_by("disagreement", [0.5, None, 0.5, 0.1, None, 0.0]) == [0, 2, 3, 5, 1, 4]
 
 
 def test_only_what_is_asked_for_is_computed_once_per_image(session, monkeypatch):

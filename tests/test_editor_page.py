@@ -273,6 +273,39 @@ def test_a_person_edits_from_the_first_look_to_the_end(world: Path, chromium: An
 # one thing each
 
 
+@pytest.mark.parametrize(("told", "sent", "conflict"), [
+    (0, ["a", "b", "c"], False),    # "a" was on its way when the connection was lost, and did not come
+    (1, ["b", "c"], False),         # it came, and its reply did not
+    (2, [], True),                  # another window has painted
+])
+def test_after_a_lost_connection_each_change_is_sent_once_and_none_on_anothers(
+    empty_page: Any, told: int, sent: list[str], conflict: bool
+) -> None:
+    found = empty_page.evaluate("""async (told) => {
+        const { Connection } = await import("/static/connection.js"), sockets = [], heard = [], kept = [];
+        window.WebSocket = class { sent = []; constructor() { sockets.push(this); } close() {}
+            send(text) { this.sent.push(JSON.parse(text)); } };
+        const ignore = () => {};
+        const editor = new Connection({ status: ignore, saved: (message) => kept.push(message.revision),
+            opened: (message, waiting, conflict) => heard.push(conflict) });
+        const say = (message) => sockets.at(-1).onmessage({ data: JSON.stringify({ n: 0, ...message }) });
+        const paint = (stroke) => editor.change({ do: "paint", stroke });
+        sockets[0].onopen();
+        editor.open(0);
+        say({ of: "opened", revision: 0, strokes: [], undone: [] });
+        paint("a");
+        sockets[0].onclose();
+        paint("b");
+        paint("c");
+        dispatchEvent(new Event("online"));
+        sockets[1].onopen();
+        say({ of: "opened", revision: told, strokes: [], undone: [] });
+        for (let at = told; editor.queue.length; at++) say({ of: "saved", revision: at + 1 });
+        return [sockets[1].sent.filter((one) => one.do === "paint").map((one) => one.stroke), heard.at(-1)];
+    }""", told)
+    assert found == [sent, conflict]
+
+
 def test_ids_and_classes_are_text_and_nothing_else(editor: Served, chromium: Any) -> None:
     with opened(chromium, editor, 0) as page:
         assert page.locator("#id").inner_text() == record_of(editor, 0)["id"]
@@ -318,9 +351,12 @@ def test_the_keyboard_does_everything_but_paint(editor: Served, chromium: Any) -
         work = press("Delete", 8)
         assert (work.strokes, len(work.undone)) == ((), 3)
         assert press("1", 9).start == "attention"
-        assert press("3", 10).start == "empty"
-        assert press("2", 11).start == "map"
-        assert press("s", 12).state == "skipped"
+        twice = "for (const key of '33') dispatchEvent(new KeyboardEvent('keydown', { key }))"      # before it is told
+        page.evaluate(twice)
+        until(page, lambda: work_on(editor, 2).revision == 11)
+        assert work_on(editor, 2).start == "empty"
+        assert press("2", 12).start == "map"
+        assert press("s", 13).state == "skipped"
         at = "location.hash"
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("Home")

@@ -68,8 +68,14 @@ def test_the_list_says_what_there_is_and_how_far_each_person_is(served, session)
 def test_a_quiet_page_is_told_what_the_network_answers_to_all_records(served, session, monkeypatch):
     session.paint(1, "ana", Stroke("invert"))
     monkeypatch.setattr("hkmap.editor.server.QUIET", 0)
-    with served.page() as page:
+    asked, outlook, both = [], session.outlook, threading.Event()
+    monkeypatch.setattr(session, "outlook", lambda *which: (both.wait(30), asked.append(which), outlook(*which))[2])
+    with served.page() as page, served.page() as other:
+        other.ask("open", "opened", n=0)
+        both.set()
         known = [page.hear("known") for _ in range(3)]
+        assert [other.hear("known") for _ in range(3)] == known
+        assert asked == [(0, "ana"), (1, "ana"), (2, "ana")]
     monkeypatch.undo()
     for number, told in enumerate(known):
         before, now = session.seen(number).before, session.answer(number, session.open(number, "ana").edited)
@@ -79,6 +85,12 @@ def test_a_quiet_page_is_told_what_the_network_answers_to_all_records(served, se
     assert [{key: record[key] for key in ("prediction", "confidence", "now")} for record in listed] == [
         {key: told[key] for key in ("prediction", "confidence", "now")} for told in known
     ]
+
+
+def test_a_class_is_a_text_for_the_page(tmp_path):
+    with site(EditSession([{"id": "0", "class": 5}, {"id": "1", "class": None}], tmp_path / "out")) as served:
+        listed = json.loads(served.get("/records.json")[2])["records"]
+    assert [record["class"] for record in listed] == ["5", None]
 
 
 def test_a_server_that_starts_again_knows_where_a_person_was(session):
@@ -225,7 +237,7 @@ def test_strokes_under_way_have_an_end(served, monkeypatch):
         page.ask("draw", "answer", n=0, tick=1, points=[[1, 1]] * 9)
         trouble = page.ask("draw", "trouble", n=0, tick=2, points=[[1, 1]])
     assert (trouble["what"], trouble["text"]) == (
-        "message", "the stroke under way: over 10 points; release it, and begin another"
+        "record", "the stroke under way: over 10 points; release it, and begin another"
     )
 
 

@@ -32,7 +32,7 @@ from hkmap.cli.main import hkmap as group
 from hkmap.errors import HkmapError, RecordError, WorkerError
 from hkmap.parallel import cluster as clusters
 from hkmap.parallel.cluster import Workers, open_pool
-from hkmap.parallel.threads import Done, Pool, cores, thread_pool, threads, work
+from hkmap.parallel.threads import Done, Pool, cores, machine_memory, thread_pool, threads, work
 
 Hk = Callable[..., Any]
 PASSING = ("resize", "--size", "3", "--missing", "pass", "--out", "maps", "--jobs", "2")
@@ -196,6 +196,7 @@ def test_minus_1_is_one_thread_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
         with open_pool(Workers(-1), reads_files=False) as pool:
             assert (1 if pool is None else pool.jobs) == count
     assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert machine_memory() > 2**28
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

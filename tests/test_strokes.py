@@ -14,7 +14,7 @@ from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import Stroke, blank, from_json, paint
 
 FRAME = (224, 224)
-SIZES = [(14, 14), (7, 7), (23, 23), (9, 14), (56, 56), (1, 1)]
+SIZES = [(14, 14), (7, 7), (23, 23), (9, 14), (56, 40), (1, 1)]
 
 
 def a_map(size=(14, 14), seed=0):

@@ -30,6 +30,8 @@ SIX = {
     "vit_tiny_patch16_224": 64,
 }
 six = pytest.mark.parametrize("name", SIX)
+#: Norms over the channels of each place after the cut, a transformer of few blocks, a convolution over channels.
+OTHERS = ("test_convnext", "convnext_zepto_rms", "poolformerv2_s12", "test_vit", "eca_resnext26ts")
 
 
 @cache
@@ -38,7 +40,7 @@ def trained(name):
     import timm
 
     torch.manual_seed(0)
-    dynamic = {"dynamic_img_size": True} if name.startswith("vit") else {}
+    dynamic = {"dynamic_img_size": True} if name.startswith(("vit", "test_vit")) else {}
     network = timm.create_model(name, num_classes=5, **dynamic).double().eval()
     for key, value in network.state_dict().items():
         if key.endswith("running_var"):
@@ -49,7 +51,7 @@ def trained(name):
 
 
 def images(name, count=2):
-    side = SIX[name]
+    side = SIX.get(name, 64)
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -79,11 +81,27 @@ def test_a_map_of_zeros_gives_the_plain_networks_answer(name):
         logits, attention = network.look(features)
         expected = trained(name)(images(name))
         torch.testing.assert_close(network.answer(features, torch.zeros_like(attention)), expected, rtol=0, atol=1e-10)
-        assert (network.answer(features, attention) - expected).abs().max() > 1e-9      # convnext's blocks begin small
         hidden = network.answer(network.hidden(features, torch.ones_like(attention)))
     assert logits.shape == (2, 5)
     assert attention.shape == (2, 1, 4, 4)
     assert (hidden - hidden[:1]).abs().max() < (expected - expected[:1]).abs().max()
+
+
+@pytest.mark.parametrize("name", [*SIX, *OTHERS])
+def test_the_answer_depends_on_the_map(name):
+    network, _ = ours(name, "+abn")
+    one, other = torch.rand(2, 4, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        features = network.features(images(name, 4))
+        logits = network.answer(features, one)
+        moved = (network.answer(features, other) - logits).abs().mean()
+    assert moved > 1e-3 * logits.std(0).mean()
+
+
+def test_a_network_that_would_ignore_its_map_is_refused(monkeypatch):
+    monkeypatch.setattr("hkmap.networks.timm._norm_first", lambda *parts: parts[:2])     # it stays behind the gate
+    with pytest.raises(RunError, match=r"last stage \(its last stage ignores the map that weights its features\); exp"):
+        build(Architecture("timm/test_convnext+abn", 5))
 
 
 @pytest.mark.parametrize(("name", "size", "expected"), [

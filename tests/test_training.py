@@ -282,6 +282,17 @@ def test_maps_are_asked_for_where_there_are_none(hk, make_shard, tmp_path):
     assert labels.exit_code == 0
 
 
+def test_few_maps_are_told_of(hk, make_shard, tmp_path):
+    few, many = make_shard("few.h5", 12, maps=2), make_shard("many.h5", 12, maps=3)
+    assert hk("train", few, *SMALL, "--epochs", 1, "--out", tmp_path / "run").exit_code == 0
+    told = "2 of 12 training samples have a map; the map loss is a mean over all samples, so it counts 6 times less"
+    for shard, gamma, expected in ((few, 1, True), (few, 0, False), (many, 1, False)):
+        tuned = hk("finetune", shard, "--from", tmp_path / "run", "--gamma", gamma, "--epochs", 1, "--out",
+                   tmp_path / f"{shard.stem}{gamma}")
+        assert tuned.exit_code == 0
+        assert (told in tuned.stderr) is expected
+
+
 def test_classes_that_do_not_fit_are_refused(hk, run, make_shard, tmp_path):
     folder, shard, _ = run
     more = make_shard("more.h5", 8, classes=4)

@@ -9,7 +9,6 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Iterable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,14 +20,13 @@ from hkmap.cli._drawing import draw_records, working_options
 from hkmap.cli._options import ANYTHING, EXISTING, device_option, named_option, size_option, warn_of_control
 from hkmap.cli._process import signals
 from hkmap.cli._stream import Records, emit, plain, read, say, show_table, track
-from hkmap.errors import RunError
+from hkmap.errors import RecordError, RunError
 from hkmap.records import Record, Rejects, dump_record, each, label_of
 
 if TYPE_CHECKING:
     from hkmap.editor.server import Editor
     from hkmap.editor.session import EditSession, Person
 
-_LONGEST = 100      # characters of a person's name
 _PAGE = ("source", "users", "order", "start", "device", "host", "token", "port", "open_page")
 _SCRIPT = ("suffix", "overwrite", "jobs", "backend", "scheduler")
 
@@ -53,8 +51,8 @@ class ShardLines(io.BytesIO):
 def _people(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     people = tuple(unicodedata.normalize("NFC", name) for name in names)
     for name in people:
-        if not name.strip() or len(name) > _LONGEST or plain(name) != name:
-            raise click.BadParameter(f"{name[:20]!r}: expected a name of 1 to {_LONGEST} letters.")
+        if not name.strip() or plain(name) != name:
+            raise click.BadParameter(f"{name[:20]!r}: expected a name that can be read.")
     if len(set(people)) < len(people):
         raise click.BadParameter("a name comes twice; expected each person once.")
     return people
@@ -76,8 +74,9 @@ def _people(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ..
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS",
               help="Where the page is served. For others in the network, such as 0.0.0.0, give --token too.")
 @click.option("--token", metavar="SECRET",
-              help="What the links' tokens are made of, from 16 characters; HKMAP_EDIT_TOKEN in the environment "
-                   "is seen by nobody else.  [default: made up, and kept in --out]")
+              help="A secret of 16 characters or more that the links are made from; better in the environment, as "
+                   "HKMAP_EDIT_TOKEN, where others on the machine do not see it.  [default: made up, and kept in "
+                   "--out]")
 @click.option("--port", type=click.IntRange(1, 65535),
               help="The page's port.  [default: the one used last with --out, or a free one]")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
@@ -86,18 +85,20 @@ def _people(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ..
 @working_options
 def edit(
     records: IO[bytes] | Path, out: Path, script: Path | None, size: tuple[int, int] | None, rejects: Rejects,
-    users: tuple[str, ...], host: str, token: str | None, port: int | None, open_page: bool, **options: Any,
+    **options: Any,
 ) -> None:
     """Edit maps by hand on a page in the browser, while the network of --from answers each movement of the brush.
 
-    The page's link is printed. Done on the page, or Ctrl-C, saves the maps in --out and prints the records: map, and
-    certainty where somebody did not know, edited_by, edited_at, strokes; prediction is what the network answers by
-    itself, edited_prediction with the map. Records that nobody edited or confirmed pass unchanged. All strokes are kept
-    in --out at once, so the same command goes on where it was left, even after a crash.
+    The page's link is printed. Done on the page, or Ctrl-C, saves the maps in --out and prints the records, with map
+    (and certainty where somebody said "don't know"), edited_by, edited_at, edited_from and strokes; prediction is the
+    network's answer with its own map, edited_prediction with the edited one. Records that nobody edited or confirmed
+    pass unchanged. Each stroke is kept in --out at once, so the same command goes on where it was left, even after a
+    crash.
 
-    With --script nobody is asked: its lines are {"id": ID, "strokes": [STROKE, ...]}. Strokes start from the record's
-    map, or from zeros where it has none; "start" names another key, such as attention, or empty. "edited_by" and
-    "edited_at" are passed on, and the record says where its strokes are. A record without strokes passes unchanged.
+    With --script no page opens: the strokes come from lines of {"id": ID, "strokes": [STROKE, ...]}, such as those that
+    the page keeps in OUT/strokes/. Strokes start from the record's map, or from zeros where it has none; "start" names
+    another key, such as attention, or empty. "edited_by" and "edited_at" are passed on. A record without a line passes
+    unchanged.
 
     A STROKE is {"tool": "add", "points": [[x, y], ...], "radius": R}, with "strength" and "softness" from 0 to 1: a
     brush along points in pixels of the image. The tools are in `hkmap list tools`. With "outline": true the points are
@@ -119,12 +120,11 @@ def edit(
         drawing = {name: options[name] for name in _SCRIPT}
         _by_script(script, size or (14, 14), records=stream, out=out, rejects=rejects, **drawing)
         return
-    _check(out, options, host, token)
-    editing = {name: options[name] for name in ("source", "device", "order", "start")}
+    _check(out, **{name: options[name] for name in ("source", "device", "host", "token")})
     listed = list(each(read(stream, rejects), _checked, rejects))
-    _on_a_page(
-        listed, out, users or (_login(),), size, host=host, token=token, port=port, open_page=open_page, **editing
-    )
+    if not listed:
+        raise RecordError("no record is left to edit: all were skipped; expected one or more")
+    _on_a_page(listed, out, size, **{name: options[name] for name in _PAGE})
 
 
 def _by_script(script: Path, size: tuple[int, int], **drawing: Any) -> None:
@@ -138,33 +138,26 @@ def _by_script(script: Path, size: tuple[int, int], **drawing: Any) -> None:
 
 
 def _on_a_page(
-    records: list[Record], out: Path, users: tuple[str, ...], size: tuple[int, int] | None, *, source: Path | None,
-    device: str, order: str, start: str | None, host: str, token: str | None, port: int | None, open_page: bool,
+    records: list[Record], out: Path, size: tuple[int, int] | None, *, users: tuple[str, ...], source: Path | None,
+    device: str, order: str, start: str | None, open_page: bool, **where: Any,
 ) -> None:
     try:
-        from hkmap.editor.access import Access, Guard, keep, kept
         from hkmap.editor.server import Editor
-        from hkmap.editor.serving import served
+        from hkmap.editor.serving import hosted
     except ImportError as error:
         package = str(error.name).partition(".")[0]
         if package not in ("starlette", "uvicorn", "websockets"):
             raise
         raise RunError(f"the page needs {package}; pip install 'hkmap[edit]'") from error
-    from hkmap.editor.addresses import base_address, listening
     from hkmap.editor.session import EditSession
     from hkmap.files.atomic import locked
 
     with locked(out / "strokes"):
         session = EditSession(records, out, network=_network(source, device), size=size, begin=start)
-        editor = Editor(session, users, orders=_orders(session, order), order=order)
-        secret, last = kept(out)
-        access = Access(token or secret, users, out, host)
-        listener = listening(host, (port,) if port else (last, 0) if last else (0,))
-        keep(out, secret, listener.getsockname()[1])
-        with closing(editor), served(Guard(editor.app(), access), listener) as thread:
-            links = [f"{base_address(host, listener.getsockname()[1])}/?{access.query(user)}" for user in users]
-            for user, link in zip(users, links, strict=True):
-                say(f"{user}: {link}" if len(users) > 1 else f"open {link}")
+        editor = Editor(session, users or (_login(),), orders=_orders(session, order), order=order)
+        with hosted(editor, **where) as (thread, links):
+            for user, link in zip(editor.users, links, strict=True):
+                say(f"{user}: {link}" if len(links) > 1 else f"open {link}")
             if open_page:
                 _browse(links[0])
             _wait(editor, thread)
@@ -180,12 +173,12 @@ def _refuse(names: Iterable[str], why: str) -> None:
             raise click.UsageError(f"{option.opts[0]} {why}.")
 
 
-def _check(out: Path, options: dict[str, Any], host: str, token: str | None) -> None:
+def _check(out: Path, *, source: Path | None, device: str, host: str, token: str | None) -> None:
     from hkmap.editor.addresses import is_loopback
 
     if out.suffix == ".h5" or out.is_file():
         raise click.UsageError(f"--out {out}: expected a folder, for strokes and maps; `hkmap pack` joins them.")
-    if options["device"] != "auto" and options["source"] is None:
+    if device != "auto" and source is None:
         raise click.UsageError("--device is where the network of --from answers; give --from too, or omit it.")
     proposal = f"such as --token {secrets.token_urlsafe(24)}"
     if token is not None and len(token) < 16:

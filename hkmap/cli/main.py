@@ -70,6 +70,7 @@ SECTIONS = {
         "check": "Find what is odd about records, or damaged in shards.",
         "agreement": "Measure how far annotators agree.",
         "list": "List the choices of options, such as bandwidths or metrics.",
+        "env": "Print versions and the machine, for a bug report.",
     },
 }
 

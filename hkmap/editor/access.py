@@ -117,10 +117,8 @@ class Guard:
 
 def _is_own(connection: HTTPConnection, host: str) -> bool:
     """Whether the page that asks is of this server; a WebSocket must say so, as browsers do."""
-    is_socket = connection.scope["type"] == "websocket"
-    scheme = {"ws": "http", "wss": "https"}.get(connection.scope["scheme"], connection.scope["scheme"])
     origin = connection.headers.get("origin")
-    return not is_socket if origin is None else origin == f"{scheme}://{host}"
+    return connection.scope["type"] != "websocket" if origin is None else origin == f"http://{host}"
 
 
 def _refused(why: str) -> Response:

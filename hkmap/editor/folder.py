@@ -65,21 +65,17 @@ class WorkFolder:
 
     def start_map(self, identifier: str) -> Map | None:
         """Return the network's map that was kept for a record."""
-        return load_map_file(self._start(identifier)) if self.has_start(identifier) else None
+        path = self.start_path(identifier)
+        return load_map_file(path) if path.exists() else None
 
     def keep_start(self, identifier: str, values: Map) -> None:
         """Keep the network's map that a record's strokes start from."""
-        if not self.has_start(identifier):
-            with replacing(self._start(identifier)) as beside:
+        path = self.start_path(identifier)
+        if not path.exists():
+            with replacing(path) as beside:
                 beside.write_bytes(npy_bytes(values))
 
-    def has_start(self, identifier: str) -> bool:
-        return self._start(identifier).exists()
-
-    def start_reference(self, identifier: str) -> str:
-        return str(self._start(identifier))
-
-    def _start(self, identifier: str) -> Path:
+    def start_path(self, identifier: str) -> Path:
         return self.out / "start" / f"{file_name(identifier)}.npy"
 
 
@@ -100,4 +96,4 @@ def check_person(user: str) -> None:
     """Raise OutputError for a name that cannot be that of a folder and be read off it again."""
     whole = user.encode(errors="ignore").decode() == user
     if not whole or user in ("", ".", "..") or unquote(file_name(user)) != user:
-        raise OutputError(f'the person {user!a}: no folder has this name; expected a shorter or plainer one')
+        raise OutputError(f"the person {user!a}: no folder can have this name; give a shorter or plainer --user")

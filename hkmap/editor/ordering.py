@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 
 from hkmap.choices import Choices
-from hkmap.editor.session import HUMAN, PREDICTED, EditSession
+from hkmap.editor.session import EditSession
 from hkmap.errors import HkmapError
 from hkmap.maps.certainty import Weighted, at_one_size
 from hkmap.maps.similarity import iou
 from hkmap.records import attempt, reference_of
+from hkmap.stream.editing import HUMAN, PREDICTED
 
 Score = float | None        # None: a record of which it says nothing
 

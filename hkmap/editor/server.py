@@ -24,18 +24,19 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from hkmap.editor.folder import check_person
 from hkmap.editor.messages import Message, read_message
 from hkmap.editor.pictures import picture, thumbnail
 from hkmap.editor.session import EditSession, Open
 from hkmap.errors import HkmapError, OutputError, RecordError
 from hkmap.maps.certainty import Weighted
 from hkmap.maps.strokes import MOST_POINTS, Trail, layer_size, to_json
-from hkmap.records import label_of, reference_of
+from hkmap.records import Record, label_of
 
 STATIC = Path(__file__).parent / "static"
-QUIET = 2.0         # seconds in which a page has said nothing, before what it has not asked for is computed
+QUIET = 2.0         # seconds in which no page has said anything, before what nobody has asked for is computed
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_THUMBNAILS = 2000      # some kilobytes each
 Result = TypeVar("Result")
@@ -62,12 +63,16 @@ class Editor:
         self, session: EditSession, users: tuple[str, ...], *, orders: Mapping[str, list[int]] | None = None,
         order: str = "given",
     ) -> None:
+        for user in users:
+            check_person(user)
         self.session, self.users = session, users
         self.orders, self.order = orders or {"given": list(range(len(session.records)))}, order
         self.done = threading.Event()
         self.finished: set[str] = set()
         self.connections: set[Connection] = set()
         self.at: dict[str, int] = {}
+        self.busy_until = 0.0       # on the clock of the loop
+        self.foresight = asyncio.Lock()
         self.known: dict[tuple[int, str], dict[str, Any]] = {}      # of records and people, as EditSession.outlook
         self.files, self.answers, self.images, self.thumbnails = self._pools = [
             ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "answers", "images", "thumbnails")
@@ -101,7 +106,7 @@ class Editor:
         return Response(json.dumps(listed), media_type="application/json")
 
     async def image(self, request: Request) -> Response:
-        return await self._picture(request, self.images, self._image)
+        return await self._picture(request, self.images, lambda number: picture(self.session.image_reference(number)))
 
     async def thumbnail(self, request: Request) -> Response:
         return await self._picture(request, self.thumbnails, lambda number: (self._thumbnail(number), "image/jpeg"))
@@ -137,13 +142,6 @@ class Editor:
             return PlainTextResponse(str(error), 422)
         return tagged(request, data, media_type)
 
-    def _image(self, number: int) -> tuple[bytes, str]:
-        record = self.session.records[number]
-        reference = reference_of(record, "image")
-        if reference is None:
-            raise RecordError(f'record "{record["id"]}": no key "image" with a path; the editor needs an image')
-        return picture(reference)
-
     def _listed(self, user: str) -> dict[str, Any]:
         session = self.session
         model = session.network.model if session.network else None
@@ -155,20 +153,19 @@ class Editor:
             "at": self.orders[self.order][0] if at is None else at,
             "records": [
                 {
-                    "id": record["id"], "label": label_of(record), "class": record.get("class"),
-                    "prediction": None, "confidence": None, "now": None, **self.known.get((number, user), {}),
+                    **named(record), "state": states[number], "prediction": None, "confidence": None, "now": None,
+                    **self.known.get((number, user), {}),
                     **{key: record[key] for key in ("prediction", "confidence") if key in record},
-                    "state": states[number],
                 } for number, record in enumerate(session.records)
             ],
         }
 
     # what pages ask for, in the thread of the files
 
-    def opened(self, number: int, user: str) -> tuple[Open, dict[str, Any]]:
-        found = self.session.open(number, user)
+    def opened(self, number: int, user: str) -> dict[str, Any]:
+        found = told(self.session, number, self.session.open(number, user))
         self.at[user] = number
-        return found, told(self.session, number, found)
+        return found
 
     def changed(self, message: Message, user: str) -> Open | None:
         """Return what a change makes of a record; None where the page does not know of an earlier one."""
@@ -205,7 +202,7 @@ class Connection:
         self._drawing: Drawing | None = None
         self._wanted: tuple[int, Callable[[], tuple[int | None, Weighted]]] | None = None
         self._asked = asyncio.Event()
-        self._busy_until = asyncio.get_running_loop().time() + QUIET
+        self._heard()
         self._does = {
             "open": self._open, "draw": self._draw, "lift": self._lift, "done": self._done,
             **dict.fromkeys(CHANGES, self._change),
@@ -229,39 +226,42 @@ class Connection:
             await self.socket.send_text(json.dumps(what))
 
     async def _listen(self) -> None:
-        while True:
+        while self.socket.application_state is WebSocketState.CONNECTED:        # until it was found gone
             try:
                 message = read_message(await self.socket.receive_text(), len(self.editor.session.records))
             except HkmapError as error:
                 await self.say(of="trouble", n=None, what="message", text=str(error))
             except (ValueError, KeyError):      # no JSON, no text
-                await self.socket.close(1008, "expected JSON")
+                with suppress(WebSocketDisconnect, RuntimeError):
+                    await self.socket.close(1008, "expected JSON")
                 return
             else:
-                self._busy_until = asyncio.get_running_loop().time() + QUIET
+                self._heard()
                 await self._does[message.do](message)
+
+    def _heard(self) -> None:
+        self.editor.busy_until = asyncio.get_running_loop().time() + QUIET
 
     async def _open(self, message: Message) -> None:
         self._drawing = None
         try:
-            opened, said = await within(self.editor.files, partial(self.editor.opened, message.number, self.user))
+            opened = await within(self.editor.files, partial(self.editor.opened, message.number, self.user))
         except (HkmapError, OSError) as error:
             await self.say(of="trouble", n=message.number, what="record", text=str(error))
             return
-        await self.say(**said)
-        self._want(message.number, opened)
+        await self.say(**opened)
+        self._want_kept(message.number)
 
     async def _draw(self, message: Message) -> None:
         if self.editor.session.network is None:
             return
         try:
             await within(self.editor.files, partial(self._drawn, message))
-        except (HkmapError, OSError) as error:
-            await self.say(of="trouble", n=message.number, what="message", text=str(error))
+        except (HkmapError, OSError) as error:      # no "message": that would be a change refused
+            await self.say(of="trouble", n=message.number, what="record", text=str(error))
             return
         if self._drawing is not None:
-            self._wanted = self._drawing.number, self._drawing.now
-            self._asked.set()
+            self._want(self._drawing.number, self._drawing.now)
 
     def _drawn(self, message: Message) -> None:
         if message.stroke is not None:
@@ -272,10 +272,7 @@ class Connection:
 
     async def _lift(self, message: Message) -> None:
         self._drawing = None
-        with suppress(HkmapError, OSError):     # told when it was opened
-            self._want(message.number, await within(
-                self.editor.files, partial(self.editor.session.open, message.number, self.user)
-            ))
+        self._want_kept(message.number)
 
     async def _change(self, message: Message) -> None:
         self._drawing = None
@@ -294,7 +291,7 @@ class Connection:
         await self.say(of="saved", n=message.number, revision=after.work.revision, state=after.work.state)
         if message.do == "start":
             await self.say(**await within(self.editor.files, partial(told, self.editor.session, message.number, after)))
-        self._want(message.number, after)
+        self._want_kept(message.number)
 
     async def _done(self, message: Message) -> None:
         editor = self.editor
@@ -306,9 +303,12 @@ class Connection:
         if not waiting:
             editor.done.set()
 
-    def _want(self, number: int, kept: Open) -> None:
-        self._wanted = number, lambda: (None, kept.edited)
+    def _want(self, number: int, edited: Callable[[], tuple[int | None, Weighted]]) -> None:
+        self._wanted = number, edited
         self._asked.set()
+
+    def _want_kept(self, number: int) -> None:
+        self._want(number, lambda: (None, self.editor.session.open(number, self.user).edited))
 
     async def _answer(self) -> None:
         """Answer the newest map that is wanted, again and again."""
@@ -329,17 +329,26 @@ class Connection:
             await self.say(of="answer", n=number, tick=tick, top=[guess._asdict() for guess in guesses])
 
     async def _foresee(self) -> None:
-        """Tell what the network answers to each record that nobody has asked about, while nothing else is asked."""
+        """Tell what the network answers to each record that nobody has asked about, while no page asks for anything.
+
+        Pages do so one at a time, so that an answer waits for one record at most.
+        """
         editor, loop = self.editor, asyncio.get_running_loop()
         for number in range(len(editor.session.records) if editor.session.network else 0):
-            while (wait := self._busy_until - loop.time()) > 0:
-                await asyncio.sleep(wait)
-            if "prediction" not in editor.known.setdefault((number, self.user), {}):
-                with suppress(HkmapError, OSError):     # told when it is opened
-                    found = await within(editor.answers, partial(editor.session.outlook, number, self.user))
-                    editor.known[number, self.user] |= found
-                    await self.say(of="known", n=number, **found)
+            async with editor.foresight:
+                while (wait := editor.busy_until - loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                if "prediction" not in editor.known.setdefault((number, self.user), {}):
+                    await self._look_ahead(number)
         await asyncio.Event().wait()
+
+    async def _look_ahead(self, number: int) -> None:
+        editor, known = self.editor, self.editor.known[number, self.user]
+        with suppress(HkmapError, OSError):     # told when it is opened
+            found = await within(editor.answers, partial(editor.session.outlook, number, self.user))
+            known |= {**found, **known}         # what was answered since is newer
+            for page in [page for page in editor.connections if page.user == self.user]:
+                await page.say(of="known", n=number, **known)
 
 
 async def within(pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
@@ -354,11 +363,16 @@ def tagged(request: Request, data: bytes, media_type: str) -> Response:
     return Response(data, media_type=media_type, headers=headers)
 
 
+def named(record: Record) -> dict[str, Any]:
+    name = record.get("class")
+    return {"id": record["id"], "label": label_of(record), "class": None if name is None else str(name)}
+
+
 def told(session: EditSession, number: int, opened: Open) -> dict[str, Any]:
     """Return what a page needs to show a record and to paint on it by itself."""
     base, work, record = opened.base, opened.work, session.records[number]
     return {
-        "of": "opened", "n": number, "id": record["id"], "label": label_of(record), "class": record.get("class"),
+        "of": "opened", "n": number, **named(record),
         "revision": work.revision, "state": work.state, "start": work.start, "starts": session.starts(number),
         "strokes": [to_json(stroke) for stroke in work.strokes], "undone": [to_json(stroke) for stroke in work.undone],
         "size": list(base.map.shape), "layer": list(layer_size((base.map.shape[0], base.map.shape[1]))),

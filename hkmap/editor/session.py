@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 from hkmap.editor.folder import WorkFolder
 from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, UNTOUCHED, Work
@@ -20,14 +18,16 @@ from hkmap.files.maps import Drawn, open_writer, save_drawn
 from hkmap.maps.certainty import Weighted, at_one_size, mean_weighted
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
 from hkmap.records import Record, label_of, reference_of, without_maps
+from hkmap.stream.editing import EMPTY, HUMAN, PREDICTED, base_of, no_start
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
 
 if TYPE_CHECKING:       # a painter of maps needs no torch
     from hkmap.editor.live import Guess, LiveNetwork, Probabilities, Seen
 
-HUMAN, PREDICTED, EMPTY = STARTS = ("map", "attention", "empty")
-MOST_IMAGES = 32        # whose features and paintings are kept, so that a lab of people can work at once
-MOST_EARLIER = 20       # paintings that undo need not paint again
+STARTS = (HUMAN, PREDICTED, EMPTY)
+MOST_IMAGES = 32        # whose features are kept, so that a lab of people can work at once
+MOST_NUMBERS = 1 << 26  # of all paintings that are kept, 256 MB
+MOST_EARLIER = 20       # paintings of a record that undo need not paint again, if they are small
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Open:
     @property
     def edited(self) -> Weighted:
         return self.painting.of(self.base)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds: a stroke changes two of a painting's four layers."""
+        return self.painting.scale.size * (4 + 2 * len(self.earlier))
 
 
 class Person(NamedTuple):
@@ -73,8 +78,9 @@ class EditSession:
         self, records: Sequence[Record], out: Path, *, network: LiveNetwork | None = None,
         size: tuple[int, int] | None = None, begin: str | None = None,
     ) -> None:
-        if len({record["id"] for record in records}) < len(records):
-            raise RecordError("two records have the same id, and each has one map; make the ids unique")
+        twice = [identifier for identifier, times in Counter(record["id"] for record in records).items() if times > 1]
+        if twice:
+            raise RecordError(f'record "{twice[0]}": comes twice, and there is one map of each; make the ids unique')
         _refuse_maps_within(out, records)
         self.records = list(records)
         self.folder = WorkFolder(out)
@@ -93,7 +99,7 @@ class EditSession:
         there = {
             HUMAN: reference_of(record, HUMAN) is not None,
             PREDICTED: reference_of(record, PREDICTED) is not None or self.network is not None
-            or self.folder.has_start(record["id"]),
+            or self.folder.start_path(record["id"]).exists(),
         }
         possible = [start for start in STARTS if there.get(start, True)]
         return sorted(possible, key=lambda start: start != self.begin)
@@ -108,31 +114,27 @@ class EditSession:
     def open(self, number: int, user: str) -> Open:
         """Return a record as a person left it; raise HkmapError where a file of it cannot be read."""
         with self._changing:
-            found = self._open.pop((number, user), None) or self._replayed(number, self.work(number, user))
-            self._open[number, user] = found        # the last is the one used last
-            if len(self._open) > MOST_IMAGES:
-                self._open.pop(next(iter(self._open)))
-            return found
+            found = self._open.get((number, user)) or self._replayed(number, self.work(number, user))
+            return self._keep(number, user, found)
 
-    def image(self, number: int) -> Pixels:
-        """Return a record's image (H, W, 3) RGB, as displayed."""
+    def image_reference(self, number: int) -> str:
         record = self.records[number]
         reference = reference_of(record, "image")
         if reference is None:
             raise RecordError(f'record "{record["id"]}": no key "image" with a path; the editor needs an image')
-        return read_image(reference)
+        return reference
+
+    def image(self, number: int) -> Pixels:
+        """Return a record's image (H, W, 3) RGB, as displayed."""
+        return read_image(self.image_reference(number))
 
     def base(self, number: int, start: str) -> Weighted:
         """Return the map that strokes start from; the network's own is kept from then on."""
         record = self.records[number]
         if start not in self.starts(number):
-            raise RecordError(f'record "{record["id"]}": has no map under "{start}", from which its strokes start')
-        if start == EMPTY:
-            return Weighted(np.zeros(self.size, np.float32), None)
-        reference = reference_of(record, start)
-        if reference is not None:
-            values = load_map(reference)
-            return Weighted(values, load_certainty_of(record, values) if start == HUMAN else None)
+            raise no_start(record, start)
+        if start != PREDICTED or reference_of(record, PREDICTED) is not None:
+            return base_of(record, start, self.size)
         kept = self.folder.start_map(record["id"])
         return Weighted(self.seen(number).attention if kept is None else kept, None)
 
@@ -166,8 +168,6 @@ class EditSession:
         with self._changing:
             before = self.open(number, user)
             work = change(before.work)
-            if work is before.work:
-                return before
             if work.state == EDITED and not work.strokes and work.start == self.starts(number)[0]:
                 work = replace(work, state=UNTOUCHED)       # all is taken back
             after = self._stepped(number, before, work)
@@ -175,9 +175,16 @@ class EditSession:
             if work.start == PREDICTED and reference_of(record, PREDICTED) is None:
                 self.folder.keep_start(record["id"], after.base.map)
             self.folder.write(user, record["id"], work)
-            self._open[number, user] = after
+            self._keep(number, user, after)
             self._briefs[user, record["id"]] = work.brief
             return after
+
+    def _keep(self, number: int, user: str, found: Open) -> Open:
+        self._open.pop((number, user), None)
+        self._open[number, user] = found        # the last is the one used last
+        while len(self._open) > 1 and sum(one.numbers for one in self._open.values()) > MOST_NUMBERS:
+            self._open.pop(next(iter(self._open)))
+        return found
 
     def _stepped(self, number: int, before: Open, work: Work) -> Open:
         if work.start != before.work.start:
@@ -185,8 +192,9 @@ class EditSession:
         if work.strokes == before.work.strokes:
             return replace(before, work=work)
         if work.strokes[:-1] == before.work.strokes:
-            earlier = (*before.earlier, before.painting)[-MOST_EARLIER:]
-            return replace(before, work=work, painting=before.painting.painted(work.strokes[-1]), earlier=earlier)
+            painting = before.painting.painted(work.strokes[-1])
+            earlier = (*before.earlier, before.painting)[-_most_earlier(painting):]
+            return replace(before, work=work, painting=painting, earlier=earlier)
         if work.strokes == before.work.strokes[:-1] and before.earlier:
             return replace(before, work=work, painting=before.earlier[-1], earlier=before.earlier[:-1])
         return self._replayed(number, work)
@@ -194,7 +202,7 @@ class EditSession:
     def _replayed(self, number: int, work: Work) -> Open:
         base = self.base(number, work.start)
         painting = blank((base.map.shape[0], base.map.shape[1]), self.frame(number))
-        earlier: deque[Painting] = deque(maxlen=MOST_EARLIER)
+        earlier: deque[Painting] = deque(maxlen=_most_earlier(painting))
         for stroke in work.strokes:
             earlier.append(painting)
             painting = painting.painted(stroke)
@@ -252,7 +260,7 @@ class EditSession:
         """
         assert self.network is not None, "without a network there are no answers"
         work, edited = self.work(number, user), None
-        if work.start != PREDICTED or self.folder.has_start(self.records[number]["id"]):
+        if work.start != PREDICTED or self.folder.start_path(self.records[number]["id"]).exists():
             edited = self._opened(number, user, work).edited
         with self._answering:
             seen = self._see(number)
@@ -286,7 +294,7 @@ class EditSession:
             saved = save_drawn(maps, Drawn(without_maps(record), joint.map, joint.certainty, each))
         about = {user: self._about(record, user, work) for user, work in works.items()}
         if any(work.start == PREDICTED for work in works.values()) and reference_of(record, PREDICTED) is None:
-            saved[PREDICTED] = self.folder.start_reference(record["id"])
+            saved[PREDICTED] = str(self.folder.start_path(record["id"]))
         if not several:
             return {**saved, **about[people[0]], "edited_by": people[0]}
         told = {key: {user: one[key] for user, one in about.items()} for key in ("edited_at", "edited_from", "strokes")}
@@ -294,8 +302,9 @@ class EditSession:
 
     def _opened(self, number: int, user: str, work: Work) -> Open:
         kept = self._open.get((number, user))
-        same = kept is not None and kept.work.strokes == work.strokes and kept.work.start == work.start
-        return kept if kept is not None and same else self._replayed(number, work)
+        if kept is not None and (kept.work.start, kept.work.strokes) == (work.start, work.strokes):
+            return kept
+        return self._replayed(number, work)
 
     def records_out(self) -> Iterator[Record]:
         """Save all finished maps, and yield the records in order with them and what the network answers now.
@@ -309,7 +318,7 @@ class EditSession:
     def _about(self, record: Record, user: str, work: Work) -> dict[str, str | None]:
         start = reference_of(record, work.start) if work.start != EMPTY else EMPTY
         return {
-            "edited_at": work.at, "edited_from": start or self.folder.start_reference(record["id"]),
+            "edited_at": work.at, "edited_from": start or str(self.folder.start_path(record["id"])),
             "strokes": f"{self.folder.path(user, record['id'])}#0",
         }
 
@@ -324,6 +333,10 @@ class EditSession:
         label = int(found.argmax())
         name = self.network.model.class_names[label]
         return {"prediction": label, "confidence": float(found.max()), **({"predicted_class": name} if name else {})}
+
+
+def _most_earlier(painting: Painting) -> int:
+    return max(1, min(MOST_EARLIER, MOST_NUMBERS // 8 // painting.scale.size))
 
 
 def _refuse_maps_within(out: Path, records: Sequence[Record]) -> None:

@@ -28,7 +28,8 @@ class Brief(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """A person's work on a map; each change gives a new one, whose ``revision`` is one higher.
+    """A person's work on a map; each change gives a new one, whose ``revision`` is one higher, even
+    where nothing was left to undo.
 
     The strokes start from the record's map under the key ``start``, or from zeros. ``undone`` are the strokes that redo
     brings back, the last first. ``at`` is when it was changed, in UTC.
@@ -58,13 +59,13 @@ class Work:
     def undo(self) -> Work:
         """Take back the last stroke, if there is one."""
         if not self.strokes:
-            return self
+            return self._changed(self.state)
         return self._changed(EDITED, strokes=self.strokes[:-1], undone=(*self.undone, self.strokes[-1]))
 
     def redo(self) -> Work:
         """Bring back the stroke that was taken back last, if there is one."""
         if not self.undone:
-            return self
+            return self._changed(self.state)
         return self._changed(EDITED, strokes=(*self.strokes, self.undone[-1]), undone=self.undone[:-1])
 
     def reset(self) -> Work:
@@ -73,7 +74,7 @@ class Work:
 
     def started(self, start: str) -> Work:
         """Paint the same strokes on another map."""
-        return self if start == self.start else self._changed(EDITED, start=start)
+        return self._changed(self.state if start == self.start else EDITED, start=start)
 
     def marked(self, state: str) -> Work:
         """Say that the map is right (confirmed), that it cannot be told (skipped), or take that back (edited)."""

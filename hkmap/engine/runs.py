@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +31,7 @@ from hkmap.networks.architectures import build, dry_run, map_size, on_meta
 from hkmap.networks.backbone import Architecture
 from hkmap.networks.outside import Foreign, Network, classifier, load_onnx
 from hkmap.networks.weights import load_weights
+from hkmap.parallel.threads import machine_memory
 from hkmap.shards.folds import Folding, digest_of, folds_of, ids_of
 from hkmap.shards.sequence import ShardSequence
 from hkmap.sources.images import few
@@ -292,15 +291,6 @@ def _bytes_of(architecture: Architecture, preprocessing: Preprocessing) -> tuple
             module.register_forward_hook(lambda module, given, output: outputs.append(output.nbytes))
     dry_run(network, preprocessing.size)
     return sum(value.nbytes for value in network.state_dict().values()), outputs
-
-
-def machine_memory() -> int:
-    """Return the bytes that this process may have: the machine's memory, or a lower limit of the process."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    limits += [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    with suppress(OSError, ValueError):      # a container's; "max" without one
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min(limit for limit in limits if limit > 0)      # RLIM_INFINITY is -1
 
 
 # the fold that a run holds out: never used to train or to choose an epoch, only to measure

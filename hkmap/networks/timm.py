@@ -2,8 +2,9 @@
 
 A network of stages is cut where its features have a sixteenth of the image's side: up to there it is the extractor, all
 that follows is the perception branch, and a copy of the stages that follow, with stride 1, starts the attention branch.
-A VisionTransformer has no stages: the last quarter of its blocks is the perception branch, and the map is one value per
-patch. Names inside are timm's.
+Where that begins with a norm over the channels of each place, as in ConvNeXt, the norm is the extractor's last layer:
+after the gate it would divide by the very factor that the map gives a place. A VisionTransformer has no stages: the
+last quarter of its blocks is the perception branch, and the map is one value per patch. Names inside are timm's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hkmap.errors import ChoiceError, RunError
-from hkmap.networks.abn import Gate
+from hkmap.networks.abn import Gate, residual
 from hkmap.networks.backbone import Architecture, Backbone
 
 PREFIX = "timm/"
 _STRIDE = 16        # of the features that a map weights, in pixels
 _PLAIN = Architecture("", 1)
+_IGNORED = 1e-4     # of what other features move: what a map moves by a norm's epsilon alone is less
 
 Colour = tuple[float, float, float]
 
@@ -112,7 +114,7 @@ def _of_stages(model: nn.Module) -> Backbone:
     inside = [stage for stage in stages if stage["reduction"] <= _STRIDE]
     if not inside or inside[-1]["reduction"] != _STRIDE or inside[-1] is stages[-1]:
         raise ValueError(f"its stages have strides {[stage['reduction'] for stage in stages]}")
-    extractor, tail = _cut(model, inside[-1]["module"].split("."))
+    extractor, tail = _norm_first(*_cut(model, inside[-1]["module"].split(".")), inside[-1]["num_chs"])
     stage, _ = _cut(tail, stages[-1]["module"].split("."))
     return Backbone(
         extractor, lambda stride: _dense(deepcopy(stage)) if stride == 1 else deepcopy(stage), stages[-1]["num_chs"],
@@ -140,11 +142,34 @@ def _cut(chain: nn.Module, path: list[str]) -> tuple[nn.Sequential, nn.Sequentia
     return before, after
 
 
+def _norm_first(extractor: nn.Module, tail: nn.Module, channels: int) -> tuple[nn.Module, nn.Module]:
+    """Move a norm over the channels of each place from the tail's beginning to the extractor's end; its name stays."""
+    name, first = next((name, part) for name, part in tail.named_modules() if not list(part.children()))
+    if getattr(first, "normalized_shape", None) != (channels,):
+        return extractor, tail
+    *parents, last = path = name.split(".")
+    end = extractor
+    for parent in parents:
+        if parent not in dict(end.named_children()):
+            end.add_module(parent, nn.Sequential())
+        end = end.get_submodule(parent)
+    end.add_module(last, first)
+    return extractor, _without(tail, path)
+
+
+def _without(chain: nn.Module, path: list[str]) -> Any:
+    """Return a copy of a chain that does nothing at ``path``; it shares all other modules."""
+    inner = _without(chain.get_submodule(path[0]), path[1:]) if len(path) > 1 else nn.Identity()
+    part = copy(chain)
+    part._modules = {**chain._modules, path[0]: inner}
+    return part
+
+
 def _dense(stage: nn.Module) -> nn.Module:
     """Set every stride of a stage to 1, and keep the size: its map is then as fine as the features."""
     for name, module in list(stage.named_modules()):
         stride = getattr(module, "stride", 1)
-        if stride in (1, (1, 1)):
+        if stride in (1, (1,), (1, 1)):
             continue
         if isinstance(module, (nn.AvgPool2d, nn.MaxPool2d)) and module.kernel_size == module.stride:
             parent, _, child = name.rpartition(".")
@@ -215,7 +240,7 @@ class _Picture(nn.Module):
 
 def _of_transformer(model: Any) -> Backbone:
     blocks = dict(model.blocks.named_children())
-    cut = len(blocks) - max(1, len(blocks) // 4)
+    cut = len(blocks) - max(2, len(blocks) // 4)        # a block's first norm takes the map from what it mixes
     first, last = ({name: blocks[name] for name in names} for names in (list(blocks)[:cut], list(blocks)[cut:]))
     nothing = dict.fromkeys(("norm", "attn_pool", "fc_norm", "head_drop", "head", "head_dist"), nn.Identity())
     extractor = _part(model, first, {name: part for name, part in nothing.items() if hasattr(model, name)})
@@ -253,7 +278,7 @@ def _on_patches(gate: Gate, prefix: int) -> Gate:
 
 
 def _check(model: Any, parts: Backbone, classes: int) -> None:
-    """Raise ValueError unless the parts give what timm's own network gives, and the copy with stride 1 a map."""
+    """Raise ValueError unless the parts give what timm's own does, the copy with stride 1 a map, and a map counts."""
     assert parts.perception is not None
     dense, tail = parts.last_stage(1), parts.perception(classes)
     side = model.pretrained_cfg["input_size"][1] if model.pretrained_cfg.get("fixed_input_size") else 96
@@ -263,6 +288,7 @@ def _check(model: Any, parts: Backbone, classes: int) -> None:
         whole, features = model(images), parts.extractor(images)
         kept = features.clone()
         drawn, logits = dense(features), tail(features)
+        ignored = not whole.is_meta and _ignores_maps(tail, features)
     modules.train()
     finer = features.shape[2:] if features.dim() == 4 else drawn.shape[2:]
     if drawn.shape != (1, parts.channels, *finer):
@@ -273,6 +299,18 @@ def _check(model: Any, parts: Backbone, classes: int) -> None:
         raise ValueError("its parts in a row do not give what the whole gives")
     if not torch.equal(features, kept):
         raise ValueError("its last stage overwrites the features")
+    if ignored:
+        raise ValueError("its last stage ignores the map that weights its features")
+
+
+def _ignores_maps(tail: nn.Module, features: Tensor) -> bool:
+    """Say whether a map moves the answer by nearly nothing, against what other features (B, C, h, w) do."""
+    if features.dim() != 4:     # tokens: what they move may begin at nearly nothing, and grow
+        return False
+    features = features / features.std()
+    ramp = torch.linspace(0, 1, features[0, 0].numel()).view_as(features[:1, :1])
+    logits, weighted, others = tail(torch.cat([features, residual(features, ramp), features.flip(1)]))
+    return bool((weighted - logits).abs().max() < _IGNORED * (others - logits).abs().max())
 
 
 @cache

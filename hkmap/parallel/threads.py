@@ -9,12 +9,13 @@ with the stream, however slow its reader is.
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -36,6 +37,15 @@ _TO_END = 5.0           # seconds that the system may take to end a thread that 
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_memory() -> int:
+    """Return the bytes that this process may have: the machine's memory, or a lower limit of the process."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits += [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    with suppress(OSError, ValueError):      # a container's; "max" without one
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limit for limit in limits if limit > 0)      # RLIM_INFINITY is -1
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from hkmap.stream.references import image_frame, load_certainty_of, load_map
 
 logger = logging.getLogger("hkmap")
 
-EMPTY = "empty"         # what strokes start from where it is no map of the record
+HUMAN, PREDICTED, EMPTY = "map", "attention", "empty"       # what strokes start from: keys of a record, or zeros
 UNFINISHED = ("untouched", "skipped")      # an editor's word for a record whose map does not count
 ABOUT = ("edited_by", "edited_at")      # what a script may say of who edited, and when
 
@@ -65,7 +65,7 @@ def edited(record: Record, edits: dict[str, Edit], size: tuple[int, int]) -> Dra
     edit = edits.get(record["id"])
     if edit is None:
         return record
-    base = _base(record, edit.start, size)
+    base = base_of(record, edit.start or (HUMAN if reference_of(record, HUMAN) else EMPTY), size)
     found = paint(edit.strokes, base, image_frame(record))
     return Drawn({**without_maps(record), "strokes": edit.reference, **dict(edit.about)}, found.map, found.certainty)
 
@@ -85,15 +85,19 @@ def watched(items: Iterable[Any], edits: dict[str, Edit], script: Path) -> Itera
         logger.warning("%s has strokes for %d records that did not come", script, len(edits) - seen)
 
 
-def _base(record: Record, start: str | None, size: tuple[int, int]) -> Weighted:
-    key = start or "map"
-    reference = None if key == EMPTY else reference_of(record, key)
-    if reference is None:
-        if start not in (None, EMPTY):
-            raise RecordError(f'record "{record["id"]}": has no map under "{key}", from which its strokes start')
+def base_of(record: Record, start: str, size: tuple[int, int]) -> Weighted:
+    """Return the map under the key ``start`` of a record, or, with EMPTY, one of zeros of ``size`` (height, width)."""
+    if start == EMPTY:
         return Weighted(np.zeros(size, np.float32), None)
+    reference = reference_of(record, start)
+    if reference is None:
+        raise no_start(record, start)
     values = load_map(reference)
-    return Weighted(values, load_certainty_of(record, values) if key == "map" else None)
+    return Weighted(values, load_certainty_of(record, values) if start == HUMAN else None)
+
+
+def no_start(record: Record, start: str) -> RecordError:
+    return RecordError(f'record "{record["id"]}": has no map under "{start}", from which its strokes start')
 
 
 def _edit(line: Record, reference: str, place: str) -> Edit:

@@ -19,10 +19,10 @@ from torch import Tensor
 from hkmap.engine.data import ShardExamples, normalise, tensors
 from hkmap.engine.inputs import mirrored
 from hkmap.engine.ranks import local
-from hkmap.engine.runs import machine_memory
 from hkmap.errors import OutputError, RunError
 from hkmap.maps.check import Map
 from hkmap.maps.geometry import MIRROR, Image, compose
+from hkmap.parallel.threads import machine_memory
 from hkmap.shards.loader import LoadedBatch, ShardLoader, Shares
 from hkmap.training.feeding import Fed, ImageFeed, Numbers
 from hkmap.training.steps import Training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ from hkmap.training.optimisation import (
     gamma,
     learning_rate,
 )
+
+logger = logging.getLogger("hkmap")
 
 _TENSORS = ("inputs", "maps", "certainty", "labels", "weights")     # of a Fed, which change from step to step
 LATE = 8        # steps that a CUDA device may be behind before its figures are waited for
@@ -312,9 +315,19 @@ def prepare(
         name = model.class_names[found[0]] or f"label {found[0]}"
         raise RunError(f'{shards.name}: only one class to train on, "{name}"; give records of two classes or more')
     _check_selection(model, data, options)
+    _tell_of_few_maps(data, options.gamma)
     class_weights = CLASS_WEIGHTS[options.class_weights](labels, len(model.class_names))
     warn_of_slow("--precision", options.precision, PRECISIONS[options.precision].units, device)
     return Training(model.network, options, device, class_weights=class_weights, stop=stop)
+
+
+def _tell_of_few_maps(data: Data, gamma: float) -> None:
+    drawn, count = int((data.examples.map_of[data.indices] >= 0).sum()), len(data.indices)
+    if gamma > 0 and drawn < count / 4:
+        logger.warning(
+            "%d of %d training samples have a map; the map loss is a mean over all samples, so it counts %.3g times "
+            "less than with a map for each; a larger --gamma makes up for it", drawn, count, count / max(1, drawn),
+        )
 
 
 def _belongs(value: object, parameter: nn.Parameter) -> bool:

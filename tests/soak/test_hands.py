@@ -197,6 +197,7 @@ def lines_of_options() -> list[tuple[list[str], click.Option]]:
         "merge": "o.h5 s.h5", "split": "s.h5 --out o",
         "info": "s.h5", "train": "s.h5 --out o", "finetune": "s.h5 --from folder --out o", "predict": "--from folder",
         "eval": "s.h5 --from folder --metric top1", "show": "--out o.png", "check": "", "agreement": "", "list": "",
+        "env": "",
         "select": "", "import": "t.csv --out o", "export": "folder --to safetensors --out o",
         "plot": "folder --out o.png", "compare": "folder folder", "report": "folder --out o.html",
     }
@@ -215,4 +216,4 @@ def test_values_of_options(run: Callable[..., None], seed: int) -> None:
         flag = dice.choice([*option.opts, *option.secondary_opts])
         given = [flag] if option.is_flag or option.count else [flag, dice.choice(WORDS)]
         kept = [word for at, word in enumerate(line) if flag not in (word, line[at - 1] if at else "")]
-        run([*kept, *given], b"" if line[0] == "list" else stdin)
+        run([*kept, *given], b"" if line[0] in ("list", "env") else stdin)

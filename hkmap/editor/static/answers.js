@@ -1,13 +1,13 @@
 // The network's answer beside the image: bars that follow the pointer.
 
 /** Return a probability in per cent, finer where it is small. */
-export function percent(probability) {
+function percent(probability) {
     const value = 100 * probability;
     return `${value >= 9.95 || value === 0 ? value.toFixed(0) : value.toFixed(1)} %`;
 }
 
 /** Return how far a probability moved, in points of per cent; "" where that rounds to nothing. */
-export function change(probability, before) {
+function change(probability, before) {
     const points = Math.round(100 * (probability - before));
     return points === 0 ? "" : `${points > 0 ? "+" : "−"}${Math.abs(points)} %`;
 }

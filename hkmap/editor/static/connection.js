@@ -28,6 +28,7 @@ export class Connection {
     #listener;
     #socket = null;
     #asked = [];            // what was sent and has no reply yet: replies come in this order
+    #tried = null;          // the change that was sent last: it may be kept, though no reply came
     #revisions = new Map(); // of each record, the queue included
     #tick = 0;
     #shown = 0;             // the tick of the newest answer
@@ -96,6 +97,7 @@ export class Connection {
     #next() {
         const [change] = this.queue;
         if (change && !this.#asked.length) {
+            if (change.revision !== undefined && this.connected) this.#tried = change;
             this.#ask(change.revision === undefined ? { do: "open", n: change.n } : change);
         }
         this.#listener.status();
@@ -124,8 +126,7 @@ export class Connection {
     #connect() {
         if (this.#finished || this.#socket) return;
         clearTimeout(this.#timers.reconnect);
-        const scheme = location.protocol === "https:" ? "wss" : "ws";
-        const socket = new WebSocket(`${scheme}://${location.host}/live`);
+        const socket = new WebSocket(`ws://${location.host}/live`);
         this.#socket = socket;
         socket.onopen = () => socket === this.#socket && this.#joined();
         socket.onclose = () => this.#lost(socket);
@@ -170,9 +171,11 @@ export class Connection {
         const { n, revision } = message, head = this.#asked[0];
         const refused = head && head.do !== "open" && head.n === n && head.revision !== revision;
         if (refused || head?.do === "open") this.#asked.shift();
-        let waiting = this.queue.filter((change) => change.n === n && !(change.revision < revision));
+        const own = this.queue.filter((change) => change.n === n);
+        let waiting = own.filter((change) => !(change.revision < revision));
         waiting.forEach((change, nth) => change.revision ??= revision + nth);
-        const conflict = refused || (waiting.length > 0 && waiting[0].revision !== revision);
+        const foreign = own.some((change) => change.revision < revision && change !== this.#tried);     // never sent
+        const conflict = refused || foreign || (waiting.length > 0 && waiting[0].revision !== revision);
         if (conflict) waiting = [];
         this.queue = this.queue.filter((change) => change.n !== n || waiting.includes(change));
         this.#revisions.set(n, revision + waiting.length);

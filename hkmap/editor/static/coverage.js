@@ -14,15 +14,11 @@ export function coverOutline(points, frame, layer, touch) {
     let active = [], next = 0;
     for (let row = Math.max(0, Math.floor(edges[0]?.top ?? 0)); row < last; row++) {
         active = active.filter((edge) => edge.bottom > row);
-        while (next < edges.length && edges[next].top < row + 1) {
-            active.push(edges[next++]);
-        }
+        while (next < edges.length && edges[next].top < row + 1) active.push(edges[next++]);
         sumRow(active, row, sums, width);
         for (let x = 0, share = 0; x < width; x++) {
             share += sums[x];
-            if (share >= 1e-9) {
-                touch(row * width + x, Math.min(1, share));
-            }
+            if (share >= 1e-9) touch(row * width + x, Math.min(1, share));
         }
     }
 }
@@ -81,9 +77,7 @@ function addCrossing(levels, one, other, row) {
 /** Add what is right of a piece of an edge, from x left to right; drop is its height, with a sign. */
 function addPiece(sums, width, left, right, drop) {
     const low = Math.min(left, right), high = Math.max(left, right);
-    if (low >= width) {
-        return;
-    }
+    if (low >= width) return;
     for (let from = low; from < high || from === low; ) {
         const column = from < 0 ? 0 : Math.floor(from);
         const to = from < 0 ? Math.min(0, high) : Math.min(column + 1, high);
@@ -91,9 +85,7 @@ function addPiece(sums, width, left, right, drop) {
         const middle = Math.max(0, (from + to) / 2);
         sums[column] += part * (column + 1 - middle);
         sums[column + 1] += part * (middle - column);
-        if (to >= high || to >= width) {
-            return;
-        }
+        if (to >= high || to >= width) return;
         from = to;
     }
 }

@@ -10,16 +10,16 @@ const ORDERS = {
 };
 
 /** Return whether the network is known to be wrong about a record. */
-export function isWrong({ label, now, prediction }) {
+function isWrong({ label, now, prediction }) {
     const answer = now ?? prediction ?? null;
     return label >= 0 && answer !== null && answer !== label;
 }
 
 /** Return whether a record of a state is left to be done. */
-export const isLeft = ({ state }) => state === "untouched" || state === "edited";
+const isLeft = ({ state }) => state === "untouched" || state === "edited";
 
 /** Return whether a record is to be shown: `filter` is "all", "left", "wrong" or a state, `name` a class or "". */
-export function matches(record, filter, name) {
+function matches(record, filter, name) {
     const fits = { all: true, left: isLeft(record), wrong: isWrong(record) }[filter] ?? record.state === filter;
     return fits && (name === "" || record.class === name);
 }
@@ -111,22 +111,22 @@ export class Filmstrip {
     }
 
     #refilter() {
-        const { filter, "filter-class": name } = this.#parts;
-        const fits = (number) => matches(this.#records[number], filter.value, name.value);
-        const found = this.#orders[this.#parts.order.value].filter(fits);
-        this.#parts.nothing.hidden = found.length > 0;
+        const found = this.#matching();
         if (found.length && !found.includes(this.current)) this.#choose(found[0]);
         else this.go(this.current);
     }
 
     #list() {       // the current record stays, whether it matches or not
+        const found = this.#matching();
+        this.#parts.nothing.hidden = found.length > 0;
+        this.numbers = found.length ? this.#matching(this.current) : [];
+        this.#counts();
+    }
+
+    #matching(also = null) {
         const { filter, "filter-class": name, order } = this.#parts;
         const fits = (number) => matches(this.#records[number], filter.value, name.value);
-        const found = this.#orders[order.value].filter(fits);
-        this.#parts.nothing.hidden = found.length > 0;
-        this.numbers = found.length
-            ? this.#orders[order.value].filter((number) => number === this.current || fits(number)) : [];
-        this.#counts();
+        return this.#orders[order.value].filter((number) => number === also || fits(number));
     }
 
     #counts() {
@@ -196,7 +196,7 @@ export class Filmstrip {
 }
 
 /** Return the sign of a state, by shape and by colour. */
-export function stateIcon(state) {
+function stateIcon(state) {
     const icon = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     icon.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "use"));
     setState(icon, state);

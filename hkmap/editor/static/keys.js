@@ -42,7 +42,7 @@ const KEYS = [
 ];
 
 /** Return a key as the table writes it; what a layout needs to type a sign, such as AltGr, is no part of it. */
-export function pressed(event) {
+function pressed(event) {
     const letter = /^[a-z]$/i.test(event.key);
     const typed = event.getModifierState?.("AltGraph") || (event.altKey && !letter);
     const control = (event.ctrlKey || event.metaKey) && !typed ? "Ctrl+" : "";

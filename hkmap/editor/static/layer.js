@@ -19,9 +19,7 @@ export function decode(base64) {
 
 /** The smallest rectangle [x0, y0, x1, y1] over two; null is an empty one. */
 export function union(one, other) {
-    if (!one || !other) {
-        return one ?? other;
-    }
+    if (!one || !other) return one ?? other;
     return [
         Math.min(one[0], other[0]), Math.min(one[1], other[1]), Math.max(one[2], other[2]), Math.max(one[3], other[3]),
     ];
@@ -91,9 +89,7 @@ export class Painting {
 
     /** Give the stroke under way up. */
     cancel() {
-        if (!this.way) {
-            return;
-        }
+        if (!this.way) return;
         const { tool, rectangle } = this.way;
         this.put(this[tool.layers], rectangle, this.former(rectangle));
         this.lift();
@@ -117,9 +113,7 @@ export class Painting {
 
     undo() {
         this.cancel();
-        if (!this.strokes.length) {
-            return false;
-        }
+        if (!this.strokes.length) return false;
         const stroke = this.strokes.pop(), former = this.history.pop();
         this.undone.push(stroke);
         if (former.scale) {
@@ -134,9 +128,7 @@ export class Painting {
 
     redo() {
         this.cancel();
-        if (!this.undone.length) {
-            return false;
-        }
+        if (!this.undone.length) return false;
         const rest = this.undone.slice(0, -1);
         this.apply(this.undone.at(-1));
         this.undone = rest;
@@ -199,9 +191,7 @@ export class Painting {
     // the inside
 
     before(x, y) {
-        if (!this.certainty) {
-            return 1;
-        }
+        if (!this.certainty) return 1;
         const [height, width] = this.layer, [rows, columns] = this.size;
         return this.certainty[Math.floor(y * rows / height) * columns + Math.floor(x * columns / width)];
     }
@@ -239,9 +229,7 @@ export class Painting {
         const y0 = Math.max(0, Math.floor((Math.min(start[1], end[1]) - reach) / steps[1]));
         const x1 = Math.min(width, Math.ceil((Math.max(start[0], end[0]) + reach) / steps[0]));
         const y1 = Math.min(height, Math.ceil((Math.max(start[1], end[1]) + reach) / steps[1]));
-        if (x0 >= x1 || y0 >= y1) {
-            return null;
-        }
+        if (x0 >= x1 || y0 >= y1) return null;
         const wayX = end[0] - start[0], wayY = end[1] - start[1], length = Math.max(wayX * wayX + wayY * wayY, 1e-12);
         for (let row = y0; row < y1; row++) {
             const y = (row + 0.5) * steps[1] - start[1];
@@ -282,9 +270,7 @@ export class Painting {
         if (points.length) {
             coverOutline(points, this.frame, this.layer, (at, share) => this.blend(at, 1, round(strength * share)));
         } else {
-            for (let at = 0; at < height * width; at++) {
-                this.blend(at, 1, round(strength));
-            }
+            for (let at = 0; at < height * width; at++) this.blend(at, 1, round(strength));
         }
         this.way.rectangle = points.length ? this.around(points) : [0, 0, width, height];
         this.change(this.way.rectangle);
@@ -330,9 +316,7 @@ export class Painting {
 
     lift() {
         const [x0, y0, x1, y1] = this.way.rectangle ?? [0, 0, 0, 0], width = this.layer[1];
-        for (let y = y0; y < y1; y++) {
-            this.found.fill(0, y * width + x0, y * width + x1);
-        }
+        for (let y = y0; y < y1; y++) this.found.fill(0, y * width + x0, y * width + x1);
         this.way = null;
     }
 

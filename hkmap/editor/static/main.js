@@ -246,15 +246,13 @@ class Page {
         const { state } = this.record, painting = this.#ready ? this.painting : null;
         setState(part("state"), state);
         part("state").ariaLabel = STATES[state];
-        part("undo").disabled = !painting?.strokes.length;
+        for (const id of ["undo", "reset"]) part(id).disabled = !painting?.strokes.length;
         part("redo").disabled = !painting?.undone.length;
-        part("reset").disabled = !painting?.strokes.length;
-        for (const id of ["fill", "invert"]) part(id).disabled = !painting;
-        part("confirm").disabled = !painting;
-        part("confirm").textContent = state === "confirmed" ? "Confirmed" : "Confirm";
-        part("skip").textContent = state === "skipped" ? "Skipped" : "Skip";
-        part("confirm").ariaPressed = String(state === "confirmed");
-        part("skip").ariaPressed = String(state === "skipped");
+        for (const id of ["fill", "invert", "confirm"]) part(id).disabled = !painting;
+        for (const [id, mark, name] of [["confirm", "confirmed", "Confirm"], ["skip", "skipped", "Skip"]]) {
+            part(id).textContent = state === mark ? STATES[mark] : name;
+            part(id).ariaPressed = String(state === mark);
+        }
         part("previous").disabled = this.filmstrip.neighbour(-1) === null;
         part("next").disabled = this.filmstrip.neighbour(1) === null;
         this.#showStarts();

@@ -31,44 +31,27 @@ export class Tools {
         this.show();
     }
 
-    /** Give up what is under way; → whether anything was. */
+    /** Give up what is under way. */
     cancel() {
-        const busy = Boolean(this.stroke ?? this.corners);
-        if (this.stroke) {
-            const begun = !this.stroke.waiting;
-            this.stroke = null;
-            if (begun) {
-                this.listener.cancel();
-            }
-        }
+        const begun = this.stroke && !this.stroke.waiting;
+        this.stroke = null;
+        if (begun) this.listener.cancel();
         this.dropCorners();
-        return busy;
     }
 
-    /** Close the outline under way; → whether there was one. */
+    /** Close the outline under way, if it has an inside. */
     close() {
-        if (!this.corners) {
-            return false;
-        }
+        if (!(this.corners?.points.length > 2)) return;
         const { tool, points } = this.corners;
-        if (points.length > 2) {
-            this.dropCorners();
-            this.listener.end({ tool, points, outline: true, strength: this.settings.strength });
-        }
-        return true;
+        this.dropCorners();
+        this.listener.end({ tool, points, outline: true, strength: this.settings.strength });
     }
 
-    /** Take the last corner of the outline under way back; → whether there was one. */
+    /** Take the last corner of the outline under way back. */
     back() {
-        if (!this.corners) {
-            return false;
-        }
-        this.corners.points.pop();
-        if (!this.corners.points.length) {
-            this.dropCorners();
-        }
+        this.corners?.points.pop();
+        if (!this.corners?.points.length) this.dropCorners();
         this.show();
-        return true;
     }
 
     // events
@@ -103,9 +86,7 @@ export class Tools {
     }
 
     down(event) {
-        if (event.pointerType === "pen" && this.fingers.size) {
-            this.forgetFingers();
-        }
+        if (event.pointerType === "pen" && this.fingers.size) this.forgetFingers();
         if ((event.pointerType === "touch" && !this.touch(event)) || this.stroke || this.dragged) {
             return;
         }
@@ -114,17 +95,9 @@ export class Tools {
         if (this.panning || event.button === 1) {
             this.dragged = { id: event.pointerId, x: event.clientX, y: event.clientY };
         } else if (this.view.painting) {
-            this.press(event);
+            this[this.settings.shape === "polygon" ? "corner" : "begin"](event);
         }
         this.show();
-    }
-
-    press(event) {
-        if (this.settings.shape === "polygon") {
-            this.corner(event);
-        } else {
-            this.begin(event);
-        }
     }
 
     moved(event) {
@@ -144,43 +117,31 @@ export class Tools {
     }
 
     up(event) {
-        if (this.stroke?.id === event.pointerId) {
-            this.finish(event);
-        }
+        if (this.stroke?.id === event.pointerId) this.finish(event);
         this.release(event);
     }
 
     /** A pointer that the system took away gives its stroke up. */
     lost(event) {
-        if (this.stroke?.id === event.pointerId) {
-            this.cancel();
-        }
+        if (this.stroke?.id === event.pointerId) this.cancel();
         this.release(event);
     }
 
     release(event) {
         this.fingers.delete(event.pointerId);
-        if (this.dragged?.id === event.pointerId) {
-            this.dragged = null;
-        }
+        if (this.dragged?.id === event.pointerId) this.dragged = null;
         if (this.pinched && !this.fingers.size) {
             const { travel, since } = this.pinched;
             this.pinched = null;
-            if (travel < TAP.travel && event.timeStamp - since < TAP.time) {
-                this.view.fit();
-            }
+            if (travel < TAP.travel && event.timeStamp - since < TAP.time) this.view.fit();
         }
-        if (event.pointerType === "touch") {
-            this.hovered = null;
-        }
+        if (event.pointerType === "touch") this.hovered = null;
         this.show();
     }
 
     wheel(event) {
         event.preventDefault();
-        if (this.stroke) {
-            return;
-        }
+        if (this.stroke) return;
         const pixels = (event.deltaY || event.deltaX) * (event.deltaMode ? LINE : 1);
         const notches = Math.max(-1, Math.min(1, pixels / 100));
         if (event.ctrlKey || event.altKey) {
@@ -195,9 +156,7 @@ export class Tools {
     /** Size the brush by the wheel, from half a pixel to the whole image. */
     size(notches) {
         this.turned += notches;
-        if (Math.abs(this.turned) < 0.25) {
-            return;
-        }
+        if (Math.abs(this.turned) < 0.25) return;
         const { radius } = this.settings, most = Math.max(...this.view.frame);
         const wanted = tenth(radius * Math.exp(-0.15 * this.turned));
         const changed = wanted === tenth(radius) ? radius - 0.1 * Math.sign(this.turned) : wanted;
@@ -227,9 +186,7 @@ export class Tools {
         }
         const apart = Math.max(stroke.radius / 8, this.view.grain);
         this.add(events.map((one) => this.place(one)), apart);
-        if (waiting && waiting.seen > 3) {
-            this.settle();
-        }
+        if (waiting && waiting.seen > 3) this.settle();
     }
 
     /** Add points that are at least so far apart. */
@@ -242,9 +199,7 @@ export class Tools {
                 last = place;
             }
         }
-        if (points.length) {
-            this.pass(points);
-        }
+        if (points.length) this.pass(points);
     }
 
     /** Tell the next points; a stroke that is full goes on as another from its last point. */
@@ -252,9 +207,7 @@ export class Tools {
         const { stroke, waiting } = this.stroke, first = !stroke.points.length;
         const fitting = points.slice(0, MOST_POINTS - stroke.points.length);
         stroke.points.push(...fitting);
-        if (waiting) {
-            return;
-        }
+        if (waiting) return;
         if (first) {
             this.listener.begin({ ...stroke, points: fitting });
         } else {
@@ -278,9 +231,7 @@ export class Tools {
 
     finish(event) {
         this.add([this.place(event)], 0.1);
-        if (this.stroke.waiting) {
-            this.settle();
-        }
+        if (this.stroke.waiting) this.settle();
         const { stroke } = this.stroke;
         this.stroke = null;
         this.listener.end(stroke);
@@ -313,9 +264,7 @@ export class Tools {
             return false;                           // a palm beside a pen or a finger
         }
         this.fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-        if (this.fingers.size === 1) {
-            return true;
-        }
+        if (this.fingers.size === 1) return true;
         if (this.stroke) {
             this.cancel();
         } else if (this.corners && !this.pinched) {
@@ -341,9 +290,7 @@ export class Tools {
 
     pinch() {
         const last = this.pinched;
-        if (this.fingers.size < 2) {
-            return;
-        }
+        if (this.fingers.size < 2) return;
         const now = this.spread();
         this.view.pan(now.x - last.x, now.y - last.y);
         this.view.zoom(now.apart / last.apart, now.x, now.y);

@@ -39,18 +39,14 @@ export class View {
             this.words = new Uint32Array(this.pixels.data.buffer);
             this.range = rangeOf(painting.map);
         }
-        if (!keep) {
-            this.fit();
-        }
+        if (!keep) this.fit();
         this.place();
         this.redraw();
     }
 
     /** Draw a rectangle [x0, y0, x1, y1] of the layer anew, or everything; null is nothing. */
     redraw(dirty) {
-        if (dirty === null || !this.painting) {
-            return this.request(dirty === null ? null : "map");
-        }
+        if (dirty === null || !this.painting) return this.request(dirty === null ? null : "map");
         const [height, width] = this.painting.layer;
         this.stale.layer = union(this.stale.layer, dirty ?? [0, 0, width, height]);
         return this.request(dirty ? null : "map");
@@ -61,9 +57,7 @@ export class View {
         const { opacity, hidden } = this.settings;
         this.over.canvas.style.opacity = opacity;
         this.over.canvas.style.visibility = hidden ? "hidden" : "visible";
-        if (["colours", "stretch", "cells"].some((name) => name in settings)) {
-            this.redraw();
-        }
+        if (["colours", "stretch", "cells"].some((name) => name in settings)) this.redraw();
     }
 
     /** Show the brush at a place of the image: {x, y, radius, softness, mode}; null shows none. */
@@ -145,17 +139,13 @@ export class View {
             canvas.width = Math.max(1, Math.round(this.element.clientWidth * this.dense));
             canvas.height = Math.max(1, Math.round(this.element.clientHeight * this.dense));
         }
-        if (this.fitted) {
-            this.fit();
-        }
+        if (this.fitted) this.fit();
         this.place();
         this.draw();                    // now: a canvas of another size is empty
     }
 
     request(what) {
-        if (what) {
-            this.stale[what] = true;
-        }
+        if (what) this.stale[what] = true;
         if (!this.requested) {
             this.requested = true;
             requestAnimationFrame(() => {
@@ -168,16 +158,10 @@ export class View {
     draw() {
         const { image, map, layer, pointer } = this.stale;
         this.stale = {};
-        if (image) {
-            this.drawImage();
-        }
+        if (image) this.drawImage();
         const painted = layer && this.paint(layer);
-        if (map || painted) {
-            this.drawMap(map ? null : painted);
-        }
-        if (pointer) {
-            drawPointer(this.top, this);
-        }
+        if (map || painted) this.drawMap(map ? null : painted);
+        if (pointer) drawPointer(this.top, this);
     }
 
     /** The frame's corner and size in pixels of the canvases. */
@@ -265,9 +249,7 @@ function coloursOf(name) {
 /** A colour as far as it is known; beyond, white and black stripes on the bare image. */
 function hatched(colour, known, phase) {
     const least = Math.max(0, known), unknown = 1 - least, alpha = colour >>> 24;
-    if (phase >= 0.4) {
-        return (colour & 0xffffff | Math.round(alpha * least) << 24) >>> 0;
-    }
+    if (phase >= 0.4) return (colour & 0xffffff | Math.round(alpha * least) << 24) >>> 0;
     const stripe = phase < 0.2 ? 255 : 0;
     const mixed = (shift) => Math.round((colour >>> shift & 255) * least + stripe * unknown) << shift;
     return (mixed(0) | mixed(8) | mixed(16) | Math.round(alpha * least + 255 * unknown) << 24) >>> 0;
@@ -294,9 +276,7 @@ function drawPointer(context, view) {
     context.clearRect(0, 0, context.canvas.width, context.canvas.height);
     context.scale(view.dense, view.dense);
     const onScreen = ([x, y]) => [view.x + x * view.scale, view.y + y * view.scale];
-    if (view.corners) {
-        drawOutline(context, view.corners.map(onScreen));
-    }
+    if (view.corners) drawOutline(context, view.corners.map(onScreen));
     if (view.brush) {
         const { x, y, radius, softness, mode } = view.brush;
         drawBrush(context, onScreen([x, y]), Math.max(2, radius * view.scale), softness, mode);
