@@ -1,7 +1,7 @@
 // What benchmarks/editor.py has a page write down: when the pointer or a key moved, when the answer to it was painted,
 // and when frames began. Times are in milliseconds.
 const probe = {moves: [], keys: [], frames: []};
-let watching = false;
+let next = 0;           // the frame that is asked for while frames are watched
 let lifted = [];        // moves of a stroke that is whole, and has no answer yet
 let kept = [];          // those of them that the editor has kept: the next answer is to them
 
@@ -48,17 +48,15 @@ function answer(moves) {
 }
 
 function frame(at) {
-    if (watching) {
-        probe.frames.push(at);
-        requestAnimationFrame(frame);
-    }
+    probe.frames.push(at);
+    next = requestAnimationFrame(frame);
 }
 
 probe.watch = (on) => {
-    watching = on;
+    cancelAnimationFrame(next);
     if (on) {
         probe.frames = [];
-        requestAnimationFrame(frame);
+        next = requestAnimationFrame(frame);
     }
 };
 

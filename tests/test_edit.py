@@ -71,6 +71,8 @@ def test_strokes_start_from_another_map_or_from_none(edit, tmp_path):
     assert np.array_equal(load_map(made.records[0]["map"]), np.load(tmp_path / "attention.npy"))
     made = edit({"id": "0", "strokes": [{"tool": "add", "strength": 0.25}], "start": "empty"}, options=("--size", "3"))
     assert np.allclose(load_map(made.records[0]["map"]), np.full((3, 3), 0.25))
+    made = edit({"id": "0", "strokes": [], "start": "empty"}, {"id": "1", "strokes": []})
+    assert [load_map(record["map"]).shape for record in made.records[:2]] == [(6, 8), (14, 14)]
     missing = edit({"id": "1", "strokes": [], "start": "attention"})
     assert missing.exit_code == 1
     assert 'record "1": has no map under "attention", from which its strokes start' in missing.stderr
@@ -174,7 +176,7 @@ def test_people_edit_on_a_page_until_they_are_done_and_the_page_finds_the_editor
 
 
 def test_a_shard_is_edited_with_a_network_and_a_stop_keeps_the_work(hk, tmp_path, make_shard):
-    small = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 16, "--epochs", 1)
+    small = ("--arch", "resnet8+abn", "--stem", "small", "--width", 4, "--image-size", 32, "--epochs", 1)
     assert hk("train", make_shard("train.h5", 4), *small, "--out", tmp_path / "run").exit_code == 0
     options = ("train.h5", "--from", "run", "--order", "edit_response", "--start", "attention", "--user", "ben")
     with editing(tmp_path, *options) as (run, found, said):
@@ -189,6 +191,7 @@ def test_a_shard_is_edited_with_a_network_and_a_stop_keeps_the_work(hk, tmp_path
             code, records, told = ended(run)
     assert (code, records) == (143, [{"error": "terminated"}])
     assert told.splitlines()[-1] == "terminated"
+    assert "put `hkmap resize --size 8x8 --out DIR` before `hkmap pack`" in told
     kept = json.loads((tmp_path / "out/strokes/ana/train.h5-3.jsonl").read_text())
     assert (kept["start"], kept["strokes"]) == ("attention", [BRUSH])
 

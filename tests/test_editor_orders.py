@@ -10,7 +10,7 @@ from editor_client import network
 
 from hkmap.editor.ordering import ORDERS, orders, scores
 from hkmap.editor.session import EditSession
-from hkmap.errors import ChoiceError
+from hkmap.errors import ChoiceError, RecordError
 from hkmap.evaluation.prediction import predict
 from hkmap.files.images import encode_png
 
@@ -128,5 +128,14 @@ def test_only_what_is_asked_for_is_computed_once_per_image(session, monkeypatch)
 def test_an_order_that_there_is_not_is_refused(session):
     with pytest.raises(ChoiceError, match="order 'confidense' is unknown; did you mean"):
         orders(session, ["confidense"])
-    plain = EditSession(session.records, session.folder.out)
-    assert orders(plain, ["edit_response"])["edit_response"] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("order", "told"), [
+    ("confidence", "--order confidence: no record tells the network's confidence; give --from RUN"),
+    ("disagreement", "--order disagreement: no record has both a human map that is not zero and a map of the network"),
+    ("edit_response", "--order edit_response: a network has to answer; give --from RUN"),
+])
+def test_an_order_of_which_nothing_is_known_is_refused(session, order, told):
+    with pytest.raises(RecordError, match=told):
+        orders(EditSession(session.records, session.folder.out), [order])
+    assert list(orders(session, [order])) == ["given", order]

@@ -111,7 +111,8 @@ def opened(
 
 
 def look(page: Any) -> None:
-    """Wait until a record is open, and the network has answered."""
+    """Wait until a record is open, its image is there, and the network has answered."""
+    page.locator("#confirm:enabled").wait_for()
     page.locator("#answers .answer").first.wait_for()
 
 
@@ -422,11 +423,13 @@ def test_a_full_disk_is_said_and_loses_nothing(editor: Served, chromium: Any) ->
     with opened(chromium, editor, 5) as page:
         process = editor.process.pid
         limits = resource.prlimit(process, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        page.keyboard.press("f")
-        page.locator("#banner").wait_for(state="visible")
-        page.keyboard.press("i")
-        assert work_on(editor, 5).strokes == ()
-        resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
+        try:
+            page.keyboard.press("f")
+            page.locator("#banner").wait_for(state="visible")
+            page.keyboard.press("i")
+            assert work_on(editor, 5).strokes == ()
+        finally:
+            resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
         assert [one.tool for one in strokes(page, editor, 5, 2)] == ["add", "invert"]
         page.locator("#banner").wait_for(state="hidden")
         assert_shown(page, editor, 5)

@@ -153,6 +153,21 @@ def test_strokes_start_from_another_map(session, folder):
     assert same(editing.start(0, "ana", "map").edited, first)
 
 
+def test_a_map_of_zeros_is_as_large_as_the_records_own(session, folder):
+    own, bare = record_of(folder, size=(9, 4)), record_of(folder, "1", map=None)
+    for options, sizes in (({}, [(9, 4), (14, 14)]), ({"network": network()}, [(9, 4), (8, 8)])):
+        editing = session(own, bare, **options)
+        assert [editing.base(number, "empty").map.shape for number in (0, 1)] == sizes
+
+
+@pytest.mark.parametrize(("begin", "remedy"), [("map", "omit it"), ("attention", "give --from RUN, or omit it")])
+def test_a_start_that_no_record_has_is_refused(session, folder, begin, remedy):
+    with pytest.raises(RecordError, match=f'--start {begin}: no record has a map under "{begin}"; {remedy}'):
+        session(record_of(folder, map=None), begin=begin)
+    editing = session(record_of(folder, map=None), record_of(folder, "1"), begin="map")
+    assert editing.open(0, "ana").work.start == "empty"
+
+
 def test_the_networks_map_is_kept_where_strokes_start_from_it(session, folder):
     editing = session(record_of(folder, map=None), network=network())
     assert editing.starts(0) == ["attention", "empty"]

@@ -20,8 +20,8 @@ from hkmap.cli._drawing import draw_records, working_options
 from hkmap.cli._options import ANYTHING, EXISTING, device_option, named_option, size_option, warn_of_control
 from hkmap.cli._process import signals
 from hkmap.cli._stream import Records, emit, plain, read, say, show_table, track
-from hkmap.errors import RecordError, RunError
-from hkmap.records import Record, Rejects, dump_record, each, label_of
+from hkmap.errors import HkmapError, RecordError, RunError
+from hkmap.records import Record, Rejects, attempt, dump_record, each, label_of, reference_of
 
 if TYPE_CHECKING:
     from hkmap.editor.server import Editor
@@ -69,7 +69,8 @@ def _people(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ..
 @click.option("--start", type=click.Choice(["map", "attention", "empty"]),
               help="What strokes start from: the record's map, the network's attention, or zeros; the page can change "
                    "it.  [default: the first of these that a record has]")
-@size_option("--size", help="The size of a map that starts from zeros.  [default: the network's, or 14]")
+@size_option("--size", help="The size of a map that starts from zeros.  [default: that of the record's map, or the "
+                             "network's, or 14]")
 @device_option
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS",
               help="Where the page is served. For others in the network, such as 0.0.0.0, give --token too.")
@@ -118,7 +119,7 @@ def edit(
     stream = ShardLines(records) if isinstance(records, Path) else records
     if script is not None:
         drawing = {name: options[name] for name in _SCRIPT}
-        _by_script(script, size or (14, 14), records=stream, out=out, rejects=rejects, **drawing)
+        _by_script(script, size, records=stream, out=out, rejects=rejects, **drawing)
         return
     _check(out, **{name: options[name] for name in ("source", "device", "host", "token")})
     listed = list(each(read(stream, rejects), _checked, rejects))
@@ -127,7 +128,7 @@ def edit(
     _on_a_page(listed, out, size, **{name: options[name] for name in _PAGE})
 
 
-def _by_script(script: Path, size: tuple[int, int], **drawing: Any) -> None:
+def _by_script(script: Path, size: tuple[int, int] | None, **drawing: Any) -> None:
     from hkmap.stream.editing import edited, read_script, watched
 
     edits = read_script(script)
@@ -158,6 +159,7 @@ def _on_a_page(
         with hosted(editor, **where) as (thread, links):
             for user, link in zip(editor.users, links, strict=True):
                 say(f"{user}: {link}" if len(links) > 1 else f"open {link}")
+            _warn_of_sizes(session)
             if open_page:
                 _browse(links[0])
             _wait(editor, thread)
@@ -201,6 +203,21 @@ def _network(source: Path | None, device: str) -> Any:
     model = load_model(source)
     warn_of_control(model)
     return LiveNetwork(model, pick_device(device))
+
+
+def _warn_of_sizes(session: EditSession) -> None:
+    """Tell people before they paint, not after, that maps from the network are not of the size of the records' maps."""
+    from hkmap.stream.references import load_map
+
+    reference = next((record["map"] for record in session.records if reference_of(record, "map")), None)
+    if session.network is None or reference is None:
+        return
+    values = attempt(load_map, reference)
+    if isinstance(values, HkmapError) or values.shape == session.network.model.map_size:
+        return
+    own, other = (f"{width}x{height}" for height, width in (values.shape, session.network.model.map_size))
+    say(f"the records' maps are {own} and the network's {other} cells: what starts from the network's is {other}, and "
+        f"a shard's maps have one size; put `hkmap resize --size {own} --out DIR` before `hkmap pack`")
 
 
 def _orders(session: EditSession, order: str) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hkmap.choices import Choices
 from hkmap.editor.session import EditSession
-from hkmap.errors import HkmapError
+from hkmap.errors import HkmapError, RecordError
 from hkmap.maps.certainty import Weighted, at_one_size
 from hkmap.maps.similarity import iou
 from hkmap.records import attempt, reference_of
@@ -61,6 +61,13 @@ ORDERS = Choices("order", {
     "given": given, "confidence": confidence, "disagreement": disagreement, "edit_response": edit_response,
 })
 
+_MISSING = {
+    "confidence": "no record tells the network's confidence; give --from RUN, or records of `hkmap predict`",
+    "disagreement": "no record has both a human map that is not zero and a map of the network; give records with "
+                    "maps, and --from RUN, or another order",
+    "edit_response": "a network has to answer; give --from RUN, or another order",
+}
+
 
 def scores(
     session: EditSession, names: Sequence[str], advance: Callable[[], object] = lambda: None
@@ -93,8 +100,14 @@ def order_by(name: str, values: Sequence[Score]) -> list[int]:
 def orders(
     session: EditSession, asked: Sequence[str] = (), advance: Callable[[], object] = lambda: None
 ) -> dict[str, list[int]]:
-    """Return the orders that were asked for, and those that the records tell at no cost, by name."""
+    """Return the orders that were asked for, and those that the records tell at no cost, by name.
+
+    Raise RecordError where nothing is known of any record that an order which was asked for goes by.
+    """
     ORDERS.check(*asked)
     told = {"given", *asked} | ({"confidence"} if all("confidence" in record for record in session.records) else set())
     found = scores(session, [name for name in ORDERS if name in told], advance)
+    for name in asked:
+        if all(value is None for value in found[name]):
+            raise RecordError(f"--order {name}: {_MISSING[name]}")
     return {name: order_by(name, values) for name, values in found.items()}

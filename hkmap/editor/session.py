@@ -18,7 +18,7 @@ from hkmap.files.maps import Drawn, open_writer, save_drawn
 from hkmap.maps.certainty import Weighted, at_one_size, mean_weighted
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
 from hkmap.records import Record, label_of, reference_of, without_maps
-from hkmap.stream.editing import EMPTY, HUMAN, PREDICTED, base_of, no_start
+from hkmap.stream.editing import EMPTY, HUMAN, PREDICTED, SIZE, base_of, no_start
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
 
 if TYPE_CHECKING:       # a painter of maps needs no torch
@@ -64,10 +64,11 @@ class EditSession:
     """The edits of records by people, each change kept in ``out`` before it counts.
 
     Records are named by their number, from 0. With a ``network`` there are answers, and maps may start from its own;
-    ``size`` (height, width) is that of a map of zeros, by default the network's, or else 14 x 14. Strokes start from
-    the map of ``begin`` where a record has it, else from the first of STARTS that it has. Threads may share a session;
-    ``network`` serves one at a time. Raises RecordError for a damaged file in ``out``, and OutputError where a finished
-    map would take the place of one that it starts from.
+    ``size`` (height, width) is that of a map of zeros, by default that of the record's own map, or else the network's,
+    or 14 x 14. Strokes start from the map of ``begin`` where a record has it, else from the first of STARTS that it
+    has. Threads may share a session; ``network`` serves one at a time. Raises RecordError for a damaged file in
+    ``out`` or a ``begin`` that no record has, and OutputError where a finished map would take the place of one that it
+    starts from.
 
         session = EditSession(records, Path("edited"), network=LiveNetwork(load_model("run/"), device))
         session.paint(0, "ana", Stroke("add", ((120, 80),), radius=20))
@@ -86,10 +87,13 @@ class EditSession:
         self.folder = WorkFolder(out)
         self._briefs = self.folder.briefs(record["id"] for record in records)
         self.network, self.begin = network, begin
-        self.size = size or (network.model.map_size if network else (14, 14))
+        self.size, self._otherwise = size, network.model.map_size if network else SIZE
         self._changing, self._answering = threading.RLock(), threading.RLock()
         self._seen = lru_cache(MOST_IMAGES)(self._see)
         self._open: dict[tuple[int, str], Open] = {}
+        if begin is not None and not any(begin in self.starts(number) for number in range(len(self.records))):
+            remedy = "give --from RUN, or omit it" if begin == PREDICTED else "omit it"
+            raise RecordError(f'--start {begin}: no record has a map under "{begin}"; {remedy}')
 
     # a record
 
@@ -134,7 +138,7 @@ class EditSession:
         if start not in self.starts(number):
             raise no_start(record, start)
         if start != PREDICTED or reference_of(record, PREDICTED) is not None:
-            return base_of(record, start, self.size)
+            return base_of(record, start, self.size, self._otherwise)
         kept = self.folder.start_map(record["id"])
         return Weighted(self.seen(number).attention if kept is None else kept, None)
 

@@ -21,6 +21,7 @@ from hkmap.stream.references import image_frame, load_certainty_of, load_map
 logger = logging.getLogger("hkmap")
 
 HUMAN, PREDICTED, EMPTY = "map", "attention", "empty"       # what strokes start from: keys of a record, or zeros
+SIZE = 14, 14           # of a map that starts from zeros, where nothing else says it
 UNFINISHED = ("untouched", "skipped")      # an editor's word for a record whose map does not count
 ABOUT = ("edited_by", "edited_at")      # what a script may say of who edited, and when
 
@@ -57,10 +58,10 @@ def read_script(path: Path) -> dict[str, Edit]:
     return edits
 
 
-def edited(record: Record, edits: dict[str, Edit], size: tuple[int, int]) -> Drawn | Record:
+def edited(record: Record, edits: dict[str, Edit], size: tuple[int, int] | None) -> Drawn | Record:
     """Return the record with the map that its strokes make; one without strokes as it is.
 
-    ``size`` (height, width) is that of a map that starts from zeros.
+    ``size`` (height, width) is that of a map that starts from zeros, by default as in `base_of`.
     """
     edit = edits.get(record["id"])
     if edit is None:
@@ -85,10 +86,17 @@ def watched(items: Iterable[Any], edits: dict[str, Edit], script: Path) -> Itera
         logger.warning("%s has strokes for %d records that did not come", script, len(edits) - seen)
 
 
-def base_of(record: Record, start: str, size: tuple[int, int]) -> Weighted:
-    """Return the map under the key ``start`` of a record, or, with EMPTY, one of zeros of ``size`` (height, width)."""
+def base_of(
+    record: Record, start: str, size: tuple[int, int] | None, otherwise: tuple[int, int] = SIZE
+) -> Weighted:
+    """Return the map under the key ``start`` of a record, or, with EMPTY, one of zeros.
+
+    That one is of ``size`` (height, width), by default as large as the record's own map, so that a stream keeps maps
+    of one size, and ``otherwise`` where it has none.
+    """
     if start == EMPTY:
-        return Weighted(np.zeros(size, np.float32), None)
+        own = reference_of(record, HUMAN)
+        return Weighted(np.zeros(size or (load_map(own).shape if own else otherwise), np.float32), None)
     reference = reference_of(record, start)
     if reference is None:
         raise no_start(record, start)

@@ -34,7 +34,7 @@ const KEYS = [
     ["View", ["Shift+o"], "Shift+O", "more of the map", "opacity", 1],
     ["View", ["c"], "C", "next colours", "colours"],
     ["View", ["x"], "X", "stretch a dark map", "stretch"],
-    ["View", ["m"], "M", "what the network sees", "cells"],
+    ["View", ["m"], "M", "cells of the map", "cells"],
     ["View", ["+", "="], "+", "zoom in", "zoomIn"],
     ["View", ["-"], "−", "zoom out", "zoomOut"],
     ["View", ["0"], "0", "fit the window", "fit"],

@@ -64,6 +64,6 @@ export function askDone(records, finish) {
 
 /** Show the last screen; `others` are the people that the editor waits for. */
 export function close(others) {
-    part("waiting").textContent = others.length ? `The editor goes on until ${others.join(", ")} press Done too.` : "";
+    part("waiting").textContent = others.length ? `The editor goes on until all are done. It waits for: ${others.join(", ")}.` : "";
     part("closing").hidden = false;
 }

@@ -136,6 +136,7 @@ export class Tools {
             if (travel < TAP.travel && event.timeStamp - since < TAP.time) this.view.fit();
         }
         if (event.pointerType === "touch") this.hovered = null;
+        else if (this.hovered) this.hovered.erases = erases({ buttons: event.buttons, ctrlKey: event.ctrlKey });
         this.show();
     }
 
@@ -301,8 +302,11 @@ export class Tools {
     // what is seen of it
 
     toolOf(event) {
-        const erases = event.button === 2 || event.buttons & 2 || event.buttons & ERASER || event.ctrlKey;
-        return erases ? OPPOSITE[this.settings.tool] : this.settings.tool;
+        return this.toolWhere(erases(event));
+    }
+
+    toolWhere(erasing) {
+        return erasing ? OPPOSITE[this.settings.tool] : this.settings.tool;
     }
 
     /** A pointer's place in the image, to a tenth of a pixel, at most a radius beside it. */
@@ -314,14 +318,14 @@ export class Tools {
     }
 
     hover(event) {
-        this.hovered = { clientX: event.clientX, clientY: event.clientY, mode: this.toolOf(event) };
+        this.hovered = { clientX: event.clientX, clientY: event.clientY, erases: erases(event) };
     }
 
     show() {
         const { view, hovered, settings } = this, polygon = settings.shape === "polygon";
         const paints = !this.panning && !this.dragged && !this.pinched && view.painting;
         const [x, y] = hovered ? view.toImage(hovered.clientX, hovered.clientY) : [0, 0];
-        const mode = this.stroke?.stroke.tool ?? hovered?.mode;
+        const mode = this.stroke?.stroke.tool ?? this.toolWhere(hovered?.erases);
         const brush = { x, y, radius: settings.radius, softness: settings.softness, mode };
         view.cursor(hovered && paints && !polygon ? brush : null);
         if (this.corners && !polygon) {
@@ -331,6 +335,11 @@ export class Tools {
         }
         view.element.style.cursor = this.dragged ? "grabbing" : this.panning ? "grab" : pointerOf(paints, polygon);
     }
+}
+
+/** Return whether a button, a key or the other end of a pen asks for the opposite of the tool. */
+function erases({ button, buttons, ctrlKey }) {
+    return button === 2 || Boolean(buttons & (2 | ERASER)) || ctrlKey;
 }
 
 function pointerOf(paints, polygon) {
