@@ -19,8 +19,17 @@ from hkmap.networks.backbone import Architecture, Backbone
 from hkmap.networks.timm import create
 
 CHANNELS = 320
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _kept: dict[bytes, Tensor] = {}     # features by the digest of their image, for all networks of the process
+
+
+class Renormalised(nn.Module):
+    """Images as `hkmap train` normalises them for a network that is not timm's, made those that these weights learnt."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(colour, device=images.device)[:, None, None] for colour in (IMAGENET_MEAN, IMAGENET_STD))
+        return (images * std + (mean - 0.5)) / 0.5
 
 
 class Remembering(nn.Module):
@@ -52,6 +61,7 @@ def lite0(architecture: Architecture) -> Backbone:
     """EfficientNet-Lite0 up to its last convolution, with small branches."""
     model: Any = create("timm/tf_efficientnet_lite0", num_classes=architecture.classes)
     net, tail = nn.Sequential(), nn.Sequential()
+    net.add_module("images", Renormalised())
     for name in ("conv_stem", "bn1", "blocks"):
         net.add_module(name, getattr(model, name))
     for name in ("conv_head", "bn2", "global_pool", "classifier"):
