@@ -1,4 +1,4 @@
-"""The network of the studies, as a row of another package: all of EfficientNet-Lite0 as extractor, small branches on top.
+"""The network of the studies, a row of another package: EfficientNet-Lite0 as extractor, with small branches on top.
 
 `timm/tf_efficientnet_lite0+abn` is cut a stage earlier, so its branches have most of the weights, and a training takes
 minutes. Here only the last convolution is trained, and the attention branch is ABN's head alone, as AlexNet's is in the
@@ -19,16 +19,16 @@ from hkmap.networks.backbone import Architecture, Backbone
 from hkmap.networks.timm import create
 
 CHANNELS = 320
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # ImageNet's
 
 _kept: dict[bytes, Tensor] = {}     # features by the digest of their image, for all networks of the process
 
 
 class Renormalised(nn.Module):
-    """Images as `hkmap train` normalises them for a network that is not timm's, made those that these weights learnt."""
+    """Images as `hkmap train` normalises them, made those that these weights were trained on."""
 
     def forward(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(colour, device=images.device)[:, None, None] for colour in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (torch.tensor(colour, device=images.device)[:, None, None] for colour in (MEAN, STD))
         return (images * std + (mean - 0.5)) / 0.5
 
 
