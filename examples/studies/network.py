@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hkmap.networks.backbone import Architecture, Backbone
 from hkmap.networks.timm import create
 
-CHANNELS = 320
+CHANNELS, STRIDE = 320, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # ImageNet's
 
 _kept: dict[bytes, Tensor] = {}     # features by the digest of their image, for all networks of the process
@@ -47,7 +47,9 @@ class Remembering(nn.Module):
         return copy
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.remembers or images.is_meta or torch.is_grad_enabled():
+        if images.is_meta:      # it is asked for the shape alone, often
+            return images.new_empty(len(images), CHANNELS, -(-images.shape[2] // STRIDE), -(-images.shape[3] // STRIDE))
+        if not self.remembers or torch.is_grad_enabled():
             return self.net(images)
         own = self.net.conv_stem.weight.detach().sum().numpy().tobytes()     # random ones, or ImageNet's
         digests = [own + hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]

@@ -27,7 +27,7 @@ def page_of(study: Mapping[str, Any], kept: Path) -> str:
     """Return the page, in Markdown."""
     run = json.loads((kept / "run.json").read_text())
     blocks = [f"# {study['title']}", NOTE.format(study["name"]), study["about"].strip(), *meaning(study)]
-    if (kept.parent / f"{study['name']}.svg").exists() or len(study["per_class"]) > 1:
+    if panels_of(kept):
         blocks.append(f"![{study['title']}]({study['name']}.svg)")
     for cell in cells_of(kept):
         blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell)]
@@ -153,6 +153,17 @@ cd docs/results/{0} && hkmap compare none=CELL/none.json human=CELL/human.json s
 and the whole page by `python examples/studies/study.py page examples/studies/{0}.toml`."""
 
 
+def panels_of(kept: Path) -> dict[tuple[str, str], dict[int, Path]]:
+    """Return the folders of cells by number of images, by part and group; nothing where there is one number alone."""
+    panels: dict[tuple[str, str], dict[int, Path]] = {}
+    for cell in cells_of(kept):
+        before, _, after = cell.partition("-per-class")
+        part, _, number = before.rpartition("-")
+        if number.isdigit() and after != "-curves":
+            panels.setdefault((part, after.strip("-")), {})[int(number)] = kept / cell
+    return panels if max(map(len, panels.values()), default=0) > 1 else {}
+
+
 def figure_of(study: Mapping[str, Any], kept: Path) -> None:
     """Draw the accuracy of each arm over the number of images, a panel for each part and group; none of one number."""
     import matplotlib as mpl
@@ -160,13 +171,7 @@ def figure_of(study: Mapping[str, Any], kept: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels: dict[tuple[str, str], dict[int, Path]] = {}
-    for cell in cells_of(kept):
-        before, _, after = cell.partition("-per-class")
-        part, _, number = before.rpartition("-")
-        if number.isdigit() and after != "-curves":
-            panels.setdefault((part, after.strip("-")), {})[int(number)] = kept / cell
-    if max(map(len, panels.values()), default=0) < 2:
+    if not (panels := panels_of(kept)):
         return
     with mpl.rc_context({"svg.hashsalt": "study", "font.size": 11}):
         figure, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.2), squeeze=False)

@@ -300,14 +300,15 @@ def few_of(shard: Path, few: Path, count: int, side: int) -> None:
 
 
 def keep(folder: Path, kept: Path, groups: str | None) -> None:
-    """Write the arms of a cell in brief; with a key ``groups``, one folder for each of its values."""
+    """Write the arms of a cell in brief, of the seeds that all have; with a key ``groups``, a folder for each value."""
     from hkmap.results.brief import write_arm
     from hkmap.results.folder import Results, read_results
 
+    whole_seeds = set.intersection(*({path.name for path in arm.iterdir()} for arm in folder.iterdir()))
     for arm in sorted(folder.iterdir()):
         of_seeds: dict[int, list[Results]] = {}
-        for path in sorted(arm.iterdir()):
-            of_seeds.setdefault(int(path.name.partition("-")[0]), []).append(read_results(path))
+        for name in sorted(whole_seeds):
+            of_seeds.setdefault(int(name.partition("-")[0]), []).append(read_results(arm / name))
         whole = []
         for _, parts in sorted(of_seeds.items()):       # the folds of a seed are measured once each
             rows = sorted((row for part in parts for row in part.rows), key=lambda row: row["number"])

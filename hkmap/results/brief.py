@@ -22,13 +22,12 @@ from hkmap.files.opening import file_content
 from hkmap.results.folder import BOOL, COUNT, NUMBER, SIMPLE, Results, fits, parsed_json
 
 VERSION = 1
-_DIGITS = 6         # of a number, significant
-_KEYS = ("id", "label", "class")
+_OF_SEEDS, _OF_RECORDS = 6, 5       # significant digits
 _NUMBERS = [(NUMBER, None)]
 _SHAPE = {
     "hkmap_arm": COUNT, "control": CONTROL, "maps_learnt": (BOOL, None), "metrics": [TEXT], "settings": {},
     "shards": [{"path": TEXT, "sha256": TEXT}], "seeds": [(COUNT, None)], "curves": [TEXT],
-    "records": {"id": [TEXT], "label": [(COUNT, None)], "class": [(TEXT, None)]}, "keys": {str: [SIMPLE]},
+    "classes": [TEXT], "records": {"id": [TEXT], "label": [(COUNT, None)]}, "keys": {str: [SIMPLE]},
     "figures": {str: {"of_seeds": [NUMBER], "of_records": _NUMBERS}},
 }
 
@@ -40,7 +39,10 @@ def write_arm(path: Path, results: Sequence[Results], *, overwrite: bool = False
 
 
 def brief_of(results: Sequence[Results]) -> dict[str, Any]:
-    """Return what the file of an arm holds: numbers to 6 digits, None where a record has no figure in all seeds."""
+    """Return what the file of an arm holds; a record without a figure in all seeds has None.
+
+    Of the records' keys those are kept in which records differ.
+    """
     first = results[0]
     rows, header = first.rows, first.header
     metrics = [name for name in header["metrics"] if isinstance(METRICS[name], SampleMetric)]
@@ -49,17 +51,19 @@ def brief_of(results: Sequence[Results]) -> dict[str, Any]:
         values = np.array([[row["values"][name] for row in found.rows] for found in results], np.float64)
         known = ~np.isnan(values).any(axis=0)
         if known.any():
-            of_records = [None if math.isnan(mean) else _short(mean) for mean in values.mean(0).tolist()]
-            figures[name] = {"of_seeds": [*map(_short, values[:, known].mean(1).tolist())], "of_records": of_records}
-    keys = [key for key in rows[0]["keys"] if all(key in row["keys"] for row in rows)]
+            of_records = [None if math.isnan(mean) else _short(mean, _OF_RECORDS) for mean in values.mean(0).tolist()]
+            of_seeds = [_short(mean, _OF_SEEDS) for mean in values[:, known].mean(1).tolist()]
+            figures[name] = {"of_seeds": of_seeds, "of_records": of_records}
+    found = {key: [row["keys"].get(key) for row in rows] for key in rows[0]["keys"]}
     return {
         "hkmap_arm": VERSION, "control": header["run"]["control"], "maps_learnt": header["run"]["maps_learnt"],
         "metrics": metrics, "settings": header["settings"],
         "shards": [{"path": Path(shard["path"]).name, "sha256": shard["sha256"]} for shard in header["shards"]],
         "seeds": [found.header["run"]["seed"] for found in results],
         "curves": [name for name in figures if name in rows[0]["curves"]],
-        "records": {key: [row[key] for row in rows] for key in _KEYS},
-        "keys": {key: [row["keys"][key] for row in rows] for key in keys}, "figures": figures,
+        "classes": header["classes"], "records": {key: [row[key] for row in rows] for key in ("id", "label")},
+        "keys": {key: given for key, given in found.items() if None not in given and len(set(given)) > 1},
+        "figures": figures,
     }
 
 
@@ -85,8 +89,8 @@ def is_kept(found: Results) -> bool:
     return "hkmap_arm" in found.header
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.{_DIGITS}g}")
+def _short(number: float, digits: int) -> float:
+    return float(f"{number:.{digits}g}")
 
 
 def _values(of_seeds: list[float], of_records: list[float | None]) -> list[list[float | None]]:
@@ -100,13 +104,14 @@ def _result(path: Path, kept: dict[str, Any], number: int, values: dict[str, Any
         "seed": kept["seeds"][number],
     }
     header = {"hkmap_arm": VERSION, "run": run, **{key: kept[key] for key in ("metrics", "settings", "shards")}}
+    names: dict[int | None, str | None] = {None: None, **dict(enumerate(name or None for name in kept["classes"]))}
     rows = [
         {
-            **{key: kept["records"][key][at] for key in _KEYS}, "curves": dict.fromkeys(kept["curves"]),
+            "id": identifier, "label": label, "class": names[label], "curves": dict.fromkeys(kept["curves"]),
             "keys": {key: given[at] for key, given in kept["keys"].items()},
             "values": {name: of_seeds[number][at] for name, of_seeds in values.items()},
         }
-        for at in range(len(kept["records"]["id"]))
+        for at, (identifier, label) in enumerate(zip(kept["records"]["id"], kept["records"]["label"], strict=True))
     ]
     means = {name: figure["of_seeds"][number] for name, figure in kept["figures"].items()}
     return Results(path, {"samples": len(rows), "metrics": means}, header, rows)
@@ -118,4 +123,5 @@ def _complete(kept: dict[str, Any]) -> bool:
     of_records = [*kept["records"].values(), *kept["keys"].values(), *(figure["of_records"] for figure in figures)]
     lengths = {len(given) for given in of_records}
     there = bool(ids and seeds and figures) and all(name in METRICS for name in kept["metrics"])
+    there = there and all((label or 0) < len(kept["classes"]) for label in kept["records"]["label"])
     return there and lengths == {len(set(ids))} and {len(figure["of_seeds"]) for figure in figures} == {len(seeds)}
