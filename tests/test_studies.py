@@ -24,8 +24,9 @@ STUDIES = ROOT / "examples" / "studies"
 RESULTS = ROOT / "docs" / "results"
 MADE = [path.stem for path in sorted(RESULTS.glob("*.md")) if (RESULTS / path.stem / "run.json").exists()]
 RUN = {
-    "tuning": {"": {"chosen": {"epochs": 10, "kl": 1.0}, "tried": [
-        {"setting": "kl", "value": 1.0, "arm": "human", "log_loss": [0.25, 0.75]}]}},
+    "tuning": {cell: {"with": "2-per-class", "chosen": {"epochs": 10, "kl": 1.0}, "tried": [
+        {"setting": "kl", "value": 1.0, "arm": "human", "log_loss": [0.25, 0.75]}]}
+        for cell in ("2-per-class", "5-per-class")},
     "trainings": 6, "seconds": 5400,
     "machine": {"processor": "EPYC", "cores": 2, "threads": 1, "python": "3", "torch": "2", "hkmap": "1"},
 }
@@ -99,7 +100,8 @@ def test_the_page_says_what_compare_says(kept: tuple[Any, Path], hk) -> None:
     assert "| yes |" not in more
     assert "- The sham control (shuffled) was not found to do worse than the human maps in log_loss" in more
     assert "6 trainings took 1.5 hours of processor time on EPYC" in text
-    assert "| kl | 1 | human | 0.5000 | 0.2500, 0.7500 |" in text
+    assert text.count("| kl | 1 | human | 0.5000 | 0.2500, 0.7500 |") == 1
+    assert "Chosen for 5 images of each class: epochs 10, kl 1. That is of 2 images of each class." in text
 
 
 def test_the_mean_of_an_arm_stands_with_its_interval(kept: tuple[Any, Path]) -> None:
@@ -140,7 +142,7 @@ images = 2
 step = 512
 [tuning]
 seeds = [100]
-per_class = 3
+most = 3
 [tuning.of]
 epochs = { arm = "none", values = [1] }
 lr = { arm = "none", values = [0.01] }
@@ -154,10 +156,10 @@ def test_a_study_runs_and_goes_on(study: ModuleType, tiny: Path, tmp_path: Path)
     study.run(given)
     folder, results = tmp_path / "out" / "tiny", tmp_path / "results"
     page = (results / "tiny.md").read_text()
-    tried = json.loads((results / "tiny" / "run.json").read_text())["tuning"][""]["tried"][2:]
+    tried = json.loads((results / "tiny" / "run.json").read_text())["tuning"]["3-per-class"]["tried"][2:]
     assert [one["value"] for one in tried] == [1.0, 1000.0]
     best = min(tried, key=lambda one: one["log_loss"])["value"]
-    assert f"Chosen: epochs 1, lr 0.01, kl {best:g}." in page
+    assert f"Chosen for 3 images of each class: epochs 1, lr 0.01, kl {best:g}." in page
     assert "## 3 images of each class, curves" in page
     assert not list(folder.glob("work*"))
 

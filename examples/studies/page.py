@@ -13,7 +13,15 @@ import numpy as np
 
 from hkmap.evaluation.metrics import METRICS
 from hkmap.report.verdicts import sentences, shams, table_rows
-from hkmap.results.comparison import Arm, ComparisonOptions, compare, find_arms, read_figure, sureness
+from hkmap.results.comparison import (
+    Arm,
+    ComparisonOptions,
+    compare,
+    find_arms,
+    names_under,
+    read_figure,
+    sureness,
+)
 
 TITLES = {"top1": "accuracy", "log_loss": "log loss", "spearman": "Spearman", "insertion": "insertion",
           "deletion": "deletion", "edit_response_inverted": "edit response"}
@@ -71,7 +79,8 @@ def cell_blocks(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield f"{len(there.rows)} test images, {seeds} seed{'s' * (seeds > 1)}; means with 95 % intervals."
     shown = [name for name in TITLES if name in there.report["metrics"]]
     yield table(["arm", *(TITLES[name] for name in shown), *people(there)], [
-        [name, *(figure_cell(arm, figure) for figure in shown), *shares(arm)] for name, arm in arms.items()
+        [name, *(figure_cell(arm, figure, study.get("group")) for figure in shown), *shares(arm)]
+        for name, arm in arms.items()
     ])
     compared = [name for name in (study["shown"] if "curves" not in folder.name else shown) if name in shown]
     for family in study["families"].values():
@@ -102,14 +111,15 @@ def shares(arm: Arm) -> list[str]:
     return [f"{own / theirs:.2f}"]
 
 
-def figure_cell(arm: Arm, name: str) -> str:
-    """Return a figure's mean with its interval, over the records and the seeds."""
+def figure_cell(arm: Arm, name: str, group: str | None) -> str:
+    """Return a figure's mean with its interval, over the records (or their groups) and the seeds."""
     figure = read_figure([arm], name, METRICS[FIGURES.get(name, name)])
     if figure is None:
         return "none"
     ones = np.ones((1, len(figure.records)))
     of_draws = figure.arms[arm.name]
-    ends, _ = sureness(of_draws, len(figure.records), None, ComparisonOptions())
+    own = None if group is None else names_under([arm.results[0].rows[at] for at in figure.records], group)
+    ends, _ = sureness(of_draws, len(figure.records), own, ComparisonOptions())
     middle = float(of_draws(ones).mean())
     return f"{middle:.3f}" if ends is None else f"{middle:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
 
@@ -124,13 +134,16 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     """Yield how settings were chosen, what the arms are, and on what machine how long it took."""
     yield HOW.format(image_size=study["image_size"], batch_size=study["batch_size"], gate=study["gate"])
     yield table(["arm", "options of `hkmap finetune`"], [[name, f"`{words}`"] for name, words in study["arms"].items()])
-    for part, found in run["tuning"].items():
+    for cell, found in run["tuning"].items():
         chosen = ", ".join(f"{name} {value:g}" for name, value in found["chosen"].items())
-        yield f"Chosen{f' for {part}' * bool(part)}: {chosen}. What was tried, with the log loss of each seed:"
-        yield table(["setting", "value", "arm", "mean log loss", "of each seed"], [
-            [one["setting"], f"{one['value']:g}", one["arm"], f"{mean(one['log_loss']):.4f}",
-             ", ".join(f"{loss:.4f}" for loss in one["log_loss"])] for one in found["tried"]
-        ])
+        own = cell == found["with"]
+        more = "What was tried, with the log loss of each seed:" if own else f"That is of {heading(found['with'])}."
+        yield f"Chosen for {heading(cell)}: {chosen}. {more}"
+        if own:
+            yield table(["setting", "value", "arm", "mean log loss", "of each seed"], [
+                [one["setting"], f"{one['value']:g}", one["arm"], f"{mean(one['log_loss']):.4f}",
+                 ", ".join(f"{loss:.4f}" for loss in one["log_loss"])] for one in found["tried"]
+            ])
     machine = run["machine"]
     yield (f"{run['trainings']} trainings took {run['seconds'] / 3600:.1f} hours of processor time on "
            f"{machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with Python "
@@ -142,7 +155,8 @@ HOW = """The network is EfficientNet-Lite0 with its real ImageNet weights; every
 as it is, and its features are computed once (`examples/studies/network.py`). Images have {image_size} pixels, batches
 {batch_size} images, the gate is `{gate}`. A seed draws the images and the weights of the new layers. For each seed a
 base is trained on labels alone, and every arm is fine-tuned from it with the same options, so arms differ in nothing
-but what stands here:"""
+but what stands here. Settings were chosen on other seeds and on images that are not of the test; a gamma was chosen
+for the human maps, and their shams take the same:"""
 
 AGAIN = """The statistics can be made again from the files in [{0}/]({0}/), such as
 

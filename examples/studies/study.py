@@ -175,15 +175,17 @@ def middle(settings: dict[str, Any]) -> dict[str, float]:
     return {name: about["values"][len(about["values"]) // 2] for name, about in settings["tuning"]["of"].items()}
 
 
-def tune(settings: dict[str, Any], part: str, data: Path, out: Path) -> dict[str, Any]:
+def tune(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     """Choose settings one after the other, in the TOML's order: of each the value with the lowest log loss.
 
     It is the mean of an arm on images that no training of these seeds saw, and that are not of the test.
     """
-    file = out / settings["name"] / f"tuning-{part or 'all'}.json"
+    settings, most = cell.settings, cell.settings["tuning"]["most"]
+    few = replace(cell, per_class=min(cell.per_class or most, most))
+    file = out / settings["name"] / f"tuning-{few.name}.json"
     if file.exists():
         return dict(json.loads(file.read_text()))
-    own, work = settings["tuning"], out / settings["name"] / f"work-tuning-{part or 'all'}"
+    own, work = settings["tuning"], out / settings["name"] / f"work-tuning-{few.name}"
     chosen, tried, known = middle(settings), [], {}
     with fresh(work):
         for name, about in own["of"].items():
@@ -191,25 +193,24 @@ def tune(settings: dict[str, Any], part: str, data: Path, out: Path) -> dict[str
                 now = {**chosen, name: value}
                 key = json.dumps([about["arm"], settings["arms"][about["arm"]].format(**now), now["epochs"], now["lr"]])
                 if key not in known:
-                    known[key] = [loss_of(settings, data, work, now, about["arm"], seed) for seed in own["seeds"]]
+                    known[key] = [loss_of(few, data, work, now, about["arm"], seed) for seed in own["seeds"]]
                 tried.append({"setting": name, "value": value, "arm": about["arm"], "log_loss": known[key]})
             own_tries = [one for one in tried if one["setting"] == name]
             chosen[name] = min(own_tries, key=lambda one: mean(one["log_loss"]))["value"]
-            print(f"{settings['name']} {part}: {name} = {chosen[name]}", file=sys.stderr, flush=True)
-    found = {"chosen": chosen, "tried": tried}
-    file.write_text(json.dumps(found, indent=1))
+            print(f"{settings['name']} {few.name}: {name} = {chosen[name]}", file=sys.stderr, flush=True)
+    found = {"with": few.name, "chosen": chosen, "tried": tried}
+    file.with_suffix(".part").write_text(json.dumps(found, indent=1))
+    file.with_suffix(".part").rename(file)
     return found
 
 
-def loss_of(
-    settings: dict[str, Any], data: Path, work: Path, chosen: dict[str, float], arm: str, seed: int,
-) -> float:
+def loss_of(cell: Cell, data: Path, work: Path, chosen: dict[str, float], arm: str, seed: int) -> float:
     """Return the log loss of an arm on what is left of the pool."""
     few, rest = work / f"few-{seed}.h5", work / f"rest-{seed}.h5"
     if not rest.exists():
         shards = {"few": few, "rest": rest}
-        draw(tuning_pool(data), settings["tuning"]["per_class"], seed, shards, settings["image_size"])
-    run = Task(few, rest, work, settings, chosen, seed).arm(arm)
+        draw(tuning_pool(data), cell.per_class, seed, shards, cell.settings["image_size"])
+    run = Task(few, rest, work, cell.settings, chosen, seed).arm(arm)
     report = hkmap("eval", rest, "--from", run, "--metric", "log_loss", "--resamples", 20, "--quiet")
     return float(json.loads(report)["metrics"]["log_loss"])
 
@@ -333,7 +334,7 @@ def run(given: argparse.Namespace) -> None:
         if given.cells and cell.name not in given.cells:
             continue
         data = prepare(cell.settings, cell.part, given.out)
-        about["tuning"][cell.part] = found = tune(cell.settings, cell.part, data, given.out)
+        about["tuning"][cell.name] = found = tune(cell, data, given.out)
         run_cell(cell, data, given.out, found["chosen"], range(given.seeds or cell.settings["seeds"]))
         for name in (cell.name, f"{cell.name}-curves"):
             if (folder / name).exists():
