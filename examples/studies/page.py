@@ -152,11 +152,12 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
 
 
 HOW = """The network is EfficientNet-Lite0 with its real ImageNet weights; everything up to its last convolution stays
-as it is, and its features are computed once (`examples/studies/network.py`). Images have {image_size} pixels, batches
-{batch_size} images; the gate is `{gate}` where no heading names another. A seed draws the images and the weights of the new layers. For each seed a
-base is trained on labels alone, and every arm is fine-tuned from it with the same options, so arms differ in nothing
-but what stands here. Settings were chosen on other seeds and on images that are not of the test; a gamma was chosen
-for the human maps, and their shams take the same:"""
+as it is, and its features are computed once (`examples/studies/network.py`). Images have {image_size} pixels,
+batches {batch_size} images; the gate is `{gate}` where no heading names another. A seed draws the images and
+the weights of the new layers. For each seed a base is trained on labels alone, and every arm is fine-tuned
+from it with the same options, so arms differ in nothing but what stands here. Settings were chosen on other
+seeds and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the
+same:"""
 
 AGAIN = """The statistics can be made again from the files in [{0}/]({0}/), such as
 
