@@ -27,6 +27,7 @@ TABLES = {
     "normalisations": "hkmap.maps.resize:NORMALISATIONS",
     "similarities": "hkmap.maps.similarity:SIMILARITIES",
     "tools": "hkmap.maps.strokes:TOOLS",
+    "decoys": "hkmap.stream.planting:DECOYS",
     "colours": "hkmap.report.colouring:COLOURS",
     "findings": "hkmap.report.oddities:ODDITIES",
     "architectures": "hkmap.networks.architectures:ARCHITECTURES",

@@ -38,7 +38,8 @@ RESIZE, PACK = "resize --size 3 --out OUT", "pack OUT.h5"
 #: Each command that reads records, with what else it needs.
 READERS = (
     RESIZE, PACK, "bubbles2map --out OUT", "boxes2map --out OUT", "masks2map --out OUT", "certainty --out OUT",
-    "crop --letterbox 1 --out OUT", "sample 3", "show --out OUT.png", "agreement", "check", "predict --from run",
+    "crop --letterbox 1 --out OUT", "plant --decoy tint --rate chance --classes 2 --out OUT", "sample 3",
+    "show --out OUT.png", "agreement", "check", "predict --from run",
 )
 TRAIN = "train s.h5 --device cpu --arch resnet8 --stem small --width 4 --image-size 32 --epochs 1 --out OUT"
 FINETUNE = "finetune s.h5 --device cpu --epochs 1 --out OUT --from"

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import Path
 
 import click
 
-from hkmap.cli._options import RESAMPLES, SEED
+from hkmap.cli._options import OUTPUT, RESAMPLES, SEED
 from hkmap.cli._stream import print_result, print_text, quiet, say, show_table
 
 
@@ -25,14 +26,17 @@ def _names(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 @click.option("--format", "form", type=click.Choice(["json", "table", "csv", "latex"]), default="json",
               help="What goes to stdout; latex needs \\usepackage{booktabs}. Sentences go to stderr, and so does the "
                    "table if it is not chosen.")
+@click.option("--keep", type=OUTPUT, metavar="DIR",
+              help="Also write each arm in brief, as DIR/NAME.json: an argument of which compare makes the same again, "
+                   "without --by and figures of all records together.")
 @click.option("--resamples", type=RESAMPLES, default=2000, help="Draws of the bootstrap.")
 @click.option("--seed", type=SEED, default=0, help="Determines the draws.")
-def compare(arms: tuple[str, ...], form: str, **options: object) -> None:
+def compare(arms: tuple[str, ...], form: str, keep: Path | None, **options: object) -> None:
     """Compare ways of training by the results of `hkmap eval --out`, and with their sham controls.
 
-    RUN is a run folder with results inside (RUN/eval), or a folder of results. A pattern in quotes matches the seeds of
-    an arm, and NAME= gives it a name. Every arm is compared with the first, and arms that learnt human maps with every
-    sham control. All must be of the same records.
+    RUN is a run folder with results inside (RUN/eval), a folder of results, or an arm that --keep wrote. A pattern in
+    quotes matches the seeds of an arm, and NAME= gives it a name. Every arm is compared with the first, and arms that
+    learnt human maps with every sham control. All must be of the same records.
 
     \b
     difference  of each record, averaged over the seeds; seeds are paired by
@@ -52,13 +56,19 @@ def compare(arms: tuple[str, ...], form: str, **options: object) -> None:
     Example:
       hkmap compare 'none=runs/none-*' 'human=runs/human-*' 'shuffled=runs/shuffled-*' --metric top1,mse
     """
+    from hkmap.files.references import file_name
     from hkmap.report.verdicts import COLUMNS, csv_text, latex_text, sentences, table_rows
+    from hkmap.results.brief import write_arm
     from hkmap.results.comparison import ComparisonOptions, find_arms
     from hkmap.results.comparison import compare as compared
 
     if len(arms) < 2:
         raise click.UsageError("Nothing to compare with: name at least two arms.")
-    result = compared(find_arms(arms), ComparisonOptions(**options))      # type: ignore[arg-type]
+    found = find_arms(arms)
+    result = compared(found, ComparisonOptions(**options))      # type: ignore[arg-type]
+    if keep is not None:
+        for arm in found:
+            write_arm(keep / f"{file_name(arm.name)}.json", arm.results)
     result["sentences"] = sentences(result)
     show_table(COLUMNS, table_rows(result), title="arm minus against", width=130, stdout=form == "table")
     for sentence in () if quiet() else result["sentences"]:

@@ -45,6 +45,7 @@ SECTIONS = {
         "certainty": "Compute how well each cell of a map is known.",
         "crop": "Crop or pad images, with everything that belongs to them.",
         "edit": "Edit maps by strokes.",
+        "plant": "Plant a decoy that goes with the label in images.",
         "resize": "Resize maps.",
     },
     "Shards": {

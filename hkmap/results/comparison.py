@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from hkmap.evaluation.evaluate import BEFORE
 from hkmap.evaluation.metrics import METRICS, Metric, SetMetric
 from hkmap.evaluation.sets import Answers
 from hkmap.report.verdicts import SIGNIFICANT
+from hkmap.results.brief import is_kept, read_arm
 from hkmap.results.folder import OF_CURVES, Results, read_results, same_data, unlike
 from hkmap.statistics import COVERAGE, Interval, Resampling, holm, interval, sign_flip
 
@@ -32,6 +33,7 @@ OfDraws = Callable[[Array], Array]
 FEWEST = 5              # records of a group that can be the worst
 MOST_DRAWS = 0.8        # of the draws must have a figure
 LEAST_P = 1e-12         # over seeds
+KEPT = ".json"          # ends the name of an arm in brief
 OF_DATA = "_of_zeros"   # ends the names of figures that no network has a part in
 TOLD = ("maps", "layer", "use_maps", "hold_attention", "dtype", "image_size", "map_size")   # a difference is a warning
 
@@ -91,8 +93,8 @@ class Figure(NamedTuple):
 def find_arms(words: Sequence[str]) -> list[Arm]:
     """Read the arms [NAME=]PATTERN; a pattern matches run folders or folders of results, one per seed.
 
-    Seeds are paired by the runs' seeds where all runs have one, else by the order of the folders' names. Raises
-    RunError where nothing matches, or arms cannot be paired.
+    A file of `brief.write_arm` is a whole arm. Seeds are paired by the runs' seeds where all runs have one, else by the
+    order of the folders' names. Raises RunError where nothing matches, or arms cannot be paired.
     """
     arms = [_arm(word) for word in words]
     names = [arm.name for arm in arms]
@@ -103,12 +105,13 @@ def find_arms(words: Sequence[str]) -> list[Arm]:
 
 def _arm(word: str) -> Arm:
     name, pattern = "", word
-    if not (folders := _folders(word)) and "=" in word:
+    if not (places := _places(word)) and "=" in word:
         name, _, pattern = word.partition("=")
-        folders = _folders(pattern)
-    if not folders:
+        places = _places(pattern)
+    if not places:
         raise RunError(f"{pattern}: matches no folder; expected run folders or folders of `hkmap eval --out`")
-    arm = Arm(name or pattern.replace("*", "").rstrip("-_/") or pattern, tuple(map(read_results, folders)))
+    read = chain.from_iterable(read_arm(path) if path.suffix == KEPT else [read_results(path)] for path in places)
+    arm = Arm(name or pattern.removesuffix(KEPT).replace("*", "").rstrip("-_/") or pattern, tuple(read))
     for found in arm.results:
         if _taught(found) != arm.taught:
             raise RunError(
@@ -122,9 +125,10 @@ def _taught(found: Results) -> tuple[str, bool | None]:
     return found.header["run"]["control"], found.header["run"]["maps_learnt"]
 
 
-def _folders(pattern: str) -> list[Path]:
-    paths = [pattern] if os.path.isdir(pattern) else sorted(glob(pattern))      # noqa: PTH207  (see find_shards)
-    return [Path(path) for path in paths if os.path.isdir(path)]
+def _places(pattern: str) -> list[Path]:
+    """Return the folders, and the files of arms in brief, that a pattern matches."""
+    paths = [pattern] if os.path.exists(pattern) else sorted(glob(pattern))      # noqa: PTH207  (see find_shards)
+    return [Path(path) for path in paths if os.path.isdir(path) or path.endswith(KEPT)]
 
 
 def _paired(arms: list[Arm]) -> list[Arm]:
@@ -225,7 +229,12 @@ def read_figure(arms: Sequence[Arm], name: str, metric: Metric) -> Figure | None
         arm.name: np.array([[row["values"].get(name) for row in found.rows] for found in arm.results], np.float64)
         for arm in arms
     }
-    records = np.flatnonzero(~np.isnan(np.concatenate([*every.values()])).any(axis=0))
+    known = ~np.isnan(np.concatenate([*every.values()])).any(axis=0)
+    for arm in arms:
+        if is_kept(arm.results[0]) and (known != ~np.isnan(every[arm.name][0])).any():
+            raise RunError(f"{arm.results[0].path}: kept {name} of other records than all arms have it of; compare the "
+                           "results themselves, or choose other figures by --metric")
+    records = np.flatnonzero(known)
     values = {arm: own[:, records] for arm, own in every.items()}
     means = {arm: _mean(own) for arm, own in values.items()}
     return Figure(name, metric.higher, records, means, values) if len(records) else None
@@ -263,6 +272,9 @@ def compare(arms: Sequence[Arm], options: ComparisonOptions) -> dict[str, Any]:
     """
     results = [found for arm in arms for found in arm.results]
     same_data(results)
+    brief = next(filter(is_kept, results), None)
+    if brief is not None and options.by is not None:
+        raise RunError(f"{brief.path}: an arm in brief, which does not tell how seeds differ in a group; omit --by")
     chosen = chosen_figures(results, options.metrics)
     check_settings(results, [*chosen])
     read = {name: read_figure(arms, name, metric) for name, metric in chosen.items()}

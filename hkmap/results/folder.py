@@ -105,7 +105,7 @@ def line_of(row: Row, model: TrainedModel, record: Record) -> dict[str, Any]:
         "probabilities": [float(text) for text in row.probabilities.astype(str)],      # the shortest of a float32
         "curves": row.curves,
         "map": None if row.map is None else [[round(value, 4) for value in line] for line in row.map.tolist()],
-        "keys": {key: value for key, value in record.items() if key not in _KNOWN and _fits(value, _SIMPLE)},
+        "keys": {key: value for key, value in record.items() if key not in _KNOWN and fits(value, SIMPLE)},
     }
 
 
@@ -262,7 +262,7 @@ def read_results(path: Path) -> Results:
     folder, again = results_folder(path), "run `hkmap eval` again"
     rows: list[dict[str, Any]] = []
     try:
-        report = _json(file_content(folder / REPORT))
+        report = parsed_json(file_content(folder / REPORT))
         with open_file(folder / RECORDS) as file:
             header = _header(folder, file.readline())
             for number, text in enumerate(file, start=2):
@@ -272,7 +272,7 @@ def read_results(path: Path) -> Results:
                 rows.append(row)
     except OSError as error:
         raise RunError(f"{folder / RECORDS}: {error.strerror}; {again}") from error
-    if not _fits(report, _REPORT) or report["samples"] != len(rows) or len({row["id"] for row in rows}) != len(rows):
+    if not fits(report, _REPORT) or report["samples"] != len(rows) or len({row["id"] for row in rows}) != len(rows):
         raise RunError(f"{folder / REPORT}: no report of the {len(rows)} records beside it; {again}")
     return Results(folder, report, header, rows)
 
@@ -316,27 +316,27 @@ def unlike(results: Sequence[Results], names: Sequence[str]) -> dict[str, str]:
 
 # whether it fits
 
-_NUMBER = Kind("a finite number", lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max)
-_SHARE = Kind("a number from 0 to 1", lambda value: _NUMBER.test(value) and 0 <= value <= 1)
-_BOOL = Kind("true or false", lambda value: isinstance(value, bool))
-_COUNT, _SIDE, _SIMPLE = whole(0, 2**62), whole(1, LONGEST_SIDE), (TEXT, _NUMBER, _BOOL)
+NUMBER = Kind("a finite number", lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max)
+_SHARE = Kind("a number from 0 to 1", lambda value: NUMBER.test(value) and 0 <= value <= 1)
+BOOL = Kind("true or false", lambda value: isinstance(value, bool))
+COUNT, _SIDE, SIMPLE = whole(0, 2**62), whole(1, LONGEST_SIDE), (TEXT, NUMBER, BOOL)
 _SIZE = Kind("height and width", lambda value: isinstance(value, list) and [*map(_SIDE.test, value)] == [True, True])
 _SETTINGS = {"step": whole(1, LONGEST_SIDE**2), "image_size": _SIZE, "map_size": _SIZE}
-#: What JSON must have, as `_fits` reads it; it may have more.
+#: What JSON must have, as `fits` reads it; it may have more.
 _HEADER = {
-    "hkmap_results": _COUNT, "shards": [{"path": TEXT, "sha256": TEXT}], "classes": [TEXT], "metrics": [TEXT],
-    "run": {"path": TEXT, "control": CONTROL, "arch": TEXT, "seed": (_COUNT, None), "maps_learnt": (_BOOL, None)},
+    "hkmap_results": COUNT, "shards": [{"path": TEXT, "sha256": TEXT}], "classes": [TEXT], "metrics": [TEXT],
+    "run": {"path": TEXT, "control": CONTROL, "arch": TEXT, "seed": (COUNT, None), "maps_learnt": (BOOL, None)},
     "settings": _SETTINGS, "preprocessing": PREPROCESSING,
 }
-_REPORT = {"samples": _COUNT, "metrics": {str: (_NUMBER, None)}, "counts": {str: _COUNT}, "settings": _SETTINGS}
+_REPORT = {"samples": COUNT, "metrics": {str: (NUMBER, None)}, "counts": {str: COUNT}, "settings": _SETTINGS}
 _RECORD = {
-    "id": TEXT, "number": _COUNT, "label": (_COUNT, None), "class": (TEXT, None), "prediction": _COUNT,
-    "predicted_class": (TEXT, None), "confidence": _SHARE, "attention_mean": (_NUMBER, None),
-    "values": {str: (_NUMBER, None)}, "curves": {}, "keys": {str: _SIMPLE},
+    "id": TEXT, "number": COUNT, "label": (COUNT, None), "class": (TEXT, None), "prediction": COUNT,
+    "predicted_class": (TEXT, None), "confidence": _SHARE, "attention_mean": (NUMBER, None),
+    "values": {str: (NUMBER, None)}, "curves": {}, "keys": {str: SIMPLE},
 }
 
 
-def _json(text: bytes) -> Any:
+def parsed_json(text: bytes) -> Any:
     """Return what a line holds, None where it is no JSON."""
     try:
         return json.loads(text, parse_constant=refuse_constant)
@@ -344,18 +344,18 @@ def _json(text: bytes) -> Any:
         return None
 
 
-def _fits(value: Any, shape: Any) -> bool:
+def fits(value: Any, shape: Any) -> bool:
     """Whether a value of JSON has a shape: a Kind, None, a tuple of choices, a list of one shape, or a dict by name.
 
     A dict with the one name ``str`` is of any names.
     """
     if isinstance(shape, tuple):
-        return any(_fits(value, one) for one in shape)
+        return any(fits(value, one) for one in shape)
     if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(item, one) for item, one in product(value, shape))
+        return isinstance(value, list) and all(fits(item, one) for item, one in product(value, shape))
     if isinstance(shape, dict):
         named = dict.fromkeys(value, shape[str]) if isinstance(value, dict) and str in shape else shape
-        return isinstance(value, dict) and all(name in value and _fits(value[name], one) for name, one in named.items())
+        return isinstance(value, dict) and all(name in value and fits(value[name], one) for name, one in named.items())
     return value is None if shape is None else shape.test(value)
 
 
@@ -371,8 +371,8 @@ def _array(value: Any, *, axes: int) -> Any:
 
 def _record(text: bytes, header: dict[str, Any]) -> Any:
     """Return the row of a line, None where it is no record beside such a header."""
-    row = _json(text)
-    if not _fits(row, _RECORD) or not row.keys() >= {"probabilities", "map"}:
+    row = parsed_json(text)
+    if not fits(row, _RECORD) or not row.keys() >= {"probabilities", "map"}:
         return None
     shares = _array(row["probabilities"], axes=1)
     shown = None if row["map"] is None else _array(row["map"], axes=2)
@@ -390,11 +390,11 @@ def _record(text: bytes, header: dict[str, Any]) -> Any:
 
 def _header(folder: Path, text: bytes) -> dict[str, Any]:
     """Return the header of results; raise RunError where it is none, or of another version."""
-    header = _json(text)
+    header = parsed_json(text)
     version = header.get("hkmap_results") if isinstance(header, dict) else None
     if type(version) is int and version != VERSION:
         raise RunError(f"{folder}: results of version {version}, expected {VERSION}; use the hkmap that wrote them")
-    if not _fits(header, _HEADER):
+    if not fits(header, _HEADER):
         raise RunError(f"{folder / RECORDS}: does not begin with a header of results; run `hkmap eval` again")
     return dict(header)
 

@@ -90,7 +90,7 @@ def crop_record(
 
     Raises ImageError or RecordError where the box, the frame or a mask does not fit the image; MapError.
     """
-    image = _read_image(record)
+    image = framed_image(record)
     size = image.shape[0], image.shape[1]
     box = _chosen(record, choose, size)
     view = box_view(box, size)
@@ -119,10 +119,11 @@ def checked_crop(box: Box, image_size: tuple[int, int]) -> Box:
     return box
 
 
-def _read_image(record: Record) -> Pixels:
+def framed_image(record: Record) -> Pixels:
+    """Read the record's image in the frame of its coordinates; raise RecordError where it has none, or another size."""
     reference = reference_of(record, "image")
     if reference is None:
-        raise RecordError(f'record "{record["id"]}": has no image; expected the path of one, to cut or pad')
+        raise RecordError(f'record "{record["id"]}": has no image; expected the path of one, to change its pixels')
     image = read_image(reference)
     height, width = image.shape[:2]
     frame = frame_beside(record, reference, image)

@@ -59,6 +59,7 @@ FILTERS = (
     "bubbles2map --size 9 --key points --bandwidth cv --out OUT", "boxes2map --size 9 --out OUT",
     "masks2map --size 9 --out OUT", "certainty --out OUT", "certainty --default unknown --out OUT",
     "crop --letterbox 1 --out OUT", "crop --crop 0,0,9,9 --map-size 3 --out OUT", "sample 1 --per-class", "check",
+    "plant --decoy line --rate 0.5 --classes 3 --out OUT",
     "agreement", "pack OUT.h5", "pack OUT.h5 --store pixels --size 4",
     "show --cell 32 --map map --map attention --out OUT.png",
 )

@@ -1,0 +1,74 @@
+"""The network of the studies, a row of another package: EfficientNet-Lite0 as extractor, with small branches on top.
+
+`timm/tf_efficientnet_lite0+abn` is cut a stage earlier, so its branches have most of the weights, and a training takes
+minutes. Here only the last convolution is trained, and the attention branch is ABN's head alone, as AlexNet's is in the
+paper: with the features kept, a training takes seconds. The folder hkmap_studies-1.0.dist-info beside this file tells
+hkmap of the row, as pip would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hkmap.networks.backbone import Architecture, Backbone
+from hkmap.networks.timm import create
+
+CHANNELS, STRIDE = 320, 32
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # ImageNet's
+
+_kept: dict[bytes, Tensor] = {}     # features by the digest of their image, for all networks of the process
+
+
+class Renormalised(nn.Module):
+    """Images as `hkmap train` normalises them, made those that these weights were trained on."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(colour, device=images.device)[:, None, None] for colour in (MEAN, STD))
+        return (images * std + (mean - 0.5)) / 0.5
+
+
+class Remembering(nn.Module):
+    """An extractor that never changes: what it made of an image once is not computed again."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.remembers = True
+
+    def __deepcopy__(self, known: dict[int, Any]) -> Remembering:
+        """A copy answers the frames of insertion and deletion, which come once."""
+        copy = Remembering(deepcopy(self.net, known))
+        copy.remembers = False
+        return copy
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_meta:      # it is asked for the shape alone, often
+            return images.new_empty(len(images), CHANNELS, -(-images.shape[2] // STRIDE), -(-images.shape[3] // STRIDE))
+        if not self.remembers or torch.is_grad_enabled():
+            return self.net(images)
+        own = self.net.conv_stem.weight.detach().sum().numpy().tobytes()     # random ones, or ImageNet's
+        digests = [own + hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]
+        for digest, image in zip(digests, images, strict=True):
+            if digest not in _kept:
+                _kept[digest] = self.net(image[None])[0]
+        return torch.stack([_kept[digest] for digest in digests])
+
+
+def lite0(architecture: Architecture) -> Backbone:
+    """EfficientNet-Lite0 up to its last convolution, with small branches."""
+    model: Any = create("timm/tf_efficientnet_lite0", num_classes=architecture.classes)
+    net, tail = nn.Sequential(), nn.Sequential()
+    net.add_module("images", Renormalised())
+    for name in ("conv_stem", "bn1", "blocks"):
+        net.add_module(name, getattr(model, name))
+    for name in ("conv_head", "bn2", "global_pool", "classifier"):
+        tail.add_module(name, getattr(model, name))
+    return Backbone(
+        Remembering(net), lambda stride: nn.Identity(), CHANNELS, perception=lambda classes: tail, initialised=True,
+        names={"extractor.net.": "", "perception.": ""},
+    )

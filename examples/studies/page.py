@@ -1,0 +1,216 @@
+"""The page and the figure of a study, from its arms in brief alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from hkmap.evaluation.metrics import METRICS
+from hkmap.report.verdicts import sentences, shams, table_rows
+from hkmap.results.comparison import (
+    Arm,
+    ComparisonOptions,
+    compare,
+    find_arms,
+    names_under,
+    read_figure,
+    sureness,
+)
+
+TITLES = {"top1": "accuracy", "log_loss": "log loss", "spearman": "Spearman", "insertion": "insertion",
+          "deletion": "deletion", "edit_response_inverted": "edit response"}
+FIGURES = {"edit_response_inverted": "edit_response"}       # whose metric has another name
+COLUMNS = ("figure", "arm", "mean", "against", "its mean", "difference", "95 % interval", "p (Holm)", "better seeds",
+           "found")
+LOUD = {"none": "#444444", "human": "#d1495b", "shuffled": "#8d99ae", "same-class": "#5c7cfa", "center": "#2a9d8f"}
+
+
+def page_of(study: Mapping[str, Any], kept: Path) -> str:
+    """Return the page, in Markdown."""
+    run = json.loads((kept / "run.json").read_text())
+    blocks = [f"# {study['title']}", NOTE.format(study["name"]), study["about"].strip(), *meaning(study)]
+    if panels_of(kept):
+        blocks.append(f"![{study['title']}]({study['name']}.svg)")
+    for cell in cells_of(kept):
+        blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell)]
+    return "\n\n".join([*blocks, "## How it was done", *how(study, run)]) + "\n"
+
+
+NOTE = "<!-- Written by examples/studies/study.py from {0}/. Change that, or the study, not this file. -->"
+
+
+def meaning(study: Mapping[str, Any]) -> list[str]:
+    return [study["meaning"].strip()] if "meaning" in study else []
+
+
+def cells_of(kept: Path) -> list[str]:
+    """Return the names of the cells, by part and number of images."""
+
+    def order(name: str) -> tuple[Any, ...]:
+        return tuple(int(word) if word.isdigit() else -1 for word in name.split("-")), name
+
+    return sorted((path.name for path in kept.iterdir() if path.is_dir()), key=order)
+
+
+def heading(cell: str) -> str:
+    """Return a cell's name as a heading.
+
+    >>> heading("5-per-class"), heading("birds-10-per-class-wrong"), heading("5-per-class-curves")
+    ('5 images of each class', 'birds, 10 images of each class, wrong', '5 images of each class, curves')
+    """
+    words = cell.replace("-per-class", " images of each class,").replace("all", "all images,")
+    start, _, rest = words.partition(",")
+    part, _, number = start.rpartition("-")
+    return ", ".join(word for word in (part, number, rest.strip("-")) if word)
+
+
+def cell_blocks(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Yield the tables of a cell, and what the shams say."""
+    names = [name for name in study["arms"] if (folder / f"{name}.json").exists()]
+    arms = {arm.name: arm for arm in find_arms([f"{name}={folder}/{name}.json" for name in names])}
+    there = arms[names[0]].results[0]
+    seeds = len(arms[names[0]].results)
+    yield f"{len(there.rows)} test images, {seeds} seed{'s' * (seeds > 1)}; means with 95 % intervals."
+    shown = [name for name in TITLES if name in there.report["metrics"]]
+    yield table(["arm", *(TITLES[name] for name in shown), *people(there)], [
+        [name, *(figure_cell(arm, figure, study.get("group")) for figure in shown), *shares(arm)]
+        for name, arm in arms.items()
+    ])
+    compared = [name for name in (study["shown"] if "curves" not in folder.name else shown) if name in shown]
+    for family in study["families"].values():
+        if len(chosen := [arms[name] for name in family if name in arms]) < 2:
+            continue
+        found = compare(chosen, ComparisonOptions(tuple(compared), group=study.get("group")))
+        yield table(COLUMNS, table_rows(found))
+        yield "\n".join(f"- {sentence}" for sentence in (*sham_lines(found), sentences(found)[-1]))
+
+
+def sham_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what the shams of a family say; one without shams leaves that to another."""
+    return shams(found) if any(arm["control"] != "none" for arm in found["arms"]) else []
+
+
+def people(found: Any) -> list[str]:
+    return ["share of people"] if "spearman_of_people" in found.rows[0]["values"] else []
+
+
+def shares(arm: Arm) -> list[str]:
+    """Return the rank correlation as a share of that of people with one another, where there are several."""
+    if not people(arm.results[0]):
+        return []
+    own, theirs = (
+        np.nanmean([[row["values"][name] for row in found.rows] for found in arm.results], dtype=float)
+        for name in ("spearman", "spearman_of_people")
+    )
+    return [f"{own / theirs:.2f}"]
+
+
+def figure_cell(arm: Arm, name: str, group: str | None) -> str:
+    """Return a figure's mean with its interval, over the records (or their groups) and the seeds."""
+    figure = read_figure([arm], name, METRICS[FIGURES.get(name, name)])
+    if figure is None:
+        return "none"
+    ones = np.ones((1, len(figure.records)))
+    of_draws = figure.arms[arm.name]
+    own = None if group is None else names_under([arm.results[0].rows[at] for at in figure.records], group)
+    ends, _ = sureness(of_draws, len(figure.records), own, ComparisonOptions())
+    middle = float(of_draws(ones).mean())
+    return f"{middle:.3f}" if ends is None else f"{middle:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how settings were chosen, what the arms are, and on what machine how long it took."""
+    yield HOW.format(image_size=study["image_size"], batch_size=study["batch_size"], gate=study["gate"])
+    yield table(["arm", "options of `hkmap finetune`"], [[name, f"`{words}`"] for name, words in study["arms"].items()])
+    for cell, found in run["tuning"].items():
+        chosen = ", ".join(f"{name} {value:g}" for name, value in found["chosen"].items())
+        own = cell == found["with"]
+        more = "What was tried, with the log loss of each seed:" if own else f"That is of {heading(found['with'])}."
+        yield f"Chosen for {heading(cell)}: {chosen}. {more}"
+        if own:
+            yield table(["setting", "value", "arm", "mean log loss", "of each seed"], [
+                [one["setting"], f"{one['value']:g}", one["arm"], f"{mean(one['log_loss']):.4f}",
+                 ", ".join(f"{loss:.4f}" for loss in one["log_loss"])] for one in found["tried"]
+            ])
+    machine = run["machine"]
+    yield (f"{run['trainings']} trainings took {run['seconds'] / 3600:.1f} hours of processor time on "
+           f"{machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with Python "
+           f"{machine['python']}, torch {machine['torch']} and hkmap {machine['hkmap']}.")
+    yield AGAIN.format(study["name"])
+
+
+HOW = """The network is EfficientNet-Lite0 with its real ImageNet weights; everything up to its last convolution stays
+as it is, and its features are computed once (`examples/studies/network.py`). Images have {image_size} pixels,
+batches {batch_size} images; the gate is `{gate}` where no heading names another. A seed draws the images and
+the weights of the new layers. For each seed a base is trained on labels alone, and every arm is fine-tuned
+from it with the same options, so arms differ in nothing but what stands here. Settings were chosen on other
+seeds and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the
+same:"""
+
+AGAIN = """The statistics can be made again from the files in [{0}/]({0}/), such as
+
+```sh
+cd docs/results/{0} && hkmap compare none=CELL/none.json human=CELL/human.json shuffled=CELL/shuffled.json
+```
+
+and the whole page by `python examples/studies/study.py page examples/studies/{0}.toml`."""
+
+
+def panels_of(kept: Path) -> dict[tuple[str, str], dict[int, Path]]:
+    """Return the folders of cells by number of images, by part and group; nothing where there is one number alone."""
+    panels: dict[tuple[str, str], dict[int, Path]] = {}
+    for cell in cells_of(kept):
+        before, _, after = cell.partition("-per-class")
+        part, _, number = before.rpartition("-")
+        if number.isdigit() and after != "-curves":
+            panels.setdefault((part, after.strip("-")), {})[int(number)] = kept / cell
+    return panels if max(map(len, panels.values()), default=0) > 1 else {}
+
+
+def figure_of(study: Mapping[str, Any], kept: Path) -> None:
+    """Draw the accuracy of each arm over the number of images, a panel for each part and group; none of one number."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    if not (panels := panels_of(kept)):
+        return
+    with mpl.rc_context({"svg.hashsalt": "study", "font.size": 11}):
+        figure, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.2), squeeze=False)
+        for axis, (names, cells) in zip(axes[0], panels.items(), strict=True):
+            draw_panel(axis, study, cells)
+            axis.set_title(", ".join(filter(None, names)) or study["title"])
+        figure.savefig(kept.parent / f"{study['name']}.svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+
+
+def draw_panel(axis: Any, study: Mapping[str, Any], cells: Mapping[int, Path]) -> None:
+    sizes = sorted(cells)
+    names = [name for name in study["families"]["maps"] if (cells[sizes[0]] / f"{name}.json").exists()]
+    for place, name in enumerate(names):
+        means, halves = [], []
+        for size in sizes:
+            of_seeds = json.loads((cells[size] / f"{name}.json").read_text())["figures"]["top1"]["of_seeds"]
+            means.append(mean(of_seeds))
+            halves.append(1.96 * np.std(of_seeds, ddof=min(1, len(of_seeds) - 1)) / math.sqrt(len(of_seeds)))
+        shift = [size * 1.03 ** (place - 2) for size in sizes]
+        axis.errorbar(shift, means, halves, label=name, color=LOUD.get(name), marker="o", capsize=3)
+    axis.set_xscale("log")
+    axis.set_xticks(sizes, map(str, sizes))
+    axis.minorticks_off()
+    axis.set_xlabel("images of each class")
+    axis.set_ylabel("accuracy, with the standard error of the seeds x 1.96")
+    axis.legend()
