@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -34,11 +35,12 @@ RUN = {
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module study.py, with its neighbours on the path."""
-    before = set(sys.modules)
+    """The module study.py, with its neighbours on the path; its commands are quiet, and later tests are not."""
+    before, level = set(sys.modules), logging.getLogger("hkmap").level
     monkeypatch.setattr(sys, "path", [str(STUDIES), *sys.path])
     importlib.invalidate_caches()
     yield importlib.import_module("study")
+    logging.getLogger("hkmap").setLevel(level)
     for name in {"study", "page", "network"} & (set(sys.modules) - before):
         del sys.modules[name]
 
