@@ -60,7 +60,15 @@ class LiveNetwork:
                 "omit --from to paint without a network"
             )
         self.model, self.device = model, device
-        place(model.network, device).eval()
+        network = place(model.network, device).eval()
+        # the weights of one image's layers are read faster in torch's own layout
+        self._layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
+        network.to(memory_format=self._layout)      # type: ignore[call-overload]
+
+    @staticmethod
+    def prepare_thread() -> None:
+        """Let the thread that answers compute alone: two threads wait for each other while a browser has a core."""
+        torch.set_num_threads(1)
 
     @torch.inference_mode()
     def see(self, image: Pixels, name: str) -> Seen:
@@ -68,7 +76,8 @@ class LiveNetwork:
         inputs, network = self.model.preprocessing, self.model.network
         view = plain_view(inputs, (image.shape[0], image.shape[1]))
         batch = collate([seen_example(image, None, view, inputs, map_size=self.model.map_size)]).to(self.device)
-        features = network.features(normalise(batch.images, inputs))
+        images = normalise(batch.images, inputs).contiguous(memory_format=self._layout)
+        features = network.features(images)
         own = network.look(features).attention
         seen = Seen(features, own, view, _probabilities(network.answer(features, own)))
         check_answers([bool(np.isfinite(seen.before).all())], lambda row: name)

@@ -74,9 +74,11 @@ class Editor:
         self.busy_until = 0.0       # on the clock of the loop
         self.foresight = asyncio.Lock()
         self.known: dict[tuple[int, str], dict[str, Any]] = {}      # of records and people, as EditSession.outlook
-        self.files, self.answers, self.images, self.thumbnails = self._pools = [
-            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "answers", "images", "thumbnails")
-        ]
+        self.files, self.images, self.thumbnails = (
+            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("files", "images", "thumbnails")
+        )
+        self.answers = ThreadPoolExecutor(1, "answers", session.network.prepare_thread if session.network else None)
+        self._pools = [self.files, self.answers, self.images, self.thumbnails]
         self._static = {path.name: path for path in STATIC.iterdir() if path.suffix in TYPES}
         self._thumbnail = lru_cache(MOST_THUMBNAILS)(lambda number: thumbnail(session.image(number)))
 
