@@ -113,7 +113,7 @@ def drag(page: Page, moves: int) -> None:
     due = time.perf_counter()
     for step in range(1, moves + 1):
         due = max(due + 1 / RATE, time.perf_counter())
-        time.sleep(max(0.0, due - time.perf_counter()))
+        time.sleep(max(0.0, due - time.perf_counter()))      # the pace of a hand, which never catches up
         page.mouse.move(*place(step))
     page.mouse.up()
 
@@ -162,15 +162,21 @@ def frames(browser: Browser, folder: Path, side: int, network: str | None, sizes
     return found
 
 
+def pressed(page: Page, key: str, times: int, awaited: str) -> list[dict[str, float]]:
+    """Press a key again and again, each time until what is ``awaited`` has come; return the milliseconds of each."""
+    page.evaluate("probe.keys.length = 0")
+    for _ in range(times):
+        page.keyboard.press(key)
+        page.wait_for_function(f"probe.keys.at(-1).{awaited}")
+    found: list[dict[str, float]] = page.evaluate("probe.keys")
+    return found
+
+
 def opening(browser: Browser, folder: Path, network: str, sizes: Sizes) -> dict[str, Any]:
     """Return the milliseconds from a key to the next record's map, and to the answer of a network that is new to it."""
     records = write_records(folder, 224, sizes.opened + 1)
     with opened(browser, folder, records, network, "opening") as (page, _, _):
-        page.evaluate("probe.keys.length = 0")
-        for _ in range(sizes.opened):
-            page.keyboard.press("ArrowRight")
-            page.wait_for_function("probe.keys.at(-1).answer")
-        keys = page.evaluate("probe.keys")
+        keys = pressed(page, "ArrowRight", sizes.opened, "answer")
     return {name: shares([key[name] for key in keys]) for name in ("opened", "answer")}
 
 
@@ -184,11 +190,7 @@ def undoing(browser: Browser, folder: Path, sizes: Sizes) -> dict[str, Any]:
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(to_line(work, "224-0", "ana")) + "\n")
     with opened(browser, folder, records, None, "undoing") as (page, _, _):
-        page.evaluate("probe.keys.length = 0")
-        for _ in range(sizes.undone):
-            page.keyboard.press("u")
-            page.wait_for_function("probe.keys.at(-1).saved")
-        keys = page.evaluate("probe.keys")
+        keys = pressed(page, "u", sizes.undone, "saved")
     return {"strokes": sizes.undone, **{name: shares([key[name] for key in keys]) for name in ("painted", "saved")}}
 
 

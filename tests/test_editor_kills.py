@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ def killed(folder: Path, seed: int) -> list[dict[str, Any]]:
     with subprocess.Popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE) as painting:
         assert painting.stdout is not None
         said = [painting.stdout.readline() for _ in range(dice.randrange(1, 60))]
-        time.sleep(dice.uniform(0, 0.02))
+        with pytest.raises(subprocess.TimeoutExpired):      # it paints until it is killed
+            painting.wait(timeout=dice.uniform(0, 0.02))
         painting.kill()
         said += painting.stdout.readlines()
     return [json.loads(line) for line in said if line.endswith(b"\n")]      # the last may be cut off

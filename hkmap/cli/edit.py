@@ -20,8 +20,8 @@ from hkmap.cli._drawing import draw_records, working_options
 from hkmap.cli._options import ANYTHING, EXISTING, device_option, named_option, size_option, warn_of_control
 from hkmap.cli._process import signals
 from hkmap.cli._stream import Records, emit, plain, read, say, show_table, track
-from hkmap.errors import HkmapError, RecordError, RunError
-from hkmap.records import Record, Rejects, attempt, dump_record, each, label_of, reference_of
+from hkmap.errors import RecordError, RunError
+from hkmap.records import Record, Rejects, dump_record, each, label_of
 
 if TYPE_CHECKING:
     from hkmap.editor.server import Editor
@@ -159,7 +159,7 @@ def _on_a_page(
         with hosted(editor, **where) as (thread, links):
             for user, link in zip(editor.users, links, strict=True):
                 say(f"{user}: {link}" if len(links) > 1 else f"open {link}")
-            _warn_of_sizes(session)
+            _tell_of_sizes(session)
             if open_page:
                 _browse(links[0])
             _wait(editor, thread)
@@ -205,17 +205,12 @@ def _network(source: Path | None, device: str) -> Any:
     return LiveNetwork(model, pick_device(device))
 
 
-def _warn_of_sizes(session: EditSession) -> None:
+def _tell_of_sizes(session: EditSession) -> None:
     """Tell people before they paint, not after, that maps from the network are not of the size of the records' maps."""
-    from hkmap.stream.references import load_map
-
-    reference = next((record["map"] for record in session.records if reference_of(record, "map")), None)
-    if session.network is None or reference is None:
+    sizes = session.two_sizes()
+    if sizes is None:
         return
-    values = attempt(load_map, reference)
-    if isinstance(values, HkmapError) or values.shape == session.network.model.map_size:
-        return
-    own, other = (f"{width}x{height}" for height, width in (values.shape, session.network.model.map_size))
+    own, other = (f"{width}x{height}" for height, width in sizes)
     say(f"the records' maps are {own} and the network's {other} cells: what starts from the network's is {other}, and "
         f"a shard's maps have one size; put `hkmap resize --size {own} --out DIR` before `hkmap pack`")
 

@@ -44,7 +44,7 @@ SECTIONS = {
         "masks2map": "Draw maps of masks and polygons.",
         "certainty": "Compute how well each cell of a map is known.",
         "crop": "Crop or pad images, with everything that belongs to them.",
-        "edit": "Edit maps by strokes.",
+        "edit": "Edit maps by hand in the browser, or by strokes.",
         "plant": "Plant a decoy that goes with the label in images.",
         "resize": "Resize maps.",
     },

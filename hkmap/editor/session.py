@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hkmap.editor.folder import WorkFolder
 from hkmap.editor.work import CONFIRMED, EDITED, SKIPPED, UNTOUCHED, Work
-from hkmap.errors import OutputError, RecordError
+from hkmap.errors import HkmapError, OutputError, RecordError
 from hkmap.files.images import Pixels
 from hkmap.files.maps import Drawn, open_writer, save_drawn
 from hkmap.maps.certainty import Weighted, at_one_size, mean_weighted
 from hkmap.maps.strokes import Frame, Painting, Stroke, blank
-from hkmap.records import Record, label_of, reference_of, without_maps
+from hkmap.records import Record, attempt, label_of, reference_of, without_maps
 from hkmap.stream.editing import EMPTY, HUMAN, PREDICTED, SIZE, base_of, no_start
 from hkmap.stream.references import image_frame, load_certainty_of, load_map, read_image
 
@@ -215,6 +215,19 @@ class EditSession:
     def frame(self, number: int) -> Frame:
         """Return (width, height) of the image that a record's strokes are in the pixels of."""
         return image_frame(self.records[number])
+
+    def two_sizes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Return (height, width) of the first record's own map, and of the network's, where these are not the same.
+
+        A map that cannot be read counts as none: who opens the record is told.
+        """
+        reference = next((record[HUMAN] for record in self.records if reference_of(record, HUMAN)), None)
+        if self.network is None or reference is None:
+            return None
+        values, other = attempt(load_map, reference), self.network.model.map_size
+        if isinstance(values, HkmapError) or values.shape == other:
+            return None
+        return (values.shape[0], values.shape[1]), other
 
     # people
 
