@@ -78,6 +78,20 @@ TABLES = {
 READERS = ("annotations {} --images .", "annotations {} --images . --format table", "join {} r.jsonl",
            "annotations {} --images . --origin 1 --frame 64x48")
 
+LINES = {             # of each command, one that lacks nothing
+    "cub": ".", "dogs": ".", "idrid": ".", "folder": "folder", "annotations": "t.csv --images .",
+    "webdataset": "x.tar --out o", "join": "t.csv", "sample": "1", "bubbles2map": "--out o",
+    "boxes2map": "--out o", "masks2map": "--out o", "certainty": "--out o", "crop": "--letterbox 1 --out o",
+    "resize": "--size 3 --out o", "edit": "--script t.csv --out o", "pack": "o.h5", "unpack": "s.h5",
+    "merge": "o.h5 s.h5", "split": "s.h5 --out o", "info": "s.h5", "train": "s.h5 --out o",
+    "finetune": "s.h5 --from folder --out o", "predict": "--from folder",
+    "eval": "s.h5 --from folder --metric top1", "show": "--out o.png", "check": "", "agreement": "", "list": "",
+    "env": "", "plant": "--decoy patch --rate 0.5 --out o", "select": "", "import": "t.csv --out o",
+    "export": "folder --to safetensors --out o",
+    "plot": "folder --out o.png", "compare": "folder folder", "report": "folder --out o.html",
+}
+assert set(LINES) == set(OURS)      # also where only the quick tests are collected
+
 
 @pytest.fixture
 def workplace(here: Path) -> Path:
@@ -190,20 +204,8 @@ def test_tables(run: Callable[..., None], seed: int) -> None:
 
 def lines_of_options() -> list[tuple[list[str], click.Option]]:
     """Each option of each command, and a line that lacks nothing else."""
-    bases = {
-        "cub": ".", "dogs": ".", "idrid": ".", "folder": "folder", "annotations": "t.csv --images .",
-        "webdataset": "x.tar --out o", "join": "t.csv", "sample": "1", "bubbles2map": "--out o",
-        "boxes2map": "--out o", "masks2map": "--out o", "certainty": "--out o", "crop": "--letterbox 1 --out o",
-        "resize": "--size 3 --out o", "edit": "--script t.csv --out o", "pack": "o.h5", "unpack": "s.h5",
-        "merge": "o.h5 s.h5", "split": "s.h5 --out o",
-        "info": "s.h5", "train": "s.h5 --out o", "finetune": "s.h5 --from folder --out o", "predict": "--from folder",
-        "eval": "s.h5 --from folder --metric top1", "show": "--out o.png", "check": "", "agreement": "", "list": "",
-        "env": "",
-        "select": "", "import": "t.csv --out o", "export": "folder --to safetensors --out o",
-        "plot": "folder --out o.png", "compare": "folder folder", "report": "folder --out o.html",
-    }
     return [
-        ([name, *bases[name].split()], option) for name in OURS for option in load(name).params
+        ([name, *LINES[name].split()], option) for name in OURS for option in load(name).params
         if isinstance(option, click.Option) and option.name not in ("help", "opening", "scheduler")
     ]
 
