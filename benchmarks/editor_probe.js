@@ -62,7 +62,7 @@ probe.watch = (on) => {
 
 window.WebSocket = WatchedSocket;
 window.probe = probe;
-window.addEventListener("pointermove", (event) => {
+window.addEventListener("pointerrawupdate", (event) => {
     if (event.buttons) {
         event.getCoalescedEvents().forEach(({timeStamp}) => probe.moves.push({at: timeStamp, tick: null}));
     }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hkmap.editor.live import LiveNetwork
+from hkmap.editor.packed import Packed, packed
 from hkmap.engine.inputs import Preprocessing
 from hkmap.engine.runs import new_model, other_model
 from hkmap.errors import RunError
@@ -88,6 +89,41 @@ def assert_equal_answers(network, image):
     assert np.abs(erased - edited).max() > 1e-4
 
 
+@pytest.mark.parametrize("more", [
+    {}, {"stride": 2}, {"padding": 2}, {"dilation": 2, "padding": (2, 1)}, {"groups": 4}, {"groups": 8, "bias": False},
+])
+def test_a_packed_convolution_is_the_same(more):
+    network, images = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, **more)), torch.rand(1, 8, 15, 14)
+    found = packed(network, images)
+    assert isinstance(found[0], Packed)
+    assert isinstance(network[0], torch.nn.Conv2d)
+    for size in ((1, 8, 15, 14), (3, 8, 9, 20)):        # any other shape too
+        values = torch.rand(size) - 0.5
+        with torch.inference_mode():
+            for layout in (torch.contiguous_format, torch.channels_last):
+                given = values.contiguous(memory_format=layout)
+                torch.testing.assert_close(found(given), network(given), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
+def test_other_convolutions_stay_and_share_their_weights(more):
+    class Own(torch.nn.Conv2d):
+        pass
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, **more), Own(3, 3, 3), torch.nn.Conv2d(3, 3, 3))
+    found = packed(network, torch.rand(1, 3, 9, 9))
+    assert [type(one) for one in found] == [torch.nn.Conv2d, Own, Packed]
+    assert found[0].weight is network[0].weight
+
+
+def test_without_onednn_nothing_is_packed(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3))
+    found = packed(network, torch.rand(1, 3, 9, 9))
+    assert type(found[0]) is torch.nn.Conv2d
+    assert found is not network
+
+
 def test_where_nobody_knows_the_networks_own_map_stays():
     network, image = live(), picture()
     seen, values = network.see(image, "x"), random_map((4, 4))
@@ -153,9 +189,10 @@ def test_a_network_without_a_branch_is_refused():
 
 
 def test_an_answer_that_is_no_number_names_its_record():
-    network = live()
+    model = live().model
     with torch.no_grad():
-        next(network.model.network.perception.parameters()).fill_(torch.nan)
+        next(model.network.perception.parameters()).fill_(torch.nan)
+    network = LiveNetwork(model, CPU)
     with pytest.raises(RunError, match=r'^record "7": the network.s answer is NaN or infinite'):
         network.see(picture(), 'record "7"')
 

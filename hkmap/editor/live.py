@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hkmap.editor.packed import packed
 from hkmap.engine.answers import check_answers, has_branch
 from hkmap.engine.data import collate, normalise, seen_example
 from hkmap.engine.inputs import plain_view
@@ -60,10 +61,9 @@ class LiveNetwork:
                 "omit --from to paint without a network"
             )
         self.model, self.device = model, device
-        network = place(model.network, device).eval()
-        # the weights of one image's layers are read faster in torch's own layout
-        self._layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
-        network.to(memory_format=self._layout)      # type: ignore[call-overload]
+        self._network = place(model.network, device).eval()
+        if device.type == "cpu":
+            self._network = packed(self._network, torch.zeros(1, 3, *model.preprocessing.size))
 
     @staticmethod
     def prepare_thread() -> None:
@@ -73,10 +73,10 @@ class LiveNetwork:
     @torch.inference_mode()
     def see(self, image: Pixels, name: str) -> Seen:
         """Return what the network makes of an image (H, W, 3); ``name`` says in an error which one it is."""
-        inputs, network = self.model.preprocessing, self.model.network
+        inputs, network = self.model.preprocessing, self._network
         view = plain_view(inputs, (image.shape[0], image.shape[1]))
         batch = collate([seen_example(image, None, view, inputs, map_size=self.model.map_size)]).to(self.device)
-        images = normalise(batch.images, inputs).contiguous(memory_format=self._layout)
+        images = normalise(batch.images, inputs)
         features = network.features(images)
         own = network.look(features).attention
         seen = Seen(features, own, view, _probabilities(network.answer(features, own)))
@@ -95,7 +95,7 @@ class LiveNetwork:
         if shown.certainty is not None:
             known = torch.from_numpy(shown.certainty > 0)[None, None].to(self.device)
             values = torch.where(known, values, seen.own)
-        return _probabilities(self.model.network.answer(seen.features, values))
+        return _probabilities(self._network.answer(seen.features, values))
 
     def guesses(self, seen: Seen, now: Probabilities, label: int, count: int = 3) -> list[Guess]:
         """Return the ``count`` likeliest classes, and the true one ``label`` (-1: nobody knows) if it is none of them.

@@ -63,11 +63,13 @@ export class Connection {
     begin(stroke) {
         this.#drawing = { stroke, points: [] };
         this.#shown = this.#tick + 1;
-        this.#flush();
+        this.#flushFrames(this.#drawing);
     }
 
+    /** Tell where a stroke goes, at once; while an answer is under way, with the next frame. */
     move(points) {
         this.#drawing?.points.push(...points);
+        if (this.#shown >= this.#tick) this.#flush();
     }
 
     cancel() {
@@ -81,17 +83,18 @@ export class Connection {
 
     // what is sent
 
-    #flush() {      // once per frame: what the pointer did since the last
-        const drawing = this.#drawing;
-        if (!drawing) return;
-        const { stroke, points } = drawing;
-        if (stroke || points.length) {
-            const begun = stroke ? { stroke: { ...stroke, points: [...stroke.points, ...points] } } : { points };
-            this.#send({ do: "draw", n: this.number, ...begun, tick: ++this.#tick });
-            drawing.stroke = null;
-            drawing.points = [];
-        }
-        requestAnimationFrame(() => this.#drawing === drawing && this.#flush());
+    #flushFrames(drawing) {
+        if (this.#drawing !== drawing) return;
+        this.#flush();
+        requestAnimationFrame(() => this.#flushFrames(drawing));
+    }
+
+    #flush() {      // what the pointer did since the last time
+        const { stroke, points } = this.#drawing ?? { points: [] };
+        if (!stroke && !points.length) return;
+        const begun = stroke ? { stroke: { ...stroke, points: [...stroke.points, ...points] } } : { points };
+        this.#send({ do: "draw", n: this.number, ...begun, tick: ++this.#tick });
+        Object.assign(this.#drawing, { stroke: null, points: [] });
     }
 
     #next() {

@@ -6,6 +6,7 @@ const TAP = { travel: 12, time: 300 };      // of two fingers, in pixels of the 
 const OPPOSITE = { add: "remove", remove: "remove", unknown: "known", known: "unknown" };
 const LINE = 33;                // pixels of a wheel's line
 const ERASER = 32;              // among a pen's buttons
+const MOVE = "onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove";       // the first waits for no frame
 
 export class Tools {
     /**
@@ -60,7 +61,7 @@ export class Tools {
         const { element } = this.view;
         const on = (name, action) => element.addEventListener(name, action, { passive: false });
         on("pointerdown", (event) => this.down(event));
-        on("pointermove", (event) => this.moved(event));
+        on(MOVE, (event) => this.moved(event));
         on("pointerup", (event) => this.up(event));
         on("pointercancel", (event) => this.lost(event));
         on("lostpointercapture", (event) => this.lost(event));
@@ -178,7 +179,7 @@ export class Tools {
     }
 
     draw(event) {
-        const coalesced = event.type === "pointermove" ? event.getCoalescedEvents?.() ?? [] : [];
+        const coalesced = event.type === MOVE ? event.getCoalescedEvents?.() ?? [] : [];
         const events = coalesced.length ? coalesced : [event], { stroke, waiting } = this.stroke;
         this.stroke.travel = Math.max(this.stroke.travel, travelled(this.stroke.from, event));
         if (waiting) {
