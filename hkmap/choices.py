@@ -60,7 +60,7 @@ class Choices(Mapping[str, Row], Generic[Row]):
     """Rows by name, in order; messages call a row ``what`` ("bandwidth").
 
     ``group`` names the entry points ("hkmap.bandwidths") by which other packages add rows of a ``kind``; they cannot
-    replace one of our rows, and nor can `add`.
+    replace one of our rows, nor can `add`.
 
     >>> gates = Choices("gate", {"residual": lambda x, m: x * (1 + m), "product": lambda x, m: x * m})
     >>> gates["product"](2, 0.5)
