@@ -60,7 +60,8 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
 
 def hkmap(*words: object, stdin: bytes = b"") -> str:
     """Run a command in this process, as a new one takes seconds to start; return its stdout."""
-    import pretrained_hkmap  # noqa: F401  (lets timm be imported)
+    import pretrained_hkmap  # noqa: F401, I001  (lets timm be imported)
+    import network  # noqa: F401  (adds --arch lite0+abn)
     from click.testing import CliRunner
 
     from hkmap.cli.main import hkmap as group
