@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from peers import peak_megabytes
 
@@ -24,9 +23,9 @@ def run_hkmap(arguments: list[str]) -> None:
 
 def read_epoch(arguments: list[str]) -> None:
     from hkmap.shards.loader import ShardLoader, Shares, SizedReader
-    from hkmap.shards.sequence import ShardSequence
+    from hkmap.shards.sequence import open_shards
 
-    shards = ShardSequence([Path(argument) for argument in arguments])
+    shards = open_shards(*arguments)
     for _ in ShardLoader(SizedReader(shards), Shares(len(shards), 64)).epoch(0):
         pass
 
