@@ -85,6 +85,19 @@ def test_curves_are_measured_too() -> None:
     assert judged["difference_of_areas"]["met"]
 
 
+def test_memory_is_followed_too() -> None:
+    scale = quick("scale.py")
+    assert scale["sizes"] == "quick: the figures mean nothing"
+    processes = [list(chain["processes"]) for chain in scale["chains"].values()]
+    assert processes[:3] == [["folder"], ["bubbles2map", "resize", "pack"], ["check"]]
+    for chain in scale["chains"].values():
+        for process in chain["processes"].values():
+            seconds, memory = zip(*process["curve"], strict=True)
+            assert len(seconds) <= 30
+            assert list(seconds) == sorted(seconds)
+            assert max(memory) <= process["peak_mb"]
+
+
 def test_the_page_is_measured_too(chromium: Any) -> None:
     editor = quick("editor.py")
     assert editor["sizes"] == "quick: the figures mean nothing"
