@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 python benchmarks/scale.py [--quick] [--records N] [--image WIDTHxHEIGHT]
     python benchmarks/scale.py --draw docs/pictures/scale.png < benchmarks/results/scale.json
+    python benchmarks/scale.py --table < benchmarks/results/scale.json      # as in docs/scale.md
 
 The images are 200 generated JPEGs under many names, and each record has bubbles of its own, so every map is another
 one. Each chain runs twice, with a tenth of the records and with all, so that `growth_bytes` says how many bytes of
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,7 +48,7 @@ CHAINS: dict[str, list[Command]] = {
         (*HKMAP, "unpack", "big-*.h5"), (*HKMAP, "select", "--sort", "confidence", "--first", "1000"),
         (*HKMAP, "pack", "selected.h5"),
     ],
-    "an epoch of the loader": [(sys.executable, str(HERE / "peak.py"), "epoch", "big-*.h5")],
+    "read for an epoch": [(sys.executable, str(HERE / "peak.py"), "views", "big-*.h5")],
 }
 
 
@@ -72,21 +74,28 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--image", default="160x120")
     parser.add_argument("--draw", type=Path)
+    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    if options.draw:
+    if options.table:
+        print(table(json.load(sys.stdin)))
+    elif options.draw:
         draw(json.load(sys.stdin), options.draw)
-        return
+    else:
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
     records = 1000 if options.quick else options.records
     width, height = map(int, options.image.split("x"))
     few, many = (run(count, (width, height)) for count in (records // 10, records))
-    print(json.dumps({
+    print(printed({
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
                    f"{np.__version__}, OpenCV {cv2.__version__}",
         "sizes": "quick: the figures mean nothing" if options.quick else "full",
         "records": records, "image": options.image, "image_bytes": many["image_bytes"],
         "shard_bytes_a_record": round(many["shard_bytes"] / records), "shards": many["shards"],
         "chains": {name: told(few["chains"][name], found, records) for name, found in many["chains"].items()},
-    }, indent=2))
+    }))
 
 
 def run(count: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -156,7 +165,7 @@ def follow(commands: list[Command], folder: Path) -> Followed:
                 continue
             if memory := megabytes(process.pid):
                 curves[process.pid].append((time.monotonic() - began, memory["VmRSS"]))
-                peaks[process.pid] = memory["VmHWM"]
+                peaks[process.pid] = max(peaks[process.pid], *memory.values())      # the two are counted apart
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 process.returncode, usages[ended] = os.waitstatus_to_exitcode(status), usage
@@ -191,7 +200,7 @@ def megabytes(process: int) -> dict[str, float]:
 
 
 def name_of(command: Command) -> str:
-    return command[len(HKMAP)] if command[: len(HKMAP)] == HKMAP else "epoch"
+    return command[len(HKMAP)] if command[: len(HKMAP)] == HKMAP else "views"
 
 
 # What is told
@@ -221,6 +230,24 @@ def thinned(curve: list[tuple[float, float]], most: int = 30) -> list[list[float
     return [part[part[:, 1].argmax()].round(1).tolist() for part in parts]
 
 
+def printed(answers: dict[str, Any]) -> str:
+    """Return answers as JSON, the points of a curve one in a line."""
+    return re.sub(r"\[\s+([\d.]+),\s+([\d.]+)\s+\]", r"[\1, \2]", json.dumps(answers, indent=2))
+
+
+def table(answers: dict[str, Any]) -> str:
+    """Return a row of Markdown for each process."""
+    records = answers["records"]
+    head = ("chain", "process", "seconds of a core", "records a second and core",
+            f"peak in MB, {records // 10:,} records", f"{records:,} records", "bytes a further record")
+    rows = [
+        (chain, f"`{name}`", f"{process['processor_seconds']:,}", f"{process['records_a_second_and_core']:,}",
+         process["peak_mb_of_a_tenth"], process["peak_mb"], process["growth_bytes"])
+        for chain, found in answers["chains"].items() for name, process in found["processes"].items()
+    ]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ("---",) * len(head), *rows))
+
+
 def draw(answers: dict[str, Any], path: Path) -> None:
     """Draw the curves: a panel per chain, a colour per process."""
     from matplotlib.figure import Figure
@@ -228,14 +255,14 @@ def draw(answers: dict[str, Any], path: Path) -> None:
     from hkmap.report.charts import figure_bytes
     from hkmap.report.learning import COLOURS, dress
 
-    figure = Figure((12, 2.6), layout="constrained")
-    for axes, (chain, found) in zip(figure.subplots(1, len(CHAINS)), answers["chains"].items(), strict=True):
+    figure = Figure((12, 5), layout="constrained")
+    for axes, (chain, found) in zip(figure.subplots(2, 3).flat, answers["chains"].items(), strict=True):
         for colour, (name, process) in zip(COLOURS, found["processes"].items(), strict=False):
             seconds, memory = zip(*process["curve"], strict=True)
             axes.plot(seconds, memory, color=colour, label=name)
         dress(axes, chain, "seconds", "MB")
-        axes.set_ylim(0, 300)
-        axes.legend(frameon=False, fontsize=8)
+        axes.set_ylim(0, 400)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
     path.write_bytes(figure_bytes(figure, path.suffix[1:]))
 
 
