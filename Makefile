@@ -47,8 +47,9 @@ docs: .venv/.developing  ## write docs/commands.md anew from --help, and docs/ch
 site: .venv/.documenting  ## build the docs as a site into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-pictures: .venv/.developing  ## draw the pictures of docs/method.md anew
+pictures: .venv/.developing  ## draw the pictures of docs/method.md and docs/scale.md anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=.:tests:examples:docs $(BIN)/python docs/method_pictures.py docs/pictures
+	PYTHONPATH=. $(BIN)/python benchmarks/scale.py --draw docs/pictures/scale.png < benchmarks/results/scale.json
 
 screenshots: .venv/.developing  ## take the pictures of the editor anew; needs chromium
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=.:tests:examples $(BIN)/python docs/screenshots.py docs/editor

@@ -85,6 +85,28 @@ def test_curves_are_measured_too() -> None:
     assert judged["difference_of_areas"]["met"]
 
 
+def test_memory_is_followed_too() -> None:
+    scale = quick("scale.py")
+    assert scale["sizes"] == "quick: the figures mean nothing"
+    processes = [list(chain["processes"]) for chain in scale["chains"].values()]
+    assert processes[:3] == [["folder"], ["bubbles2map", "resize", "pack"], ["check"]]
+    for chain in scale["chains"].values():
+        for process in chain["processes"].values():
+            seconds, memory = zip(*process["curve"], strict=True)
+            assert len(seconds) <= 30
+            assert list(seconds) == sorted(seconds)
+            assert max(memory) <= process["peak_mb"]
+
+
+def test_the_page_of_scale_has_the_table_of_the_stored_run() -> None:
+    with (ROOT / "benchmarks/results/scale.json").open() as stored:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks/scale.py"), "--table"], stdin=stored, capture_output=True,
+            text=True, check=True,
+        )
+    assert done.stdout in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+
+
 def test_the_page_is_measured_too(chromium: Any) -> None:
     editor = quick("editor.py")
     assert editor["sizes"] == "quick: the figures mean nothing"

@@ -270,7 +270,7 @@ def _share_of(
 def _warn_of_shared(shards: ShardSequence, indices: Numbers, val: ShardSequence) -> None:
     """Warn where the best epoch is chosen on records that the network learns from."""
     ids = ids_of(shards)
-    if shared := {ids[index] for index in indices} & {*ids_of(val)}:
+    if shared := {*ids_of(val)}.intersection(ids[index] for index in indices):
         logger.warning(
             '%d records of --val are trained on too, such as "%s"; the best epoch may not be the best for other images',
             len(shared), min(shared),

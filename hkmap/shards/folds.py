@@ -107,7 +107,7 @@ def parts_of(
 
 def ids_of(shards: ShardSequence) -> list[str]:
     """Return the ids of all records, in order."""
-    return [identifier for shard in shards.shards for identifier in shard.ids]
+    return [identifier for shard in shards.shards for identifier in shard.read_ids()]
 
 
 @lru_cache(maxsize=2)      # a run cuts its shards twice: for the fold, and for validation

@@ -99,7 +99,11 @@ class ShardReader:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The ids of all records, in order."""
+        """The ids of all records, in order, in memory from the first use on."""
+        return self.read_ids()
+
+    def read_ids(self) -> list[str]:
+        """Return the ids of all records, in order, and keep none of them."""
         content = self._file.read("ids/bytes", 0, self._file.by_name["ids/bytes"].shape[0])
         spans = pairwise(self._offsets["ids"].tolist())
         return [

@@ -37,7 +37,8 @@ class ShardSequence:
         self.has_map: npt.NDArray[np.bool_] = np.concatenate([shard.has_map for shard in self.shards])
         self.classes = self._joined_classes()
         self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        self._refuse_duplicates()
+        if len(paths) > 1:
+            self._refuse_duplicates()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,9 +93,10 @@ class ShardSequence:
         return joined
 
     def _refuse_duplicates(self) -> None:
+        hashes = np.concatenate([np.fromiter(map(hash, shard.read_ids()), np.int64) for shard in self.shards])
         seen: dict[str, Path] = {}
-        for shard in self.shards if len(self.shards) > 1 else []:
-            for identifier in shard.ids:
+        for shard in self.shards if len(np.unique(hashes)) < len(self) else []:      # a set of ids is large
+            for identifier in shard.read_ids():
                 if identifier in seen:
                     other = seen[identifier]
                     raise ShardError(f'{shard.path}: record "{identifier}" is in {other} too; name each shard once')
