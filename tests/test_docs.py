@@ -7,6 +7,8 @@ import importlib
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +192,12 @@ def test_the_citation_has_what_citation_tools_ask_for() -> None:
     for line in text.splitlines():
         assert re.fullmatch(r"|#.*|[a-z-]+:( .*)?|(- | ).*", line), line
     assert "1905.03540" in text        # the paper whose method this is
+
+
+def test_the_page_of_scale_has_the_table_of_the_stored_run() -> None:
+    with (ROOT / "benchmarks/results/scale.json").open() as stored:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks/scale.py"), "--table"], stdin=stored, capture_output=True,
+            text=True, check=True,
+        )
+    assert done.stdout in (ROOT / "docs/scale.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 pytest_plugins = ["browser"]
-pytestmark = pytest.mark.xdist_group("benchmarks")      # they run once
+pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("benchmarks")]      # they run once
 JUDGED = {"value", "target", "met"}
 
 
@@ -96,15 +96,6 @@ def test_memory_is_followed_too() -> None:
             assert len(seconds) <= 30
             assert list(seconds) == sorted(seconds)
             assert max(memory) <= process["peak_mb"]
-
-
-def test_the_page_of_scale_has_the_table_of_the_stored_run() -> None:
-    with (ROOT / "benchmarks/results/scale.json").open() as stored:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "benchmarks/scale.py"), "--table"], stdin=stored, capture_output=True,
-            text=True, check=True,
-        )
-    assert done.stdout in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 
 
 def test_the_page_is_measured_too(chromium: Any) -> None:
