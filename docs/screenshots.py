@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,14 @@ from hkmap.stream.references import load_map
 ENLARGED = 8        # the images, so that a picture shows digits and not pixels
 SIDE = ENLARGED * CANVAS
 BITS = 6            # of a colour, which keep a picture small
+SETTLED = 1500      # milliseconds until all answers are there, and while a frame of the film is seen:
+FIRST_FRAME, FRAME, LAST_FRAME = 1200, 120, 4000
 SCENES: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1200, "height": 750}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1200, "height": 750}, "color_scheme": "dark"},
     "small": {"viewport": {"width": 1024, "height": 640}, "color_scheme": "light"},
     "tablet": {"viewport": {"width": 768, "height": 1024}, "color_scheme": "light", "has_touch": True},
+    "drag": {"viewport": {"width": 1024, "height": 640}, "color_scheme": "light"},
 }
 PREPARED = r"""
 set -euo pipefail
@@ -99,8 +103,8 @@ def corrected(folder: Path) -> int:
     return max(range(len(records)), key=mended)
 
 
-def show(page: Any, strokes: list[Stroke]) -> None:
-    """Paint the strokes with the mouse; the last button stays down, as the answers follow."""
+def paint_with_mouse(page: Any, strokes: list[Stroke]) -> Iterator[None]:
+    """Paint the strokes place by place; the last button stays down, as the answers follow."""
     (left, top), (right, _) = page.evaluate("[editor.view.toImage(0, 0), editor.view.toImage(100, 100)]")
     scale = 100 / (right - left)
     for stroke in strokes:
@@ -111,15 +115,26 @@ def show(page: Any, strokes: list[Stroke]) -> None:
         page.mouse.down()
         for place in places[1:]:
             page.mouse.move(*place, steps=3)
+            yield
         if stroke is not strokes[-1]:
             page.mouse.up()
-    page.wait_for_timeout(1500)
 
 
-def write_small(picture: bytes, path: Path) -> None:
-    """Write a screenshot with fewer colours."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    ImageOps.posterize(image, BITS).save(path, optimize=True)
+def taken(page: Any, wait: int = SETTLED, **options: Any) -> Image.Image:
+    """Return a picture of the page."""
+    page.wait_for_timeout(wait)
+    return Image.open(io.BytesIO(page.screenshot(**options))).convert("RGB")
+
+
+def film(page: Any, strokes: list[Stroke], path: Path) -> None:
+    """Write an animation of the image and the answers while the strokes are painted."""
+    image, panel = (page.locator(place).bounding_box() for place in ("main", "aside"))
+    clip = {"x": image["x"], "y": image["y"], "height": image["height"], "width": image["width"] + panel["width"]}
+    frames = [taken(page, clip=clip)]
+    frames += [taken(page, 2 * FRAME, clip=clip) for _ in paint_with_mouse(page, strokes)]
+    frames.append(taken(page, clip=clip))
+    durations = [FIRST_FRAME, *[FRAME] * (len(frames) - 2), LAST_FRAME]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=60, method=6)
 
 
 def main(out: Path) -> None:
@@ -137,8 +152,12 @@ def main(out: Path) -> None:
                 page.locator("#opacity").fill("0.35")
                 page.locator("#hints button").click()
                 page.locator("#answers .answer").first.wait_for()
-                show(page, strokes_for(record))
-                write_small(page.screenshot(), out / f"{scene}.png")
+                if scene == "drag":
+                    film(page, strokes_for(record), out / "drag.webp")
+                else:
+                    for _ in paint_with_mouse(page, strokes_for(record)):
+                        pass
+                    ImageOps.posterize(taken(page), BITS).save(out / f"{scene}.png", optimize=True)
                 page.close()
 
 

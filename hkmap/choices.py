@@ -7,6 +7,7 @@ is a function whose docstring begins with one line, or another object with a ``t
 from __future__ import annotations
 
 import importlib
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -59,7 +60,7 @@ class Choices(Mapping[str, Row], Generic[Row]):
     """Rows by name, in order; messages call a row ``what`` ("bandwidth").
 
     ``group`` names the entry points ("hkmap.bandwidths") by which other packages add rows of a ``kind``; they cannot
-    replace one of our rows.
+    replace one of our rows, nor can `add`.
 
     >>> gates = Choices("gate", {"residual": lambda x, m: x * (1 + m), "product": lambda x, m: x * m})
     >>> gates["product"](2, 0.5)
@@ -75,7 +76,7 @@ class Choices(Mapping[str, Row], Generic[Row]):
         self.what = what
         self.group = group
         self.kind = kind
-        self._rows = dict(rows)
+        self._rows: ChainMap[str, Row] = ChainMap({}, dict(rows))
         self._loaded: dict[str, Row] = {}
 
     def __getitem__(self, name: str) -> Row:
@@ -97,6 +98,12 @@ class Choices(Mapping[str, Row], Generic[Row]):
     def row(self, choice: str | Row) -> Row:
         """Return the row of a name, or the given row itself."""
         return self[choice] if isinstance(choice, str) else choice
+
+    def add(self, name: str, row: Row) -> None:
+        """Add a row for this process alone, or replace one that was added; raise ChoiceError for a name of ours."""
+        if name in self._rows.parents:
+            raise ChoiceError(f"{self.what} {name!r} is hkmap's own; choose another name for yours")
+        self._rows[name] = row
 
     def check(self, *names: str) -> None:
         """Raise ChoiceError if a name is unknown, or its package cannot be imported."""

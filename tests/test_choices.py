@@ -132,6 +132,17 @@ def test_a_schedule_may_be_a_function() -> None:
     assert [learning_rate(falling, Fraction(done)) for done in (0, 1, 3)] == [0.05, 0.05 * 0.75, 0.05 * 0.25]
 
 
+def test_a_row_may_be_added_for_this_process_under_a_name_of_its_own() -> None:
+    gates = Choices("gate", {"residual": lambda x, m: x * (1 + m)})
+    gates.add("halved", lambda x, m: x * m)
+    gates.add("halved", lambda x, m: x * m / 2)     # as a notebook's cell does that is run again
+    assert gates["halved"](8.0, 0.5) == 2.0
+    assert list(gates) == ["residual", "halved"]
+    with pytest.raises(ChoiceError, match=r"^gate 'residual' is hkmap's own; choose another name for yours$"):
+        gates.add("residual", lambda x, m: x)
+    assert gates["residual"](8.0, 0.5) == 12.0
+
+
 # what another package adds
 
 

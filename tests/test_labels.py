@@ -122,7 +122,7 @@ BAD = [
     ("id,label\ncat/1,1.5\n", "id", "label is '1.5'; expected a whole number from 0"),
     ("id,label\ncat/1,-1\n", "id", "label is '-1'; expected a whole number from 0"),
     ("id,patient\ncat/1,9\n", "id", 'record "cat/1": patient is "7", but t.csv, row id cat/1 has "9"; expected the sa'),
-    ("id,points\ncat/1,9\n", "id", 't.csv: a record holds no text or number under "points"; give the column another k'),
+    ("id,points\ncat/1,9\n", "id", "t.csv line 2: points is '9'; expected a list or an object, as records have; for"),
     ("id,x\n", "id", "t.csv: holds no row; expected a line of names"),
     ("id,x\n,1\n", "id", 't.csv: no row with a value under "id"; expected a table of'),
     ("image,x\ncat/1,1\n1.jpg,2\n", "image", 'record "cat/1" (photos/cat/1.jpg) may be 1.jpg, cat/1; expected one of '),
@@ -141,7 +141,7 @@ def test_what_cannot_be_right_is_an_error(hk, here: Path, table: str, key: str, 
 @pytest.mark.parametrize(("options", "sentence"), [
     (["--on", "id", "--columns", "class=x,label=x"], "--columns gives one column two keys"),
     (["--on", "id", "--columns", "y=x,x=id"], "--columns gives one column two keys"),
-    (["--on", "id", "--columns", "z=x"], 'two columns are to be "z"; give the column another key by --columns KEY=z'),
+    (["--on", "id", "--columns", "z=x"], 'two columns are to be "z"; give one another key by --columns KEY=z'),
     (["--on", "id", "--columns", "z=w"], 'no column "w", it has "id", "x", "z"; name the right one by --columns z='),
     (["--on", "id", "--columns", "z"], '"z=": expected KEY=COLUMN, such as class=diagnosis'),
     (["--on", "id", "--frame", "10x10"], "--on reads a table of values; omit --format, --frame and --origin"),
@@ -177,8 +177,24 @@ def test_values_of_json_are_compared_whole(hk, here: Path, before: Any, now: Any
     assert hk("join", "t.jsonl", "--on", "id", stdin=[{"id": "a", "value": before}]).exit_code == (0 if same else 1)
 
 
+def test_lines_of_records_give_their_annotations(hk, here: Path) -> None:
+    """A file of records is a table too: another stream's boxes, masks and strokes, joined by id."""
+    held = {"size": [9, 6], "boxes": [], "masks": {"EX": "m.png"}, "points": [{"x": 1, "y": 2}], "map": "a.npy"}
+    lines = [{"id": "cat/1", **held, "strokes": [{"tool": "add", "points": [[1, 2]], "radius": 3}]},
+             {"id": "cat/2", "size": [9, 6]}]
+    table = "".join(f"{json.dumps(line)}\n" for line in lines)
+    added, said = joined(hk, table, "--on", "id", stream=STREAM[:2], name="t.jsonl")
+    assert (added, said) == ([{**held, "strokes": lines[0]["strokes"]}, {"size": [9, 6]}], "")
+    stream = [{"id": "cat/1", "boxes": [{"x": 0, "y": 0, "width": 1, "height": 1}]}]
+    refused = hk("join", "t.jsonl", "--on", "id", stdin=stream).stderr
+    assert 'record "cat/1": boxes is "' in refused
+    assert "--replace" in refused
+
+
 @pytest.mark.parametrize(("key", "value", "sentence"), [
-    ("class", [1], "t.jsonl line 1: class is [1]; expected a text"), ("class", True, "class is True; expected a text"),
+    ("boxes", 7, "boxes is '7'; expected a list or an object, as records have; for another key use --columns KEY="),
+    ("size", "9x6", "t.jsonl line 1: size is '9x6'; expected a list"),
+    ("class", [1], "t.jsonl line 1: class is '[1]'; expected a text"), ("class", True, "class is 'True'; expected a"),
     ("label", True, "label is 'True'; expected a whole number"), ("label", {}, "label is '{}'; expected a whole"),
 ])
 def test_a_class_or_label_of_json_is_one(hk, here: Path, key: str, value: Any, sentence: str) -> None:

@@ -44,6 +44,11 @@ def test_all_pythons_and_macos_are_tested() -> None:
     assert [(row["os"].partition("-")[0], row["python"] in PYTHONS) for row in matrix["include"]] == [("macos", True)]
 
 
+def test_the_editor_s_page_is_tested_where_a_browser_is_there() -> None:
+    run, = [step for step in steps(workflow("test")) if step.get("run") == "make test"]
+    assert run["env"]["HKMAP_BROWSER"] == "${{ runner.os == 'Linux' && 'google-chrome' || '' }}"
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_an_action_is_pinned_to_a_commit_whose_version_is_told(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -148,6 +148,7 @@ most = 3
 [tuning.of]
 epochs = { arm = "none", values = [1] }
 lr = { arm = "none", values = [0.01] }
+weight_decay = { arm = "none", values = [0.1] }
 kl = { arm = "human", values = [1.0, 1000.0] }
 ''')
     return toml
@@ -158,10 +159,10 @@ def test_a_study_runs_and_goes_on(study: ModuleType, tiny: Path, tmp_path: Path)
     study.run(given)
     folder, results = tmp_path / "out" / "tiny", tmp_path / "results"
     page = (results / "tiny.md").read_text()
-    tried = json.loads((results / "tiny" / "run.json").read_text())["tuning"]["3-per-class"]["tried"][2:]
+    tried = json.loads((results / "tiny" / "run.json").read_text())["tuning"]["3-per-class"]["tried"][3:]
     assert [one["value"] for one in tried] == [1.0, 1000.0]
     best = min(tried, key=lambda one: one["log_loss"])["value"]
-    assert f"Chosen for 3 images of each class: epochs 1, lr 0.01, kl {best:g}." in page
+    assert f"Chosen for 3 images of each class: epochs 1, lr 0.01, weight_decay 0.1, kl {best:g}." in page
     assert "## 3 images of each class, curves" in page
     assert not list(folder.glob("work*"))
 

@@ -1,9 +1,8 @@
-"""The network of the studies, a row of another package: EfficientNet-Lite0 as extractor, with small branches on top.
+"""The network of the studies, `--arch lite0+abn`: EfficientNet-Lite0 as extractor, with small branches on top.
 
 `timm/tf_efficientnet_lite0+abn` is cut a stage earlier, so its branches have most of the weights, and a training takes
 minutes. Here only the last convolution is trained, and the attention branch is ABN's head alone, as AlexNet's is in the
-paper: with the features kept, a training takes seconds. The folder hkmap_studies-1.0.dist-info beside this file tells
-hkmap of the row, as pip would.
+paper: with the features kept, a training takes seconds. hkmap has the row where this file is imported.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hkmap.networks.architectures import ARCHITECTURES
 from hkmap.networks.backbone import Architecture, Backbone
 from hkmap.networks.timm import create
 
@@ -72,3 +72,6 @@ def lite0(architecture: Architecture) -> Backbone:
         Remembering(net), lambda stride: nn.Identity(), CHANNELS, perception=lambda classes: tail, initialised=True,
         names={"extractor.net.": "", "perception.": ""},
     )
+
+
+ARCHITECTURES.add("lite0", lite0)

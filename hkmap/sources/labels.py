@@ -17,9 +17,12 @@ from hkmap.sources.tables import value_rows
 
 logger = logging.getLogger("hkmap")
 
-_TEXTS = {"class", "split"}      # stay text though every cell is a number
-# What these hold in a record is no text and no number.
+# Lines of JSON may have what these hold in a record; a cell of CSV is a text.
 _SHAPED = {"size", "frame", "bubbles", "points", "boxes", "polygons", "lines", "masks", "unknown", "dont_look"}
+_EXPECTED = {
+    "label": "a whole number from 0; for names use --columns class=COLUMN", "class": "a text", "split": "a text",
+    **dict.fromkeys(_SHAPED, "a list or an object, as records have; for another key use --columns KEY=COLUMN"),
+}
 _NUMBER = re.compile(r"(?=.{1,16}$)-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?")
 _WHOLE = re.compile(r"([0-9]{1,9})(\.0*)?")
 
@@ -115,36 +118,35 @@ def _keys(path: Path, found: list[str], columns: Mapping[str, str], on: str) -> 
         )
     keys = {column: key for column, key in keys.items() if column not in left}
     for key, count in Counter(keys.values()).items():
-        if count > 1 or key in _SHAPED:
-            what = "two columns are to be" if count > 1 else "a record holds no text or number under"
-            raise SourceError(f'{path}: {what} "{key}"; give the column another key by --columns KEY={key}')
+        if count > 1:
+            raise SourceError(f'{path}: two columns are to be "{key}"; give one another key by --columns KEY={key}')
     return keys
 
 
 def _convert(key: str, rows: Mapping[str, Values], places: Mapping[str, str]) -> None:
     """Make the texts of a column what their key holds."""
     having = {name: values for name, values in rows.items() if key in values}
-    if key == "label":
+    if key in _EXPECTED:
         for name, values in having.items():
-            values[key] = _label(values[key], places[name])
-    elif key in _TEXTS:
-        for name, values in having.items():
-            if not (text := _text(values[key])):
-                raise SourceError(f"{places[name]}: {key} is {shown(values[key])}; expected a text")
-            values[key] = text
+            values[key] = _checked(key, values[key], places[name])
     elif all(isinstance(values[key], str) and _NUMBER.fullmatch(values[key]) for values in having.values()):
         kind = int if all(re.fullmatch(r"-?[0-9]+", values[key]) for values in having.values()) else float
         for values in having.values():
             values[key] = kind(values[key])
 
 
-def _label(value: object, place: str) -> int:
-    found = _WHOLE.fullmatch(_text(value))
-    if found is None:
-        raise SourceError(
-            f'{place}: label is {shown(value)!r}; expected a whole number from 0; for names use --columns class=COLUMN'
-        )
-    return int(found[1])
+def _checked(key: str, value: object, place: str) -> object:
+    """Return a value as a record holds it under a key of _EXPECTED."""
+    text = _text(value)
+    kept: object = text or None      # a class stays text though every cell is a number
+    if key == "label":
+        found = _WHOLE.fullmatch(text)
+        kept = int(found[1]) if found else None
+    elif key in _SHAPED:
+        kept = value if isinstance(value, list | dict) else None
+    if kept is None:
+        raise SourceError(f"{place}: {key} is {shown(value)!r}; expected {_EXPECTED[key]}")
+    return kept
 
 
 def _with_values(record: Record, values: Values, numbers: Mapping[str, int], place: str, replace: bool) -> Record:
