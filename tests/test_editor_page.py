@@ -7,6 +7,7 @@ import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -459,9 +460,9 @@ def test_a_finger_paints_and_two_move_the_image(editor: Served, chromium: Any) -
         assert len(work_on(editor, 6).strokes) == 1
 
 
-@pytest.mark.parametrize(("window", "touch"), [((1024, 640), False), ((820, 1180), True)])
+@pytest.mark.parametrize(("window", "touch"), [((1024, 640), False), ((910, 640), False), ((820, 1180), True)])
 def test_everything_has_room(window: tuple[int, int], touch: bool, editor: Served, chromium: Any) -> None:
-    """Nothing lies beyond the window, and a finger finds what it aims at."""
+    """Nothing lies beyond the window, or over another; a finger finds what it aims at."""
     with opened(chromium, editor, 0, has_touch=touch) as page:
         page.set_viewport_size({"width": window[0], "height": window[1]})
         boxes = page.evaluate("""[...document.querySelectorAll("button, select, input, #canvas")]
@@ -473,3 +474,7 @@ def test_everything_has_room(window: tuple[int, int], touch: bool, editor: Serve
             assert 0 <= box["left"] < box["right"] <= width, name
             assert 0 <= box["top"] < box["bottom"] <= height, name
             assert box["height"] >= (40 if touch else 0), name
+        for (name, one), (other, two) in combinations([box for box in boxes if box[0] != "canvas"], 2):
+            across = min(one["right"], two["right"]) - max(one["left"], two["left"])
+            down = min(one["bottom"], two["bottom"]) - max(one["top"], two["top"])
+            assert min(across, down) <= 0, (name, other)
