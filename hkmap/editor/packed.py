@@ -16,17 +16,15 @@ from torch import Tensor, nn
 class Packed(nn.Module):
     """A convolution on a CPU, without gradients, for inputs of a shape (B, C, H, W); others take longer."""
 
-    def __init__(self, convolution: nn.Conv2d, shape: torch.Size) -> None:
+    def __init__(self, convolution: Any, shape: torch.Size) -> None:
         super().__init__()
-        assert not isinstance(convolution.padding, str)
         sizes = convolution.padding, convolution.stride, convolution.dilation
         self._how = [*map(list, sizes), convolution.groups]
         pack = torch.ops.mkldnn._reorder_convolution_weight
         self._weight, self._bias = pack(convolution.weight.detach(), *self._how, list(shape)), convolution.bias
 
     def forward(self, values: Tensor) -> Any:
-        run = torch.ops.mkldnn._convolution_pointwise
-        return run(values, self._weight, self._bias, *self._how, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(values, self._weight, self._bias, *self._how, "none", [], "")
 
 
 def packed(network: nn.Module, images: Tensor) -> Any:
@@ -49,7 +47,7 @@ def packed(network: nn.Module, images: Tensor) -> Any:
         hook.remove()
     for parent in list(copy.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d) and child in shapes:
+            if child in shapes:
                 setattr(parent, name, Packed(child, shapes[child]))
     return copy
 
