@@ -49,9 +49,7 @@ def leaks_between(paths: Iterable[Path]) -> dict[Path, list[dict[str, Any]]]:
     readers = [reader for path in dict.fromkeys(paths) if (reader := _opened(path))]
     series = [re.sub(r"-[0-9]{5}$", "", str(reader.path.with_suffix(""))) for reader in readers]
     leaks: dict[Path, list[dict[str, Any]]] = {}
-    if len({*series}) < 2:
-        return leaks
-    for first, *others in same_images(readers):
+    for first, *others in same_images(readers) if len({*series}) > 1 else []:
         for number, row in others:
             if series[number] != series[first[0]]:
                 reader = readers[number]
