@@ -25,7 +25,7 @@ step() {     # show a command, then run it
     eval "$1"
 }
 
-edited() {   # RECORDS NAME [--blind]: the person edits the attention of RECORDS.jsonl, and NAME.h5 has these maps
+edited() {   # RECORDS NAME [--blind]: the person edits the attention of RECORDS.jsonl; the maps go to NAME.h5
     step "python $here/simulated_person.py $d/$1.jsonl --seed $seed ${3:-} > $d/strokes-$2.jsonl"
     step "hkmap edit $d/$1.jsonl --script $d/strokes-$2.jsonl --out $d/edited-$2/ | hkmap pack $d/$2.h5"
 }
