@@ -7,7 +7,7 @@
 #
 # Everything is written below OUT. All seeds have the same images, so that they can be compared; a seed is the network's
 # and the person's. PART says which test images are measured: the first 800 or, with PART="tail -n +801", the others, on
-# which gamma was chosen. How you edit the maps yourself afterwards is in examples/README.md.
+# which gamma is tuned. How to edit the maps yourself afterwards is in examples/README.md.
 set -euo pipefail
 OUT=${OUT:-runs/human_loop}
 SEEDS=${SEEDS:-0 1 2}
