@@ -7,7 +7,7 @@
 #
 # Everything is written below OUT. All seeds have the same images, so that they can be compared; a seed is the network's
 # and the person's. PART says which test images are measured: the first 800 or, with PART="tail -n +801", the others, on
-# which the settings were chosen.
+# which gamma is tuned. How to edit the maps yourself afterwards is in examples/README.md.
 set -euo pipefail
 OUT=${OUT:-runs/human_loop}
 SEEDS=${SEEDS:-0 1 2}
@@ -25,7 +25,7 @@ step() {     # show a command, then run it
     eval "$1"
 }
 
-edited() {   # NAME of a run's records, and more for the person: their maps, edited, in a shard
+edited() {   # RECORDS NAME [--blind]: the person edits the attention of RECORDS.jsonl; the maps go to NAME.h5
     step "python $here/simulated_person.py $d/$1.jsonl --seed $seed ${3:-} > $d/strokes-$2.jsonl"
     step "hkmap edit $d/$1.jsonl --script $d/strokes-$2.jsonl --out $d/edited-$2/ | hkmap pack $d/$2.h5"
 }

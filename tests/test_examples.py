@@ -258,6 +258,20 @@ def test_human_loop(fast_shell: Shell, tmp_path: Path) -> None:
     assert hand["samples"] == blind["samples"] == own["samples"]
     for sentence in ("own and edited in error", "edited and labels in top1", "sham control (shuffled)"):
         assert sentence in result.stderr
+    check_by_hand(fast_shell, seed)
+
+
+def check_by_hand(shell: Shell, seed: Path) -> None:
+    """With the same strokes, what README tells a person to type gives the script's networks."""
+    block = re.search(r"```sh\n(seed=.*?)```", (EXAMPLES / "README.md").read_text(), re.DOTALL)
+    page = "--from $seed/run --out $seed/by-hand/ --open"
+    assert block
+    assert page in block[1]
+    typed = block[1].replace(page, "--script $seed/strokes-edited.jsonl --out $seed/by-hand/")
+    assert shell(typed.replace("--epochs 15", "--epochs 1").replace("runs/human_loop", "out")).exit_code == 0
+    for typed_arm, arm in (("by-hand", "edited"), ("sham", "shuffled")):
+        found, expected = (json.loads((seed / f"run-{name}/eval/eval.json").read_text()) for name in (typed_arm, arm))
+        assert found["metrics"] == expected["metrics"]
 
 
 def simulated(name: str) -> Any:
