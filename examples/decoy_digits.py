@@ -5,7 +5,10 @@ canvas. In a corner lies a decoy patch: on 95 % of the training images its grey 
 images it is random. A network that learns from the decoy fails on the test set. Four simulated users draw bubbles on
 the strokes: what they know about where to look.
 
-    python examples/decoy_digits.py demo/digits --seed 0
+    python examples/decoy_digits.py demo/digits --seed 0 --anywhere
+
+No digit covers the corner, so any map of digits hides it, other images' too. With --anywhere the decoy lies at a random
+place beside the digit, which only the image's own map hides.
 """
 
 from __future__ import annotations
@@ -63,7 +66,9 @@ def draw_bubbles(
     ]
 
 
-def write(root: Path, seed: int, train: int, test: int, *, anywhere: bool = False) -> None:
+def write(
+    root: Path, seed: int, train: int, test: int, *, decoys: float = DECOYS, anywhere: bool = False
+) -> None:
     """Write the data set with ``train`` + ``test`` images and its bubble table under ``root``."""
     if root.exists():
         raise SystemExit(f"{root} exists already; remove it, or choose another folder")
@@ -76,7 +81,7 @@ def write(root: Path, seed: int, train: int, test: int, *, anywhere: bool = Fals
     bubbles = [["image", "x", "y", "radius", "user"]]
     for number, index in enumerate(chosen, start=1):
         digit, label, is_train = digits[index].reshape(8, 8), int(labels[index]), number <= train
-        told = label if is_train and rng.random() < DECOYS else int(rng.integers(10))
+        told = label if is_train and rng.random() < decoys else int(rng.integers(10))
         image, corner = canvas(digit, told, rng, anywhere)
         path = f"{names[label]}/digit_{number:04d}.png"
         (root / "images" / names[label]).mkdir(exist_ok=True)
@@ -100,6 +105,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--test", type=int, default=400)
+    parser.add_argument("--decoys", type=float, default=DECOYS, help="share of training images whose decoy is true")
     parser.add_argument("--anywhere", action="store_true", help="the decoy at a random place, not in a corner")
-    arguments = parser.parse_args()
-    write(arguments.root, arguments.seed, arguments.train, arguments.test, anywhere=arguments.anywhere)
+    write(**vars(parser.parse_args()))

@@ -10,7 +10,7 @@ set -euo pipefail
 DEMO=${DEMO:-demo}
 SEEDS=${SEEDS:-0 1 2}
 JOBS=${JOBS:-2}
-DIGITS=${DIGITS:---seed 0 --train 1200 --test 597}
+DIGITS=${DIGITS:---seed 0 --train 1200 --test 597 --decoys 0.98 --anywhere}
 NETWORK=${NETWORK:---arch resnet8+abn --stem small --width 8 --gate product --image-size 32}
 OPTIMISING=${OPTIMISING:---epochs 8 --lr 0.05 --schedule cosine}
 # The network is so small that a second thread waits more than it helps; so JOBS commands run side by side.
@@ -23,8 +23,8 @@ step() {     # show a command, then run it
 }
 
 side_by_side() {     # show commands, then run them, JOBS at a time; fail if one fails
-    printf '\n'  >&2
-    printf '$ %s\n' "$@" >&2
+    printf '\n' >&2
+    printf '$ %s &\n' "$@" >&2
     printf '%s\0' "$@" | xargs -0 -n 1 -P "$JOBS" bash -euo pipefail -c
 }
 
