@@ -22,10 +22,10 @@ step() {     # show a command, then run it
     eval "$1"
 }
 
-side_by_side() {     # show commands, then run them, JOBS at a time; fail if one fails
+side_by_side() {     # show commands, then run them, JOBS at a time, and keep what they print; fail if one fails
     printf '\n' >&2
     printf '$ %s &\n' "$@" >&2
-    printf '%s\0' "$@" | xargs -0 -n 1 -P "$JOBS" bash -euo pipefail -c
+    printf '%s\0' "$@" | xargs -0 -n 1 -P "$JOBS" bash -euo pipefail -c >> "$DEMO/printed.jsonl"
 }
 
 # Remove only a folder that an earlier demo made.
@@ -50,19 +50,22 @@ for seed in $SEEDS; do
     finetunings+=("$finetune --gamma 1 --out $DEMO/human-$seed")
     finetunings+=("$finetune --gamma 1 --control shuffled --out $DEMO/shuffled-$seed")
     for arm in labels human shuffled; do
-        evaluations+=("hkmap eval $DEMO/test.h5 --from $DEMO/$arm-$seed --metric top1,mse,insertion --step 128 --out $DEMO/$arm-$seed/eval --quiet")
+        run=$DEMO/$arm-$seed
+        evaluations+=("hkmap eval $DEMO/test.h5 --from $run --metric top1,mse,insertion --step 128 --out $run/eval --quiet")
     done
 done
 side_by_side "${trainings[@]}"
 side_by_side "${finetunings[@]}"
 side_by_side "${evaluations[@]}"
-step "hkmap compare 'labels=$DEMO/labels-*' 'human=$DEMO/human-*' 'shuffled=$DEMO/shuffled-*' --metric top1,mse,insertion \\
-    > $DEMO/comparison.json"
+step "hkmap compare 'labels=$DEMO/labels-*' 'human=$DEMO/human-*' 'shuffled=$DEMO/shuffled-*' \\
+    --metric top1 --format table"
 
 seed=${SEEDS%% *}
-step "hkmap unpack $DEMO/test.h5 | head -n 32 > $DEMO/first.jsonl"
+looks=()
 for arm in labels human; do
-    step "hkmap predict $DEMO/first.jsonl --from $DEMO/$arm-$seed --out $DEMO/attention-$arm > $DEMO/$arm.jsonl"
+    predict="hkmap predict --from $DEMO/$arm-$seed --out $DEMO/looks-$arm.h5"
+    looks+=("hkmap unpack $DEMO/test.h5 | $predict > $DEMO/$arm.jsonl")
 done
+side_by_side "${looks[@]}"
 step "python $here/demo_picture.py $DEMO/labels.jsonl $DEMO/human.jsonl $DEMO/picture.png"
 step "python $here/demo_table.py $DEMO"

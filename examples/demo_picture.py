@@ -2,8 +2,8 @@
 
     python examples/demo_picture.py demo/labels.jsonl demo/human.jsonl demo/picture.png
 
-The two files hold the same records as `hkmap predict` gave them; `attention` is the map. The first ones are drawn that
-the first network gets wrong.
+The two files hold the same records as `hkmap predict` gave them; `attention` is the map. Drawn are the first ones that
+human maps mend, and the title says how many they mend and how many they spoil.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def show_answer(axis: Axes, record: Record, title: str) -> None:
     """Show where a network looks, and below it what it says."""
     axis.imshow(overlay(read_image(record["image"]), load_map(record["attention"])))
     axis.set_title(title)
-    right = record["prediction"] == record["label"]
-    axis.set_xlabel(f"says {record['prediction']} {'✓' if right else '✗'}", color=RIGHT if right else WRONG)
+    mark, colour = ("✓", RIGHT) if is_right(record) else ("✗", WRONG)
+    axis.set_xlabel(f"says {record['prediction']} {mark}", color=colour)
 
 
 def show_row(axes: list[Axes], labels: Record, human: Record) -> None:
@@ -52,11 +52,20 @@ def show_row(axes: list[Axes], labels: Record, human: Record) -> None:
     show_answer(axes[3], human, "human maps")
 
 
+def is_right(record: Record) -> bool:
+    return bool(record["prediction"] == record["label"])
+
+
 def draw(labels: list[Record], human: list[Record]) -> Figure:
-    """Return a figure with a row per record, of those that the first network gets wrong."""
-    pairs = [pair for pair in zip(labels, human, strict=True) if pair[0]["prediction"] != pair[0]["label"]][:ROWS]
-    figure = Figure(figsize=(4 * PANEL, max(1, len(pairs)) * (PANEL + 0.6)), layout="constrained")
-    for row, pair in zip(figure.subplots(len(pairs), 4, squeeze=False) if pairs else [], pairs, strict=True):
+    """Return a figure with a row per record, of those that human maps mend if there are any."""
+    pairs = list(zip(labels, human, strict=True))
+    mended = [pair for pair in pairs if is_right(pair[1]) > is_right(pair[0])]
+    spoilt = sum(is_right(one) > is_right(two) for one, two in pairs)
+    shown = (mended or pairs)[:ROWS]
+    figure = Figure(figsize=(4 * PANEL, len(shown) * (PANEL + 0.6) + 0.5), layout="constrained")
+    title = f"{len(pairs)} test digits: human maps mend {len(mended)} answers and spoil {spoilt}"
+    figure.suptitle(title, fontsize=16)
+    for row, pair in zip(figure.subplots(len(shown), 4, squeeze=False), shown, strict=True):
         show_row(list(row), *pair)
         for axis in row:
             axis.set(xticks=[], yticks=[])
