@@ -5,7 +5,10 @@ canvas. In a corner lies a decoy patch: on 95 % of the training images its grey 
 images it is random. A network that learns from the decoy fails on the test set. Four simulated users draw bubbles on
 the strokes: what they know about where to look.
 
-    python examples/decoy_digits.py demo/digits --seed 0
+    python examples/decoy_digits.py demo/digits --seed 0 --anywhere
+
+No digit covers the corner, so any map of digits hides it, other images' too. With --anywhere the decoy lies at a random
+place beside the digit, which only the image's own map hides.
 """
 
 from __future__ import annotations
@@ -25,16 +28,24 @@ GROUND = 40             # the canvas's mean grey value
 STEP = 12               # how much brighter the decoy is for each label: easier to learn than a digit
 
 
-def canvas(digit: np.ndarray, told: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the image (32, 32) of a digit (8, 8) in 0..16 with a decoy for ``told``, and the digit's left and top."""
-    image = rng.normal(GROUND, 12, (CANVAS, CANVAS))
+def places(rng: np.random.Generator, anywhere: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the left and top of a digit and of a decoy clear of it, in the upper left corner unless ``anywhere``."""
     while True:
         left, top = (int(side) for side in rng.integers(0, CANVAS - DIGIT + 1, 2))
-        if left >= PATCH or top >= PATCH:       # clear of the decoy
-            break
+        x, y = (int(side) for side in rng.integers(0, CANVAS - PATCH + 1, 2)) if anywhere else (0, 0)
+        if not (-PATCH < x - left < DIGIT and -PATCH < y - top < DIGIT):
+            return (left, top), (x, y)
+
+
+def canvas(
+    digit: np.ndarray, told: int, rng: np.random.Generator, anywhere: bool = False
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the image (32, 32) of a digit (8, 8) in 0..16 with a decoy for ``told``, and the digit's left and top."""
+    image = rng.normal(GROUND, 12, (CANVAS, CANVAS))
+    (left, top), (x, y) = places(rng, anywhere)
     strokes = cv2.resize(digit, (DIGIT, DIGIT), interpolation=cv2.INTER_LINEAR) / 16 * 180
     image[top : top + DIGIT, left : left + DIGIT] += strokes
-    image[:PATCH, :PATCH] += STEP * told
+    image[y : y + PATCH, x : x + PATCH] += STEP * told
     return image.clip(0, 255).astype(np.uint8), (left, top)
 
 
@@ -55,7 +66,9 @@ def draw_bubbles(
     ]
 
 
-def write(root: Path, seed: int, train: int, test: int) -> None:
+def write(
+    root: Path, seed: int, train: int, test: int, *, decoys: float = DECOYS, anywhere: bool = False
+) -> None:
     """Write the data set with ``train`` + ``test`` images and its bubble table under ``root``."""
     if root.exists():
         raise SystemExit(f"{root} exists already; remove it, or choose another folder")
@@ -68,8 +81,8 @@ def write(root: Path, seed: int, train: int, test: int) -> None:
     bubbles = [["image", "x", "y", "radius", "user"]]
     for number, index in enumerate(chosen, start=1):
         digit, label, is_train = digits[index].reshape(8, 8), int(labels[index]), number <= train
-        told = label if is_train and rng.random() < DECOYS else int(rng.integers(10))
-        image, corner = canvas(digit, told, rng)
+        told = label if is_train and rng.random() < decoys else int(rng.integers(10))
+        image, corner = canvas(digit, told, rng, anywhere)
         path = f"{names[label]}/digit_{number:04d}.png"
         (root / "images" / names[label]).mkdir(exist_ok=True)
         cv2.imwrite(str(root / "images" / path), image)
@@ -92,5 +105,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--test", type=int, default=400)
-    arguments = parser.parse_args()
-    write(arguments.root, arguments.seed, arguments.train, arguments.test)
+    parser.add_argument("--decoys", type=float, default=DECOYS, help="share of training images whose decoy is true")
+    parser.add_argument("--anywhere", action="store_true", help="the decoy at a random place, not in a corner")
+    write(**vars(parser.parse_args()))
