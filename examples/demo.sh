@@ -2,7 +2,7 @@
 # The main task on built-in data, as a user would type it: digits with a decoy, people's bubbles, three arms, a table.
 #
 #   make demo                                         seeds 0, 1 and 2
-#   make demo SEEDS="10 11 12 13 14 15 16 17 18 19"   ten others; the last line says in how many the order is the same
+#   make demo SEEDS="10 11 12 13 14 15 16 17 18 19"   ten others; the end says in how many human maps win
 #
 # All seeds have the same images. A seed is the network's weights, the order of the samples, and which maps the sham
 # gets. Everything is written below DEMO (default: demo); the folder of an earlier demo is replaced.
