@@ -65,7 +65,7 @@ def test_what_another_package_adds_is_not_on_the_page(installed) -> None:
 
 def test_every_page_is_in_the_navigation_once() -> None:
     listed = re.findall(r"^ +- .*: (\S+\.md)$", SETTINGS.partition("\nnav:")[2], re.MULTILINE)
-    written = [path.name for path in DOCS.glob("*.md")]
+    written = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
     assert sorted(page for page in listed if not page.startswith("repository/")) == sorted([*written, "reference.md"])
     for page in listed:
         path = page.removeprefix("repository/")

@@ -101,7 +101,7 @@ def test_the_page_says_what_compare_says(kept: tuple[Any, Path], hk) -> None:
     assert "| yes |" in few
     assert "| yes |" not in more
     assert "- The sham control (shuffled) was not found to do worse than the human maps in log_loss" in more
-    assert "6 trainings took 1.5 hours of processor time on EPYC" in text
+    assert "6 trainings and their evaluation took 1.5 hours of processor time on EPYC" in text
     assert text.count("| kl | 1 | human | 0.5000 | 0.2500, 0.7500 |") == 1
     assert "Chosen for 5 images of each class: epochs 10, kl 1. That is of 2 images of each class." in text
 

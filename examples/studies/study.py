@@ -343,7 +343,8 @@ def run(given: argparse.Namespace) -> None:
             if (folder / name).exists():
                 keep(folder / name, kept / name, cell.settings.get("groups") if name == cell.name else None)
         about["cells"].append(cell.name)
-    lines = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
+    every = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
+    lines = [line for line in every if line["cell"] in about["cells"]]
     trained = sum(line["arms"] + 1 for line in lines)
     about |= {"trainings": trained, "seconds": round(sum(line["seconds"] for line in lines)), "machine": machine()}
     (kept / "run.json").write_text(json.dumps(about, indent=1) + "\n")
