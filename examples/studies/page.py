@@ -145,8 +145,8 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
                  ", ".join(f"{loss:.4f}" for loss in one["log_loss"])] for one in found["tried"]
             ])
     machine = run["machine"]
-    yield (f"These {run['trainings']} trainings and their evaluation took {run['seconds'] / 3600:.1f} hours of processor time on "
-           f"{machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with Python "
+    yield (f"These {run['trainings']} trainings and their evaluation took {run['seconds'] / 3600:.1f} hours of "
+           f"processor time on {machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with Python "
            f"{machine['python']}, torch {machine['torch']} and hkmap {machine['hkmap']}.")
     yield AGAIN.format(study["name"])
 
