@@ -146,8 +146,8 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
             ])
     machine = run["machine"]
     yield (f"These {run['trainings']} trainings and their evaluation took {run['seconds'] / 3600:.1f} hours of "
-           f"processor time on {machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with Python "
-           f"{machine['python']}, torch {machine['torch']} and hkmap {machine['hkmap']}.")
+           f"processor time on {machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with "
+           f"Python {machine['python']}, torch {machine['torch']} and hkmap {machine['hkmap']}.")
     yield AGAIN.format(study["name"])
 
 
