@@ -31,6 +31,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 HKMAP = (sys.executable, "-m", "hkmap")
 IMAGES, CLASSES, BUBBLES = 200, 1000, 10
+PAUSE = 0.1             # seconds between two looks at the memory
 
 Command = tuple[str, ...]
 
@@ -159,7 +160,7 @@ def follow(commands: list[Command], folder: Path) -> Followed:
     curves: dict[int, list[tuple[float, float]]] = {process.pid: [] for process in running}
     peaks, usages = dict.fromkeys(curves, 0.0), {}
     while len(usages) < len(running):
-        time.sleep(0.1)
+        time.sleep(PAUSE)
         for process in running:
             if process.pid in usages:
                 continue

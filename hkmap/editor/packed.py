@@ -1,6 +1,6 @@
 """Convolutions that keep their weights as oneDNN reads them, so that an answer to one image does not begin with that.
 
-PyTorch lays weights out anew at each call on a CPU, which takes as long as half of the work on one image. The
+On a CPU PyTorch lays weights out anew at each call, which is long beside the convolution of a single image. The
 operators are those that `torch.compile` calls for a frozen network, where a C++ compiler is at hand.
 """
 
