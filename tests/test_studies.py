@@ -26,7 +26,7 @@ RESULTS = ROOT / "docs" / "results"
 MADE = [path.stem for path in sorted(RESULTS.glob("*.md")) if (RESULTS / path.stem / "run.json").exists()]
 RUN = {
     "tuning": {cell: {"with": "2-per-class", "chosen": {"epochs": 10, "kl": 1.0}, "tried": [
-        {"setting": "kl", "value": 1.0, "arm": "human", "log_loss": [0.25, 0.75]}]}
+        {"setting": "kl", "value": 1.0, "arm": "human", "log_loss": [0.25, 0.75]}], "trainings": 9, "seconds": 900}
         for cell in ("2-per-class", "5-per-class")},
     "trainings": 6, "seconds": 5400,
     "machine": {"processor": "EPYC", "cores": 2, "threads": 1, "python": "3", "torch": "2", "hkmap": "1"},
@@ -41,7 +41,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     importlib.invalidate_caches()
     yield importlib.import_module("study")
     logging.getLogger("hkmap").setLevel(level)
-    for name in {"study", "page", "network"} & (set(sys.modules) - before):
+    for name in {"study", "page", "network", "summary"} & (set(sys.modules) - before):
         del sys.modules[name]
 
 
@@ -73,6 +73,12 @@ def test_a_page_is_what_its_stored_json_makes(study: ModuleType, name: str) -> N
     assert (RESULTS / f"{name}.md").read_text() == page_of(settings, RESULTS / name)
 
 
+def test_the_page_of_all_studies_is_what_their_stored_json_makes(study: ModuleType) -> None:
+    from summary import page_of_all
+
+    assert (ROOT / "docs" / "when.md").read_text() == page_of_all(RESULTS)
+
+
 @pytest.fixture
 def kept(study: ModuleType, tmp_path: Path) -> tuple[Any, Path]:
     """A small study with results in brief at two numbers of images."""
@@ -101,9 +107,46 @@ def test_the_page_says_what_compare_says(kept: tuple[Any, Path], hk) -> None:
     assert "| yes |" in few
     assert "| yes |" not in more
     assert "- The sham control (shuffled) was not found to do worse than the human maps in log_loss" in more
-    assert "6 trainings and their evaluation took 1.5 hours of processor time on EPYC" in text
+    assert ("6 trainings and their evaluation took 1.5 hours of processor time, and 9 to choose settings by\n"
+            "another 0.2, on EPYC") in text
     assert text.count("| kl | 1 | human | 0.5000 | 0.2500, 0.7500 |") == 1
     assert "Chosen for 5 images of each class: epochs 10, kl 1. That is of 2 images of each class." in text
+
+
+def test_the_page_of_all_studies_says_what_compare_says(study: ModuleType, hk) -> None:
+    from summary import row_of
+
+    cell = RESULTS / "cub_gaze" / "5-per-class"
+    words = [f"{arm}={cell}/{arm}.json" for arm in ("none", "human", "shuffled", "same-class", "center")]
+    figures = [word for name in ("top1", "log_loss", "spearman") for word in ("--metric", name)]
+    entries = json.loads(hk("compare", *words, *figures).stdout)["comparisons"]
+    said = {(one["figure"], one["against"]): one for one in entries if one["arm"] == "human"}
+    expected = ["[cub_gaze](results/cub_gaze.md), 5 images of each class"]
+    for figure in ("top1", "log_loss"):
+        expected.append(f"{said[figure, 'none']['mean_against']:.3f}")
+        for one in (said[figure, "none"], said[figure, "shuffled"]):
+            bold, (low, high) = "**" * one["found"], one["interval"]
+            expected.append(f"{bold}{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{bold}")
+    row = row_of(study.read_study(STUDIES / "cub_gaze.toml")[0], cell.name, cell)
+    assert row == expected
+    assert ["**" in text for text in row[2:4] + row[5:]] == [False, False, True, False]
+
+
+def test_the_figure_shows_the_differences_of_the_table(kept: tuple[Any, Path]) -> None:
+    from matplotlib.figure import Figure
+    from page import columns_of, draw_differences, figure_of, maps_compared
+
+    settings, folder = kept
+    assert columns_of(folder) == {"": {"2": "2-per-class", "5": "5-per-class"}}
+    found = [maps_compared(settings, folder / cell) for cell in ("2-per-class", "5-per-class")]
+    axes = Figure().subplots()
+    draw_differences(axes, "log_loss", found)
+    human = next(drawn for drawn in axes.containers if drawn.get_label() == "human")
+    expected = [entry["difference"] for one in found for entry in one["comparisons"] if entry["arm"] == "human"
+                and entry["against"] == "none"]
+    assert human.lines[0].get_ydata().tolist() == expected
+    figure_of(settings, folder)
+    assert "<svg" in folder.with_suffix(".svg").read_text()
 
 
 def test_the_mean_of_an_arm_stands_with_its_interval(kept: tuple[Any, Path]) -> None:
@@ -159,7 +202,9 @@ def test_a_study_runs_and_goes_on(study: ModuleType, tiny: Path, tmp_path: Path)
     study.run(given)
     folder, results = tmp_path / "out" / "tiny", tmp_path / "results"
     page = (results / "tiny.md").read_text()
-    tried = json.loads((results / "tiny" / "run.json").read_text())["tuning"]["3-per-class"]["tried"][3:]
+    choice = json.loads((results / "tiny" / "run.json").read_text())["tuning"]["3-per-class"]
+    assert choice["trainings"] == 4         # the base, from it an arm without maps, and two with
+    tried = choice["tried"][3:]
     assert [one["value"] for one in tried] == [1.0, 1000.0]
     best = min(tried, key=lambda one: one["log_loss"])["value"]
     assert f"Chosen for 3 images of each class: epochs 1, lr 0.01, weight_decay 0.1, kl {best:g}." in page

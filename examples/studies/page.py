@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -35,8 +34,7 @@ def page_of(study: Mapping[str, Any], kept: Path) -> str:
     """Return the page, in Markdown."""
     run = json.loads((kept / "run.json").read_text())
     blocks = [f"# {study['title']}", NOTE.format(study["name"]), study["about"].strip(), *meaning(study)]
-    if panels_of(kept):
-        blocks.append(f"![{study['title']}]({study['name']}.svg)")
+    blocks.append(f"![What maps and shams changed against labels alone]({study['name']}.svg)")
     for cell in cells_of(kept):
         blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell)]
     return "\n\n".join([*blocks, "## How it was done", *how(study, run)]) + "\n"
@@ -89,6 +87,13 @@ def cell_blocks(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
         found = compare(chosen, ComparisonOptions(tuple(compared), group=study.get("group")))
         yield table(COLUMNS, table_rows(found))
         yield "\n".join(f"- {sentence}" for sentence in (*sham_lines(found), sentences(found)[-1]))
+
+
+def maps_compared(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Compare the arms with maps and their shams in the figures shown, as the cell's own table does."""
+    names = [name for name in study["families"]["maps"] if (folder / f"{name}.json").exists()]
+    arms = find_arms([f"{name}={folder}/{name}.json" for name in names])
+    return compare(arms, ComparisonOptions(tuple(study["shown"]), group=study.get("group")))
 
 
 def sham_lines(found: Mapping[str, Any]) -> list[str]:
@@ -144,10 +149,9 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
                 [one["setting"], f"{one['value']:g}", one["arm"], f"{mean(one['log_loss']):.4f}",
                  ", ".join(f"{loss:.4f}" for loss in one["log_loss"])] for one in found["tried"]
             ])
-    machine = run["machine"]
-    yield (f"These {run['trainings']} trainings and their evaluation took {run['seconds'] / 3600:.1f} hours of "
-           f"processor time on {machine['processor']} ({machine['cores']} cores, {machine['threads']} used), with "
-           f"Python {machine['python']}, torch {machine['torch']} and hkmap {machine['hkmap']}.")
+    choices = {found["with"]: found for found in run["tuning"].values()}.values()
+    count, seconds = (sum(found[key] for found in choices) for key in ("trainings", "seconds"))
+    yield TOOK.format(run["trainings"], run["seconds"] / 3600, count, seconds / 3600, **run["machine"])
     yield AGAIN.format(study["name"])
 
 
@@ -159,6 +163,10 @@ from it with the same options, so arms differ in nothing but what stands here. S
 seeds and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the
 same:"""
 
+TOOK = """These {0} trainings and their evaluation took {1:.1f} hours of processor time, and {2} to choose settings by
+another {3:.1f}, on {processor} ({cores} cores, {threads} used), with Python {python}, torch {torch} and hkmap
+{hkmap}."""
+
 AGAIN = """The statistics can be made again from the files in [{0}/]({0}/), such as
 
 ```sh
@@ -168,49 +176,53 @@ cd docs/results/{0} && hkmap compare none=CELL/none.json human=CELL/human.json s
 and the whole page by `python examples/studies/study.py page examples/studies/{0}.toml`."""
 
 
-def panels_of(kept: Path) -> dict[tuple[str, str], dict[int, Path]]:
-    """Return the folders of cells by number of images, by part and group; nothing where there is one number alone."""
-    panels: dict[tuple[str, str], dict[int, Path]] = {}
-    for cell in cells_of(kept):
-        before, _, after = cell.partition("-per-class")
-        part, _, number = before.rpartition("-")
-        if number.isdigit() and after != "-curves":
-            panels.setdefault((part, after.strip("-")), {})[int(number)] = kept / cell
-    return panels if max(map(len, panels.values()), default=0) > 1 else {}
-
-
 def figure_of(study: Mapping[str, Any], kept: Path) -> None:
-    """Draw the accuracy of each arm over the number of images, a panel for each part and group; none of one number."""
+    """Draw what maps and shams changed against labels alone: a row for each figure, a column for each group."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    if not (panels := panels_of(kept)):
-        return
-    with mpl.rc_context({"svg.hashsalt": "study", "font.size": 11}):
-        figure, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.2), squeeze=False)
-        for axis, (names, cells) in zip(axes[0], panels.items(), strict=True):
-            draw_panel(axis, study, cells)
-            axis.set_title(", ".join(filter(None, names)) or study["title"])
-        figure.savefig(kept.parent / f"{study['name']}.svg", bbox_inches="tight", metadata={"Date": None})
+    figures, columns = [name for name in study["shown"] if name in ("top1", "log_loss")], columns_of(kept)
+    width = sum(1.2 + len(cells) for cells in columns.values())
+    with mpl.rc_context({"svg.hashsalt": "study", "font.size": 10}):
+        figure, axes = plt.subplots(
+            len(figures), len(columns), figsize=(max(6, 1.5 * width), 2.8 * len(figures)), squeeze=False, sharex="col",
+            layout="constrained",
+        )
+        for at, (group, cells) in enumerate(columns.items()):
+            found = [maps_compared(study, kept / cell) for cell in cells.values()]
+            for axis, name in zip(axes[:, at], figures, strict=True):
+                draw_differences(axis, name, found)
+            axes[0, at].set_title(group)
+            axes[-1, at].set_xticks(range(len(cells)), list(cells))
+            axes[-1, at].set_xlabel("images of each class" if all(label.isdigit() for label in cells) else "")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.savefig(kept.parent / f"{study['name']}.svg", metadata={"Date": None})
         plt.close(figure)
 
 
-def draw_panel(axis: Any, study: Mapping[str, Any], cells: Mapping[int, Path]) -> None:
-    sizes = sorted(cells)
-    names = [name for name in study["families"]["maps"] if (cells[sizes[0]] / f"{name}.json").exists()]
+def columns_of(kept: Path) -> dict[str, dict[str, str]]:
+    """Return the cells without curves: their names by what stands below them, by their group."""
+    columns: dict[str, dict[str, str]] = {}
+    for cell in cells_of(kept):
+        label, _, group = cell.partition("-per-class")
+        if group != "-curves":
+            columns.setdefault(group.strip("-"), {})[label.replace("-", "\n")] = cell
+    return columns
+
+
+def draw_differences(axis: Any, figure: str, found: Sequence[Mapping[str, Any]]) -> None:
+    """Draw each arm minus labels alone with its 95 % interval; the cells stand side by side."""
+    names = [arm["name"] for arm in found[0]["arms"] if arm["name"] != "none"]
+    axis.axhline(0, color=LOUD["none"], linewidth=1)
     for place, name in enumerate(names):
-        means, halves = [], []
-        for size in sizes:
-            of_seeds = json.loads((cells[size] / f"{name}.json").read_text())["figures"]["top1"]["of_seeds"]
-            means.append(mean(of_seeds))
-            halves.append(1.96 * np.std(of_seeds, ddof=min(1, len(of_seeds) - 1)) / math.sqrt(len(of_seeds)))
-        shift = [size * 1.03 ** (place - 2) for size in sizes]
-        axis.errorbar(shift, means, halves, label=name, color=LOUD.get(name), marker="o", capsize=3)
-    axis.set_xscale("log")
-    axis.set_xticks(sizes, map(str, sizes))
-    axis.minorticks_off()
-    axis.set_xlabel("images of each class")
-    axis.set_ylabel("accuracy, with the standard error of the seeds x 1.96")
-    axis.legend()
+        entries = [entry for one in found for entry in one["comparisons"]
+                   if (entry["figure"], entry["arm"], entry["against"]) == (figure, name, "none")]
+        middle = np.array([entry["difference"] for entry in entries])
+        ends = np.array([entry["interval"] for entry in entries])
+        at = np.arange(len(entries)) + 0.15 * (place - (len(names) - 1) / 2)
+        axis.errorbar(at, middle, [middle - ends[:, 0], ends[:, 1] - middle], label=name, color=LOUD[name], fmt="o",
+                      capsize=3)
+    axis.set_ylabel(f"{TITLES[figure]} - labels alone")

@@ -47,6 +47,10 @@ class Cell:
         size = "all" if self.per_class == ALL else f"{self.per_class}-per-class"
         return f"{self.part}-{size}" if self.part else size
 
+    @property
+    def seeds(self) -> int:
+        return int(self.settings["seeds_of"].get(self.name, self.settings["seeds"]))
+
 
 def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     """Return the settings of a study and its cells; a table [parts.NAME] has settings that differ in that part."""
@@ -91,7 +95,7 @@ def prepare(settings: dict[str, Any], part: str, out: Path) -> Path:
     paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     modules = os.pathsep.join(sys.path)
     environment = {**os.environ, "PATH": paths, "PYTHONPATH": modules, "HKMAP_DATA": data, "OUT": str(beside),
-                   "BARE": str(bare), "STUDIES": str(HERE), "DECOY": settings.get("decoy", "")}
+                   "BARE": str(bare), "STUDIES": str(HERE), **settings["variables"]}
     script = "hkmap() { python -m hkmap \"$@\"; }\n" + settings["prepare"]
     subprocess.run(["bash", "-euo", "pipefail", "-c", script], check=True, env=environment, stdout=subprocess.DEVNULL)
     beside.rename(folder)
@@ -188,20 +192,23 @@ def tune(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     if file.exists():
         return dict(json.loads(file.read_text()))
     own, work = settings["tuning"], out / settings["name"] / f"work-tuning-{few.name}"
-    chosen, tried, known = middle(settings), [], {}
+    chosen, tried, known, bases, began = middle(settings), [], {}, set(), time.process_time()
     with fresh(work):
         for name, about in own["of"].items():
             for value in about["values"]:
                 now = {**chosen, name: value}
                 training = [now[name] for name in ("epochs", "lr", "weight_decay")]
                 key = json.dumps([about["arm"], settings["arms"][about["arm"]].format(**now), training])
+                bases.add(tuple(training))
                 if key not in known:
                     known[key] = [loss_of(few, data, work, now, about["arm"], seed) for seed in own["seeds"]]
                 tried.append({"setting": name, "value": value, "arm": about["arm"], "log_loss": known[key]})
             own_tries = [one for one in tried if one["setting"] == name]
             chosen[name] = min(own_tries, key=lambda one: mean(one["log_loss"]))["value"]
             print(f"{settings['name']} {few.name}: {name} = {chosen[name]}", file=sys.stderr, flush=True)
-    found = {"with": few.name, "chosen": chosen, "tried": tried}
+    trainings = (len(known) + len(bases)) * len(own["seeds"])
+    seconds = round(time.process_time() - began, 1)
+    found = {"with": few.name, "chosen": chosen, "tried": tried, "trainings": trainings, "seconds": seconds}
     file.with_suffix(".part").write_text(json.dumps(found, indent=1))
     file.with_suffix(".part").rename(file)
     return found
@@ -338,7 +345,7 @@ def run(given: argparse.Namespace) -> None:
             continue
         data = prepare(cell.settings, cell.part, given.out)
         about["tuning"][cell.name] = found = tune(cell, data, given.out)
-        run_cell(cell, data, given.out, found["chosen"], range(given.seeds or cell.settings["seeds"]))
+        run_cell(cell, data, given.out, found["chosen"], range(given.seeds or cell.seeds))
         for name in (cell.name, f"{cell.name}-curves"):
             if (folder / name).exists():
                 keep(folder / name, kept / name, cell.settings.get("groups") if name == cell.name else None)

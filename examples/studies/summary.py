@@ -1,0 +1,49 @@
+"""Write docs/when.md: what all studies say of when human maps help, as a table among the text of when.md.
+
+    python examples/studies/summary.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from page import cells_of, heading, maps_compared, table
+from study import HERE, RESULTS, read_study
+
+COLUMNS = ("study", "accuracy on labels alone", "human - labels", "human - shuffled", "log loss on labels alone",
+           "human - labels", "human - shuffled")
+
+
+def page_of_all(results: Path) -> str:
+    """Return the page, with a row for each cell of all studies that have results."""
+    studies = [read_study(path)[0] for path in sorted(HERE.glob("*.toml")) if (results / path.stem).exists()]
+    rows = [row_of(study, cell, results / study["name"] / cell) for study in studies
+            for cell in cells_of(results / study["name"]) if not cell.endswith("-curves")]
+    return NOTE + (HERE / "when.md").read_text().replace("{table}", table(COLUMNS, rows))
+
+
+NOTE = "<!-- Written by examples/studies/summary.py from results/ and examples/studies/when.md. Change these. -->\n\n"
+
+
+def row_of(study: Mapping[str, Any], cell: str, folder: Path) -> list[str]:
+    """Return the row of a cell, of the comparisons that the study's own page has."""
+    entries = {(entry["figure"], entry["arm"], entry["against"]): entry
+               for entry in maps_compared(study, folder)["comparisons"]}
+    row = [f"[{study['name']}](results/{study['name']}.md), {heading(cell)}"]
+    for figure in ("top1", "log_loss"):
+        labels, sham = (entries[figure, "human", name] for name in ("none", "shuffled"))
+        row += [f"{labels['mean_against']:.3f}", difference(labels), difference(sham)]
+    return row
+
+
+def difference(entry: Mapping[str, Any]) -> str:
+    """Return a difference with its interval, bold if it was found."""
+    low, high = entry["interval"]
+    bold = "**" if entry["found"] else ""
+    return f"{bold}{entry['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{bold}"
+
+
+if __name__ == "__main__":
+    (RESULTS.parent / "when.md").write_text(page_of_all(RESULTS))
