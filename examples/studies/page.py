@@ -25,8 +25,7 @@ from hkmap.results.comparison import (
 TITLES = {"top1": "accuracy", "log_loss": "log loss", "spearman": "Spearman", "insertion": "insertion",
           "deletion": "deletion", "edit_response_inverted": "edit response"}
 FIGURES = {"edit_response_inverted": "edit_response"}       # whose metric has another name
-COLUMNS = ("figure", "arm", "mean", "against", "its mean", "difference", "95 % interval", "p (Holm)", "better seeds",
-           "found")
+COLUMNS = ("figure", "arm", "against", "difference", "95 % interval", "p (Holm)", "better seeds", "found")
 LOUD = {"none": "#444444", "human": "#d1495b", "shuffled": "#8d99ae", "same-class": "#5c7cfa", "center": "#2a9d8f"}
 
 
@@ -85,7 +84,7 @@ def cell_blocks(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
         if len(chosen := [arms[name] for name in family if name in arms]) < 2:
             continue
         found = compare(chosen, ComparisonOptions(tuple(compared), group=study.get("group")))
-        yield table(COLUMNS, table_rows(found))
+        yield table(COLUMNS, [[figure, arm, against, *more] for figure, arm, _, against, _, *more in table_rows(found)])
         yield "\n".join(f"- {sentence}" for sentence in (*sham_lines(found), sentences(found)[-1]))
 
 
