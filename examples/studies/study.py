@@ -307,6 +307,19 @@ def few_of(shard: Path, few: Path, count: int, side: int) -> None:
         hkmap("pack", few, "--store", "pixels", "--size", side, "--quiet", stdin=chosen.encode())
 
 
+def probe_cell(cell: Cell, data: Path, out: Path, seeds: range) -> dict[str, list[float]]:
+    """Return accuracy and log loss of a linear probe, of each seed, on the images that the networks have."""
+    file = out / cell.settings["name"] / f"probe-{cell.name}-{len(seeds)}.json"
+    if not file.exists():
+        from probe import Draws, probe
+
+        pool, folds = pool_of(data), cell.settings.get("folds", 1)
+        draws = Draws(seeds, cell.per_class, folds)
+        found = probe(pool, pool if folds > 1 else data / "test.h5", draws, cell.settings["image_size"])
+        file.write_text(json.dumps(found))
+    return dict(json.loads(file.read_text()))
+
+
 # what is kept
 
 
@@ -339,7 +352,7 @@ def run(given: argparse.Namespace) -> None:
     study, cells = read_study(given.study)
     torch.set_num_threads(given.threads)
     folder, kept = given.out / study["name"], given.results / study["name"]
-    about: dict[str, Any] = {"tuning": {}, "cells": []}
+    about: dict[str, Any] = {"tuning": {}, "cells": [], "probes": {}}
     for cell in cells:
         if given.cells and cell.name not in given.cells:
             continue
@@ -350,6 +363,8 @@ def run(given: argparse.Namespace) -> None:
             if (folder / name).exists():
                 keep(folder / name, kept / name, cell.settings.get("groups") if name == cell.name else None)
         about["cells"].append(cell.name)
+        if "groups" not in cell.settings:
+            about["probes"][cell.name] = probe_cell(cell, data, given.out, range(given.seeds or cell.seeds))
     every = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
     lines = [line for line in every if line["cell"] in about["cells"]]
     trained = sum(line["arms"] + 1 for line in lines)
