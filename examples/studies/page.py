@@ -22,8 +22,8 @@ from hkmap.results.comparison import (
     sureness,
 )
 
-TITLES = {"top1": "accuracy", "log_loss": "log loss", "spearman": "Spearman", "insertion": "insertion",
-          "deletion": "deletion", "edit_response_inverted": "edit response"}
+TITLES = {"top1": "accuracy", "log_loss": "log loss", "spearman": "Spearman", "iou": "IoU", "kl": "KL",
+          "insertion": "insertion", "deletion": "deletion", "edit_response_inverted": "edit response"}
 FIGURES = {"edit_response_inverted": "edit_response"}       # whose metric has another name
 COLUMNS = ("figure", "arm", "against", "difference", "95 % interval", "p (Holm)", "better seeds", "found")
 LOUD = {"none": "#444444", "human": "#d1495b", "shuffled": "#8d99ae", "same-class": "#5c7cfa", "center": "#2a9d8f"}
@@ -82,7 +82,7 @@ def cell_blocks(
     if probe:
         rows.append(["*linear probe*", *(f"{mean(probe[figure]):.3f}" if figure in probe else "" for figure in shown)])
     yield table(["arm", *(TITLES[name] for name in shown), *people(there)], rows)
-    compared = [name for name in (study["shown"] if "curves" not in folder.name else shown) if name in shown]
+    compared = shown_of(study, there) if "curves" not in folder.name else shown
     for family in study["families"].values():
         if len(chosen := [arms[name] for name in family if name in arms]) < 2:
             continue
@@ -95,7 +95,12 @@ def maps_compared(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Compare the arms with maps and their shams in the figures shown, as the cell's own table does."""
     names = [name for name in study["families"]["maps"] if (folder / f"{name}.json").exists()]
     arms = find_arms([f"{name}={folder}/{name}.json" for name in names])
-    return compare(arms, ComparisonOptions(tuple(study["shown"]), group=study.get("group")))
+    return compare(arms, ComparisonOptions(tuple(shown_of(study, arms[0].results[0])), group=study.get("group")))
+
+
+def shown_of(study: Mapping[str, Any], found: Any) -> list[str]:
+    """Return the figures of the study's comparisons that results have."""
+    return [name for name in study["shown"] if name in found.report["metrics"]]
 
 
 def sham_lines(found: Mapping[str, Any]) -> list[str]:
