@@ -316,7 +316,8 @@ def probe_cell(cell: Cell, data: Path, out: Path, seeds: range) -> dict[str, lis
         pool, folds = pool_of(data), cell.settings.get("folds", 1)
         draws = Draws(seeds, cell.per_class, folds)
         found = probe(pool, pool if folds > 1 else data / "test.h5", draws, cell.settings["image_size"])
-        file.write_text(json.dumps(found))
+        file.with_suffix(".part").write_text(json.dumps(found))
+        file.with_suffix(".part").rename(file)
     return dict(json.loads(file.read_text()))
 
 
@@ -356,15 +357,15 @@ def run(given: argparse.Namespace) -> None:
     for cell in cells:
         if given.cells and cell.name not in given.cells:
             continue
-        data = prepare(cell.settings, cell.part, given.out)
+        data, seeds = prepare(cell.settings, cell.part, given.out), range(given.seeds or cell.seeds)
         about["tuning"][cell.name] = found = tune(cell, data, given.out)
-        run_cell(cell, data, given.out, found["chosen"], range(given.seeds or cell.seeds))
+        run_cell(cell, data, given.out, found["chosen"], seeds)
         for name in (cell.name, f"{cell.name}-curves"):
             if (folder / name).exists():
                 keep(folder / name, kept / name, cell.settings.get("groups") if name == cell.name else None)
         about["cells"].append(cell.name)
         if "groups" not in cell.settings:
-            about["probes"][cell.name] = probe_cell(cell, data, given.out, range(given.seeds or cell.seeds))
+            about["probes"][cell.name] = probe_cell(cell, data, given.out, seeds)
     every = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
     lines = [line for line in every if line["cell"] in about["cells"]]
     trained = sum(line["arms"] + 1 for line in lines)
