@@ -31,11 +31,11 @@ LOUD = {"none": "#444444", "human": "#d1495b", "shuffled": "#8d99ae", "same-clas
 
 def page_of(study: Mapping[str, Any], kept: Path) -> str:
     """Return the page, in Markdown."""
-    run = json.loads((kept / "run.json").read_text())
+    run = dict(sorted(json.loads((kept / "run.json").read_text()).items(), key=lambda item: order(item[0])))
     blocks = [f"# {study['title']}", NOTE.format(study["name"]), study["about"].strip(), *meaning(study)]
     blocks.append(f"![What maps and shams changed against labels alone]({study['name']}.svg)")
     for cell in cells_of(kept):
-        blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell, run["probes"].get(cell))]
+        blocks += [f"## {heading(cell)}", *cell_blocks(study, kept / cell, run.get(cell, {}).get("probe"))]
     return "\n\n".join([*blocks, "## How it was done", *how(study, run)]) + "\n"
 
 
@@ -48,11 +48,12 @@ def meaning(study: Mapping[str, Any]) -> list[str]:
 
 def cells_of(kept: Path) -> list[str]:
     """Return the names of the cells, by part and number of images."""
-
-    def order(name: str) -> tuple[Any, ...]:
-        return tuple(int(word) if word.isdigit() else -1 for word in name.split("-")), name
-
     return sorted((path.name for path in kept.iterdir() if path.is_dir()), key=order)
+
+
+def order(cell: str) -> tuple[Any, ...]:
+    """Return what a cell is sorted by: 5 images come before 10."""
+    return tuple(int(word) if word.isdigit() else -1 for word in cell.split("-")), cell
 
 
 def heading(cell: str) -> str:
@@ -146,7 +147,8 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     """Yield how settings were chosen, what the arms are, and on what machine how long it took."""
     yield HOW.format(image_size=study["image_size"], batch_size=study["batch_size"], gate=study["gate"])
     yield table(["arm", "options of `hkmap finetune`"], [[name, f"`{words}`"] for name, words in study["arms"].items()])
-    for cell, found in run["tuning"].items():
+    tuning = {cell: about["tuning"] for cell, about in run.items()}
+    for cell, found in tuning.items():
         chosen = ", ".join(f"{name} {value:g}" for name, value in found["chosen"].items())
         own = cell == found["with"]
         more = "What was tried, with the log loss of each seed:" if own else f"That is of {heading(found['with'])}."
@@ -156,9 +158,12 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
                 [one["setting"], f"{one['value']:g}", one["arm"], f"{mean(one['log_loss']):.4f}",
                  ", ".join(f"{loss:.4f}" for loss in one["log_loss"])] for one in found["tried"]
             ])
-    choices = {found["with"]: found for found in run["tuning"].values()}.values()
-    count, seconds = (sum(found[key] for found in choices) for key in ("trainings", "seconds"))
-    yield TOOK.format(run["trainings"], run["seconds"] / 3600, count, seconds / 3600, **run["machine"])
+    choices = {found["with"]: found for found in tuning.values()}.values()
+    trainings = [sum(one["trainings"] for one in of) for of in (run.values(), choices)]
+    hours = [sum(one["seconds"] for one in of) / 3600 for of in (run.values(), choices)]
+    machines = list({json.dumps(about["machine"]): about["machine"] for about in run.values()}.values())
+    on = " and ".join(MACHINE.format(**machine) for machine in machines)
+    yield TOOK.format(trainings, hours, on)
     yield AGAIN.format(study["name"])
 
 
@@ -171,9 +176,10 @@ stands here. The linear probe is a logistic regression on the same features, not
 (`examples/studies/probe.py`): what the images give without an attention branch. Settings were chosen on other seeds
 and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the same:"""
 
-TOOK = """These {0} trainings and their evaluation took {1:.1f} hours of processor time, and {2} to choose settings by
-another {3:.1f}, on {processor} ({cores} cores, {threads} used), with Python {python}, torch {torch} and hkmap
-{hkmap}."""
+TOOK = """These {0[0]} trainings and their evaluation took {1[0]:.1f} hours of processor time, and {0[1]} to choose
+settings by another {1[1]:.1f}, on {2}."""
+
+MACHINE = "{processor} ({cores} cores, {threads} used), with Python {python}, torch {torch} and hkmap {hkmap}"
 
 AGAIN = """The statistics can be made again from the files in [{0}/]({0}/), such as
 

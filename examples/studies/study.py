@@ -353,25 +353,34 @@ def run(given: argparse.Namespace) -> None:
     study, cells = read_study(given.study)
     torch.set_num_threads(given.threads)
     folder, kept = given.out / study["name"], given.results / study["name"]
-    about: dict[str, Any] = {"tuning": {}, "cells": [], "probes": {}}
     for cell in cells:
         if given.cells and cell.name not in given.cells:
             continue
         data, seeds = prepare(cell.settings, cell.part, given.out), range(given.seeds or cell.seeds)
-        about["tuning"][cell.name] = found = tune(cell, data, given.out)
+        found = tune(cell, data, given.out)
         run_cell(cell, data, given.out, found["chosen"], seeds)
         for name in (cell.name, f"{cell.name}-curves"):
             if (folder / name).exists():
                 keep(folder / name, kept / name, cell.settings.get("groups") if name == cell.name else None)
-        about["cells"].append(cell.name)
+        about = {"tuning": found, "machine": machine(), **took(cell, folder)}
         if "groups" not in cell.settings:
-            about["probes"][cell.name] = probe_cell(cell, data, given.out, seeds)
-    every = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
-    lines = [line for line in every if line["cell"] in about["cells"]]
-    trained = sum(line["arms"] + 1 for line in lines)
-    about |= {"trainings": trained, "seconds": round(sum(line["seconds"] for line in lines)), "machine": machine()}
-    (kept / "run.json").write_text(json.dumps(about, indent=1) + "\n")
+            about["probe"] = probe_cell(cell, data, given.out, seeds)
+        tell(kept / "run.json", cell.name, about)
     write_page(given)
+
+
+def took(cell: Cell, folder: Path) -> dict[str, int]:
+    """Return how many trainings a cell had, and the processor time of these and their evaluation."""
+    every = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
+    lines = [line for line in every if line["cell"] == cell.name]
+    return {"trainings": sum(line["arms"] + 1 for line in lines),
+            "seconds": round(sum(line["seconds"] for line in lines))}
+
+
+def tell(file: Path, cell: str, about: dict[str, Any]) -> None:
+    """Write into run.json how a cell was run; what it says of others stays."""
+    run = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(run | {cell: about}, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:
