@@ -43,6 +43,21 @@ def test_compare_makes_the_same_of_them(tmp_path: Path, seeds: int, group: str |
     assert one["comparisons"][0]["p"] < 0.05        # so that it could differ
 
 
+@pytest.mark.parametrize("random", [0, 1, 2, 3])
+def test_seeds_that_tie_are_not_better(tmp_path: Path, random: int) -> None:
+    """Of 12 seeds, 2 are better by three records of 260, 1 is worse, and the others are right as often elsewhere."""
+    rng, more = np.random.default_rng(random), [3, 0, 0, 3, -3, *[0] * 7]
+    for seed, own in enumerate(more):
+        for arm, right in (("none", 160 + seed), ("human", 160 + seed + own)):
+            values = rng.permutation(np.repeat([1, 0], [right, 260 - right])).tolist()
+            write_results(tmp_path / f"{arm}-{seed}", {"top1": values}, seed=seed)
+    words = [f"{arm}={tmp_path}/{arm}-*" for arm in ("none", "human")]
+    for found in (compare(find_arms(words), FAST), compare(find_arms(kept(tmp_path, words)), FAST)):
+        (entry,) = found["comparisons"]
+        assert (entry["better_seeds"], entry["seeds"]) == (2, 12)
+        assert entry["per_seed"] == pytest.approx(np.array(more) / 260, abs=1e-6)
+
+
 def test_a_file_is_small_beside_the_results(tmp_path: Path) -> None:
     words = write_arms(tmp_path, {"none": 0}, seeds=20, records=100)
     kept(tmp_path, words)

@@ -247,6 +247,19 @@ def test_a_dark_attention_is_told_where_it_hides(shards, caplog, gate, told):
     assert "no closer to the human ones" not in caplog.text      # a little closer than zeros
 
 
+@pytest.mark.parametrize(("maps", "told"), [("attention", True), ("gradcam", False)])
+def test_an_attention_that_is_the_same_everywhere_is_told(shards, caplog, maps, told):
+    model, options = dark(untrained()), EvaluationOptions(("spearman",), maps=maps)
+    summarise(evaluate(model, shards, options, CPU), model, options, CPU)
+    assert (f"attention of {len(shards)} of {len(shards)} records is the same in every place" in caplog.text) == told
+
+
+def test_an_attention_that_differs_is_not(shards, caplog):
+    model, options = untrained(), EvaluationOptions(("spearman",))
+    summarise(evaluate(model, shards, options, CPU), model, options, CPU)
+    assert "the same in every place" not in caplog.text
+
+
 @pytest.mark.parametrize(("values", "told"), [
     ({"mse": 0.2, "mse_of_zeros": 0.1}, "no closer to the human ones (mse 0.2000) than a map of zeros is (0.1000)"),
     ({"mse": 0.1, "mse_of_zeros": 0.1}, "no closer"), ({"mse": 0.05, "mse_of_zeros": 0.1}, None),

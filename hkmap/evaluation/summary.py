@@ -51,6 +51,7 @@ class _Kept:
     labels: set[int | None] = field(default_factory=set)
     answers: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    flat: int = 0           # maps that are the same in every place
 
     def add(self, row: Row, *, with_answers: bool) -> None:
         found = {OWN: row.attention, **row.values}
@@ -65,6 +66,7 @@ class _Kept:
         if with_answers and row.label is not None:
             self.answers.append((row.label, row.prediction, row.probabilities))
             self.places.append(len(self.numbers))
+        self.flat += row.map is not None and not np.ptp(row.map)
         self.labels.add(row.label)
         self.numbers.append(row.number)
 
@@ -95,6 +97,9 @@ def summarise(
     of_sets, tables = _of_sets(kept, options, resampling)
     figures = _of_samples(kept, options, resampling) | of_sets
     _warn(model, {name: figure.value for name, figure in figures.items()}, kept.labels - {None})
+    if kept.flat and options.maps == "attention":
+        logger.warning("the attention of %d of %d records is the same in every place, so it shows nothing; train "
+                       "again, with a lower --weight-decay or --lr", kept.flat, len(kept.numbers))
     shown = {name: figure for name, figure in figures.items() if name != OWN or OWN in options.figures()}
     return {
         "samples": len(kept.numbers),

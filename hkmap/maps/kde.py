@@ -129,9 +129,7 @@ def bubbles_map(
         weights = equal_say(weights, [bubble.user for bubble in bubbles])
     frame = frame_of(record)
     try:
-        return kde_map(
-            x_and_y, frame, size, bandwidth=bandwidth, radii=radii, weights=weights, normalise=normalise
-        )
+        return kde_map(x_and_y, frame, size, bandwidth=bandwidth, radii=radii, weights=weights, normalise=normalise)
     except MapError as error:
         raise MapError(f'record "{record["id"]}": {error}') from error
 

@@ -312,6 +312,7 @@ def compared(
     differences = None if figure.values is None else figure.values[arm.name] - figure.values[against.name]
     ends, p_seeds = sureness(lambda weights: one(weights) - two(weights), len(figure.records), own, options)
     sign = -1 if figure.higher is False else 1
+    better = sign * (means - others) > 1e-9 * np.abs(others)            # more than rounding, so a tie is none
     return {
         "figure": figure.name, "higher_is_better": figure.higher, "arm": arm.name, "against": against.name,
         "records": len(figure.records), "seeds": len(means),
@@ -320,7 +321,7 @@ def compared(
         "p": None if differences is None else sign_flip(differences.mean(axis=0), groups=own, seed=options.seed),
         "p_seeds": p_seeds,
         "per_seed": (means - others).tolist(),
-        "better_seeds": None if figure.higher is None else int(np.count_nonzero(sign * (means - others) > 0)),
+        "better_seeds": None if figure.higher is None else int(np.count_nonzero(better)),
         "worst_group": None if parts is None or differences is None or figure.higher is None else worst_group(
             differences, [parts[at] for at in figure.records], own, options, sign=sign
         ),

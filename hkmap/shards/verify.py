@@ -48,10 +48,7 @@ def verify_shard(path: Path, *, depth: Depth = "records") -> dict[str, Any]:
         count = len(reader)
         problems += _record_problems(reader, depth)
         checked += {"quick": [], "records": ["checksums"], "full": ["checksums", "images"]}[depth]
-    return {
-        "path": str(path), "ok": not problems, "checked": checked, "records": count,
-        "problems": problems,
-    }
+    return {"path": str(path), "ok": not problems, "checked": checked, "records": count, "problems": problems}
 
 
 def _problem(sentence: str, record: int | None = None, identifier: str | None = None) -> Problem:

@@ -221,9 +221,7 @@ class Training:
             # a smaller last batch would be compiled anew
             of_batch = self.losses if fed.samples == self.options.batch_size else self._losses
             with self.precision(self.device):
-                loss, found = of_batch(
-                    fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights, fed.cached, count
-                )
+                loss, found = of_batch(fed.inputs, fed.maps, fed.certainty, fed.labels, fed.weights, fed.cached, count)
             self.scaler.scale(loss).backward()
             figures += found
         reduced(self.network)
