@@ -3,12 +3,14 @@
 The attention branch is ABN's head alone, as AlexNet's is in the paper, and the perception branch is what comes after
 the last convolution: the average over all places, now weighted by the attention, and the classifier. Without attention
 that is a linear probe, so a training takes seconds, and few images are enough. `timm/tf_efficientnet_lite0+abn` is cut
-a stage earlier, and trains most of the weights. hkmap has the row where this file is imported.
+a stage earlier, and trains most of the weights. hkmap has the row, and that of `--optimizer sgd-head`, where this file
+is imported.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from hkmap.networks.architectures import ARCHITECTURES
 from hkmap.networks.backbone import Architecture, Backbone
 from hkmap.networks.timm import create
+from hkmap.training.optimisation import OPTIMIZERS, TrainingOptions
 
 CHANNELS, STRIDE = 1280, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # ImageNet's
@@ -76,3 +79,18 @@ def lite0(architecture: Architecture) -> Backbone:
 
 
 ARCHITECTURES.add("lite0", lite0)
+
+
+def sgd_head(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
+    """SGD with the weight decay on the classifier alone, the one matrix; the attention branch has the paper's 0.0001.
+
+    A probe of few images needs a strong one, with which batch norm and ReLU of the attention branch would die: its map
+    is then the same everywhere, and no loss can mend it.
+    """
+    weights = list(parameters)
+    groups = [{"params": [weight for weight in weights if weight.ndim == 2], "weight_decay": options.weight_decay},
+              {"params": [weight for weight in weights if weight.ndim != 2], "weight_decay": 1e-4}]
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+
+
+OPTIMIZERS.add("sgd-head", sgd_head)

@@ -142,8 +142,8 @@ class Task:
         """Return the options of every training."""
         own = [("--epochs", int(self.chosen["epochs"])), ("--lr", self.chosen["lr"]),
                ("--weight-decay", self.chosen["weight_decay"]), ("--seed", self.seed),
-               ("--batch-size", self.settings["batch_size"]), ("--schedule", "cosine"), ("--update", "both"),
-               ("--augment", "mirror"), ("--checkpoint-every", 60)]
+               ("--batch-size", self.settings["batch_size"]), ("--optimizer", "sgd-head"), ("--schedule", "cosine"),
+               ("--update", "both"), ("--augment", "mirror"), ("--checkpoint-every", 60)]
         return [*(word for pair in own for word in pair), *self.of_fold(), "--cache-features", "--quiet"]
 
     def of_fold(self) -> list[object]:
