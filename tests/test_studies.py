@@ -130,7 +130,7 @@ def test_the_page_of_all_studies_says_what_compare_says(study: ModuleType, hk) -
             expected.append(f"{bold}{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{bold}")
     row = row_of(study.read_study(STUDIES / "cub_gaze.toml")[0], cell.name, cell)
     assert row == expected
-    assert ["**" in text for text in row[2:4] + row[5:]] == [False, False, False, True]
+    assert ["**" in text for text in row[2:4] + row[5:]] == [False, False, False, False]
 
 
 def test_the_figure_shows_the_differences_of_the_table(kept: tuple[Any, Path]) -> None:
