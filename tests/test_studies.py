@@ -114,23 +114,25 @@ def test_the_page_says_what_compare_says(kept: tuple[Any, Path], hk) -> None:
     assert "Chosen for 5 images of each class: epochs 10, kl 1. That is of 2 images of each class." in text
 
 
-def test_the_page_of_all_studies_says_what_compare_says(study: ModuleType, hk) -> None:
+@pytest.mark.parametrize("figures", [("top1", "log_loss"), ("kl",)])
+def test_the_page_of_all_studies_says_what_compare_says(study: ModuleType, hk, figures: tuple[str, ...]) -> None:
     from summary import row_of
 
     cell = RESULTS / "cub_gaze" / "5-per-class"
     words = [f"{arm}={cell}/{arm}.json" for arm in ("none", "human", "shuffled", "same-class", "center")]
-    figures = [word for name in ("top1", "log_loss", "spearman") for word in ("--metric", name)]
-    entries = json.loads(hk("compare", *words, *figures).stdout)["comparisons"]
+    settings, _ = study.read_study(STUDIES / "cub_gaze.toml")
+    asked = [word for name in settings["shown"] for word in ("--metric", name)]
+    entries = json.loads(hk("compare", *words, *asked).stdout)["comparisons"]
     said = {(one["figure"], one["against"]): one for one in entries if one["arm"] == "human"}
     expected = ["[cub_gaze](results/cub_gaze.md), 5 images of each class"]
-    for figure in ("top1", "log_loss"):
+    for figure in figures:
         expected.append(f"{said[figure, 'none']['mean_against']:.3f}")
         for one in (said[figure, "none"], said[figure, "shuffled"]):
             bold, (low, high) = "**" * one["found"], one["interval"]
             expected.append(f"{bold}{one['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{bold}")
-    row = row_of(study.read_study(STUDIES / "cub_gaze.toml")[0], cell.name, cell)
+    row = row_of(settings, cell.name, cell, figures)
     assert row == expected
-    assert ["**" in text for text in row[2:4] + row[5:]] == [False, False, False, False]
+    assert sum("**" in text for text in row) == {1: 2, 2: 0}[len(figures)]      # maps move the attention alone
 
 
 def test_the_figure_shows_the_differences_of_the_table(kept: tuple[Any, Path]) -> None:

@@ -197,7 +197,7 @@ def figure_of(study: Mapping[str, Any], kept: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figures, columns = [name for name in study["shown"] if name in ("top1", "log_loss")], columns_of(kept)
+    figures, columns = [name for name in study["shown"] if name in ("top1", "log_loss", "kl")], columns_of(kept)
     width = sum(1.2 + len(cells) for cells in columns.values())
     with mpl.rc_context({"svg.hashsalt": "study", "font.size": 10}):
         figure, axes = plt.subplots(

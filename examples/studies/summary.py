@@ -1,38 +1,44 @@
-"""Write docs/when.md: what all studies say of when human maps help, as a table among the text of when.md.
+"""Write docs/when.md: what all studies say of when human maps help, as two tables among the text of when.md.
 
     python examples/studies/summary.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from page import cells_of, heading, maps_compared, table
 from study import HERE, RESULTS, read_study
 
-COLUMNS = ("study", "accuracy on labels alone", "human - labels", "human - shuffled", "log loss on labels alone",
-           "human - labels", "human - shuffled")
+#: The tables by their place in when.md: of each figure the mean on labels alone, and what human maps change.
+TABLES = {"right": {"top1": "accuracy", "log_loss": "log loss"}, "likeness": {"kl": "KL from people's maps"}}
 
 
 def page_of_all(results: Path) -> str:
     """Return the page, with a row for each cell of all studies that have results."""
+    text = (HERE / "when.md").read_text()
     studies = [read_study(path)[0] for path in sorted(HERE.glob("*.toml")) if (results / path.stem).exists()]
-    rows = [row_of(study, cell, results / study["name"] / cell) for study in studies
-            for cell in cells_of(results / study["name"]) if not cell.endswith("-curves")]
-    return NOTE + (HERE / "when.md").read_text().replace("{table}", table(COLUMNS, rows))
+    for place, figures in TABLES.items():
+        columns = ["study", *(word for title in figures.values()
+                              for word in (f"{title} on labels alone", "human - labels", "human - shuffled"))]
+        rows = [row_of(study, cell, results / study["name"] / cell, list(figures))
+                for study in studies if figures.keys() <= set(study["shown"])
+                for cell in cells_of(results / study["name"]) if not cell.endswith("-curves")]
+        text = text.replace(f"{{{place}}}", table(columns, rows))
+    return NOTE + text
 
 
 NOTE = "<!-- Written by examples/studies/summary.py from results/ and examples/studies/when.md. Change these. -->\n\n"
 
 
-def row_of(study: Mapping[str, Any], cell: str, folder: Path) -> list[str]:
+def row_of(study: Mapping[str, Any], cell: str, folder: Path, figures: Sequence[str]) -> list[str]:
     """Return the row of a cell, of the comparisons that the study's own page has."""
     entries = {(entry["figure"], entry["arm"], entry["against"]): entry
                for entry in maps_compared(study, folder)["comparisons"]}
     row = [f"[{study['name']}](results/{study['name']}.md), {heading(cell)}"]
-    for figure in ("top1", "log_loss"):
+    for figure in figures:
         labels, sham = (entries[figure, "human", name] for name in ("none", "shuffled"))
         row += [f"{labels['mean_against']:.3f}", difference(labels), difference(sham)]
     return row
