@@ -94,7 +94,7 @@ def _short(number: float, digits: int) -> float:
 
 
 def _values(of_seeds: list[float], of_records: list[float | None]) -> list[list[float | None]]:
-    apart = np.array(of_seeds) - np.mean([mean for mean in of_records if mean is not None])
+    apart = np.array(of_seeds) - np.mean(of_seeds)      # 0 of a single seed: its records tie as they did
     return [[None if mean is None else mean + own for mean in of_records] for own in apart]
 
 

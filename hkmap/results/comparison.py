@@ -312,7 +312,7 @@ def compared(
     differences = None if figure.values is None else figure.values[arm.name] - figure.values[against.name]
     ends, p_seeds = sureness(lambda weights: one(weights) - two(weights), len(figure.records), own, options)
     sign = -1 if figure.higher is False else 1
-    better = sign * (means - others) > 1e-9 * np.abs(others)            # more than rounding, so a tie is none
+    better = sign * (means - others) > 2e-6 * np.abs(others)        # less is rounding, where an arm is in brief
     return {
         "figure": figure.name, "higher_is_better": figure.higher, "arm": arm.name, "against": against.name,
         "records": len(figure.records), "seeds": len(means),
