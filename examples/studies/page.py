@@ -170,9 +170,10 @@ def how(study: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
 HOW = """The network is EfficientNet-Lite0 with its real ImageNet weights, which stay as they are: trained are the
 attention branch and, on the average of the features weighted by the attention, the classifier
 (`examples/studies/network.py`). Images have {image_size} pixels, batches {batch_size} images; the gate is `{gate}`
-where no heading names another. A seed draws the images and the weights of the new layers. For each seed a base is
-trained on labels alone, and every arm is fine-tuned from it with the same options, so arms differ in nothing but what
-stands here. The linear probe is a logistic regression on the same features, not weighted
+where no heading names another. The weight decay is of the classifier; the attention branch, which a strong one kills,
+has the paper's 0.0001. A seed draws the images and the weights of the new layers. For each seed a base is trained on
+labels alone, and every arm is fine-tuned from it with the same options, so arms differ in nothing but what stands here.
+The linear probe is a logistic regression on the same features, not weighted
 (`examples/studies/probe.py`): what the images give without an attention branch. Settings were chosen on other seeds
 and on images that are not of the test; a gamma was chosen for the human maps, and their shams take the same:"""
 
