@@ -12,6 +12,8 @@ from typing import Any
 from page import cells_of, heading, maps_compared, table
 from study import HERE, RESULTS, read_study
 
+from hkmap.report.verdicts import table_rows
+
 #: The tables by their place in when.md: of each figure the mean on labels alone, and what human maps change.
 TABLES = {"right": {"top1": "accuracy", "log_loss": "log loss"}, "likeness": {"kl": "KL from people's maps"}}
 
@@ -34,21 +36,17 @@ NOTE = "<!-- Written by examples/studies/summary.py from results/ and examples/s
 
 
 def row_of(study: Mapping[str, Any], cell: str, folder: Path, figures: Sequence[str]) -> list[str]:
-    """Return the row of a cell, of the comparisons that the study's own page has."""
-    entries = {(entry["figure"], entry["arm"], entry["against"]): entry
-               for entry in maps_compared(study, folder)["comparisons"]}
+    """Return the row of a cell, of the comparisons that the study's own page has; bold is what was found."""
+    found = maps_compared(study, folder)
+    told = {}
+    for entry, cells in zip(found["comparisons"], table_rows(found), strict=True):
+        bold = "**" * entry["found"]
+        told[entry["figure"], entry["arm"], entry["against"]] = f"{bold}{cells[5]} {cells[6]}{bold}"
+    means = {entry["figure"]: entry["mean_against"] for entry in found["comparisons"] if entry["against"] == "none"}
     row = [f"[{study['name']}](results/{study['name']}.md), {heading(cell)}"]
     for figure in figures:
-        labels, sham = (entries[figure, "human", name] for name in ("none", "shuffled"))
-        row += [f"{labels['mean_against']:.3f}", difference(labels), difference(sham)]
+        row += [f"{means[figure]:.3f}", told[figure, "human", "none"], told[figure, "human", "shuffled"]]
     return row
-
-
-def difference(entry: Mapping[str, Any]) -> str:
-    """Return a difference with its interval, bold if it was found."""
-    low, high = entry["interval"]
-    bold = "**" if entry["found"] else ""
-    return f"{bold}{entry['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{bold}"
 
 
 if __name__ == "__main__":
