@@ -82,14 +82,16 @@ ARCHITECTURES.add("lite0", lite0)
 
 
 def sgd_head(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
-    """SGD with the weight decay on the classifier alone, the one matrix; the attention branch has the paper's 0.0001.
+    """SGD with the weight decay on the classifier alone, the one matrix; all else has the default, the paper's 0.0001.
 
     A probe of few images needs a strong one, with which batch norm and ReLU of the attention branch would die: its map
     is then the same everywhere, and no loss can mend it.
     """
     weights = list(parameters)
-    groups = [{"params": [weight for weight in weights if weight.ndim == 2], "weight_decay": options.weight_decay},
-              {"params": [weight for weight in weights if weight.ndim != 2], "weight_decay": 1e-4}]
+    groups = [
+        {"params": [weight for weight in weights if weight.ndim == 2], "weight_decay": options.weight_decay},
+        {"params": [weight for weight in weights if weight.ndim != 2], "weight_decay": TrainingOptions.weight_decay},
+    ]
     return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
 
 

@@ -365,7 +365,7 @@ def run(given: argparse.Namespace) -> None:
         about = {"tuning": found, "machine": machine(), **took(cell, folder)}
         if "groups" not in cell.settings:
             about["probe"] = probe_cell(cell, data, given.out, seeds)
-        tell(kept / "run.json", cell.name, about)
+        store_run(kept / "run.json", cell.name, about)
     write_page(given)
 
 
@@ -377,7 +377,7 @@ def took(cell: Cell, folder: Path) -> dict[str, int]:
             "seconds": round(sum(line["seconds"] for line in lines))}
 
 
-def tell(file: Path, cell: str, about: dict[str, Any]) -> None:
+def store_run(file: Path, cell: str, about: dict[str, Any]) -> None:
     """Write into run.json how a cell was run; what it says of others stays."""
     run = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(run | {cell: about}, indent=1) + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 from page import cells_of, heading, maps_compared, table
 from study import HERE, RESULTS, read_study
 
-from hkmap.report.verdicts import table_rows
+from hkmap.report.verdicts import apart
 
 #: The tables by their place in when.md: of each figure the mean on labels alone, and what human maps change.
 TABLES = {"right": {"top1": "accuracy", "log_loss": "log loss"}, "likeness": {"kl": "KL from people's maps"}}
@@ -37,15 +37,13 @@ NOTE = "<!-- Written by examples/studies/summary.py from results/ and examples/s
 
 def row_of(study: Mapping[str, Any], cell: str, folder: Path, figures: Sequence[str]) -> list[str]:
     """Return the row of a cell, of the comparisons that the study's own page has; bold is what was found."""
-    found = maps_compared(study, folder)
-    told = {}
-    for entry, cells in zip(found["comparisons"], table_rows(found), strict=True):
-        bold = "**" * entry["found"]
-        told[entry["figure"], entry["arm"], entry["against"]] = f"{bold}{cells[5]} {cells[6]}{bold}"
-    means = {entry["figure"]: entry["mean_against"] for entry in found["comparisons"] if entry["against"] == "none"}
+    entries = {(entry["figure"], entry["arm"], entry["against"]): entry
+               for entry in maps_compared(study, folder)["comparisons"]}
     row = [f"[{study['name']}](results/{study['name']}.md), {heading(cell)}"]
     for figure in figures:
-        row += [f"{means[figure]:.3f}", told[figure, "human", "none"], told[figure, "human", "shuffled"]]
+        chosen = [entries[figure, "human", against] for against in ("none", "shuffled")]
+        row.append(f"{chosen[0]['mean_against']:.3f}")
+        row += [f"**{apart(entry)}**" if entry["found"] else apart(entry) for entry in chosen]
     return row
 
 

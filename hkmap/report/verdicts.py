@@ -25,7 +25,7 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
     entries = comparison["comparisons"]
     said = [verdict(entry) for entry in entries]
     said += [f'Where {entry["arm"]} does worst against {entry["against"]} in {entry["figure"]}: '
-             f'{comparison["by"]} "{worst["name"]}" ({worst["records"]} records): {_apart(worst)}.'
+             f'{comparison["by"]} "{worst["name"]}" ({worst["records"]} records): {apart(worst)}.'
              for entry in entries if (worst := entry["worst_group"]) is not None]
     return [*said, *shams(comparison), reading(comparison)]
 
@@ -35,7 +35,7 @@ def verdict(entry: Entry) -> str:
     arm, against, figure = entry["arm"], entry["against"], entry["figure"]
     sure = "" if entry["p_holm"] is None else f" ({_p(entry['p_holm'])} after Holm)"
     if not entry["found"]:
-        return (f"No difference was found between {arm} and {against} in {figure}: {arm} - {against} = {_apart(entry)}"
+        return (f"No difference was found between {arm} and {against} in {figure}: {arm} - {against} = {apart(entry)}"
                 f"{sure}{_but(entry)}.")
     higher, up = entry["higher_is_better"], entry["difference"] > 0
     how = ("higher" if up else "lower") if higher is None else ("better" if up == higher else "worse")
@@ -73,7 +73,7 @@ def shams(comparison: Mapping[str, Any]) -> list[str]:
             does = "does better" if entry["found"] else "was not found to do worse"
             said.append(
                 f"The sham control ({entry['against']}) {does} than the human maps in {entry['figure']}: "
-                f"{entry['arm']} - {entry['against']} {_apart(entry)}; so nothing shows that a gain comes from where "
+                f"{entry['arm']} - {entry['against']} {apart(entry)}; so nothing shows that a gain comes from where "
                 "people looked."
             )
     return said
@@ -157,7 +157,7 @@ def _of_seeds(entry: Entry) -> str:
     return str(entry["seeds"]) if better is None else f"{better} of {entry['seeds']}"
 
 
-def _apart(entry: Entry) -> str:
+def apart(entry: Entry) -> str:
     """Return a difference with its interval."""
     places = _places(entry)
     ends = "" if entry["interval"] is None else " [{:+.{p}f}, {:+.{p}f}]".format(*entry["interval"], p=places)
