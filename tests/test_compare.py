@@ -409,7 +409,8 @@ def test_arms_that_cannot_be_paired_are_refused(tmp_path: Path) -> None:
 def test_an_arm_without_a_match_or_with_two_ways_of_training_is_refused(tmp_path: Path) -> None:
     word = str(write_results(tmp_path / "x", {"top1": [1]}))
     assert refusal([word, f"y={tmp_path}/nothing-*"]) == (
-        f"{tmp_path}/nothing-*: matches no folder; expected run folders or folders of `hkmap eval --out`"
+        f"{tmp_path}/nothing-*: matches nothing; expected run folders, folders of `hkmap eval --out` or files of "
+        "`hkmap compare --keep`"
     )
     (tmp_path / "empty").mkdir()
     assert "has no results" in refusal([word, f"{tmp_path}/empty"])

@@ -109,7 +109,8 @@ def _arm(word: str) -> Arm:
         name, _, pattern = word.partition("=")
         places = _places(pattern)
     if not places:
-        raise RunError(f"{pattern}: matches no folder; expected run folders or folders of `hkmap eval --out`")
+        expected = "expected run folders, folders of `hkmap eval --out` or files of `hkmap compare --keep`"
+        raise RunError(f"{pattern}: matches nothing; {expected}")
     read = chain.from_iterable(read_arm(path) if path.suffix == KEPT else [read_results(path)] for path in places)
     arm = Arm(name or pattern.removesuffix(KEPT).replace("*", "").rstrip("-_/") or pattern, tuple(read))
     for found in arm.results:
