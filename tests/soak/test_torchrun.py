@@ -50,9 +50,8 @@ def test_a_run_of_several_processes_goes_on(make_shard, tmp_path, ended):
         running.terminate()
     else:
         os.kill(process_of(running.pid, int(ended[-1])), signal.SIGKILL)
-    _, stderr = running.communicate(timeout=60)
+    running.communicate(timeout=60)         # what the others say is in test_ranks.py: torchrun may end them before
     assert running.returncode != 0
-    assert ended == "torchrun" or f"of {COUNT} lost another one" in stderr
     assert started(*command, tmp_path / "run", "--resume").wait() == 0
     ours, theirs = (load_model(tmp_path / name).network.state_dict() for name in ("run", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
