@@ -19,6 +19,8 @@ import pytest
 from conftest import ROOT, write_shard
 from test_compare import write_arms
 
+from hkmap.errors import OutputError
+from hkmap.files.atomic import locked
 from hkmap.results.brief import write_arm
 from hkmap.results.comparison import find_arms
 
@@ -228,6 +230,8 @@ def test_a_study_runs_and_goes_on(study: ModuleType, tiny: Path, tmp_path: Path)
     kept, before = (folder / "3-per-class" / "none" / "0" / "records.jsonl").stat(), rows(gone)
     shutil.rmtree(gone)
     (folder / "work-3-per-class").mkdir()           # as kill -9 leaves it
+    with locked(folder / "work-3-per-class"), pytest.raises(OutputError, match="another run is writing it"):
+        study.run(given)
     study.run(given)
     assert (folder / "3-per-class" / "none" / "0" / "records.jsonl").stat() == kept
     assert rows(gone) == before

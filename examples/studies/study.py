@@ -47,10 +47,6 @@ class Cell:
         size = "all" if self.per_class == ALL else f"{self.per_class}-per-class"
         return f"{self.part}-{size}" if self.part else size
 
-    @property
-    def seeds(self) -> int:
-        return int(self.settings["seeds_of"].get(self.name, self.settings["seeds"]))
-
 
 def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     """Return the settings of a study and its cells; a table [parts.NAME] has settings that differ in that part."""
@@ -85,8 +81,6 @@ def prepare(settings: dict[str, Any], part: str, out: Path) -> Path:
     if folder.exists():
         return folder
     beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     data = os.environ.get("HKMAP_DATA") or sys.exit("HKMAP_DATA is not set; expected the folder with the data sets")
     bare = beside / "bare"
     if "data_of" in settings:
@@ -97,8 +91,10 @@ def prepare(settings: dict[str, Any], part: str, out: Path) -> Path:
     environment = {**os.environ, "PATH": paths, "PYTHONPATH": modules, "HKMAP_DATA": data, "OUT": str(beside),
                    "BARE": str(bare), "STUDIES": str(HERE), **settings["variables"]}
     script = "hkmap() { python -m hkmap \"$@\"; }\n" + settings["prepare"]
-    subprocess.run(["bash", "-euo", "pipefail", "-c", script], check=True, env=environment, stdout=subprocess.DEVNULL)
-    beside.rename(folder)
+    with fresh(beside):
+        bash = ["bash", "-euo", "pipefail", "-c", script]
+        subprocess.run(bash, check=True, env=environment, stdout=subprocess.DEVNULL)
+        beside.rename(folder)
     return folder
 
 
@@ -227,11 +223,14 @@ def loss_of(cell: Cell, data: Path, work: Path, chosen: dict[str, float], arm: s
 
 @contextmanager
 def fresh(folder: Path) -> Iterator[None]:
-    """Make an empty folder, which is removed at the end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    yield
-    shutil.rmtree(folder)
+    """Make an empty folder, which is removed at the end if it is still there; refuse one that another run works in."""
+    from hkmap.files.atomic import locked
+
+    with locked(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tasks(cell: Cell, data: Path, work: Path, chosen: dict[str, float], seed: int) -> Iterator[tuple[str, Task]]:
@@ -356,7 +355,7 @@ def run(given: argparse.Namespace) -> None:
     for cell in cells:
         if given.cells and cell.name not in given.cells:
             continue
-        data, seeds = prepare(cell.settings, cell.part, given.out), range(given.seeds or cell.seeds)
+        data, seeds = prepare(cell.settings, cell.part, given.out), range(given.seeds or cell.settings["seeds"])
         found = tune(cell, data, given.out)
         run_cell(cell, data, given.out, found["chosen"], seeds)
         for name in (cell.name, f"{cell.name}-curves"):
@@ -418,8 +417,13 @@ def parsed(words: list[str]) -> argparse.Namespace:
 
 
 def main() -> None:
+    from hkmap.errors import HkmapError
+
     given = parsed(sys.argv[1:])
-    {"run": run, "page": write_page}[given.what](given)
+    try:
+        {"run": run, "page": write_page}[given.what](given)
+    except HkmapError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
