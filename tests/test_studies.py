@@ -130,7 +130,7 @@ def test_the_page_of_all_studies_says_what_compare_says(
     entries = json.loads(hk("compare", *words, *asked).stdout)["comparisons"]
     said = {(one["figure"], one["against"]): one for one in entries if one["arm"] == "human"}
     row = row_of(settings, cell.name, cell, figures)
-    assert row.pop(0) == "[cub_gaze](results/cub_gaze.md), 5 images of each class"
+    assert row.pop(0) == "[cub_gaze](results/cub_gaze.md), 5 a class"
     for at, figure in enumerate(figures):
         labels, *others = row[3 * at : 3 * at + 3]
         assert float(labels) == pytest.approx(said[figure, "none"]["mean_against"], abs=5e-4)
@@ -144,16 +144,16 @@ def test_the_page_of_all_studies_says_what_compare_says(
 
 def test_the_figure_shows_the_differences_of_the_table(kept: tuple[Any, Path]) -> None:
     from matplotlib.figure import Figure
-    from page import columns_of, draw_differences, figure_of, maps_compared
+    from page import columns_of, compared, draw_differences, figure_of
 
     settings, folder = kept
     assert columns_of(folder) == {"": {"2": "2-per-class", "5": "5-per-class"}}
-    found = [maps_compared(settings, folder / cell) for cell in ("2-per-class", "5-per-class")]
+    found = [compared(settings, folder / cell, "maps") for cell in ("2-per-class", "5-per-class")]
     axes = Figure().subplots()
     draw_differences(axes, "log_loss", found)
     human = next(drawn for drawn in axes.containers if drawn.get_label() == "human")
-    expected = [entry["difference"] for one in found for entry in one["comparisons"] if entry["arm"] == "human"
-                and entry["against"] == "none"]
+    expected = [entry["difference"] for entries in found for entry in entries
+                if (entry["arm"], entry["against"]) == ("human", "none")]
     assert human.lines[0].get_ydata().tolist() == expected
     figure_of(settings, folder)
     assert "<svg" in folder.with_suffix(".svg").read_text()

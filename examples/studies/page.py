@@ -26,7 +26,8 @@ TITLES = {"top1": "accuracy", "log_loss": "log loss", "spearman": "Spearman", "i
           "insertion": "insertion", "deletion": "deletion", "edit_response_inverted": "edit response"}
 FIGURES = {"edit_response_inverted": "edit_response"}       # whose metric has another name
 COLUMNS = ("figure", "arm", "against", "difference", "95 % interval", "p (Holm)", "better seeds", "found")
-LOUD = {"none": "#444444", "human": "#d1495b", "shuffled": "#8d99ae", "same-class": "#5c7cfa", "center": "#2a9d8f"}
+LOUD = {"none": "#444444", "human": "#d1495b", "shuffled": "#8d99ae", "same-class": "#5c7cfa", "center": "#2a9d8f",
+        "human-10": "#8b1e3f", "shuffled-10": "#4a5568"}
 
 
 def page_of(study: Mapping[str, Any], kept: Path) -> str:
@@ -92,11 +93,12 @@ def cell_blocks(
         yield "\n".join(f"- {sentence}" for sentence in (*sham_lines(found), sentences(found)[-1]))
 
 
-def maps_compared(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Compare the arms with maps and their shams in the figures shown, as the cell's own table does."""
-    names = [name for name in study["families"]["maps"] if (folder / f"{name}.json").exists()]
+def compared(study: Mapping[str, Any], folder: Path, family: str) -> list[dict[str, Any]]:
+    """Compare the arms of a family in the figures shown, as the cell's own table does."""
+    names = [name for name in study["families"][family] if (folder / f"{name}.json").exists()]
     arms = find_arms([f"{name}={folder}/{name}.json" for name in names])
-    return compare(arms, ComparisonOptions(tuple(shown_of(study, arms[0].results[0])), group=study.get("group")))
+    options = ComparisonOptions(tuple(shown_of(study, arms[0].results[0])), group=study.get("group"))
+    return list(compare(arms, options)["comparisons"])
 
 
 def shown_of(study: Mapping[str, Any], found: Any) -> list[str]:
@@ -202,11 +204,12 @@ def figure_of(study: Mapping[str, Any], kept: Path) -> None:
     width = sum(1.2 + len(cells) for cells in columns.values())
     with mpl.rc_context({"svg.hashsalt": "study", "font.size": 10}):
         figure, axes = plt.subplots(
-            len(figures), len(columns), figsize=(max(6, 1.5 * width), 2.8 * len(figures)), squeeze=False, sharex="col",
+            len(figures), len(columns), figsize=(max(6, width), 2.8 * len(figures)), squeeze=False, sharex="col",
             layout="constrained",
         )
         for at, (group, cells) in enumerate(columns.items()):
-            found = [maps_compared(study, kept / cell) for cell in cells.values()]
+            found = [[entry for family in study["drawn"] for entry in compared(study, kept / cell, family)]
+                     for cell in cells.values()]
             for axis, name in zip(axes[:, at], figures, strict=True):
                 draw_differences(axis, name, found)
             axes[0, at].set_title(group)
@@ -228,13 +231,13 @@ def columns_of(kept: Path) -> dict[str, dict[str, str]]:
     return columns
 
 
-def draw_differences(axis: Any, figure: str, found: Sequence[Mapping[str, Any]]) -> None:
+def draw_differences(axis: Any, figure: str, found: Sequence[Sequence[Mapping[str, Any]]]) -> None:
     """Draw each arm minus labels alone with its 95 % interval; the cells stand side by side."""
-    names = [arm["name"] for arm in found[0]["arms"] if arm["name"] != "none"]
+    drawn = [[entry for entry in cell if (entry["figure"], entry["against"]) == (figure, "none")] for cell in found]
+    names = [entry["arm"] for entry in drawn[0]]
     axis.axhline(0, color=LOUD["none"], linewidth=1)
     for place, name in enumerate(names):
-        entries = [entry for one in found for entry in one["comparisons"]
-                   if (entry["figure"], entry["arm"], entry["against"]) == (figure, name, "none")]
+        entries = [entry for cell in drawn for entry in cell if entry["arm"] == name]
         middle = np.array([entry["difference"] for entry in entries])
         ends = np.array([entry["interval"] for entry in entries])
         at = np.arange(len(entries)) + 0.15 * (place - (len(names) - 1) / 2)
