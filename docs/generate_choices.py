@@ -25,13 +25,17 @@ def rows(choices: Choices[Any]) -> Iterator[str]:
             yield f"| `{name}` | {text.replace('|', chr(92) + '|')} |"
 
 
+def sentence(text: str) -> str:
+    """Return a text with a first letter that is large."""
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def section(name: str, options: str) -> str:
     """Return the table of that name, with the options that take its rows."""
     choices = table(name)
-    taken = ", ".join(f"`{option}`" for option in options.split(", ")) if "--" in options else f"{options.capitalize()}"
+    taken = ", ".join(f"`{option}`" for option in options.split(", ")) if "--" in options else sentence(options)
     added = f"; entry point `{choices.group}`" if choices.group else ""
-    title = name.replace("_", " ")
-    return "\n".join((f"## {title[0].upper()}{title[1:]}", "", f"{taken}{added}.", "", "| name | what it is |",
+    return "\n".join((f"## {sentence(name.replace('_', ' '))}", "", f"{taken}{added}.", "", "| name | what it is |",
                       "|---|---|", *rows(choices), ""))
 
 
