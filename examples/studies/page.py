@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hkmap.evaluation.metrics import METRICS
-from hkmap.report.verdicts import sentences, shams, table_rows
+from hkmap.report.verdicts import reading, table_rows
 from hkmap.results.comparison import (
     Arm,
     ComparisonOptions,
@@ -72,7 +72,7 @@ def heading(cell: str) -> str:
 def cell_blocks(
     study: Mapping[str, Any], folder: Path, probe: Mapping[str, Sequence[float]] | None
 ) -> Iterator[str]:
-    """Yield the tables of a cell, and what the shams say."""
+    """Yield the tables of a cell, and what was found."""
     names = [name for name in study["arms"] if (folder / f"{name}.json").exists()]
     arms = {arm.name: arm for arm in find_arms([f"{name}={folder}/{name}.json" for name in names])}
     there = arms[names[0]].results[0]
@@ -90,7 +90,7 @@ def cell_blocks(
             continue
         found = compare(chosen, ComparisonOptions(tuple(compared), group=study.get("group")))
         yield table(COLUMNS, [[figure, arm, against, *more] for figure, arm, _, against, _, *more in table_rows(found)])
-        yield "\n".join(f"- {sentence}" for sentence in (*sham_lines(found), sentences(found)[-1]))
+        yield f"{found_line(found['comparisons'])} {reading(found)}"
 
 
 def compared(study: Mapping[str, Any], folder: Path, family: str) -> list[dict[str, Any]]:
@@ -106,9 +106,16 @@ def shown_of(study: Mapping[str, Any], found: Any) -> list[str]:
     return [name for name in study["shown"] if name in found.report["metrics"]]
 
 
-def sham_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return what the shams of a family say; one without shams leaves that to another."""
-    return shams(found) if any(arm["control"] != "none" for arm in found["arms"]) else []
+def found_line(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the differences that were found, as a sentence."""
+    pairs: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["found"]:
+            better = (entry["difference"] > 0) == entry["higher_is_better"]
+            pair = f"{entry['arm']} {'better' if better else 'worse'} than {entry['against']}"
+            pairs.setdefault(pair, []).append(entry["figure"])
+    said = "; ".join(f"{pair} in {', '.join(names)}" for pair, names in pairs.items())
+    return f"Found: {said or 'nothing'}."
 
 
 def people(found: Any) -> list[str]:
