@@ -26,7 +26,7 @@ def rows(choices: Choices[Any]) -> Iterator[str]:
 
 
 def sentence(text: str) -> str:
-    """Return a text with a first letter that is large."""
+    """Return a text with a capital at its start."""
     return f"{text[0].upper()}{text[1:]}"
 
 

@@ -149,7 +149,7 @@ def test_the_figure_shows_the_differences_of_the_table(kept: tuple[Any, Path]) -
 
     settings, folder = kept
     assert columns_of(folder) == {"": {"2": "2-per-class", "5": "5-per-class"}}
-    found = [compared(settings, folder / cell, "maps") for cell in ("2-per-class", "5-per-class")]
+    found = [compared(settings, folder / cell, "maps")["comparisons"] for cell in ("2-per-class", "5-per-class")]
     axes = Figure().subplots()
     draw_differences(axes, "log_loss", found)
     human = next(drawn for drawn in axes.containers if drawn.get_label() == "human")

@@ -84,26 +84,21 @@ def cell_blocks(
     if probe:
         rows.append(["*linear probe*", *(f"{mean(probe[figure]):.3f}" if figure in probe else "" for figure in shown)])
     yield table(["arm", *(TITLES[name] for name in shown), *people(there)], rows)
-    compared = shown_of(study, there) if "curves" not in folder.name else shown
-    for family in study["families"].values():
-        if len(chosen := [arms[name] for name in family if name in arms]) < 2:
+    for family, members in study["families"].items():
+        if len(arms.keys() & set(members)) < 2:
             continue
-        found = compare(chosen, ComparisonOptions(tuple(compared), group=study.get("group")))
+        found = compared(study, folder, family)
         yield table(COLUMNS, [[figure, arm, against, *more] for figure, arm, _, against, _, *more in table_rows(found)])
         yield f"{found_line(found['comparisons'])} {reading(found)}"
 
 
-def compared(study: Mapping[str, Any], folder: Path, family: str) -> list[dict[str, Any]]:
-    """Compare the arms of a family in the figures shown, as the cell's own table does."""
+def compared(study: Mapping[str, Any], folder: Path, family: str) -> dict[str, Any]:
+    """Compare the arms of a family in the figures that the study shows, or of curves in all that there are."""
     names = [name for name in study["families"][family] if (folder / f"{name}.json").exists()]
     arms = find_arms([f"{name}={folder}/{name}.json" for name in names])
-    options = ComparisonOptions(tuple(shown_of(study, arms[0].results[0])), group=study.get("group"))
-    return list(compare(arms, options)["comparisons"])
-
-
-def shown_of(study: Mapping[str, Any], found: Any) -> list[str]:
-    """Return the figures of the study's comparisons that results have."""
-    return [name for name in study["shown"] if name in found.report["metrics"]]
+    there = arms[0].results[0].report["metrics"]
+    figures = [name for name in study["shown"] if name in there] or [name for name in TITLES if name in there]
+    return compare(arms, ComparisonOptions(tuple(figures), group=study.get("group")))
 
 
 def found_line(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -215,8 +210,8 @@ def figure_of(study: Mapping[str, Any], kept: Path) -> None:
             layout="constrained",
         )
         for at, (group, cells) in enumerate(columns.items()):
-            found = [[entry for family in study["drawn"] for entry in compared(study, kept / cell, family)]
-                     for cell in cells.values()]
+            found = [[entry for family in study["drawn"]
+                      for entry in compared(study, kept / cell, family)["comparisons"]] for cell in cells.values()]
             for axis, name in zip(axes[:, at], figures, strict=True):
                 draw_differences(axis, name, found)
             axes[0, at].set_title(group)

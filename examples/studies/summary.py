@@ -37,7 +37,8 @@ NOTE = "<!-- Written by examples/studies/summary.py from results/ and examples/s
 
 def row_of(study: Mapping[str, Any], cell: str, folder: Path, figures: Sequence[str]) -> list[str]:
     """Return the row of a cell, of the comparisons that the study's own page has; bold is what was found."""
-    entries = {(entry["figure"], entry["arm"], entry["against"]): entry for entry in compared(study, folder, "maps")}
+    entries = {(entry["figure"], entry["arm"], entry["against"]): entry
+               for entry in compared(study, folder, "maps")["comparisons"]}
     row = [f"[{study['name']}](results/{study['name']}.md), {heading(cell).replace('images of each class', 'a class')}"]
     for figure in figures:
         chosen = [entries[figure, "human", against] for against in ("none", "shuffled")]
