@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hkmap.choices import Choices, origin, table
+from hkmap.choices import Choices, table
 from hkmap.cli.list import tables
 from hkmap.networks.timm import PREFIX
 
@@ -19,7 +19,7 @@ tables that name an entry point."""
 def rows(choices: Choices[Any]) -> Iterator[str]:
     """Yield our rows in Markdown; what other packages add depends on the machine."""
     for name, doc in choices.describe().items():
-        if origin(choices, name) == "hkmap" and not name.startswith(PREFIX):
+        if choices.origin(name) == "hkmap" and not name.startswith(PREFIX):
             source = getattr(choices[name], "source", "") if name in choices else ""
             text = f"{doc} ({source})" if source else doc
             yield f"| `{name}` | {text.replace('|', chr(92) + '|')} |"

@@ -124,9 +124,12 @@ class Choices(Mapping[str, Row], Generic[Row]):
         hint = f" did you mean {near[0]!r}?" if near else ""
         return ChoiceError(f"{self.what} {name!r} is unknown;{hint} expected one of {', '.join(self)}")
 
-    def entry_point(self, name: str) -> EntryPoint | None:
-        """Return the entry point that a row comes from, None where it is ours."""
-        return None if name in self._rows else self._added().get(name)
+    def origin(self, name: str) -> str:
+        """Return the distribution that a row comes from, "hkmap" or another; or "this process", for one of `add`."""
+        if name in self._rows:
+            return "hkmap" if name in self._rows.parents else "this process"
+        point = self._added().get(name)
+        return "hkmap" if point is None else point.dist.name if point.dist else point.module
 
     def _described(self, name: str) -> str:
         try:
@@ -162,11 +165,3 @@ def table(name: str) -> Choices[Any]:
     module, _, attribute = Choices("table", TABLES)[name].partition(":")
     found: Choices[Any] = getattr(importlib.import_module(module), attribute)
     return found
-
-
-def origin(choices: Choices[Any], name: str) -> str:
-    """Return the distribution that a row of ``choices`` comes from: "hkmap", or the name of another."""
-    point = choices.entry_point(name)
-    if point is None:
-        return "hkmap"
-    return point.dist.name if point.dist else point.module

@@ -138,6 +138,7 @@ def test_a_row_may_be_added_for_this_process_under_a_name_of_its_own() -> None:
     gates.add("halved", lambda x, m: x * m / 2)     # as a notebook's cell does that is run again
     assert gates["halved"](8.0, 0.5) == 2.0
     assert list(gates) == ["residual", "halved"]
+    assert [gates.origin(name) for name in gates] == ["hkmap", "this process"]
     with pytest.raises(ChoiceError, match=r"^gate 'residual' is hkmap's own; choose another name for yours$"):
         gates.add("residual", lambda x, m: x)
     assert gates["residual"](8.0, 0.5) == 12.0

@@ -18,7 +18,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from hkmap.choices import TABLES, origin, table
+from hkmap.choices import TABLES, table
 from hkmap.cli._stream import Function, other_kind, say
 from hkmap.errors import ShardError
 
@@ -125,7 +125,7 @@ class Named(click.ParamType):
         if TABLES[self.table].startswith(_HEAVY):
             return "NAME"
         choices = table(self.table)
-        names = "|".join(name for name in choices if origin(choices, name) == "hkmap")
+        names = "|".join(name for name in choices if choices.origin(name) == "hkmap")
         return names if len(names) <= LONGEST else "NAME"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hkmap.choices import TABLES, origin, table
+from hkmap.choices import TABLES, table
 from hkmap.cli._options import Named
 from hkmap.cli._stream import emit
 from hkmap.cli.main import OURS, load
@@ -29,7 +29,7 @@ def list_choices(name: str | None) -> None:
       hkmap list metrics | jq -r .name
     """
     rows = list(tables()) if name is None else [
-        {"name": row, "doc": doc, "origin": origin(table(name), row), **table(name).figures(row)}
+        {"name": row, "doc": doc, "origin": table(name).origin(row), **table(name).figures(row)}
         for row, doc in table(name).describe().items()
     ]
     if not sys.stdout.isatty():

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -270,8 +269,8 @@ class Metrics(Choices[Metric]):
         what = f"Like iou, of the highest P % of the cells, P from 1 to 99{BETTER[True]}."
         return {**super().describe(), "iou@P": what}
 
-    def entry_point(self, name: str) -> EntryPoint | None:
-        return super().entry_point(self.spelt(name))
+    def origin(self, name: str) -> str:
+        return super().origin(self.spelt(name))
 
     def figures(self, name: str) -> dict[str, Any]:
         """Return whether higher is better (null: neither), the unit and the source."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import torch
@@ -46,8 +45,8 @@ class Architectures(Choices[Row]):
     def describe(self) -> dict[str, str]:
         return {**super().describe(), f"{PREFIX}NAME[{ABN}]": described()}
 
-    def entry_point(self, name: str) -> EntryPoint | None:
-        return super().entry_point(name.removesuffix(ABN))
+    def origin(self, name: str) -> str:
+        return super().origin(name.removesuffix(ABN))
 
     def figures(self, name: str) -> dict[str, Any]:
         """Return what `figures` says of a network; nothing of timm's, or where its package cannot be imported."""
