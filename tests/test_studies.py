@@ -239,6 +239,13 @@ def test_a_study_runs_and_goes_on(study: ModuleType, tiny: Path, tmp_path: Path)
     assert [json.loads(line)["arms"] for line in (folder / "seconds.jsonl").read_text().splitlines()] == [2, 1]
 
 
+def test_a_cell_that_no_study_has_is_refused(study: ModuleType, tmp_path: Path) -> None:
+    given = arguments(study, STUDIES / "busi.toml", tmp_path, "--cells", "10-per-clas", "20-per-class")
+    expected = r"^--cells 10-per-clas: expected some of 10-per-class, 20-per-class, 50-per-class$"
+    with pytest.raises(SystemExit, match=expected):
+        study.run(given)
+
+
 def rows(folder: Path) -> list[str]:
     return (folder / "records.jsonl").read_text().splitlines()[1:]
 

@@ -352,6 +352,9 @@ def run(given: argparse.Namespace) -> None:
     study, cells = read_study(given.study)
     torch.set_num_threads(given.threads)
     folder, kept = given.out / study["name"], given.results / study["name"]
+    names = [cell.name for cell in cells]
+    if unknown := [name for name in given.cells or () if name not in names]:
+        sys.exit(f"--cells {' '.join(unknown)}: expected some of {', '.join(names)}")
     for cell in cells:
         if given.cells and cell.name not in given.cells:
             continue
