@@ -76,6 +76,7 @@ def test_a_page_is_what_its_stored_json_makes(study: ModuleType, name: str) -> N
     assert (RESULTS / f"{name}.md").read_text() == page_of(settings, RESULTS / name)
 
 
+@pytest.mark.soak        # it compares all cells once more
 def test_the_page_of_all_studies_is_what_their_stored_json_makes(study: ModuleType) -> None:
     from summary import page_of_all
 
