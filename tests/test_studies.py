@@ -146,11 +146,12 @@ def test_the_page_of_all_studies_says_what_compare_says(
 
 def test_the_figure_shows_the_differences_of_the_table(kept: tuple[Any, Path]) -> None:
     from matplotlib.figure import Figure
-    from page import columns_of, compared, draw_differences, figure_of
+    from page import arms_in, columns_of, compared, draw_differences, figure_of
 
     settings, folder = kept
     assert columns_of(folder) == {"": {"2": "2-per-class", "5": "5-per-class"}}
-    found = [compared(settings, folder / cell, "maps")["comparisons"] for cell in ("2-per-class", "5-per-class")]
+    cells = [arms_in(folder / cell, settings["families"]["maps"]) for cell in ("2-per-class", "5-per-class")]
+    found = [compared(settings, arms)["comparisons"] for arms in cells]
     axes = Figure().subplots()
     draw_differences(axes, "log_loss", found)
     human = next(drawn for drawn in axes.containers if drawn.get_label() == "human")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -73,10 +73,9 @@ def cell_blocks(
     study: Mapping[str, Any], folder: Path, probe: Mapping[str, Sequence[float]] | None
 ) -> Iterator[str]:
     """Yield the tables of a cell, and what was found."""
-    names = [name for name in study["arms"] if (folder / f"{name}.json").exists()]
-    arms = {arm.name: arm for arm in find_arms([f"{name}={folder}/{name}.json" for name in names])}
-    there = arms[names[0]].results[0]
-    seeds = len(arms[names[0]].results)
+    arms = {arm.name: arm for arm in arms_in(folder, study["arms"])}
+    first = next(iter(arms.values()))
+    there, seeds = first.results[0], len(first.results)
     yield f"{len(there.rows)} test images, {seeds} seed{'s' * (seeds > 1)}; means with 95 % intervals."
     shown = [name for name in TITLES if name in there.report["metrics"]]
     rows = [[name, *(figure_cell(arm, figure, study.get("group")) for figure in shown), *shares(arm)]
@@ -84,18 +83,21 @@ def cell_blocks(
     if probe:
         rows.append(["*linear probe*", *(f"{mean(probe[figure]):.3f}" if figure in probe else "" for figure in shown)])
     yield table(["arm", *(TITLES[name] for name in shown), *people(there)], rows)
-    for family, members in study["families"].items():
-        if len(arms.keys() & set(members)) < 2:
+    for family in study["families"].values():
+        if len(chosen := [arms[name] for name in family if name in arms]) < 2:
             continue
-        found = compared(study, folder, family)
+        found = compared(study, chosen)
         yield table(COLUMNS, [[figure, arm, against, *more] for figure, arm, _, against, _, *more in table_rows(found)])
         yield f"{found_line(found['comparisons'])} {reading(found)}"
 
 
-def compared(study: Mapping[str, Any], folder: Path, family: str) -> dict[str, Any]:
-    """Compare the arms of a family in the figures that the study shows, or of curves in all that there are."""
-    names = [name for name in study["families"][family] if (folder / f"{name}.json").exists()]
-    arms = find_arms([f"{name}={folder}/{name}.json" for name in names])
+def arms_in(folder: Path, names: Iterable[str]) -> list[Arm]:
+    """Return the arms of these names that a cell has."""
+    return find_arms([f"{name}={folder}/{name}.json" for name in names if (folder / f"{name}.json").exists()])
+
+
+def compared(study: Mapping[str, Any], arms: Sequence[Arm]) -> dict[str, Any]:
+    """Compare arms in the figures that the study shows, or of curves in all that there are."""
     there = arms[0].results[0].report["metrics"]
     figures = [name for name in study["shown"] if name in there] or [name for name in TITLES if name in there]
     return compare(arms, ComparisonOptions(tuple(figures), group=study.get("group")))
@@ -210,8 +212,9 @@ def figure_of(study: Mapping[str, Any], kept: Path) -> None:
             layout="constrained",
         )
         for at, (group, cells) in enumerate(columns.items()):
-            found = [[entry for family in study["drawn"]
-                      for entry in compared(study, kept / cell, family)["comparisons"]] for cell in cells.values()]
+            found = [[entry for family in study["drawn"] for entry in
+                      compared(study, arms_in(kept / cell, study["families"][family]))["comparisons"]]
+                     for cell in cells.values()]
             for axis, name in zip(axes[:, at], figures, strict=True):
                 draw_differences(axis, name, found)
             axes[0, at].set_title(group)

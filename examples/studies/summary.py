@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from page import cells_of, compared, heading, table
+from page import arms_in, cells_of, compared, heading, table
 from study import HERE, RESULTS, read_study
 
 from hkmap.report.verdicts import apart
@@ -38,7 +38,7 @@ NOTE = "<!-- Written by examples/studies/summary.py from results/ and examples/s
 def row_of(study: Mapping[str, Any], cell: str, folder: Path, figures: Sequence[str]) -> list[str]:
     """Return the row of a cell, of the comparisons that the study's own page has; bold is what was found."""
     entries = {(entry["figure"], entry["arm"], entry["against"]): entry
-               for entry in compared(study, folder, "maps")["comparisons"]}
+               for entry in compared(study, arms_in(folder, study["families"]["maps"]))["comparisons"]}
     row = [f"[{study['name']}](results/{study['name']}.md), {heading(cell).replace('images of each class', 'a class')}"]
     for figure in figures:
         chosen = [entries[figure, "human", against] for against in ("none", "shuffled")]
